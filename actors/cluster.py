@@ -1,0 +1,60 @@
+"""Connecting to Ray, and the checks that want a cluster to be made: both before anything of the run starts."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+
+import ray
+
+from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
+
+
+def connect(config: RunConfig, output: str) -> None:
+    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine where the configuration allows it.
+
+    Raises `ConfigError` where there is no cluster, where it is too small, and where it has several nodes but `output` is a
+    path that each of them would see differently.
+    """
+    address = os.environ.get("RAY_ADDRESS")
+    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address or config.cluster.name == "ray":
+        try:
+            ray.init(address=address or "auto", **quiet)
+        except ConnectionError as error:
+            remedy = "no running cluster found; `ray start --head` starts one, RAY_ADDRESS names one, cluster=local needs none"
+            raise ConfigError("cluster", config.cluster.name, f"{remedy} ({error})") from error
+    else:
+        # actors that hold every CPU would starve each other on a small machine; the run is what it was started for
+        cpus = max(os.cpu_count() or 1, math.ceil(_demand(config)["CPU"]))
+        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+    _check_size(config)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and "://" not in output:
+        remedy = f"a local path on a cluster of {nodes} nodes, each with a disk of its own; give a URL such as s3://bucket/run"
+        raise ConfigError("output", output, remedy)
+
+
+def _demand(config: RunConfig) -> dict[str, float]:
+    cluster, pools = config.cluster, config.chains.pools
+    return {
+        "CPU": pools * cluster.pool_cpus + cluster.server_cpus,
+        "GPU": pools * cluster.pool_gpus + cluster.server_gpus,
+    }
+
+
+def _check_size(config: RunConfig) -> None:
+    """Refuses what would wait for ever. A cluster that scales up is asked through its autoscaler's limits, not here."""
+    have = ray.cluster_resources()
+    for kind, need in _demand(config).items():
+        if need > have.get(kind, 0.0):
+            key = kind.lower() + "s"
+            per_pool = getattr(config.cluster, f"pool_{key}")
+            raise ConfigError(
+                f"cluster.pool_{key}",
+                per_pool,
+                f"{config.chains.pools} pools of {per_pool} and a parameter server of "
+                f"{getattr(config.cluster, f'server_{key}')} need {need} {kind}s; the cluster has {have.get(kind, 0.0)}",
+            )

@@ -1,0 +1,50 @@
+"""The actor that owns weights, optimizer, version and positives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pyarrow as pa
+import ray
+import torch
+
+from pipeline.build import make_learner, open_data
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import RunConfig
+from pipeline.evaluation.report import evaluate
+from pipeline.types import Figures, Part, Progress, StepReport, Weights
+
+
+@ray.remote(max_restarts=-1, max_task_retries=0)
+class ParameterServer:
+    """Takes references to batches, answers with a report and, as an object of its own, the new weights."""
+
+    def __init__(self, config: RunConfig) -> None:
+        torch.set_num_threads(config.cluster.threads)
+        self._config = config
+        self._data = open_data(config)
+        self._learner = make_learner(config, self._data)
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> int:
+        """Takes up a checkpoint, or another run's weights, or neither; the version it is then at."""
+        self._learner.start(checkpoint, warm_start)
+        return self._learner.version
+
+    def publish(self) -> Weights:
+        return self._learner.publish()
+
+    def starts(self, step: int, pieces: int) -> tuple[np.ndarray, ...]:
+        """The positives of step `step` in as many pieces as pools will start chains at them."""
+        return tuple(piece.numpy() for piece in self._learner.starts(step).chunk(pieces))
+
+    @ray.method(num_returns=2)
+    def step(self, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
+        return self._learner.step(batches)
+
+    def save(self, folder: str) -> list[Part]:
+        return self._learner.write(folder)
+
+    @ray.method(num_returns="streaming")
+    def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        yield from evaluate(self._config, self._learner.averaged(), self._data, output)

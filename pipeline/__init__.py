@@ -1,0 +1,24 @@
+"""Training energy-based models p(x) = exp(-E(x)) / Z from streams of persistent Markov chains.
+
+Importing this package is cheap: neither torch nor ray is loaded until something asks for them.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from pipeline.energies.base import Energy
+
+__version__ = "0.1.0"
+
+
+def load(url: str) -> Energy:
+    """The trained energy of a run, as an `nn.Module` mapping `[N, *shape] -> [N]` (nats), with its EMA weights.
+
+    `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any fsspec file system. Ray is
+    not needed. Raises `CheckpointError` where there is none or its checksums do not hold.
+    """
+    from pipeline.checkpoint import load_energy
+
+    return load_energy(url)

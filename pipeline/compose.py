@@ -1,0 +1,171 @@
+"""From the command line to a configuration: YAML groups composed by Hydra, errors in words a person can act on.
+
+Hydra's compose API only, not its `main` decorator: nothing in `hydra.*` may be set, since its callbacks could name code.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from pydantic import ValidationError
+
+from pipeline.config import GROUPS, RunConfig, Section, check_combinations
+from pipeline.errors import ConfigError
+
+
+def conf_directory() -> Path:
+    """The folder of the YAML groups: inside the installed package, or beside it in a checkout."""
+    here = Path(__file__).resolve().parent
+    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
+
+
+def choices(group: str) -> list[str]:
+    """Names that `group=NAME` accepts."""
+    return sorted(path.stem for path in (conf_directory() / group).glob("*.yaml"))
+
+
+def compose(overrides: Sequence[str] = ()) -> RunConfig:
+    """The validated configuration of `[group=choice ...] [key=value ...]`. Raises `ConfigError`."""
+    return validate(compose_raw(overrides))
+
+
+def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
+    """What Hydra makes of the overrides, as plain containers, before validation."""
+    from hydra import compose as hydra_compose
+    from hydra import initialize_config_dir
+    from hydra.core.override_parser.overrides_parser import OverridesParser
+    from hydra.errors import HydraException
+    from omegaconf import OmegaConf
+    from omegaconf.errors import OmegaConfBaseException
+
+    for text in overrides:
+        _check_override(text, OverridesParser.create())
+    try:
+        with initialize_config_dir(str(conf_directory()), version_base="1.3"):
+            composed = hydra_compose("config", list(overrides))
+        raw = OmegaConf.to_container(composed, resolve=True)
+    except (HydraException, OmegaConfBaseException) as error:
+        raise _unknown_key(overrides, str(error)) from error
+    assert isinstance(raw, dict)
+    return {str(key): value for key, value in raw.items()}
+
+
+def _check_override(text: str, parser: Any) -> None:
+    from hydra.errors import HydraException
+
+    name, _, given = text.partition("=")
+    if text.startswith("-"):
+        raise ConfigError(name, given, "unknown option; the arguments are group=choice and key=value (see --help)")
+    try:
+        override = parser.parse_override(text)
+    except HydraException as error:
+        raise ConfigError(name, given, f"not of the form group=choice or key=value: {str(error).splitlines()[0]}") from error
+    key = override.key_or_group
+    if key == "hydra" or key.startswith(("hydra.", "hydra/")) or "@" in name:
+        raise ConfigError(key, given, "refused: only this project's own groups and keys may be set")
+    if override.is_sweep_override():
+        raise ConfigError(key, given, "one value is wanted, not a sweep; quote a comma, or use [a,b]")
+    if key in GROUPS and isinstance(override.value(), str) and override.value() not in choices(key):
+        raise ConfigError(key, override.value(), f"no such choice; there are {', '.join(choices(key))}")
+
+
+def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
+    """Hydra's complaint, turned to the override it is about."""
+    for text in overrides:
+        key, _, value = text.lstrip("+~").partition("=")
+        if f"'{key}'" in message or f'"{key}"' in message or f" {key}" in message.splitlines()[0]:
+            return ConfigError(key, value, f"unknown key; {_nearest(key)}")
+    return ConfigError("configuration", " ".join(overrides), " ".join(message.split()))
+
+
+def _nearest(key: str) -> str:
+    known = [name for name, _, _ in describe()]
+    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
+    if not near:  # a right word under the wrong section, or the other way round
+        last = key.rpartition(".")[2]
+        near = [name for name in known if name.rpartition(".")[2] == last][:3]
+    return f"did you mean {' or '.join(near)}? (--help lists all)" if near else "--help lists all keys"
+
+
+def validate(raw: dict[str, Any]) -> RunConfig:
+    """Typed and frozen, or a `ConfigError` that names the first thing wrong (and counts the others)."""
+    for group, section in raw.items():
+        for key, value in section.items() if isinstance(section, dict) else ():
+            if value == "???":
+                raise ConfigError(f"{group}.{key}", value, f"must be given for {group}={section.get('name')}")
+    try:
+        config = RunConfig.model_validate(raw)
+    except ValidationError as error:
+        raise _readable(error) from error
+    check_combinations(config)
+    return config
+
+
+def _readable(error: ValidationError) -> ConfigError:
+    problems = error.errors(include_url=False)
+    first = problems[0]
+    key = _path(first["loc"])
+    value = first["input"]
+    if first["type"] == "extra_forbidden":
+        remedy = f"unknown key; {_nearest(key)}"
+    elif first["type"] == "missing":
+        value, remedy = "(missing)", "this key must be given"
+    else:
+        messages = [problem["msg"] for problem in problems if _path(problem["loc"]) == key]
+        remedy = " or ".join(messages).replace("Input should", "should")
+    others = sorted({_path(problem["loc"]) for problem in problems} - {key})
+    if others:
+        remedy += f" (also wrong: {', '.join(others)})"
+    return ConfigError(key, "null" if value is None else value, remedy)
+
+
+def _path(location: tuple[int | str, ...]) -> str:
+    """`energy.hidden` of pydantic's `("energy", "mlp", "hidden")`: it puts the chosen member of a union into the path."""
+    parts = [str(part) for part in location]
+    if len(parts) > 1 and parts[0] in ("energy", "kernel", "objective", "data"):
+        del parts[1]
+    return ".".join(part for part in parts if part not in ("literal['auto']", "bool"))
+
+
+def describe() -> Iterator[tuple[str, Any, str]]:
+    """(key, default, meaning) of every key, under the default choice of each group and then under the others."""
+    import yaml
+
+    raw = compose_raw(())
+    seen: set[str] = set()
+    sections: list[tuple[str, type[Section], dict[str, Any]]] = [("", RunConfig, raw)]
+    for prefix, model, values in sections:
+        for field, information in model.model_fields.items():
+            key, default = prefix + field, values.get(field)
+            nested = _section_of(information.annotation, default)
+            if nested is not None and isinstance(default, dict):
+                sections.append((f"{key}.", nested, default))
+            elif field != "name" or not prefix:
+                seen.add(key)
+                yield key, default, information.description or ""
+    for group in GROUPS[:4]:
+        for choice in choices(group):
+            values = yaml.safe_load((conf_directory() / group / f"{choice}.yaml").read_text()) or {}
+            section = _section_of(RunConfig.model_fields[group].annotation, values)
+            for field, value in values.items():
+                if section is not None and f"{group}.{field}" not in seen and field in section.model_fields and field != "name":
+                    seen.add(f"{group}.{field}")
+                    yield (
+                        f"{group}.{field}",
+                        value,
+                        f"({group}={choice}) {section.model_fields[field].description or ''}",
+                    )
+
+
+def _section_of(annotation: Any, values: Any) -> type[Section] | None:
+    """The `Section` class that `values` belongs to, of the one or the union that `annotation` names."""
+    members = getattr(annotation, "__args__", (annotation,))
+    for member in members:
+        if isinstance(member, type) and issubclass(member, Section) and isinstance(values, dict):
+            tag = member.model_fields.get("name")
+            if tag is None or len(members) == 1 or values.get("name") in getattr(tag.annotation, "__args__", ()):
+                return member
+    return None

@@ -1,0 +1,70 @@
+"""Image sets: scikit-learn's digits, and IDX files, the format of MNIST and Fashion-MNIST."""
+
+from __future__ import annotations
+
+import gzip
+import math
+import struct
+
+import fsspec
+import numpy as np
+import torch
+
+from pipeline.config import DigitsData, IDXData
+from pipeline.data.base import DataSet, encode_grey, in_memory, split
+from pipeline.errors import DataError
+
+
+def digits(config: DigitsData) -> DataSet:
+    """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with scikit-learn)."""
+    from sklearn.datasets import load_digits
+
+    rows = encode_grey(load_digits().images, 16, config.encoding)
+    train, held_out = split(rows, config.held_out, config.split_seed)
+    return in_memory(train, held_out, config.noise)
+
+
+def idx(config: IDXData) -> DataSet:
+    """A file of images (split by seed), or a folder with `train-images-idx3-ubyte[.gz]` and, if there, `t10k-...`.
+
+    With a test file, `held_out` rows of it, drawn by `split_seed`, are the held-out ones.
+    """
+    file_system, path = fsspec.core.url_to_fs(config.path)
+    if not file_system.exists(path):
+        raise DataError(f"data.path={config.path}: there is nothing there")
+    if not file_system.isdir(path):
+        rows = encode_grey(read_idx(file_system, path), 255, config.encoding)
+        return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
+    train = _find(file_system, path, "train-images-idx3-ubyte")
+    if train is None:
+        raise DataError(f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz there")
+    rows = encode_grey(read_idx(file_system, train), 255, config.encoding)
+    test = _find(file_system, path, "t10k-images-idx3-ubyte")
+    if test is None:
+        return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
+    others = encode_grey(read_idx(file_system, test), 255, config.encoding)
+    chosen = np.random.RandomState(config.split_seed).permutation(len(others))[: config.held_out]
+    return in_memory(torch.from_numpy(rows), torch.from_numpy(others[chosen]), config.noise)
+
+
+def _find(file_system: fsspec.AbstractFileSystem, folder: str, stem: str) -> str | None:
+    for suffix in ("", ".gz"):
+        path = f"{folder.rstrip('/')}/{stem}{suffix}"
+        if file_system.exists(path):
+            return path
+    return None
+
+
+def read_idx(file_system: fsspec.AbstractFileSystem, path: str) -> np.ndarray:
+    """An IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the MNIST page). `DataError`."""
+    content = file_system.cat_file(path)
+    if content[:2] == b"\x1f\x8b":
+        content = gzip.decompress(content)
+    if len(content) < 4 or content[:3] != b"\x00\x00\x08":
+        raise DataError(f"data.path={path}: not an IDX file of unsigned bytes (its magic number is {content[:4].hex()})")
+    axes = content[3]
+    shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
+    body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
+    if axes < 2 or body.size != math.prod(shape):
+        raise DataError(f"data.path={path}: {body.size} bytes do not fill images of shape {shape}")
+    return body.reshape(shape)

@@ -1,0 +1,92 @@
+"""Two-dimensional laws whose density is known: where a likelihood can be checked against the truth."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.config import ToyData
+from pipeline.data.base import DataSet, LogDensity, in_memory, split
+from pipeline.errors import ConfigError
+
+Draw = Callable[[np.random.RandomState, int], np.ndarray]
+
+
+def toy(config: ToyData) -> DataSet:
+    """`rows` draws of the law, the last `held_out` kept out; `log_density` is the law's own (None once noise is added)."""
+    draw, log_density = LAWS[config.law]
+    if config.held_out >= config.rows:
+        raise ConfigError("data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer")
+    rows = draw(np.random.RandomState(config.split_seed), config.rows)
+    train, held_out = split(rows, config.held_out, config.split_seed)
+    return in_memory(train, held_out, config.noise, None if config.noise else log_density)
+
+
+EIGHT_RADIUS, EIGHT_STD = 2.0, 0.2
+
+
+def _eight_centres() -> np.ndarray:
+    angles = np.arange(8) * (2 * math.pi / 8)
+    return EIGHT_RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1)
+
+
+def draw_8gaussians(random: np.random.RandomState, count: int) -> np.ndarray:
+    return _eight_centres()[random.randint(8, size=count)] + EIGHT_STD * random.randn(count, 2)
+
+
+def log_8gaussians(x: Tensor) -> Tensor:
+    """log p(x) = logsumexp_k [-|x - c_k|^2 / (2 s^2)] - log 8 - log(2 pi s^2), s = 0.2, centres on a circle of radius 2."""
+    return _log_isotropic_mixture(x, torch.from_numpy(_eight_centres()), EIGHT_STD)
+
+
+MOON_STD, MOON_NODES = 0.1, 512
+
+
+def _moons(angles: np.ndarray) -> np.ndarray:
+    """Points of the two half circles at `angles` [A] in [0, pi]; `[2, A, 2]`, centred, of radius 1.5."""
+    upper = np.stack([np.cos(angles), np.sin(angles)], -1)
+    lower = np.stack([1 - np.cos(angles), 0.5 - np.sin(angles)], -1)
+    return 1.5 * (np.stack([upper, lower]) - np.array([0.5, 0.25]))
+
+
+def draw_two_moons(random: np.random.RandomState, count: int) -> np.ndarray:
+    arcs = _moons(math.pi * random.rand(count))
+    return arcs[random.randint(2, size=count), np.arange(count)] + MOON_STD * random.randn(count, 2)
+
+
+def log_two_moons(x: Tensor) -> Tensor:
+    """log of (1 / 2 pi) sum over both arcs of the integral of N(x; arc(theta), s^2 I) d theta over [0, pi], s = 0.1.
+
+    By the midpoint rule with 512 nodes an arc, far finer than s: the arcs become an isotropic mixture.
+    """
+    angles = (np.arange(MOON_NODES) + 0.5) * (math.pi / MOON_NODES)
+    return _log_isotropic_mixture(x, torch.from_numpy(_moons(angles).reshape(-1, 2)), MOON_STD)
+
+
+def draw_checkerboard(random: np.random.RandomState, count: int) -> np.ndarray:
+    column = random.randint(4, size=count)
+    row = 2 * random.randint(2, size=count) + column % 2
+    return np.stack([column, row], 1) - 2.0 + random.rand(count, 2)
+
+
+def log_checkerboard(x: Tensor) -> Tensor:
+    """-log 8 on the eight unit squares of [-2, 2]^2 whose column and row have one parity, -inf elsewhere."""
+    cell = torch.floor(x.double() + 2).long()
+    inside = ((cell >= 0) & (cell < 4)).all(1) & ((cell.sum(1) % 2) == 0)
+    return torch.where(inside, -math.log(8), -math.inf).to(torch.float64)
+
+
+def _log_isotropic_mixture(x: Tensor, centres: Tensor, std: float) -> Tensor:
+    squared = torch.cdist(x.double(), centres.double()).square()
+    return torch.logsumexp(-squared / (2 * std**2), 1) - math.log(len(centres)) - math.log(2 * math.pi * std**2)
+
+
+LAWS: dict[str, tuple[Draw, LogDensity]] = {
+    "8gaussians": (draw_8gaussians, log_8gaussians),
+    "two_moons": (draw_two_moons, log_two_moons),
+    "checkerboard": (draw_checkerboard, log_checkerboard),
+}

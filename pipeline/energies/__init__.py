@@ -1,0 +1,1 @@
+"""Energies E(x; theta), `[N, ...] -> [N]`, in nats."""

@@ -1,0 +1,80 @@
+"""`curves.png`: the run's series, drawn from the rows of metrics.jsonl."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+from typing import Any
+
+import fsspec
+import matplotlib as mpl
+import numpy as np
+from matplotlib.figure import Figure
+
+Row = dict[str, float]
+
+
+def write_figure(figure: Figure, output: str, name: str) -> None:
+    """Saves `figure` as the PNG `output/name`, on any fsspec file system."""
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120)
+    file_system, root = fsspec.core.url_to_fs(output)
+    file_system.pipe_file(f"{root.rstrip('/')}/{name}", buffer.getvalue())
+
+
+def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
+    """Energies, loss, gradient norm, acceptance, lag and ESS, and speed, by step."""
+    if not rows:
+        return
+    steps = np.array([row["step"] for row in rows])
+    with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
+        figure = Figure(figsize=(10, 6), layout="constrained")
+        axes = figure.subplots(2, 3)
+        sources = ("positives", "negatives")
+        _plot(axes[0, 0], steps, rows, {source: f'ebm_energy_nats{{source="{source}"}}' for source in sources})
+        axes[0, 0].set_title("mean energy (nats)")
+        _plot(axes[0, 1], steps, rows, {"loss": "ebm_loss_nats"})
+        axes[0, 1].set_title("loss (nats)")
+        _plot(axes[0, 2], steps, rows, {"before clipping": "ebm_gradient_norm"})
+        axes[0, 2].set_yscale("log")
+        axes[0, 2].set_title("gradient norm")
+        pools = sorted({key for row in rows for key in row if key.startswith("ebm_acceptance_ratio")})
+        _plot(axes[1, 0], steps, rows, {key.partition("{")[2].rstrip("}").replace('"', ""): key for key in pools})
+        axes[1, 0].set_ylim(0, 1.05)
+        axes[1, 0].set_title("acceptance by pool")
+        _draw_staleness(axes[1, 1], steps, rows)
+        times = np.array([row["time"] for row in rows])
+        rate = _increments(rows, "ebm_negatives_total") / np.maximum(np.diff(times, prepend=np.nan), 1e-9)
+        axes[1, 2].plot(steps, rate)
+        axes[1, 2].set_ylim(bottom=0)
+        axes[1, 2].set_title("negatives per second")
+        for axis in axes[1]:
+            axis.set_xlabel("step")
+        figure.suptitle(title)
+        write_figure(figure, output, "curves.png")
+
+
+def _draw_staleness(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    lag = _increments(rows, "ebm_lag_steps_sum") / _increments(rows, "ebm_lag_steps_count")
+    ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
+    axis.plot(steps, lag, label="mean lag (left)")
+    axis.plot([], [], color="C1", label="mean ESS ratio (right)")
+    axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(lag, initial=0)))
+    axis.legend(loc="lower left")
+    axis.set_title("staleness")
+    other = axis.twinx()
+    other.plot(steps, ess, color="C1")
+    other.set_ylim(0, 1.05)
+    other.grid(False)
+
+
+def _plot(axis: Any, steps: np.ndarray, rows: Sequence[Row], series: dict[str, str]) -> None:
+    for label, key in series.items():
+        axis.plot(steps, [row.get(key, np.nan) for row in rows], label=label, linewidth=1)
+    axis.legend()
+
+
+def _increments(rows: Sequence[Row], key: str) -> np.ndarray:
+    """A counter's growth from row to row; NaN where a resumed process began again at 0."""
+    grown = np.diff([row.get(key, np.nan) for row in rows], prepend=np.nan)
+    return np.where(grown >= 0, grown, np.nan)

@@ -1,0 +1,97 @@
+"""`samples.png`: what the model draws, beside what it was shown."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pipeline.data.base import DataSet
+from pipeline.energies.base import Energy
+from pipeline.evaluation.curves import write_figure
+
+COLUMNS = 5
+
+
+def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str) -> None:
+    """Images for rows that are images, the plane for rows of two numbers, else each component's histogram."""
+    if len(data.shape) >= 2:
+        figure = _images(energy, samples, data, caption)
+    elif data.shape == (2,):
+        figure = _plane(energy, samples, data, caption)
+    else:
+        figure = _histograms(samples, data, caption)
+    write_figure(figure, output, "samples.png")
+
+
+def nearest_rows(samples: Tensor, rows: Tensor) -> Tensor:
+    """For each sample the row nearest in Euclidean distance, `[M, *shape]`."""
+    return rows[torch.cdist(samples.flatten(1), rows.flatten(1)).argmin(1)]
+
+
+def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
+    """Cells of a sample, the same denoised where the data are noisy, and its nearest training image."""
+    panels = [samples]
+    legend = "sample"
+    if data.noise:
+        # the posterior mean of the clean image under the smoothed law (Robbins 1956; Miyasawa 1961): x + sigma^2 score(x)
+        panels.append(samples - data.noise**2 * energy.energy_and_gradient(samples)[1])
+        legend += ", the same less its noise (x - sigma² grad E)"
+    panels.append(nearest_rows(panels[-1], data.sample))
+    legend += ", nearest training image"
+    height, width = data.shape[-2:]
+    gap = max(1, width // 8)
+    rows = -(-len(samples) // COLUMNS)
+    cell_height, cell_width = height + gap, len(panels) * (width + gap) + 2 * gap
+    canvas = np.full((rows * cell_height, COLUMNS * cell_width, 3), 1.0)
+    low, high = float(data.sample.min()), float(data.sample.max())
+    for index in range(len(samples)):
+        top, left = index // COLUMNS * cell_height, index % COLUMNS * cell_width
+        for number, panel in enumerate(panels):
+            image = ((panel[index].cpu() - low) / (high - low)).clamp(0, 1).numpy()
+            image = image.transpose(1, 2, 0) if image.ndim == 3 else image[..., None]
+            start = left + number * (width + gap)
+            canvas[top : top + height, start : start + width] = image
+    figure = Figure(figsize=(11, 11 * canvas.shape[0] / canvas.shape[1] + 0.7), layout="constrained")
+    axis = figure.subplots()
+    axis.imshow(canvas[: -gap or None, : -3 * gap], interpolation="nearest")
+    axis.set_axis_off()
+    axis.set_title(f"{caption}\nin each cell: {legend}", fontsize=10)
+    return figure
+
+
+def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
+    """Held-out rows, samples, and the model's density."""
+    radius = 1.15 * float(data.held_out.abs().max())
+    side = torch.linspace(-radius, radius, 200)
+    grid = torch.cartesian_prod(side, side)
+    with torch.no_grad():
+        values = -energy(grid).view(200, 200).T
+    figure = Figure(figsize=(11, 4), layout="constrained")
+    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+    for axis, rows, title in ((axes[0], data.held_out[:1000], "held-out data"), (axes[1], samples, "samples")):
+        axis.scatter(*rows[:, :2].T.cpu().numpy(), s=3, alpha=0.5)
+        axis.set_title(title)
+    axes[2].imshow((values - values.max()).exp().numpy(), origin="lower", extent=(-radius, radius, -radius, radius))
+    axes[2].set_title("exp(-E), scaled to 1")
+    for axis in axes:
+        axis.set_aspect("equal")
+    figure.suptitle(caption, fontsize=10)
+    return figure
+
+
+def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
+    """Marginals of the first 16 components, samples over held-out rows."""
+    shown = min(16, samples.flatten(1).shape[1])
+    figure = Figure(figsize=(10, 2.2 * -(-shown // 4)), layout="constrained")
+    for number, axis in enumerate(figure.subplots(-(-shown // 4), 4, squeeze=False).flat):
+        if number >= shown:
+            axis.set_axis_off()
+            continue
+        for rows, label in ((data.held_out, "held-out"), (samples, "samples")):
+            axis.hist(rows.flatten(1)[:, number].cpu().numpy(), bins=30, density=True, alpha=0.5, label=label)
+        axis.set_title(f"component {number}", fontsize=8)
+    figure.axes[0].legend(fontsize=8)
+    figure.suptitle(caption, fontsize=10)
+    return figure

@@ -1,0 +1,1 @@
+"""MCMC kernels: pairs of functions `init` and `step` on named tuples of tensors."""

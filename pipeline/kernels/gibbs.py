@@ -1,0 +1,34 @@
+"""Block Gibbs sampling for binary models whose layers are conditionally independent."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.energies.base import Target
+from pipeline.kernels.base import Info, Kernel
+
+
+class State(NamedTuple):
+    position: Tensor
+
+
+def init(position: Tensor, target: Target) -> State:  # noqa: ARG001 - every kernel has this signature
+    return State(position)
+
+
+def step(generator: torch.Generator, state: State, target: Target) -> tuple[State, Info]:
+    """Each block in turn from its exact conditional given the one before (Geman & Geman 1984; Hinton 2002 for RBMs).
+
+    Comparing uniforms with the means is several times faster on a CPU than `torch.bernoulli`.
+    """
+    value = state.position
+    for block in target.blocks:
+        means = target.conditional(block, value)
+        value = (torch.empty_like(means).uniform_(generator=generator) < means).to(means.dtype)
+    return State(value), Info(torch.ones(len(value), device=value.device))
+
+
+kernel = Kernel(init, step)

@@ -1,0 +1,237 @@
+"""The trainer's arithmetic: positives and negatives to a gradient, to an update, to weights with a new version."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from torch import Tensor, nn
+
+from pipeline.checkpoint import Checkpoint, write_part
+from pipeline.config import Optimizer, RunConfig
+from pipeline.data.base import Positives
+from pipeline.energies.base import Energy, flatten, signature, unflatten_
+from pipeline.energies.deep import iterate_spectral_norms
+from pipeline.errors import CheckpointError, DivergenceError
+from pipeline.negatives import decode
+from pipeline.objectives.contrastive import ContrastiveDivergence
+from pipeline.staleness import LagController, batch_weights
+from pipeline.types import Negatives, Part, StepReport, Weights
+
+MAX_SKIPPED_IN_A_ROW = 20
+
+
+def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
+    """Rate of step `step` (from 0) of `steps`: linear warm-up, then constant, or falling to 0 linearly or as a cosine."""
+    rate = optimizer.learning_rate
+    if step < optimizer.warmup:
+        return rate * (step + 1) / optimizer.warmup
+    if optimizer.schedule == "constant":
+        return rate
+    done = min((step - optimizer.warmup) / max(1, steps - optimizer.warmup), 1.0)
+    return rate * (1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
+
+
+class Learner:
+    """Owns the weights, their moving average, the optimizer and the positives. One `step` is one optimizer update.
+
+    The version counts the steps; a step that was skipped (a loss or gradient that is not finite) counts as one that left
+    the weights as they were. Raises `DivergenceError` after 20 of those in a row.
+    """
+
+    def __init__(self, config: RunConfig, energy: Energy, objective: ContrastiveDivergence, positives: Positives) -> None:
+        self._config = config
+        self._device = torch.device(config.device)
+        self.energy = energy.to(self._device).eval()
+        self._objective, self._positives = objective, positives
+        self._parameters = [p for p in energy.parameters() if p.requires_grad]
+        self._average = [parameter.detach().clone() for parameter in self._parameters]
+        self._optimizer = _make_optimizer(config.optimizer, self._parameters)
+        self._staging = torch.empty((config.negatives, energy.dimension), device=self._device)
+        self._drawn: deque[Tensor] = deque()
+        trainer = config.trainer
+        # what is not reweighted has no ESS to steer by
+        steered = config.reweight and trainer.lag_mode == "bound" and not config.assigned_rounds
+        self._controller = LagController(trainer.lag, trainer.min_ess, steered)
+        self._skipped_in_a_row = 0
+        self.version = 0
+
+    def publish(self) -> Weights:
+        return Weights(self.version, flatten(self.energy))
+
+    def starts(self, step: int) -> Tensor:
+        """The positives `[N, *shape]` of step `step` (this one or a later one), drawn ahead for chains to start at."""
+        while len(self._drawn) <= step - self.version:
+            self._drawn.append(self._positives.next(self._config.trainer.batch_size))
+        return self._drawn[step - self.version]
+
+    def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
+        """One update from a step's batches, in the order given."""
+        clock = _Stopwatch()
+        negatives, received = self._stage(batches)
+        clock.lap("staging")
+        positives = self.starts(self.version).to(self._device)
+        self._drawn.popleft()
+        clock.lap("data")
+        lags = tuple(self.version - batch.version for batch in received)
+        assert min(lags) >= 0, f"negatives of version {self.version - min(lags)} cannot reach version {self.version}"
+        ess: list[float] = []
+        totals = self._backward(positives, negatives, self._weigher(received, lags, ess))
+        clock.lap("gradient")
+        rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
+        norm, skipped = self._update(totals["loss"], rate)
+        self._controller.observe(sum(ess) / len(ess))
+        self.version += 1
+        clock.lap("update")
+        weights = self.publish()
+        clock.lap("publish")
+        report = StepReport(
+            version=self.version,
+            loss=totals["loss"],
+            positive_energy=totals["positive"],
+            negative_energy=totals["negative"],
+            gradient_norm=norm,
+            learning_rate=rate,
+            negatives=len(negatives),
+            lags=lags,
+            ess=tuple(ess),
+            lag_bound=self._controller.bound,
+            skipped=skipped,
+            seconds=clock.seconds,
+        )
+        return report, weights
+
+    def _stage(self, batches: Sequence[pa.RecordBatch]) -> tuple[Tensor, list[Negatives]]:
+        """The batches' positions copied once, in order, into aligned memory of the trainer's device."""
+        received, row = [decode(batch) for batch in batches], 0
+        for negatives in received:
+            self._staging[row : row + len(negatives.position)].copy_(negatives.position)
+            row += len(negatives.position)
+        return self._staging[:row].view(row, *self.energy.shape), received
+
+    def _weigher(self, received: Sequence[Negatives], lags: Sequence[int], ess: list[float]) -> Callable[[Tensor], Tensor]:
+        """E_now [M] to weights [M] of mean 1, normalised within each pool and version; fills `ess`, a ratio each."""
+
+        def weigh(energy_now: Tensor) -> Tensor:
+            pieces = energy_now.split([len(batch.energy) for batch in received])
+            weights = []
+            for batch, lag, now in zip(received, lags, pieces, strict=True):
+                piece, ratio = batch_weights(batch.energy.to(now.device), now, lag, self._config.reweight)
+                weights.append(piece * len(now))
+                ess.append(ratio)
+            return torch.cat(weights).to(energy_now.dtype)
+
+        return weigh
+
+    def _backward(self, positives: Tensor, negatives: Tensor, weigh: Callable[[Tensor], Tensor]) -> dict[str, float]:
+        """Gradient of the objective into the parameters; the mean of each of its parts, and "loss", their sum."""
+        self._optimizer.zero_grad(set_to_none=True)
+        totals: dict[str, float] = {"loss": 0.0}
+        losses = []
+        for part in self._objective.parts(self.energy, positives, negatives, weigh):
+            mean = part.total / part.rows
+            losses.append(part.weight * mean)
+            totals[part.name] = totals.get(part.name, 0.0) + mean.item()
+        loss = torch.stack(losses).sum()
+        loss.backward()
+        totals["loss"] = loss.item()
+        return totals
+
+    def _update(self, loss: float, rate: float) -> tuple[float, bool]:
+        """Clips and applies the gradient, unless it or the loss is not finite; its norm before, whether skipped."""
+        limit = self._config.optimizer.clip_norm
+        # the norm is taken of every gradient, so that a NaN in one is seen behind a loss that is finite
+        norm = float(nn.utils.clip_grad_norm_(self._parameters, math.inf if limit is None else limit))
+        if not (math.isfinite(loss) and math.isfinite(norm)):
+            self._skipped_in_a_row += 1
+            if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
+                raise DivergenceError(
+                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not finite (step {self.version}); "
+                    "lower optimizer.learning_rate or kernel.step_size, set optimizer.clip_norm, or raise objective.energy_l2"
+                )
+            return norm, True
+        self._skipped_in_a_row = 0
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        self._optimizer.step()
+        iterate_spectral_norms(self.energy)
+        # a short run's average would be all start: warm the decay up (as TensorFlow's ExponentialMovingAverage does)
+        decay = min(self._config.optimizer.ema, (1 + self.version) / (10 + self.version))
+        with torch.no_grad():
+            torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
+        return norm, False
+
+    def averaged(self) -> np.ndarray:
+        """Flat weights (see `flatten`) with the moving average of the parameters, for evaluation."""
+        current = [parameter.detach().clone() for parameter in self._parameters]
+        self._set_parameters(self._average)
+        flat = flatten(self.energy)
+        self._set_parameters(current)
+        return flat
+
+    @torch.no_grad()
+    def _set_parameters(self, values: Sequence[Tensor]) -> None:
+        for parameter, value in zip(self._parameters, values, strict=True):
+            parameter.copy_(value)
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
+        """Takes up a checkpoint; or another run's averaged weights, but not its optimizer or steps; or neither."""
+        if checkpoint is not None:
+            self.load_state_dict(checkpoint.read("learner.pt"))
+        elif warm_start is not None:
+            if warm_start.manifest["signature"] != signature(self.energy):
+                raise CheckpointError(f"init_from={warm_start.folder}: its parameters do not fit this run's energy")
+            unflatten_(self.energy, warm_start.read("energy.pt")["weights"].numpy())
+            self._average = [parameter.detach().clone() for parameter in self._parameters]
+
+    def write(self, folder: str) -> list[Part]:
+        """The learner's parts of a checkpoint: everything, and the averaged weights alone for those who only load."""
+        averaged = {"weights": torch.from_numpy(self.averaged())}
+        return [write_part(folder, "learner.pt", self.state_dict()), write_part(folder, "energy.pt", averaged)]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed learner needs, tensors and plain numbers only."""
+        return {
+            "version": self.version,
+            "weights": torch.from_numpy(flatten(self.energy)),
+            "average": self._average,
+            "optimizer": self._optimizer.state_dict(),
+            "positives": self._positives.state_dict(),
+            "drawn": list(self._drawn),
+            "controller": self._controller.state_dict(),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self.version = state["version"]
+        unflatten_(self.energy, state["weights"].numpy())
+        self._average = [tensor.to(self._device) for tensor in state["average"]]
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._positives.load_state_dict(state["positives"])
+        self._drawn = deque(state["drawn"])
+        self._controller.load_state_dict(state["controller"])
+
+
+def _make_optimizer(config: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the rate is set anew each step."""
+    if config.name == "adam":
+        betas = (config.momentum, config.beta2)
+        return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
+    return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+
+
+class _Stopwatch:
+    """Seconds by stage, one lap after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now

@@ -1,0 +1,71 @@
+"""The whole algorithm in one process: the runner of `cluster=inline`, and the truth that the Ray one is held against."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import pyarrow as pa
+import torch
+
+from pipeline.build import make_chains, make_learner, open_data
+from pipeline.checkpoint import Checkpoint, write_part
+from pipeline.config import RunConfig
+from pipeline.evaluation.report import evaluate
+from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
+
+
+def pools_of_step(config: RunConfig, step: int) -> list[int]:
+    """The pools whose rounds step `step` consumes, in order, when rounds are assigned to steps: each in its turn."""
+    first = step * config.batches_per_step
+    return [(first + number) % config.chains.pools for number in range(config.batches_per_step)]
+
+
+class InlineRunner:
+    """The pools one after the other, then the learner.
+
+    Under `lag_mode=exact` step t consumes what version max(0, t - lag) made, from a window of past weights (which a resumed
+    run starts to fill anew); otherwise the lag is 0, which every bound allows.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        torch.set_num_threads(config.cluster.threads)
+        self._data = open_data(config)
+        self._learner = make_learner(config, self._data)
+        self._pools = [make_chains(config, self._data.shape, pool) for pool in range(config.chains.pools)]
+        lag = config.trainer.lag if config.trainer.lag_mode == "exact" else 0
+        self._window: deque[Weights] = deque(maxlen=lag + 1)
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
+        """Takes up a checkpoint, or another run's weights, or neither."""
+        self._learner.start(checkpoint, warm_start)
+        if checkpoint is not None:
+            for number, pool in enumerate(self._pools):
+                pool.load_state_dict(checkpoint.read(f"pool-{number}.pt"))
+        self._window.append(self._learner.publish())
+
+    def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
+        config, step = self._config, self._learner.version
+        batches: list[pa.RecordBatch] = []
+        reports: list[RoundReport] = []
+        for number, pool in enumerate(pools_of_step(config, step)):
+            start = None
+            if config.objective.starts_at_data:
+                start = self._learner.starts(step).chunk(config.batches_per_step)[number]
+            batch, report = self._pools[pool].advance(self._window[0], start)
+            batches.append(batch)
+            reports.append(report)
+        done, weights = self._learner.step(batches)
+        self._window.append(weights)
+        return done, reports, Flow(0, 0, {}, {}, {})
+
+    def save(self, folder: str) -> list[Part]:
+        parts = [write_part(folder, f"pool-{i}.pt", pool.state_dict()) for i, pool in enumerate(self._pools)]
+        return [*parts, *self._learner.write(folder)]
+
+    def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        return evaluate(self._config, self._learner.averaged(), self._data, output)
+
+    def close(self) -> None:
+        pass

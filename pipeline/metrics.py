@@ -1,0 +1,190 @@
+"""Every Prometheus name of the project, in one table, and the one registry a run keeps.
+
+Names follow https://prometheus.io/docs/practices/naming/: prefix `ebm_`, base units, `_total` for counters. Pools and the
+parameter server report on the replies they send anyway; the driver alone keeps the registry, so that a series survives the
+death of an actor. The same series go to `metrics.jsonl`, one row every `metrics.every` steps.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable
+from typing import Any, NamedTuple
+
+import fsspec
+import prometheus_client
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+
+from pipeline.errors import ConfigError
+from pipeline.types import Flow, RoundReport, StepReport
+
+
+class Metric(NamedTuple):
+    """`kind` is counter, gauge or histogram; counters are exposed with `_total` behind their name."""
+
+    name: str
+    kind: str
+    unit: str
+    help: str
+    labels: tuple[str, ...] = ()
+    buckets: tuple[float, ...] = ()
+
+
+LAGS = (0, 1, 2, 4, 8, 16, 32, 64, 128)
+RATIOS = (0.01, 0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99)
+
+METRICS = (
+    Metric("ebm_steps", "counter", "steps", "Optimizer updates, skipped ones included"),
+    Metric("ebm_skipped_steps", "counter", "steps", "Steps skipped for a loss or gradient that is not finite"),
+    Metric("ebm_negatives", "counter", "samples", "Negative samples consumed"),
+    Metric("ebm_transitions", "counter", "transitions", "Kernel transitions, summed over chains", ("pool",)),
+    Metric("ebm_version", "gauge", "steps", "Version of the newest weights"),
+    Metric("ebm_loss_nats", "gauge", "nats", "Value of the objective"),
+    Metric("ebm_energy_nats", "gauge", "nats", "Mean energy of a step's samples", ("source",)),
+    Metric("ebm_gradient_norm", "gauge", "1", "Euclidean norm of the gradient before clipping"),
+    Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
+    Metric("ebm_acceptance_ratio", "gauge", "ratio", "Mean acceptance probability of the last round", ("pool",)),
+    Metric("ebm_lag_steps", "histogram", "steps", "Lag of a batch when it was consumed", (), LAGS),
+    Metric("ebm_lag_bound_steps", "gauge", "steps", "Bound on the lag, as the ESS steers it"),
+    Metric("ebm_ess_ratio", "histogram", "ratio", "ESS of a batch's importance weights over its size", (), RATIOS),
+    Metric("ebm_stage_seconds", "counter", "seconds", "Time by stage of a step, of a round, and of waiting", ("stage",)),
+    Metric("ebm_rounds_in_flight", "gauge", "rounds", "Rounds asked of the pools and not consumed yet"),
+    Metric("ebm_queue_depth", "gauge", "batches", "Finished batches that wait for the parameter server"),
+    Metric("ebm_dropped_batches", "counter", "batches", "Batches never learned from", ("reason",)),
+    Metric("ebm_reseeded_chains", "counter", "chains", "Chains started anew because they were not finite", ("pool",)),
+    Metric("ebm_restarted_chains", "counter", "chains", "Chains started anew by chains.restart", ("pool",)),
+    Metric("ebm_restarts", "counter", "restarts", "Actors that died and came back", ("role",)),
+    Metric("ebm_checkpoints", "counter", "checkpoints", "Checkpoints written"),
+    Metric("ebm_checkpoint_failures", "counter", "checkpoints", "Checkpoints that could not be written"),
+    Metric("ebm_checkpoint_bytes", "gauge", "bytes", "Size of the last checkpoint"),
+    Metric("ebm_checkpoint_timestamp_seconds", "gauge", "seconds", "Unix time of the last checkpoint"),
+    Metric("ebm_run_info", "gauge", "1", "Always 1; says which run this is", ("run", "energy", "kernel", "objective")),
+)
+KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
+
+
+class RunMetrics:
+    """The registry, fed by reports, served on one port, and written as rows."""
+
+    def __init__(self) -> None:
+        prometheus_client.disable_created_metrics()
+        self.registry = CollectorRegistry()
+        self._of = {metric.name: self._make(metric) for metric in METRICS}
+        self._server: Any = None
+
+    def _make(self, metric: Metric) -> Any:
+        if metric.kind == "histogram":
+            return Histogram(metric.name, metric.help, metric.labels, registry=self.registry, buckets=metric.buckets)
+        return KINDS[metric.kind](metric.name, metric.help, metric.labels, registry=self.registry)
+
+    def __getitem__(self, name: str) -> Any:
+        return self._of[name]
+
+    def serve(self, port: int) -> None:
+        """Serves `/metrics` on every interface. Raises `ConfigError` where the port is taken."""
+        if not port:
+            return
+        try:
+            self._server, _ = prometheus_client.start_http_server(port, registry=self.registry)
+        except OSError as error:
+            remedy = f"cannot listen there ({error.strerror}); give another port, or 0 for none"
+            raise ConfigError("metrics.port", port, remedy) from error
+
+    def close(self) -> None:
+        if self._server is not None:
+            self._server.shutdown()
+            self._server.server_close()
+
+    def observe(self, step: StepReport, rounds: Iterable[RoundReport], flow: Flow) -> None:
+        """One step, the rounds that ended since the last one, and what the driver saw."""
+        self["ebm_steps"].inc()
+        self["ebm_skipped_steps"].inc(step.skipped)
+        self["ebm_negatives"].inc(step.negatives)
+        self["ebm_version"].set(step.version)
+        self["ebm_loss_nats"].set(step.loss)
+        self["ebm_energy_nats"].labels("positives").set(step.positive_energy)
+        self["ebm_energy_nats"].labels("negatives").set(step.negative_energy)
+        self["ebm_gradient_norm"].set(step.gradient_norm)
+        self["ebm_learning_rate"].set(step.learning_rate)
+        self["ebm_lag_bound_steps"].set(step.lag_bound)
+        for lag in step.lags:
+            self["ebm_lag_steps"].observe(lag)
+        for ratio in step.ess:
+            self["ebm_ess_ratio"].observe(ratio)
+        for stage, seconds in (step.seconds | flow.seconds).items():
+            self["ebm_stage_seconds"].labels(stage).inc(seconds)
+        for report in rounds:
+            self._observe_round(report)
+        self["ebm_rounds_in_flight"].set(flow.in_flight)
+        self["ebm_queue_depth"].set(flow.waiting)
+        for reason, count in flow.dropped.items():
+            self["ebm_dropped_batches"].labels(reason).inc(count)
+        for role, count in flow.restarts.items():
+            self["ebm_restarts"].labels(role).inc(count)
+
+    def _observe_round(self, report: RoundReport) -> None:
+        pool = str(report.pool)
+        self["ebm_transitions"].labels(pool).inc(report.transitions)
+        self["ebm_acceptance_ratio"].labels(pool).set(report.acceptance)
+        self["ebm_reseeded_chains"].labels(pool).inc(report.reseeded)
+        self["ebm_restarted_chains"].labels(pool).inc(report.restarted)
+        self["ebm_stage_seconds"].labels("round").inc(report.seconds)
+
+    def row(self) -> dict[str, float]:
+        """Every series as Prometheus would show it, histogram buckets left out."""
+        return {
+            sample.name + ("{" + ",".join(f'{k}="{v}"' for k, v in sample.labels.items()) + "}" if sample.labels else ""): (
+                sample.value
+            )
+            for family in self.registry.collect()
+            for sample in family.samples
+            if not sample.name.endswith("_bucket")
+        }
+
+
+class SeriesFile:
+    """`metrics.jsonl`: one JSON object a row, appended locally, rewritten whole where storage cannot append."""
+
+    def __init__(self, output: str) -> None:
+        self._file_system, root = fsspec.core.url_to_fs(output)
+        self._path = f"{root.rstrip('/')}/metrics.jsonl"
+        self._file_system.makedirs(root, exist_ok=True)
+        self.rows: list[dict[str, float]] = []
+        self._written = 0
+
+    def resume(self, step: int) -> None:
+        """Takes up the rows up to `step`; later ones were of steps that the checkpoint has not."""
+        if self._file_system.exists(self._path):
+            lines = self._file_system.cat_file(self._path).decode().splitlines()
+            self.rows = [row for row in _parsed(lines) if row["step"] <= step]
+        self._rewrite()
+
+    def append(self, step: int, values: dict[str, float]) -> None:
+        self.rows.append({"step": step, "time": time.time(), **values})
+
+    def flush(self) -> None:
+        """Puts the rows that are new into storage."""
+        if "file" in self._file_system.protocol:
+            with self._file_system.open(self._path, "ab") as file:
+                file.write(_lines(self.rows[self._written :]))
+            self._written = len(self.rows)
+        else:
+            self._rewrite()
+
+    def _rewrite(self) -> None:
+        self._file_system.pipe_file(self._path, _lines(self.rows))
+        self._written = len(self.rows)
+
+
+def _lines(rows: Iterable[dict[str, float]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _parsed(lines: Iterable[str]) -> Iterable[dict[str, float]]:
+    """The rows of the lines; a last one that was cut off by a crash is passed over."""
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return

@@ -1,0 +1,1 @@
+"""Objectives: what positives and negatives make of a gradient."""

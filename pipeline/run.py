@@ -1,0 +1,261 @@
+"""The life of a run, whatever carries it: start or resume, step, checkpoint, evaluate, sum up."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Any, Protocol
+
+import fsspec
+
+from pipeline.checkpoint import Checkpoint, CheckpointStore, find
+from pipeline.config import RunConfig
+from pipeline.display import Display
+from pipeline.energies.base import Energy
+from pipeline.errors import PipelineError
+from pipeline.evaluation.curves import draw_curves
+from pipeline.metrics import RunMetrics, SeriesFile
+from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport
+
+log = logging.getLogger(__name__)
+
+
+class Runner(Protocol):
+    """What carries the algorithm: one process (`pipeline.loop`) or Ray actors (`actors.driver`)."""
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None: ...
+
+    def step(self) -> tuple[StepReport, list[RoundReport], Flow]: ...
+
+    def save(self, folder: str) -> list[Part]: ...
+
+    def evaluate(self, output: str) -> Iterator[Progress | Figures]: ...
+
+    def close(self) -> None: ...
+
+
+class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
+    """SIGINT or SIGTERM came; what was learned is in a checkpoint."""
+
+    def __init__(self, number: int, message: str) -> None:
+        super().__init__(message)
+        self.exit_status = 128 + number
+
+
+class Interruption:
+    """Notes the first SIGINT or SIGTERM, so that a step is never torn; a second one ends the process at once."""
+
+    def __init__(self) -> None:
+        self.signal: int | None = None
+
+    def __enter__(self) -> Interruption:
+        # Python delivers signals to the main thread only; elsewhere (a notebook's worker) there are none to note
+        self._before = (
+            {number: signal.signal(number, self._note) for number in (signal.SIGINT, signal.SIGTERM)}
+            if threading.current_thread() is threading.main_thread()
+            else {}
+        )
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _frame: FrameType | None) -> None:
+        if self.signal is not None:
+            os._exit(128 + number)
+        self.signal = number
+
+
+def resolve_output(config: RunConfig) -> str:
+    """Where the run's files go, as an absolute path or a URL.
+
+    Relative paths are of the working directory, but inside a submitted Ray job, whose working directory is thrown away, of
+    EBM_RUNS or the home folder.
+    """
+    output = config.output or f"runs/{config.name}-{config.digest()}"
+    if "://" in output or os.path.isabs(output):
+        return output
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:  # set by Ray for the entry point of a submitted job
+        base = os.environ.get("EBM_RUNS") or str(Path.home())
+        return f"{base.rstrip('/')}/{output}"
+    return str(Path(output).absolute())
+
+
+class Run:
+    """One run of `config` on a runner that `make_runner` starts, with its files under `output`."""
+
+    def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
+        self._config, self._output, self._energy, self._display = config, output, energy, display
+        self._store = CheckpointStore(output, config.checkpoint.keep)
+        self._metrics = RunMetrics()
+        self._saved: str | None = None
+        self._totals = Totals()
+
+    def execute(self, make_runner: Callable[[], Runner]) -> Figures:
+        """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`, `Interrupted`."""
+        checkpoint, warm_start = self._find_start()
+        self._metrics.serve(self._config.metrics.port)
+        try:
+            runner = make_runner()
+            try:
+                with Interruption() as interruption:
+                    return self._train(runner, checkpoint, warm_start, interruption)
+            finally:
+                runner.close()
+        finally:
+            self._metrics.close()
+
+    def _find_start(self) -> tuple[Checkpoint | None, Checkpoint | None]:
+        """The checkpoint to resume from and the run to take weights from, either or both None."""
+        warm_start = find(self._config.init_from) if self._config.init_from else None
+        if self._config.resume == "never":
+            self._store.clear()
+            return None, warm_start
+        checkpoint = self._store.latest()
+        if checkpoint is not None:
+            checkpoint.check_fits(self._config)
+        return checkpoint, warm_start
+
+    def _train(
+        self, runner: Runner, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, interruption: Interruption
+    ) -> Figures:
+        config, display = self._config, self._display
+        version = checkpoint.step if checkpoint else 0
+        self._series = SeriesFile(self._output)
+        self._series.resume(version)
+        if checkpoint is not None:
+            self._saved = checkpoint.folder
+            display.say(f"resuming at step {version} of {config.trainer.steps} from {checkpoint.folder}")
+        self._metrics["ebm_run_info"].labels(config.name, config.energy.name, config.kernel.name, config.objective.name).set(1)
+        runner.start(checkpoint, warm_start)
+        self._totals.start()
+        saved_at = version
+        with display.training(version, config.trainer.steps):
+            while version < config.trainer.steps and interruption.signal is None:
+                report, rounds, flow = runner.step()
+                version = report.version
+                self._observe(report, rounds, flow)
+                if version % config.checkpoint.every == 0 and version < config.trainer.steps:
+                    saved_at = version if self._save(runner, version) else saved_at
+        if saved_at != version:
+            self._save(runner, version, final=True)
+        self._totals.stop()
+        if interruption.signal is not None:
+            raise Interrupted(
+                interruption.signal,
+                f"interrupted at step {version} of {config.trainer.steps}; the checkpoint is {self._saved}; "
+                "the same command goes on from there",
+            )
+        return self._finish(runner, version, interruption)
+
+    def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
+        self._metrics.observe(report, rounds, flow)
+        self._totals.add(report, rounds, flow)
+        self._display.step(report, rounds, self._totals)
+        if report.version % self._config.metrics.every == 0 or report.version == self._config.trainer.steps:
+            self._series.append(report.version, self._metrics.row())
+
+    def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
+        """Writes a checkpoint; a failure is counted and only the last one's ends the run."""
+        folder = self._store.folder(step)
+        try:
+            parts = runner.save(folder)
+            self._saved = self._store.commit(step, parts, self._config, self._energy).folder
+            self._series.flush()
+        except Exception as error:
+            self._metrics["ebm_checkpoint_failures"].inc()
+            if final:
+                raise PipelineError(f"the last checkpoint could not be written to {folder}: {error}") from error
+            log.warning("no checkpoint at step %d: %s", step, error)
+            return False
+        self._metrics["ebm_checkpoints"].inc()
+        self._metrics["ebm_checkpoint_bytes"].set(sum(part.bytes for part in parts))
+        self._metrics["ebm_checkpoint_timestamp_seconds"].set(time.time())
+        return True
+
+    def _finish(self, runner: Runner, version: int, interruption: Interruption) -> Figures:
+        """Evaluates, draws, and writes `summary.json`."""
+        figures: Figures = {}
+        with self._display.working():
+            for item in runner.evaluate(self._output):
+                if interruption.signal is not None:
+                    raise Interrupted(
+                        interruption.signal,
+                        f"interrupted while evaluating; training is done, its checkpoint is {self._saved}",
+                    )
+                if isinstance(item, Progress):
+                    self._display.work(item)
+                else:
+                    figures = item
+        draw_curves(self._series.rows, self._output, self._config.name)
+        summary = {
+            "name": self._config.name,
+            "version": version,
+            **self._totals.figures(),
+            "checkpoint": self._saved,
+            "output": self._output,
+            **figures,
+        }
+        file_system, root = fsspec.core.url_to_fs(self._output)
+        file_system.pipe_file(f"{root}/summary.json", json.dumps(summary, indent=1).encode())
+        return summary
+
+
+class Totals:
+    """Sums over this process's part of a run."""
+
+    def __init__(self) -> None:
+        self.steps = self.negatives = self.transitions = self.lags = self.batches = self.max_lag = 0
+        self.ess, self.ess_count = 0.0, 0
+        self.skipped = self.dropped = self.restarts = self.reseeded = 0
+        self.start()
+
+    def start(self) -> None:
+        self._began = time.perf_counter()
+        self._ended: float | None = None
+
+    def stop(self) -> None:
+        self._ended = time.perf_counter()
+
+    @property
+    def seconds(self) -> float:
+        return (self._ended or time.perf_counter()) - self._began
+
+    def add(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
+        self.steps += 1
+        self.negatives += report.negatives
+        self.transitions += sum(round.transitions for round in rounds)
+        self.batches += len(report.lags)
+        self.lags += sum(report.lags)
+        self.max_lag = max(self.max_lag, *report.lags)
+        self.ess += sum(report.ess)
+        self.ess_count += len(report.ess)
+        self.skipped += report.skipped
+        self.dropped += sum(flow.dropped.values())
+        self.restarts += sum(flow.restarts.values())
+        self.reseeded += sum(round.reseeded for round in rounds)
+
+    def figures(self) -> dict[str, Any]:
+        seconds = max(self.seconds, 1e-9)
+        return {
+            "wall_seconds": round(seconds, 3),
+            "steps": self.steps,
+            "steps_per_second": self.steps / seconds,
+            "negatives_per_second": self.negatives / seconds,
+            "transitions_per_second": self.transitions / seconds,
+            "mean_lag": self.lags / max(self.batches, 1),
+            "max_lag": self.max_lag,
+            "mean_ess": self.ess / max(self.ess_count, 1) if self.ess_count else None,
+            "restarts": self.restarts,
+            "dropped_batches": self.dropped,
+            "skipped_steps": self.skipped,
+            "reseeded_chains": self.reseeded,
+        }

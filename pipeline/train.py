@@ -1,0 +1,118 @@
+"""Train an energy-based model.
+
+    python -m pipeline.train [group=choice ...] [key=value ...]
+
+Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under `ray job submit --working-dir . --`, it uses
+that cluster; with cluster=inline it needs no Ray at all. The same command goes on from its newest checkpoint.
+
+Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last checkpoint.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+from pipeline.compose import choices, compose, describe
+from pipeline.config import GROUPS, RunConfig
+from pipeline.errors import PipelineError
+
+if TYPE_CHECKING:
+    from pipeline.run import Runner
+
+
+def run(config: RunConfig) -> dict[str, Any]:
+    """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`."""
+    from pipeline.build import make_energy, open_data
+    from pipeline.display import Display
+    from pipeline.run import Run, resolve_output
+
+    output = resolve_output(config)
+    shape = open_data(config).shape
+    energy = make_energy(config, shape)
+    display = Display()
+    display.say(
+        f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel, {config.objective.name}, to {output}"
+    )
+
+    def make_runner() -> Runner:
+        if config.cluster.name == "inline":
+            from pipeline.loop import InlineRunner
+
+            return InlineRunner(config)
+        from actors.cluster import connect
+        from actors.driver import RayRunner
+
+        connect(config, output)
+        return RayRunner(config, output, shape)
+
+    summary = Run(config, output, energy, display).execute(make_runner)
+    display.say(in_words(summary))
+    return summary
+
+
+def in_words(summary: dict[str, Any]) -> str:
+    """The end of a run, for a person: what was learned, how well, where everything is."""
+    lines = [
+        "",
+        f"done: {summary['version']} steps; this time {summary['steps']} in {summary['wall_seconds']:.0f} s "
+        f"({summary['steps_per_second']:.1f} steps/s, {summary['negatives_per_second']:,.0f} negatives/s, "
+        f"{summary['transitions_per_second']:,.0f} transitions/s), mean lag {summary['mean_lag']:.1f}, "
+        f"{summary['restarts']} restarts",
+        *summary.get("words", []),
+        f"  samples     {summary['output']}/samples.png",
+        f"  curves      {summary['output']}/curves.png",
+        f"  metrics     {summary['output']}/metrics.jsonl",
+        f"  summary     {summary['output']}/summary.json",
+        f"  checkpoint  {summary['checkpoint']}",
+        f"  in Python   energy = pipeline.load({summary['output']!r})",
+    ]
+    return "\n".join(lines)
+
+
+def usage() -> str:
+    lines = [
+        (__doc__ or "").strip(),
+        "",
+        "Groups and their choices (the first word after = is what config.yaml chooses):",
+    ]
+    lines += [f"  {group + '=':<12}{'|'.join(choices(group))}" for group in GROUPS]
+    lines += ["", "Keys, with their defaults:"]
+    lines += [f"  {f'{key}={_yaml(default)}':<36} {meaning}" for key, default, meaning in describe()]
+    return "\n".join(lines)
+
+
+def _yaml(value: Any) -> str:
+    if isinstance(value, bool) or value is None:
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value).replace(" ", "")
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; its exit status."""
+    if any(argument in ("-h", "--help") for argument in arguments):
+        print(usage())
+        return 0
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    try:
+        config = compose(arguments)
+        from pipeline.run import Interrupted
+
+        try:
+            run(config)
+        except Interrupted as interrupted:
+            print(interrupted, flush=True)
+            return interrupted.exit_status
+    except PipelineError as error:
+        print(f"{'refused' if error.exit_status == 2 else 'failed'}: {error}", file=sys.stderr, flush=True)
+        return error.exit_status
+    except KeyboardInterrupt:
+        print("interrupted before the first step; nothing was learned yet", flush=True)
+        return 130
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

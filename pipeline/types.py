@@ -1,0 +1,89 @@
+"""What travels between the parts: plain named tuples, apart from whatever carries them."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import numpy as np
+from torch import Tensor
+
+
+class Weights(NamedTuple):
+    """Everything an energy needs, as one flat array: its state dict's tensors end to end, buffers included."""
+
+    version: int
+    flat: np.ndarray
+
+
+class Negatives(NamedTuple):
+    """One pool's round, decoded. Tensors are views of the batch's own memory: read them, never write.
+
+    `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that shaped it.
+    """
+
+    position: Tensor
+    energy: Tensor
+    pool: int
+    incarnation: int
+    round: int
+    version: int
+
+
+class RoundReport(NamedTuple):
+    """What a pool says of one round beside its batch."""
+
+    pool: int
+    incarnation: int
+    round: int
+    version: int
+    transitions: int
+    acceptance: float
+    reseeded: int
+    restarted: int
+    seconds: float
+
+
+class StepReport(NamedTuple):
+    """What the learner says of one step. Energies in nats, seconds by stage, `ess` as ratios in (0, 1] by group."""
+
+    version: int
+    loss: float
+    positive_energy: float
+    negative_energy: float
+    gradient_norm: float
+    learning_rate: float
+    negatives: int
+    lags: tuple[int, ...]
+    ess: tuple[float, ...]
+    lag_bound: int
+    skipped: bool
+    seconds: dict[str, float]
+
+
+class Flow(NamedTuple):
+    """What the runner saw around one step: rounds in flight, finished batches waiting, what was lost, seconds waited."""
+
+    in_flight: int
+    waiting: int
+    dropped: dict[str, int]
+    restarts: dict[str, int]
+    seconds: dict[str, float]
+
+
+class Part(NamedTuple):
+    """One file of a checkpoint as the manifest records it."""
+
+    name: str
+    bytes: int
+    sha256: str
+
+
+class Progress(NamedTuple):
+    """How far a long piece of work has come."""
+
+    stage: str
+    done: int
+    total: int
+
+
+Figures = dict[str, Any]
