@@ -13,6 +13,7 @@ from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
+from torch.nn.functional import silu
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
 from pipeline.energies.base import Energy
@@ -38,18 +39,36 @@ class DeepEnergy(Energy):
 
 
 class MLPEnergy(DeepEnergy):
-    """f_theta a SiLU perceptron with layers d - hidden - 1."""
+    """f_theta a SiLU perceptron with layers d - hidden - 1; the last layer starts small, so that E starts near its base."""
 
     def __init__(self, shape: Sequence[int], hidden: Sequence[int], base_scale: float, spectral_norm: bool) -> None:
         super().__init__(shape, base_scale)
         widths = [self.dimension, *hidden]
-        layers: list[nn.Module] = [nn.Flatten()]
-        for inputs, outputs in pairwise(widths):
-            layers += [_maybe(nn.Linear(inputs, outputs), spectral_norm), nn.SiLU()]
-        self.layers = nn.Sequential(*layers, _maybe(nn.Linear(widths[-1], 1), spectral_norm))
+        self.hidden = nn.ModuleList(_maybe(nn.Linear(*pair), spectral_norm) for pair in pairwise(widths))
+        self.last = _maybe(_small(nn.Linear(widths[-1], 1)), spectral_norm)
 
     def network(self, x: Tensor) -> Tensor:
-        return self.layers(x).squeeze(1)
+        value = x.flatten(1)
+        for layer in self.hidden:
+            value = silu(layer(value))
+        return self.last(value).squeeze(1)
+
+    @torch.no_grad()
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """As autograd would, with one pass forward and one back by hand: silu'(h) = s + h s (1 - s), s = sigmoid(h)."""
+        flat = value = x.flatten(1)
+        slopes = []
+        for layer in self.hidden:
+            before = layer(value)
+            gate = torch.sigmoid(before)
+            value = before.mul_(gate)
+            slopes.append(torch.addcmul(gate, value, 1 - gate))
+        precision = 1 / self.base_scale**2
+        energy = self.last(value).squeeze(1).add_(flat.square().sum(1), alpha=precision / 2)
+        gradient = self.last.weight
+        for layer, slope in zip(reversed(self.hidden), reversed(slopes), strict=True):
+            gradient = slope.mul_(gradient) @ layer.weight
+        return energy, gradient.add_(flat, alpha=precision).view_as(x)
 
 
 class ConvEnergy(DeepEnergy):
@@ -72,11 +91,18 @@ class ConvEnergy(DeepEnergy):
             layers += [_maybe(nn.Conv2d(inputs, outputs, 3, stride, padding=1), spectral_norm), nn.SiLU()]
             inputs, size = outputs, tuple(math.ceil(side / stride) for side in size)
         dense = nn.Linear(inputs * math.prod(size), hidden)
-        layers += [nn.Flatten(), _maybe(dense, spectral_norm), nn.SiLU(), _maybe(nn.Linear(hidden, 1), spectral_norm)]
+        layers += [nn.Flatten(), _maybe(dense, spectral_norm), nn.SiLU(), _maybe(_small(nn.Linear(hidden, 1)), spectral_norm)]
         self.layers = nn.Sequential(*layers)
 
     def network(self, x: Tensor) -> Tensor:
         return self.layers(x.view(-1, *self.image)).squeeze(1)
+
+
+@torch.no_grad()
+def _small(layer: nn.Linear) -> nn.Linear:
+    layer.weight.mul_(0.1)
+    layer.bias.zero_()
+    return layer
 
 
 def _maybe(layer: nn.Module, spectral_norm: bool) -> nn.Module:
