@@ -140,6 +140,6 @@ class Chains:
         self._position = self._energy.noise(self._count, self._generator)
         self._age.zero_()
         if last is not None:
-            position, age = negatives.read_chains(last)
-            self._position = position.to(self._device).view_as(self._position)
-            self._age = age.to(self._device)
+            chains = negatives.decode(last)
+            self._position = chains.position.to(self._device, copy=True).view_as(self._position)
+            self._age = chains.age.to(self._device, copy=True)

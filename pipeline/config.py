@@ -218,6 +218,7 @@ class Chains(Section):
     pools: PositiveInt = _about("chain pools (actors)")
     per_pool: PositiveInt = _about("persistent chains in each")
     restart: Probability = _about("chance a round that a chain starts anew from noise (Du & Mordatch 2019: 0.05)")
+    burn_in: NonNegativeInt = _about("transitions after which a chain that started anew counts as a negative")
 
 
 class Checkpoint(Section):

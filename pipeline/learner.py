@@ -122,7 +122,8 @@ class Learner:
             pieces = energy_now.split([len(batch.energy) for batch in received])
             weights = []
             for batch, lag, now in zip(received, lags, pieces, strict=True):
-                piece, ratio = batch_weights(batch.energy.to(now.device), now, lag, self._config.reweight)
+                counts = batch.age.to(now.device) >= self._config.chains.burn_in
+                piece, ratio = batch_weights(batch.energy.to(now.device), now, counts, lag, self._config.reweight)
                 weights.append(piece * len(now))
                 ess.append(ratio)
             return torch.cat(weights).to(energy_now.dtype)

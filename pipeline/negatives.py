@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import numpy as np
 import pyarrow as pa
-import torch
 from torch import Tensor
 
 from pipeline.energies.base import read_only_tensor
@@ -70,11 +69,6 @@ def decode(batch: pa.RecordBatch) -> Negatives:
     return Negatives(
         position=flat.view(len(batch), position.type.list_size),
         energy=read_only_tensor(batch.column("energy").to_numpy(zero_copy_only=True)),
+        age=read_only_tensor(batch.column("age").to_numpy(zero_copy_only=True)),
         **{name: batch.column(name)[0].as_py() for name in ("pool", "incarnation", "round", "version")},
     )
-
-
-def read_chains(batch: pa.RecordBatch) -> tuple[Tensor, Tensor]:
-    """`position` [M, d] and `age` [M] of a batch, copied: from these a pool that died takes up its chains again."""
-    position = decode(batch).position.clone()
-    return position, torch.from_numpy(batch.column("age").to_numpy().copy())

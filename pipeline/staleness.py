@@ -24,13 +24,20 @@ def effective_sample_size(weights: Tensor) -> float:
     return float(1 / (len(weights) * weights.square().sum()))
 
 
-def batch_weights(energy_then: Tensor, energy_now: Tensor, lag: int, reweight: bool) -> tuple[Tensor, float]:
-    """A batch's weights [M] and their ESS ratio. At lag 0, or without reweighting, exactly uniform."""
+def batch_weights(energy_then: Tensor, energy_now: Tensor, counts: Tensor, lag: int, reweight: bool) -> tuple[Tensor, float]:
+    """A batch's weights [M], float64, summing to 1, and their ESS as a ratio of the rows that count.
+
+    `counts` [M] bool leaves out chains still in their burn-in; where none counts, all do. At lag 0, or without reweighting,
+    the weights are exactly uniform.
+    """
+    if not counts.any():
+        counts = torch.ones_like(counts)
+    weights = torch.zeros(len(counts), dtype=torch.float64, device=energy_now.device)
     if lag == 0 or not reweight:
-        count = len(energy_now)
-        return torch.full((count,), 1 / count, dtype=torch.float64, device=energy_now.device), 1.0
-    weights = importance_weights(energy_then, energy_now)
-    return weights, effective_sample_size(weights)
+        weights[counts] = 1 / float(counts.sum())
+        return weights, 1.0
+    weights[counts] = importance_weights(energy_then[counts], energy_now[counts])
+    return weights, effective_sample_size(weights[counts])
 
 
 class LagController:

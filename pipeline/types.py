@@ -18,11 +18,13 @@ class Weights(NamedTuple):
 class Negatives(NamedTuple):
     """One pool's round, decoded. Tensors are views of the batch's own memory: read them, never write.
 
-    `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that shaped it.
+    `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that shaped it; `age` [M]
+    int64, transitions since the chain's start.
     """
 
     position: Tensor
     energy: Tensor
+    age: Tensor
     pool: int
     incarnation: int
     round: int

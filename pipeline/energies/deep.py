@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -44,29 +45,31 @@ class MLPEnergy(DeepEnergy):
     def __init__(self, shape: Sequence[int], hidden: Sequence[int], base_scale: float, spectral_norm: bool) -> None:
         super().__init__(shape, base_scale)
         widths = [self.dimension, *hidden]
-        self.hidden = nn.ModuleList(_maybe(nn.Linear(*pair), spectral_norm) for pair in pairwise(widths))
-        self.last = _maybe(_small(nn.Linear(widths[-1], 1)), spectral_norm)
+        hidden_layers = [_maybe(nn.Linear(*pair), spectral_norm) for pair in pairwise(widths)]
+        self.layers = nn.ModuleList([*hidden_layers, _maybe(_small(nn.Linear(widths[-1], 1)), spectral_norm)])
 
     def network(self, x: Tensor) -> Tensor:
+        *hidden, last = self.layers
         value = x.flatten(1)
-        for layer in self.hidden:
+        for layer in hidden:
             value = silu(layer(value))
-        return self.last(value).squeeze(1)
+        return last(value).squeeze(1)
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """As autograd would, with one pass forward and one back by hand: silu'(h) = s + h s (1 - s), s = sigmoid(h)."""
+        *hidden, last = cast(list[nn.Linear], list(self.layers))
         flat = value = x.flatten(1)
         slopes = []
-        for layer in self.hidden:
+        for layer in hidden:
             before = layer(value)
             gate = torch.sigmoid(before)
             value = before.mul_(gate)
             slopes.append(torch.addcmul(gate, value, 1 - gate))
         precision = 1 / self.base_scale**2
-        energy = self.last(value).squeeze(1).add_(flat.square().sum(1), alpha=precision / 2)
-        gradient = self.last.weight
-        for layer, slope in zip(reversed(self.hidden), reversed(slopes), strict=True):
+        energy = last(value).squeeze(1).add_(flat.square().sum(1), alpha=precision / 2)
+        gradient: Tensor = last.weight
+        for layer, slope in zip(reversed(hidden), reversed(slopes), strict=True):
             gradient = slope.mul_(gradient) @ layer.weight
         return energy, gradient.add_(flat, alpha=precision).view_as(x)
 

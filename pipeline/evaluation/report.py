@@ -40,7 +40,7 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
 
 
 def sample_from_noise(config: RunConfig, energy: Energy, target: Target) -> Generator[Progress, None, Tensor]:
-    """`[M, *shape]`, returned after the progress: `evaluation.samples` chains from noise, `evaluation.transitions` transitions of the run's own kernel."""
+    """`[M, *shape]`, returned after the progress: chains from noise, advanced by the run's own kernel."""
     kernel, parameters = KERNELS[config.kernel.name], config.kernel.parameters
     generator = torch_generator(config.seed, "evaluation")
     state = kernel.init(energy.noise(config.evaluation.samples, generator), target)

@@ -1,0 +1,126 @@
+"""Figures against the truth: AIS, quadrature, enumeration, baselines."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+
+import pytest
+import torch
+from torch import Tensor
+
+from pipeline.data.base import DataSet, in_memory
+from pipeline.energies.base import Energy
+from pipeline.energies.rbm import BernoulliRBM
+from pipeline.evaluation import likelihood
+from pipeline.evaluation.ais import AISResult, GaussianBase, annealed_log_partition
+from pipeline.evaluation.pictures import nearest_rows
+from tests.conftest import states
+
+
+class Mixture(Energy):
+    """Two Gaussians of std 0.5 at +-1 in every coordinate, unnormalised by a known factor: log Z = `log_z`."""
+
+    def __init__(self, dimension: int, log_z: float) -> None:
+        super().__init__((dimension,))
+        self.log_z = log_z
+
+    def forward(self, x: Tensor) -> Tensor:
+        both = torch.stack([(x - 1).square().sum(1), (x + 1).square().sum(1)])
+        density = torch.logsumexp(-both / (2 * 0.25), 0) - math.log(2) - self.dimension / 2 * math.log(2 * math.pi * 0.25)
+        return -density - self.log_z
+
+    def draw(self, count: int) -> Tensor:
+        generator = torch.Generator().manual_seed(0)
+        sign = torch.randint(2, (count, 1), generator=generator) * 2.0 - 1
+        return sign + 0.5 * torch.randn(count, self.dimension, generator=generator)
+
+
+def run(steps: Generator[object, None, AISResult]) -> AISResult:
+    while True:
+        try:
+            next(steps)
+        except StopIteration as stop:
+            return stop.value
+
+
+@pytest.mark.parametrize("dimension", [2, 8])
+def test_ais_finds_a_known_log_partition(dimension: int) -> None:
+    """Within 5 of its own standard errors (6e-7 if they are right), which must themselves be small."""
+    energy = Mixture(dimension, log_z=7.0)
+    base = GaussianBase.fit(energy.draw(5000), 0.0)
+    result = run(annealed_log_partition(energy, base, 400, 400, torch.Generator().manual_seed(1), 0.1))
+    assert result.standard_error < 0.15
+    assert abs(result.log_z - 7.0) < 5 * result.standard_error
+    assert result.ess > 0.1
+
+
+def test_ais_with_too_few_temperatures_says_so() -> None:
+    """One step from base to model: the error bar grows, rather than hiding it."""
+    energy = Mixture(8, log_z=7.0)
+    base = GaussianBase((8,), torch.full((8,), 3.0), torch.eye(8))
+    hasty = run(annealed_log_partition(energy, base, 2, 400, torch.Generator().manual_seed(1), 0.1))
+    assert hasty.ess < 0.05
+    assert hasty.standard_error > 0.2
+
+
+def test_gaussian_base_is_normalised() -> None:
+    covariance = torch.tensor([[1.0, 0.5], [0.5, 2.0]], dtype=torch.float64)
+    base = GaussianBase((2,), torch.tensor([1.0, -1.0], dtype=torch.float64), covariance)
+    law = torch.distributions.MultivariateNormal(base.mean, covariance)
+    x = torch.randn(5, 2, dtype=torch.float64)
+    torch.testing.assert_close(base.log_density(x), law.log_prob(x))
+
+
+def test_quadrature_finds_a_known_log_partition() -> None:
+    assert likelihood.log_z_by_quadrature(Mixture(2, log_z=-3.0), radius=6.0) == pytest.approx(-3.0, abs=1e-5)
+
+
+def binary_data(rbm: BernoulliRBM, count: int) -> DataSet:
+    law = torch.softmax(-rbm(states(5)), 0).detach()
+    rows = states(5)[torch.multinomial(law, count, replacement=True, generator=torch.Generator().manual_seed(0))]
+    return in_memory(rows[: count // 2], rows[count // 2 :], 0.0)
+
+
+def test_exact_likelihood_is_the_enumerated_one(tiny_rbm: BernoulliRBM) -> None:
+    data = binary_data(tiny_rbm, 400)
+    law = torch.log_softmax(-tiny_rbm(states(5)), 0).detach()
+    codes = (data.held_out @ 2 ** torch.arange(5).double()).long()
+    figures = likelihood.exact_binary(tiny_rbm, tiny_rbm.log_partition() or 0.0, data)
+    assert figures["test_log_likelihood"] == pytest.approx(float(law[codes].mean()), abs=1e-10)
+
+
+def test_pseudo_likelihood_is_unbiased(tiny_rbm: BernoulliRBM) -> None:
+    """Against the sum over all pixels of log p(v_i | rest), enumerated; within 6 standard errors of the random choice."""
+    data = binary_data(tiny_rbm, 20_000)
+    rows = data.held_out
+    with torch.no_grad():
+        total = torch.zeros(len(rows), dtype=torch.float64)
+        for pixel in range(5):
+            flipped = rows.clone()
+            flipped[:, pixel] = 1 - flipped[:, pixel]
+            both = torch.stack([-tiny_rbm(rows), -tiny_rbm(flipped)])
+            total += both[0] - torch.logsumexp(both, 0)
+        figures = likelihood.pseudo_likelihood(tiny_rbm, data, torch.Generator().manual_seed(1))
+    error = figures["test_pseudo_log_likelihood_standard_error"]
+    assert abs(figures["test_pseudo_log_likelihood"] - float(total.mean())) < 6 * error
+
+
+def test_independent_bernoulli_baseline() -> None:
+    rows = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    data = in_memory(rows, torch.tensor([[1.0, 0.0]]), 0.0)
+    assert likelihood.independent_bernoulli(data) == pytest.approx(math.log(2 / 4) + math.log(1 / 4))
+
+
+def test_independent_components_are_the_smoothed_marginals() -> None:
+    """One column: a mixture of normals around the training values."""
+    train, test = torch.tensor([[0.0], [0.0], [1.0]]), torch.tensor([[0.3]])
+    normal = torch.distributions.Normal(torch.tensor([0.0, 0.0, 1.0]), 0.2)
+    truth = torch.logsumexp(normal.log_prob(torch.tensor(0.3)), 0) - math.log(3)
+    data = in_memory(train, test, 0.2)
+    assert likelihood.continuous_baselines(data, test)["independent_components"] == pytest.approx(float(truth), abs=1e-5)
+
+
+def test_nearest_rows() -> None:
+    rows = torch.tensor([[[0.0, 0.0]], [[5.0, 5.0]]])
+    assert nearest_rows(torch.tensor([[[4.0, 4.0]], [[1.0, 0.0]]]), rows).tolist() == [[[5.0, 5.0]], [[0.0, 0.0]]]

@@ -1,0 +1,143 @@
+"""The configuration: what it accepts, what it refuses and in which words."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from pipeline.compose import choices, compose, conf_directory, describe, validate
+from pipeline.config import GROUPS, RunConfig
+from pipeline.errors import ConfigError
+from pipeline.train import usage
+
+NEEDED = {"idx": ["data.path=x"], "columns": ["data.path=x"], "rbm": ["experiment=digits_rbm"]}
+
+
+def test_every_shipped_yaml_loads() -> None:
+    """Each choice of each group, with what it needs beside it, composes to a valid configuration."""
+    files = sorted(conf_directory().rglob("*.yaml"))
+    assert len(files) == sum(len(choices(group)) for group in GROUPS) + 1
+    for group in GROUPS:
+        for choice in choices(group):
+            extra = ["experiment=digits_rbm"] if choice == "gibbs" else NEEDED.get(choice, [])
+            if choice == "cd":
+                extra = ["trainer.batch_size=128", "chains.restart=0.0"]
+            config = compose([*extra, f"{group}={choice}"])
+            if group != "experiment" and group != "trainer":
+                assert getattr(config, group).name == choice
+    assert yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
+
+
+def test_configuration_is_frozen_and_typed() -> None:
+    config = compose(["trainer.steps=7", "optimizer.learning_rate=1"])
+    assert config.trainer.steps == 7
+    assert config.optimizer.learning_rate == 1.0
+    with pytest.raises(ValueError, match="frozen"):
+        config.trainer.steps = 8  # type: ignore[misc]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "value", "remedy"),
+    [
+        (["trainer.stepz=1"], "trainer.stepz", "1", "did you mean trainer.steps"),
+        (["lag=3"], "lag", "3", "trainer.lag"),
+        (["+trainer.extra=1"], "trainer.extra", "1", "unknown key"),
+        (["trainer.steps=abc"], "trainer.steps", "abc", "valid integer"),
+        (["trainer.steps=true"], "trainer.steps", "True", "valid integer"),
+        (["trainer.steps=0"], "trainer.steps", "0", "greater than or equal to 1"),
+        (["optimizer.learning_rate=nan"], "optimizer.learning_rate", "nan", "finite"),
+        (["trainer.reweight=maybe"], "trainer.reweight", "maybe", "'auto' or should be a valid boolean"),
+        (["energy=foo"], "energy", "foo", "conv, mlp, rbm"),
+        (["trainer.steps=1,2"], "trainer.steps", "1,2", "one value"),
+        (["--steps=3"], "--steps", "3", "key=value"),
+        (["steps"], "steps", "", "key=value"),
+        (["data=idx"], "data.path", "???", "must be given for data=idx"),
+        (["kernel=gibbs"], "kernel", "gibbs", "kernel=mala or ula"),
+        (["energy=rbm"], "kernel", "mala", "use kernel=gibbs"),
+        (["energy=rbm", "kernel=gibbs"], "data", "digits", "data.encoding=binary"),
+        (["data.encoding=binary"], "data.encoding", "binary", "use real"),
+        (["experiment=digits_rbm", "data.noise=0.1"], "data.noise", "0.1", "data.noise=0"),
+        (["data=toy", "energy=conv"], "energy", "conv", "energy=mlp"),
+        (["trainer.negatives=100"], "trainer.negatives", "100", "multiple of chains.per_pool=64"),
+        (["trainer.negatives=256"], "trainer.negatives", "256", "at most all 128"),
+        (["objective=cd", "chains.restart=0", "trainer.batch_size=100"], "trainer.batch_size", "100", "use 128"),
+        (["objective=cd"], "chains.restart", "0.01", "use 0"),
+        (["kernel=ula", "kernel.noise=0.1", "trainer.reweight=true"], "trainer.reweight", "true", "use auto"),
+        (["kernel=ula", "kernel.noise=0.1", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
+        (["device=cuda"], "cluster.pool_gpus", "0.0", "device=cuda needs a GPU"),
+        (["device=tpu"], "device", "tpu", "pattern"),
+        (["hydra.verbose=true"], "hydra.verbose", "true", "refused"),
+        (["hydra/job_logging=none"], "hydra/job_logging", "none", "refused"),
+        (["+energy._target_=os.system"], "energy._target_", "os.system", "unknown key"),
+        (["energy={_target_:os.system}"], "energy", "{_target_:os.system}", "unknown key"),
+    ],
+)
+def test_bad_input_is_one_clear_error(overrides: list[str], key: str, value: str, remedy: str) -> None:
+    """The error names the key, the value and what would be right."""
+    with pytest.raises(ConfigError) as caught:
+        compose(overrides)
+    assert caught.value.key == key
+    assert str(caught.value.value) == value
+    assert remedy in caught.value.remedy
+    assert "\n" not in str(caught.value)
+
+
+def test_reweighting_is_on_where_it_is_valid() -> None:
+    assert compose([]).reweight
+    assert not compose(["trainer.reweight=false"]).reweight
+    assert not compose(["kernel=ula", "kernel.noise=0.1"]).reweight
+    assert not compose(["objective=cd", "chains.restart=0"]).reweight
+
+
+def test_digest_names_what_is_learned() -> None:
+    """Where and how a run is carried out does not change its name; what it learns does."""
+    base = compose([]).digest()
+    assert compose(["cluster=inline", "metrics.port=0", "output=/x", "checkpoint.every=7"]).digest() == base
+    assert compose(["seed=1"]).digest() != base
+
+
+def test_round_trip_through_json() -> None:
+    """A checkpoint's manifest stores the configuration as JSON and reads it back the same."""
+    import json
+
+    config = compose(["experiment=digits_rbm"])
+    assert validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
+
+
+def test_help_lists_every_group_choice_and_key() -> None:
+    text = usage()
+    for group in GROUPS:
+        assert f"{group}={' ' * (11 - len(group))}{'|'.join(choices(group))}" in text
+    keys = {key for key, _, _ in describe()}
+    assert {"output", "resume", "seed", "device", "trainer.steps", "trainer.batch_size", "trainer.negatives"} <= keys
+    assert {"trainer.lag", "trainer.lag_mode", "trainer.reweight", "trainer.min_ess", "optimizer.learning_rate"} <= keys
+    assert {"chains.pools", "chains.per_pool", "kernel.transitions", "data.path", "checkpoint.every", "metrics.port"} <= keys
+    for key, _, meaning in describe():
+        assert meaning.strip(), f"{key} is not explained"
+        assert re.search(rf"^  {re.escape(key)}=", text, re.M), key
+
+
+def test_every_field_is_set_in_yaml() -> None:
+    """No default hides in code: what `--help` shows is what conf/ says."""
+    for name, field in RunConfig.model_fields.items():
+        assert field.is_required(), name
+
+
+@pytest.mark.parametrize("arguments", [["trainer.stepz=1"], ["trainer.batch_size=5000", "cluster=inline"]])
+def test_refusal_exits_with_2_and_writes_nothing(arguments: list[str], tmp_path: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "pipeline.train", *arguments, f"output={tmp_path / 'run'}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 2
+    key = arguments[0].partition("=")[0]
+    assert done.stderr.startswith(f"refused: {key}=")
+    assert len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
