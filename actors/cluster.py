@@ -18,6 +18,16 @@ def connect(config: RunConfig, output: str) -> None:
     Raises `ConfigError` where there is no cluster, where it is too small, and where it has several nodes but `output` is a
     path that each of them would see differently.
     """
+    if not ray.is_initialized():
+        _initialise(config)
+    _check_size(config)
+    nodes = sum(node["Alive"] for node in ray.nodes())
+    if nodes > 1 and "://" not in output:
+        remedy = f"a local path on a cluster of {nodes} nodes, each with a disk of its own; give a URL such as s3://bucket/run"
+        raise ConfigError("output", output, remedy)
+
+
+def _initialise(config: RunConfig) -> None:
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address or config.cluster.name == "ray":
@@ -30,11 +40,6 @@ def connect(config: RunConfig, output: str) -> None:
         # actors that hold every CPU would starve each other on a small machine; the run is what it was started for
         cpus = max(os.cpu_count() or 1, math.ceil(_demand(config)["CPU"]))
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
-    _check_size(config)
-    nodes = sum(node["Alive"] for node in ray.nodes())
-    if nodes > 1 and "://" not in output:
-        remedy = f"a local path on a cluster of {nodes} nodes, each with a disk of its own; give a URL such as s3://bucket/run"
-        raise ConfigError("output", output, remedy)
 
 
 def _demand(config: RunConfig) -> dict[str, float]:

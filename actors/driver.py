@@ -90,7 +90,6 @@ class RayRunner:
         self._rounds, self._ready = [], []
         # weights by reference, oldest first: `lag` versions back is as far as an assigned round can look
         self._weights = deque([(version, self._server.publish.remote())], maxlen=self._config.trainer.lag + 1)
-        self._ask()
 
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
         """One step, however many attempts it takes. Raises `ClusterError` where nothing moves for `cluster.timeout`."""
@@ -108,7 +107,6 @@ class RayRunner:
                 self._dropped["object_lost"] += len(batches)
         self._version, self._lag_bound = report.version, report.lag_bound
         self._weights.append((report.version, weights))
-        self._ask()
         stepped = time.perf_counter()
         flow = Flow(
             in_flight=len(self._rounds) + len(self._ready),
@@ -122,26 +120,29 @@ class RayRunner:
         return report, [report for _, report in batches], flow
 
     def save(self, folder: str) -> list[Part]:
-        """Every actor writes its own part; pools do so behind the rounds they have been asked for."""
-        self._wait_for_revivals()
-        pools = [pool.actor.save.remote(folder) for pool in self._pools]
-        *parts, learner = ray.get([*pools, self._server.save.remote(folder)], timeout=self._config.cluster.timeout)
-        return [*parts, *learner]
+        """Every actor writes its own part. In lock-step no round is under way then; else pools write behind theirs."""
+        learner = self._server.save.remote(folder)
+        parts: list[Part] = []
+        while len(parts) < len(self._pools):
+            self._wait_for_revivals()
+            asked = [pool.actor.save.remote(folder) for pool in self._pools]
+            parts = []
+            for number, reference in enumerate(asked):
+                try:
+                    parts.append(self._get(reference, f"pool {number}"))
+                except RayActorError:
+                    self._lose(number)
+        return [*parts, *self._get(learner, "the parameter server")]
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
         for reference in self._server.evaluate.remote(output):
             yield ray.get(reference)
 
     def close(self) -> None:
-        ray.shutdown()
+        for actor in (self._server, *(pool.actor for pool in self._pools)):
+            ray.kill(actor)
 
     # -- asking for rounds --------------------------------------------------------------------------------------------
-
-    def _ask(self) -> None:
-        if self._config.assigned_rounds:
-            self._ask_assigned()
-        else:
-            self._ask_first_come()
 
     def _ask_assigned(self) -> None:
         """Every round whose weights exist: those of steps up to version + lag, that were not asked for yet."""
@@ -185,8 +186,8 @@ class RayRunner:
         """The rounds of this step; those of pools that died are done without, as long as one is left."""
         deadline = self._deadline()
         while True:
-            if self._poll_revivals():
-                self._ask_assigned()
+            self._poll_revivals()
+            self._ask_assigned()
             gathered = []
             for round in [round for round in self._rounds if round.step == self._version]:
                 try:
@@ -259,22 +260,20 @@ class RayRunner:
     def _revive(self, pool: Pool) -> None:
         pool.reviving = pool.actor.revive.remote(pool.incarnation, pool.rounds, pool.last)
 
-    def _poll_revivals(self) -> bool:
-        """Looks after the pools that are coming back; whether one is there again."""
-        returned = False
+    def _poll_revivals(self) -> None:
+        """Looks after the pools that are coming back."""
         for number, pool in enumerate(self._pools):
             if pool.reviving is None or not ray.wait([pool.reviving], timeout=0)[0]:
                 continue
             try:
                 ray.get(pool.reviving)
-                pool.reviving, returned = None, True
+                pool.reviving = None
                 log.warning("pool %d is back (incarnation %d)", number, pool.incarnation)
             except ObjectLostError:
                 pool.last = None  # its batch died with its node: start from noise
                 self._revive(pool)
             except RayActorError:
                 self._revive(pool)  # not up yet
-        return returned
 
     def _wait_for_revivals(self) -> None:
         deadline = self._deadline()

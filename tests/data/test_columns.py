@@ -7,6 +7,7 @@ import pickle
 import re
 import uuid
 from collections.abc import Iterator, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from pipeline.build import open_data
 from pipeline.compose import compose
+from pipeline.config import RunConfig
 from pipeline.data.base import DataSet, TensorPositives
 from pipeline.data.columns import StreamedPositives
 from pipeline.errors import ConfigError, DataError, PipelineError
@@ -55,9 +57,16 @@ def write(url: str, table: pa.Table, unit: int = 10) -> None:
                 writer.write_table(table, max_chunksize=unit)
 
 
-def read(url: str, *overrides: str) -> DataSet:
-    base = ["data=columns", f"data.path='{url}'", "data.held_out=6", "trainer.batch_size=4"]
-    return open_data(compose([*base, *overrides]))
+@cache  # Hydra takes some 50 ms
+def composed(*overrides: str) -> RunConfig:
+    return compose(["data=columns", "data.path=there", "trainer.batch_size=4", *overrides])
+
+
+def read(url: str, *overrides: str, **data: object) -> DataSet:
+    """The data set at `url` with six rows held out and other keys of `data.*` as given."""
+    config = composed(*overrides)
+    section = {**config.data.model_dump(), "path": url, "held_out": 6, **data}
+    return open_data(RunConfig.model_validate({**config.model_dump(), "data": section}))
 
 
 def assert_rows(data: DataSet, expected: Matrix) -> None:
@@ -88,7 +97,7 @@ def test_columns_are_taken_in_the_order_asked_for(suffix: str, tmp_path: Path) -
     """`data.columns=[c,a]` is c, then a; columns not asked for may be anything."""
     table = numbered(matrix(30)).append_column("label", pa.array(["x"] * 30))
     write(f"{tmp_path}/rows.{suffix}", table)
-    assert_rows(read(f"{tmp_path}/rows.{suffix}", "data.columns=[c,a]"), matrix(30)[:, [2, 0]])
+    assert_rows(read(f"{tmp_path}/rows.{suffix}", columns=("c", "a")), matrix(30)[:, [2, 0]])
 
 
 def test_lists_and_numbers_side_by_side(tmp_path: Path) -> None:
@@ -119,7 +128,7 @@ def test_shape(tmp_path: Path) -> None:
     """`data.shape` folds a row's numbers, the last axis fastest."""
     values = np.arange(40 * 6, dtype=np.float32).reshape(40, 6)
     write(f"{tmp_path}/rows.parquet", listed(values))
-    data = read(f"{tmp_path}/rows.parquet", "data.shape=[2,3]")
+    data = read(f"{tmp_path}/rows.parquet", shape=(2, 3))
     assert data.shape == (2, 3)
     assert data.positives(0).next(9).shape == (9, 2, 3)
     assert_rows(data, values)
@@ -129,7 +138,7 @@ def test_wrong_shape(tmp_path: Path) -> None:
     """A shape of another number of numbers: both are said."""
     write(f"{tmp_path}/rows.parquet", listed(matrix(30)))
     with pytest.raises(ConfigError, match=r"data\.shape=\[2, 2\]: .*3 numbers.* 4"):
-        read(f"{tmp_path}/rows.parquet", "data.shape=[2,2]")
+        read(f"{tmp_path}/rows.parquet", shape=(2, 2))
 
 
 # -- where the files are ----------------------------------------------------------------------------------------------
@@ -220,7 +229,7 @@ def test_missing_column(suffix: str, tmp_path: Path) -> None:
     """A name that no column has: the names there are are listed."""
     write(f"{tmp_path}/rows.{suffix}", numbered(matrix(30)))
     with pytest.raises(ConfigError, match=r"data\.columns=\['pixels'\]: .*a, b, c"):
-        read(f"{tmp_path}/rows.{suffix}", "data.columns=[a,pixels]")
+        read(f"{tmp_path}/rows.{suffix}", columns=("a", "pixels"))
 
 
 BAD_VALUES = {
@@ -277,7 +286,7 @@ def test_held_out_too_large(tmp_path: Path) -> None:
     write(f"{tmp_path}/rows.parquet", listed(matrix(30)))
     for limit in (100, 10_000):
         with pytest.raises(ConfigError, match=r"data\.held_out=30: .*30 rows"):
-            read(f"{tmp_path}/rows.parquet", "data.held_out=30", f"data.memory_limit={limit}")
+            read(f"{tmp_path}/rows.parquet", held_out=30, memory_limit=limit)
 
 
 def test_batch_larger_than_the_data(tmp_path: Path) -> None:
@@ -285,7 +294,7 @@ def test_batch_larger_than_the_data(tmp_path: Path) -> None:
     write(f"{tmp_path}/rows.parquet", listed(matrix(30)))
     for limit in (100, 10_000):
         with pytest.raises(ConfigError, match=r"trainer\.batch_size=25: .*24 training rows"):
-            read(f"{tmp_path}/rows.parquet", "trainer.batch_size=25", f"data.memory_limit={limit}")
+            read(f"{tmp_path}/rows.parquet", "trainer.batch_size=25", memory_limit=limit)
 
 
 def test_neither_parquet_nor_arrow(tmp_path: Path) -> None:
@@ -311,7 +320,7 @@ def test_files_of_different_widths(limit: int, tmp_path: Path) -> None:
     write(f"{tmp_path}/1.parquet", listed(matrix(30)))
     write(f"{tmp_path}/2.parquet", listed(matrix(30)[:, :2]))
     with pytest.raises(PipelineError, match=r"data\."):
-        read(str(tmp_path), f"data.memory_limit={limit}").positives(0).next(60)
+        read(str(tmp_path), memory_limit=limit).positives(0).next(60)
 
 
 def test_unknown_protocol() -> None:
@@ -334,12 +343,13 @@ def stored(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     return str(folder)
 
 
-def streamed(stored: str, *overrides: str) -> DataSet:
-    return read(stored, f"data.memory_limit={LIMIT}", "data.held_out=100", *overrides)
+@cache
+def streamed(stored: str, *overrides: str, **data: object) -> DataSet:
+    return read(stored, *overrides, **{"memory_limit": LIMIT, "held_out": 100, **data})
 
 
-def stream(stored: str, *overrides: str, seed: int = 0) -> StreamedPositives:
-    positives = streamed(stored, *overrides).positives(seed)
+def stream(stored: str, *overrides: str, seed: int = 0, **data: object) -> StreamedPositives:
+    positives = streamed(stored, *overrides, **data).positives(seed)
     assert isinstance(positives, StreamedPositives)
     return positives
 
@@ -361,8 +371,8 @@ def epochs(positives: StreamedPositives, count: int) -> list[list[int]]:
 
 def test_streamed_when_larger_than_the_limit(stored: str) -> None:
     """7,200 bytes are loaded under a limit of 7,200 and streamed under one of 7,199."""
-    assert isinstance(read(stored, "data.memory_limit=7200").positives(0), TensorPositives)
-    assert isinstance(read(stored, "data.memory_limit=7199").positives(0), StreamedPositives)
+    assert isinstance(read(stored, memory_limit=7200).positives(0), TensorPositives)
+    assert isinstance(read(stored, memory_limit=7199).positives(0), StreamedPositives)
 
 
 def test_stream_gives_each_training_row_once_an_epoch(stored: str) -> None:
@@ -394,7 +404,7 @@ def test_split_of_a_stream_depends_on_split_seed_alone(stored: str) -> None:
     split = [
         set(epochs(stream(stored, "seed=4"), 1)[0]),
         set(epochs(stream(stored, seed=7), 1)[0]),
-        set(epochs(stream(stored, "data.split_seed=1"), 1)[0]),
+        set(epochs(stream(stored, split_seed=1), 1)[0]),
     ]
     assert split[0] == split[1] != split[2]
     assert torch.equal(streamed(stored).held_out, streamed(stored, "seed=4").held_out)
@@ -440,7 +450,7 @@ def test_stream_stays_within_memory(stored: str) -> None:
 @pytest.mark.parametrize("noise", [0, 0.25])
 def test_stream_resumes_bitwise_anywhere(stored: str, noise: float) -> None:
     """From states saved in the middle of windows and in later epochs, by way of bytes, noise included."""
-    data = streamed(stored, f"data.noise={noise}")
+    data = streamed(stored, noise=noise)
     positives, saved, drawn = data.positives(3), [], []
     sizes = [1, 7, 42, 50, 120, 1, 33, 260, 9, 480, 77, 100, 90, 90]
     for size in sizes:
@@ -460,7 +470,7 @@ def test_stream_resumes_bitwise_anywhere(stored: str, noise: float) -> None:
 
 def test_stream_resumes_at_the_edge_of_a_window_and_of_an_epoch(stored: str) -> None:
     """A state saved with the window, or the epoch, just used up goes on with the next."""
-    data = streamed(stored, "data.noise=0.1")
+    data = streamed(stored, noise=0.1)
     positives, resumed = data.positives(0), data.positives(0)
     edges = {"window": 0, "epoch": 0}
     saved = positives.state_dict()
@@ -477,20 +487,32 @@ def test_stream_resumes_at_the_edge_of_a_window_and_of_an_epoch(stored: str) -> 
 
 def test_stream_noise(stored: str) -> None:
     """Noise of the stated deviation (5 standard errors, false-alarm rate 6e-7), on the same order of rows, none stored."""
-    clean, noisy = stream(stored).next(1000), stream(stored, "data.noise=0.25").next(1000)
+    clean, noisy = stream(stored).next(1000), stream(stored, noise=0.25).next(1000)
     noise = (noisy - clean).double()
     assert noise.std().item() == pytest.approx(0.25, abs=5 * 0.25 / math.sqrt(2 * noise.numel()))
     assert noise.mean().item() == pytest.approx(0, abs=5 * 0.25 / math.sqrt(noise.numel()))
-    data = streamed(stored, "data.noise=0.25")
+    data = streamed(stored, noise=0.25)
     numbers(data.sample)
     numbers(data.held_out)
 
 
 def test_stream_shape(stored: str) -> None:
     """`data.shape` holds for what is drawn, held out and sampled."""
-    data = streamed(stored, "data.shape=[3,1]")
+    data = streamed(stored, shape=(3, 1))
     assert data.shape == (3, 1)
     assert {tuple(rows.shape[1:]) for rows in (data.held_out, data.sample, data.positives(0).next(5))} == {(3, 1)}
+
+
+def test_stream_without_held_out_rows_in_hand(stored: str) -> None:
+    """One row of 600 is not among the few first read: refused, rather than evaluated on nothing."""
+    with pytest.raises(ConfigError, match=r"data\.held_out=1: .*keep out more"):
+        streamed(stored, held_out=1, split_seed=1)
+
+
+def test_stream_without_training_rows_in_hand(stored: str) -> None:
+    """599 rows of 600 held out leave no training row among the first: refused, rather than a mean of nothing."""
+    with pytest.raises(ConfigError, match=r"data\.held_out=599: .*keep out fewer"):
+        streamed(stored, "trainer.batch_size=1", held_out=599)
 
 
 def test_stream_meets_a_bad_value(tmp_path: Path) -> None:

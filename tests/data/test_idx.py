@@ -7,6 +7,7 @@ import re
 import struct
 import uuid
 from collections.abc import Callable, Iterator
+from functools import cache
 from pathlib import Path
 
 import fsspec
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 
 from pipeline.build import open_data
 from pipeline.compose import compose
+from pipeline.config import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.errors import ConfigError, DataError, PipelineError
 
@@ -42,9 +44,16 @@ def write(url: str, content: bytes) -> None:
         file.write(content)
 
 
-def read(url: str, *overrides: str) -> DataSet:
-    base = ["data=idx", f"data.path={url}", "data.held_out=5", "trainer.batch_size=4"]
-    return open_data(compose([*base, *overrides]))
+@cache  # Hydra takes some 50 ms
+def composed(*overrides: str) -> RunConfig:
+    return compose(["data=idx", "data.path=there", "trainer.batch_size=4", *overrides])
+
+
+def read(url: str, *overrides: str, **data: object) -> DataSet:
+    """The data set at `url` with five rows held out and other keys of `data.*` as given."""
+    config = composed(*overrides)
+    section = {**config.data.model_dump(), "path": url, "held_out": 5, **data}
+    return open_data(RunConfig.model_validate({**config.model_dump(), "data": section}))
 
 
 @pytest.fixture(params=["disk", "memory"])
@@ -64,7 +73,7 @@ def test_one_file_is_split_by_seed(folder: str, pack: Callable[[bytes], bytes]) 
     """A file by itself: its images scaled to [-1, 1], permuted by RandomState(split_seed), the last five held out."""
     pixels = images(40)
     write(f"{folder}/pictures", pack(encoded(pixels)))
-    data = read(f"{folder}/pictures", "data.split_seed=2")
+    data = read(f"{folder}/pictures", split_seed=2)
     order = np.random.RandomState(2).permutation(40)
     assert (data.shape, data.rows, data.noise) == ((4, 3), 35, 0.1)
     torch.testing.assert_close(data.sample, scaled(pixels[order[:35]]), rtol=0, atol=2e-7)
@@ -106,13 +115,13 @@ def test_test_file_gives_the_held_out_rows(folder: str, suffix: str) -> None:
     assert len(set(chosen)) == 5
     torch.testing.assert_close(data.held_out, scaled(test[chosen]), rtol=0, atol=2e-7)
     assert torch.equal(read(folder, "seed=9").held_out, data.held_out)
-    assert not torch.equal(read(folder, "data.split_seed=1").held_out, data.held_out)
+    assert not torch.equal(read(folder, split_seed=1).held_out, data.held_out)
 
 
 def test_drawn_rows_have_noise_and_stored_ones_none(tmp_path: Path) -> None:
     """Without noise the rows drawn are the stored ones; with it they are not, and the stored ones are as before."""
     write(str(tmp_path / "pictures"), encoded(images(40)))
-    clean, noisy = (read(str(tmp_path / "pictures"), f"data.noise={noise}") for noise in (0, 0.1))
+    clean, noisy = (read(str(tmp_path / "pictures"), noise=noise) for noise in (0.0, 0.1))
     assert torch.equal(clean.sample, noisy.sample)
     difference = noisy.positives(0).next(35) - clean.positives(0).next(35)
     assert 0.05 < difference.std() < 0.15
@@ -171,16 +180,16 @@ def test_held_out_too_large(folder: str) -> None:
     write(f"{folder}/{TRAIN}", encoded(images(10)))
     for url in (f"{folder}/{TRAIN}", folder):
         with pytest.raises(ConfigError, match=r"data\.held_out=10: .*10 rows"):
-            read(url, "data.held_out=10")
+            read(url, held_out=10)
 
 
 def test_held_out_larger_than_the_test_file(folder: str) -> None:
     """All rows of t10k may be held out, but not more than there are."""
     write(f"{folder}/{TRAIN}", encoded(images(30)))
     write(f"{folder}/{TEST}", encoded(images(10, seed=1)))
-    assert len(read(folder, "data.held_out=10").held_out) == 10
+    assert len(read(folder, held_out=10).held_out) == 10
     with pytest.raises(ConfigError, match=r"data\.held_out=11"):
-        read(folder, "data.held_out=11")
+        read(folder, held_out=11)
 
 
 def test_test_file_of_another_shape(tmp_path: Path) -> None:

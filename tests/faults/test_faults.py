@@ -1,0 +1,132 @@
+"""Processes that die in the middle of a run."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+
+from actors.driver import RayRunner
+from pipeline.build import make_energy
+from pipeline.checkpoint import CheckpointStore
+from pipeline.config import RunConfig
+from pipeline.types import RoundReport
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+Small = Callable[..., RunConfig]
+PATIENCE = 90.0
+
+
+@pytest.fixture
+def start(tmp_path: Path) -> Iterator[Callable[[RunConfig], RayRunner]]:
+    runners: list[RayRunner] = []
+
+    def make(config: RunConfig) -> RayRunner:
+        runner = RayRunner(config, str(tmp_path), (8, 8))
+        runners.append(runner)
+        runner.start(None, None)
+        return runner
+
+    yield make
+    for runner in runners:
+        runner.close()
+
+
+def kill(actor: Any) -> None:
+    """SIGKILL to the actor's process, and its end seen."""
+    pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
+    os.kill(pid, signal.SIGKILL)
+    deadline = time.monotonic() + PATIENCE
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
+            assert time.monotonic() < deadline
+
+
+def step_until(runner: RayRunner, condition: Callable[[list[RoundReport]], bool]) -> list[tuple[Any, Any, Any]]:
+    """Steps until one satisfies the condition; all of them."""
+    deadline, steps = time.monotonic() + PATIENCE, []
+    while time.monotonic() < deadline:
+        steps.append(runner.step())
+        if condition(steps[-1][1]):
+            return steps
+    raise AssertionError(f"not within {PATIENCE} s and {len(steps)} steps")
+
+
+@pytest.mark.parametrize("lag", [0, 4])
+def test_a_pool_that_dies_comes_back_while_the_others_go_on(small: Small, start: Callable[..., RayRunner], lag: int) -> None:
+    """In lock-step and with lag: the loss is counted once, steps go on, the pool returns with the chains it last sent."""
+    runner = start(small("deep", f"trainer.lag={lag}", "chains.restart=0"))
+    for _ in range(5):
+        runner.step()
+    kill(runner._pools[1].actor)
+    steps = step_until(runner, lambda rounds: any(r.pool == 1 and r.incarnation == 1 for r in rounds))
+    assert sum(flow.restarts.get("pool", 0) for _, _, flow in steps) == 1
+    alone = [rounds for _, rounds, _ in steps if {r.pool for r in rounds} == {0}]
+    assert alone, "no step was taken while the pool was away"
+    assert [report.version for report, _, _ in steps] == list(range(6, 6 + len(steps)))
+    returned = next(r for _, rounds, _ in steps for r in rounds if r.pool == 1 and r.incarnation == 1)
+    assert returned.round >= 5, "the chains were started over"
+
+
+def test_when_every_pool_dies_the_run_waits_for_them(small: Small, start: Callable[..., RayRunner]) -> None:
+    runner = start(small("deep"))
+    for _ in range(3):
+        runner.step()
+    for pool in runner._pools:
+        kill(pool.actor)
+    steps = step_until(runner, lambda rounds: {r.incarnation for r in rounds} == {1} and len(rounds) == 2)
+    assert steps[-1][0].version == 3 + len(steps)
+    assert sum(flow.restarts["pool"] for _, _, flow in steps if flow.restarts) == 2
+
+
+@pytest.mark.parametrize("lag", [0, 4])
+def test_a_parameter_server_that_dies_comes_back_from_its_checkpoint(
+    small: Small, start: Callable[..., RayRunner], tmp_path: Path, lag: int
+) -> None:
+    """What was checkpointed is not lost: steps go on from version 4, not from 0."""
+    config = small("deep", f"trainer.lag={lag}")
+    runner = start(config)
+    for _ in range(4):
+        runner.step()
+    store = CheckpointStore(str(tmp_path), 3)
+    store.commit(4, runner.save(store.folder(4)), config, make_energy(config, (8, 8)))
+    for _ in range(3):
+        runner.step()
+    kill(runner._server)
+    report, _, flow = runner.step()
+    assert report.version == 5
+    assert flow.restarts == {"parameter_server": 1}
+    assert runner.step()[0].version == 6
+
+
+def test_a_parameter_server_without_a_checkpoint_begins_again(small: Small, start: Callable[..., RayRunner]) -> None:
+    runner = start(small("rbm"))
+    runner.step()
+    runner.step()
+    kill(runner._server)
+    assert runner.step()[0].version == 1
+
+
+def test_a_checkpoint_waits_for_a_pool_that_is_away(small: Small, start: Callable[..., RayRunner], tmp_path: Path) -> None:
+    """No checkpoint without some pool's chains."""
+    runner = start(small("deep"))
+    runner.step()
+    kill(runner._pools[0].actor)
+    runner.step()
+    parts = runner.save(CheckpointStore(str(tmp_path), 3).folder(2))
+    assert {part.name for part in parts} == {"pool-0.pt", "pool-1.pt", "learner.pt", "energy.pt"}
+
+
+def test_lags_stay_within_the_bound(small: Small, start: Callable[..., RayRunner]) -> None:
+    """First come, first served, one pool's batch a step: nothing older than the bound is learned from."""
+    runner = start(small("deep", "trainer.lag=2", "trainer.negatives=8", "trainer.min_ess=0.0"))
+    lags = [lag for _ in range(60) for lag in runner.step()[0].lags]
+    assert max(lags) <= 2
+    assert max(lags) > 0, "nothing overlapped: the test shows nothing"
