@@ -31,8 +31,8 @@ check: lint types fast  ## the quick one
 test: setup  ## the whole suite
 	$(PY) -m pytest
 
-experiments: setup  ## the README's figures, from the runs themselves (about 20 minutes)
-	$(PY) -m benchmarks.digits_rbm --output docs/digits_rbm.json
+experiments: setup  ## the README's figures, from the runs themselves (about 10 minutes)
+	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

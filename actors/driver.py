@@ -14,13 +14,13 @@ from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 import ray
-from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError
+from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
 from actors.chain_pool import ChainPool
 from actors.parameter_server import ParameterServer
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import RunConfig
-from pipeline.errors import ClusterError
+from pipeline.errors import ClusterError, PipelineError
 from pipeline.loop import pools_of_step
 from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 
@@ -75,14 +75,11 @@ class RayRunner:
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
         self._warm_start = warm_start
-        waiting = [self._server.start.remote(checkpoint, warm_start)]
-        if checkpoint is not None:
-            waiting += [pool.actor.restore.remote(checkpoint) for pool in self._pools]
-        try:
-            version = ray.get(waiting, timeout=self._config.cluster.timeout)[0]
-        except GetTimeoutError as error:
-            raise ClusterError(f"actors did not start within cluster.timeout={self._config.cluster.timeout} s") from error
-        self._restart_from(version)
+        started = self._server.start.remote(checkpoint, warm_start)
+        restored = [] if checkpoint is None else [pool.actor.restore.remote(checkpoint) for pool in self._pools]
+        for number, reference in enumerate(restored):
+            self._get(reference, f"pool {number}")
+        self._restart_from(self._get(started, "the parameter server"))
 
     def _restart_from(self, version: int) -> None:
         """Forgets every round under way and asks for the first ones under `version`."""
@@ -309,7 +306,12 @@ class RayRunner:
         time.sleep(POLL_SECONDS)
 
     def _get(self, reference: ray.ObjectRef, what: str) -> Any:
+        """An actor's answer in time; an error of ours that it raised comes out as itself."""
         try:
             return ray.get(reference, timeout=self._config.cluster.timeout)
+        except RayTaskError as error:
+            if isinstance(error.cause, PipelineError):
+                raise error.cause from None
+            raise
         except GetTimeoutError as error:
             raise ClusterError(f"{what} did not answer within cluster.timeout={self._config.cluster.timeout} s") from error

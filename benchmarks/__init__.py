@@ -1,0 +1,1 @@
+"""Figures of the README and the documentation, from the programs themselves: `python -m benchmarks.NAME`."""

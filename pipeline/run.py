@@ -100,8 +100,18 @@ class Run:
         self._totals = Totals()
 
     def execute(self, make_runner: Callable[[], Runner]) -> Figures:
-        """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`, `Interrupted`."""
+        """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`, `Interrupted`.
+
+        A run that is done already says so, and starts nothing.
+        """
         checkpoint, warm_start = self._find_start()
+        done = self._summary_of(checkpoint)
+        if done is not None:
+            self._display.say(
+                f"this run is done: step {done['version']} of {self._config.trainer.steps}; "
+                "trainer.steps=... goes on from there, resume=never starts over"
+            )
+            return done
         self._metrics.serve(self._config.metrics.port)
         try:
             runner = make_runner()
@@ -116,19 +126,27 @@ class Run:
     def _find_start(self) -> tuple[Checkpoint | None, Checkpoint | None]:
         """The checkpoint to resume from and the run to take weights from, either or both None."""
         warm_start = find(self._config.init_from) if self._config.init_from else None
-        if self._config.resume == "never":
-            self._store.clear()
-            return None, warm_start
-        checkpoint = self._store.latest()
+        checkpoint = self._store.latest() if self._config.resume == "auto" else None
         if checkpoint is not None:
             checkpoint.check_fits(self._config)
         return checkpoint, warm_start
+
+    def _summary_of(self, checkpoint: Checkpoint | None) -> Figures | None:
+        """What `summary.json` says where the checkpoint is of the last step and was evaluated, else None."""
+        if checkpoint is None or checkpoint.step < self._config.trainer.steps:
+            return None
+        file_system, root = fsspec.core.url_to_fs(self._output)
+        path = f"{root}/summary.json"
+        summary = json.loads(file_system.cat_file(path)) if file_system.exists(path) else {}
+        return summary if summary.get("version") == checkpoint.step else None
 
     def _train(
         self, runner: Runner, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, interruption: Interruption
     ) -> Figures:
         config, display = self._config, self._display
         version = checkpoint.step if checkpoint else 0
+        if checkpoint is None:
+            self._store.clear()  # nothing there was whole, or resume=never gave it up
         self._series = SeriesFile(self._output)
         self._series.resume(version)
         if checkpoint is not None:
@@ -149,11 +167,8 @@ class Run:
             self._save(runner, version, final=True)
         self._totals.stop()
         if interruption.signal is not None:
-            raise Interrupted(
-                interruption.signal,
-                f"interrupted at step {version} of {config.trainer.steps}; the checkpoint is {self._saved}; "
-                "the same command goes on from there",
-            )
+            kept = f"the checkpoint is {self._saved}; the same command goes on from there" if self._saved else "nothing is lost"
+            raise Interrupted(interruption.signal, f"interrupted at step {version} of {config.trainer.steps}; {kept}")
         return self._finish(runner, version, interruption)
 
     def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
