@@ -485,6 +485,14 @@ def test_stream_resumes_at_the_edge_of_a_window_and_of_an_epoch(stored: str) -> 
     assert edges["window"] >= 10
 
 
+def test_stream_of_one_large_unit(tmp_path: Path) -> None:
+    """A unit larger than the limit is read whole, and comes in another order each epoch, and under each seed."""
+    write(f"{tmp_path}/rows.parquet", listed(matrix(TOTAL)), unit=TOTAL)
+    orders = [order for seed in (0, 1) for order in epochs(stream(f"{tmp_path}/rows.parquet", seed=seed), 2)]
+    assert len({frozenset(order) for order in orders}) == 1
+    assert len({tuple(order) for order in orders}) == 4
+
+
 def test_stream_noise(stored: str) -> None:
     """Noise of the stated deviation (5 standard errors, false-alarm rate 6e-7), on the same order of rows, none stored."""
     clean, noisy = stream(stored).next(1000), stream(stored, noise=0.25).next(1000)
