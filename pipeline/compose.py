@@ -27,6 +27,14 @@ def choices(group: str) -> list[str]:
     return sorted(path.stem for path in (conf_directory() / group).glob("*.yaml"))
 
 
+def default_choices() -> dict[str, str | None]:
+    """What config.yaml chooses of each group."""
+    import yaml
+
+    defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
+    return {group: choice for entry in defaults if isinstance(entry, dict) for group, choice in entry.items()}
+
+
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
     """The validated configuration of `[group=choice ...] [key=value ...]`. Raises `ConfigError`."""
     return validate(compose_raw(overrides))

@@ -5,6 +5,11 @@
 Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under `ray job submit --working-dir . --`, it uses
 that cluster; with cluster=inline it needs no Ray at all. The same command goes on from its newest checkpoint.
 
+    python -m pipeline.train                                              a deep energy on handwritten digits, 3 minutes
+    python -m pipeline.train experiment=digits_rbm seed=1                 an RBM, its likelihood computed exactly
+    python -m pipeline.train experiment=toy data.law=two_moons            a law in the plane, scored against the truth
+    python -m pipeline.train data=idx data.path=FOLDER energy=conv        MNIST, Fashion-MNIST and their like
+
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last checkpoint.
 """
 
@@ -15,7 +20,7 @@ import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compose import choices, compose, describe
+from pipeline.compose import choices, compose, default_choices, describe
 from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import PipelineError
 
@@ -27,8 +32,9 @@ def run(config: RunConfig) -> dict[str, Any]:
     """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`."""
     from pipeline.build import make_energy, open_data
     from pipeline.display import Display
-    from pipeline.run import Run, resolve_output
+    from pipeline.run import Run, resolve_output, with_absolute_paths
 
+    config = with_absolute_paths(config)
     output = resolve_output(config)
     shape = open_data(config).shape
     energy = make_energy(config, shape)
@@ -73,12 +79,11 @@ def in_words(summary: dict[str, Any]) -> str:
 
 
 def usage() -> str:
-    lines = [
-        (__doc__ or "").strip(),
-        "",
-        "Groups and their choices (the first word after = is what config.yaml chooses):",
-    ]
-    lines += [f"  {group + '=':<12}{'|'.join(choices(group))}" for group in GROUPS]
+    chosen = default_choices()
+    lines = [(__doc__ or "").strip(), "", "Groups and their choices (* is the default):"]
+    for group in GROUPS:
+        names = (f"{name}*" if name == chosen[group] else name for name in choices(group))
+        lines.append(f"  {group + '=':<12}{' | '.join(names)}")
     lines += ["", "Keys, with their defaults:"]
     lines += [f"  {f'{key}={_yaml(default)}':<36} {meaning}" for key, default, meaning in describe()]
     return "\n".join(lines)

@@ -15,6 +15,7 @@ import pytest
 
 from pipeline.checkpoint import CheckpointStore, find
 from pipeline.config import RunConfig
+from pipeline.errors import ConfigError
 from pipeline.loop import InlineRunner
 from pipeline.run import resolve_output
 from pipeline.train import main
@@ -158,10 +159,12 @@ def test_output_resolves_against_what_lasts(small: Callable[..., RunConfig], mon
     config = small("rbm")
     name = f"runs/digits_rbm-{config.digest()}"
     assert resolve_output(config) == str(Path(name).absolute())
-    assert resolve_output(small("rbm", "output=s3://bucket/run")) == "s3://bucket/run"
+    assert resolve_output(small("rbm", "output=memory://run")) == "memory://run"
+    with pytest.raises(ConfigError, match="output=nosuch://x"):
+        resolve_output(small("rbm", "output=nosuch://x"))
     monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", "{}")
-    monkeypatch.setenv("EBM_RUNS", "s3://bucket/all/")
-    assert resolve_output(config) == f"s3://bucket/all/{name}"
+    monkeypatch.setenv("EBM_RUNS", "memory://all/")
+    assert resolve_output(config) == f"memory://all/{name}"
     monkeypatch.delenv("EBM_RUNS")
     assert resolve_output(config) == str(Path.home() / name)
     assert resolve_output(small("rbm", "output=/disk/run")) == "/disk/run"

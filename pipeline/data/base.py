@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
+import fsspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -92,6 +93,14 @@ class TensorPositives:
         self._start_epoch(state["epoch"])
         self._cursor = state["cursor"]
         self._noisy.set_state(state["noise"])
+
+
+def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
+    """The file system of `data.path`, and the path there. `ConfigError` where there is no such file system."""
+    try:
+        return fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise ConfigError("data.path", url, str(error)) from error
 
 
 def split(rows: np.ndarray, held_out: int, split_seed: int) -> tuple[Tensor, Tensor]:

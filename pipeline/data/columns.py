@@ -8,9 +8,10 @@ to go on.
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -18,7 +19,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config import ColumnsData
-from pipeline.data.base import DataSet, NoisyRows, in_memory, split
+from pipeline.data.base import DataSet, NoisyRows, in_memory, open_url, split
 from pipeline.errors import ConfigError, DataError
 from pipeline.rng import numpy_generator
 
@@ -29,6 +30,7 @@ class Unit(NamedTuple):
     path: str
     number: int
     rows: int
+    parquet: bool  # else Arrow: by the file's first bytes, whatever its name
 
 
 class Source:
@@ -36,7 +38,9 @@ class Source:
 
     def __init__(self, config: ColumnsData) -> None:
         self._config = config
-        self._file_system, pattern = fsspec.core.url_to_fs(config.path)
+        self._names = list(config.columns)
+        self.dimension = 0  # of a row; known once the first unit is read
+        self._file_system, pattern = open_url(config.path)
         self.units = [unit for path in self._paths(pattern) for unit in self._units_of(path)]
         self.rows = sum(unit.rows for unit in self.units)
         if not self.rows:
@@ -58,36 +62,47 @@ class Source:
             raise DataError(f"data.path={self._config.path}: no files there; give a file, a folder or a glob of {SUFFIXES}")
         return sorted(found)
 
+    @contextmanager
+    def _open(self, path: str) -> Iterator[Any]:
+        """The file, for reading; what Arrow or the file system has to say against it becomes a `DataError`."""
+        try:
+            with self._file_system.open(path, "rb") as file:
+                yield file
+        except (pa.ArrowException, OSError) as error:
+            raise DataError(f"data.path={path}: cannot be read ({error})") from error
+
     def _units_of(self, path: str) -> list[Unit]:
-        with self._file_system.open(path, "rb") as file:
+        with self._open(path) as file:
             magic = file.read(6)
             file.seek(0)
             if magic[:4] == b"PAR1":
                 groups = pq.ParquetFile(file).metadata
-                return [Unit(path, i, groups.row_group(i).num_rows) for i in range(groups.num_row_groups)]
+                return [Unit(path, i, groups.row_group(i).num_rows, True) for i in range(groups.num_row_groups)]
             if magic == b"ARROW1":
                 reader = pa.ipc.open_file(file)
-                return [Unit(path, i, reader.get_batch(i).num_rows) for i in range(reader.num_record_batches)]
+                return [Unit(path, i, reader.get_batch(i).num_rows, False) for i in range(reader.num_record_batches)]
         raise DataError(f"data.path={path}: neither a Parquet nor an Arrow file (it begins with {magic!r})")
 
     def read(self, unit: Unit) -> np.ndarray:
         """All rows of a unit, `[rows, d]` float32. Raises `DataError` on values that are missing or not finite."""
-        names = list(self._config.columns)
-        with self._file_system.open(unit.path, "rb") as file:
-            if unit.path.endswith(".parquet") or file.read(4) == b"PAR1":
+        with self._open(unit.path) as file:
+            if unit.parquet:
                 parquet = pq.ParquetFile(file)
                 self._check_names(unit.path, parquet.schema_arrow.names)
-                table = parquet.read_row_group(unit.number, columns=names or None)
+                table = parquet.read_row_group(unit.number, columns=self._names)
             else:
-                file.seek(0)
                 reader = pa.ipc.open_file(file)
                 self._check_names(unit.path, reader.schema.names)
-                table = pa.Table.from_batches([reader.get_batch(unit.number)])
-                table = table.select(names) if names else table
+                table = pa.Table.from_batches([reader.get_batch(unit.number)]).select(self._names)
         return self._matrix(table, unit.path)
 
     def _check_names(self, path: str, present: list[str]) -> None:
-        missing = [name for name in self._config.columns if name not in present]
+        """That the file has the columns asked for; where none are, that it has those of the first file and no others."""
+        if not self._names:
+            self._names = present
+        if not self._config.columns and set(present) != set(self._names):
+            raise DataError(f"data.path={path}: has columns {', '.join(present)}, the first file {', '.join(self._names)}")
+        missing = [name for name in self._names if name not in present]
         if missing:
             raise ConfigError("data.columns", missing, f"{path} has only {', '.join(present)}")
 
@@ -97,13 +112,16 @@ class Source:
             column = table.column(name).combine_chunks()
             if column.null_count:
                 raise DataError(f"data.path={path}: column {name} has {column.null_count} missing values")
+            kind = column.type.value_type if pa.types.is_fixed_size_list(column.type) else column.type
+            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+                raise ConfigError("data.columns", name, f"is {column.type}; numbers and fixed-size lists of them can be used")
             if pa.types.is_fixed_size_list(column.type):
                 columns.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size))
-            elif pa.types.is_integer(column.type) or pa.types.is_floating(column.type) or pa.types.is_boolean(column.type):
-                columns.append(column.to_numpy(zero_copy_only=False).reshape(-1, 1))
             else:
-                raise ConfigError("data.columns", name, f"is {column.type}; fixed-size lists and numbers can be used")
+                columns.append(column.to_numpy(zero_copy_only=False).reshape(-1, 1))
         rows = np.concatenate(columns, 1).astype(np.float32)
+        if self.dimension not in (0, rows.shape[1]):
+            raise DataError(f"data.path={path}: a row has {rows.shape[1]} numbers there, {self.dimension} in the first file")
         if not np.isfinite(rows).all():
             raise DataError(f"data.path={path}: some values are not finite")
         if self._config.encoding == "binary" and not np.isin(rows, (0, 1)).all():
@@ -115,7 +133,7 @@ def columns(config: ColumnsData) -> DataSet:
     """The rows of `data.path`; loaded and split exactly when they fit `memory_limit`, else streamed.
 
     A streamed set holds each row out with probability held_out / rows, by a draw that depends on `split_seed` and the unit
-    alone; the held-out rows in hand are those of the first units, as many as `held_out`.
+    alone; the held-out rows in hand are those among the first rows that fit in memory, at most `held_out`.
     """
     source = Source(config)
     if config.held_out >= source.rows:
@@ -153,6 +171,8 @@ def _first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
     pair = (np.concatenate(kept)[: config.held_out], np.concatenate(sample))
     if not len(pair[0]):
         raise ConfigError("data.held_out", config.held_out, "too few to find any among the first rows; keep out more")
+    if not len(pair[1]):
+        raise ConfigError("data.held_out", config.held_out, "no training row is left among the first rows; keep out fewer")
     return tuple(torch.from_numpy(rows.reshape(-1, *source.shape)) for rows in pair)  # type: ignore[return-value]
 
 

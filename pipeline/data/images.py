@@ -5,14 +5,15 @@ from __future__ import annotations
 import gzip
 import math
 import struct
+import zlib
 
 import fsspec
 import numpy as np
 import torch
 
 from pipeline.config import DigitsData, IDXData
-from pipeline.data.base import DataSet, encode_grey, in_memory, split
-from pipeline.errors import DataError
+from pipeline.data.base import DataSet, encode_grey, in_memory, open_url, split
+from pipeline.errors import ConfigError, DataError
 
 
 def digits(config: DigitsData) -> DataSet:
@@ -29,7 +30,7 @@ def idx(config: IDXData) -> DataSet:
 
     With a test file, `held_out` rows of it, drawn by `split_seed`, are the held-out ones.
     """
-    file_system, path = fsspec.core.url_to_fs(config.path)
+    file_system, path = open_url(config.path)
     if not file_system.exists(path):
         raise DataError(f"data.path={config.path}: there is nothing there")
     if not file_system.isdir(path):
@@ -43,6 +44,10 @@ def idx(config: IDXData) -> DataSet:
     if test is None:
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
     others = encode_grey(read_idx(file_system, test), 255, config.encoding)
+    if others.shape[1:] != rows.shape[1:]:
+        raise DataError(f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}")
+    if config.held_out > len(others):
+        raise ConfigError("data.held_out", config.held_out, f"there are {len(others)} rows in {test}; keep out at most that")
     chosen = np.random.RandomState(config.split_seed).permutation(len(others))[: config.held_out]
     return in_memory(torch.from_numpy(rows), torch.from_numpy(others[chosen]), config.noise)
 
@@ -59,10 +64,15 @@ def read_idx(file_system: fsspec.AbstractFileSystem, path: str) -> np.ndarray:
     """An IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the MNIST page). `DataError`."""
     content = file_system.cat_file(path)
     if content[:2] == b"\x1f\x8b":
-        content = gzip.decompress(content)
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise DataError(f"data.path={path}: cannot be decompressed ({error})") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(f"data.path={path}: not an IDX file of unsigned bytes (its magic number is {content[:4].hex()})")
     axes = content[3]
+    if len(content) < 4 + 4 * axes:
+        raise DataError(f"data.path={path}: cut short within its header")
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if axes < 2 or body.size != math.prod(shape):

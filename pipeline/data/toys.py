@@ -70,14 +70,15 @@ def log_two_moons(x: Tensor) -> Tensor:
 def draw_checkerboard(random: np.random.RandomState, count: int) -> np.ndarray:
     column = random.randint(4, size=count)
     row = 2 * random.randint(2, size=count) + column % 2
-    return np.stack([column, row], 1) - 2.0 + random.rand(count, 2)
+    inside = (random.randint(2**20, size=(count, 2)) + 0.5) / 2**20  # never on an edge, in float32 either
+    return np.stack([column, row], 1) - 2.0 + inside
 
 
 def log_checkerboard(x: Tensor) -> Tensor:
     """-log 8 on the eight unit squares of [-2, 2]^2 whose column and row have one parity, -inf elsewhere."""
     cell = torch.floor(x.double() + 2).long()
     inside = ((cell >= 0) & (cell < 4)).all(1) & ((cell.sum(1) % 2) == 0)
-    return torch.where(inside, -math.log(8), -math.inf).to(torch.float64)
+    return torch.where(inside, torch.tensor(-math.log(8), dtype=torch.float64), -math.inf)
 
 
 def _log_isotropic_mixture(x: Tensor, centres: Tensor, std: float) -> Tensor:

@@ -55,8 +55,8 @@ def truth(law: str) -> Truth:
 
 
 @cache
-def toy(law: str, split_seed: int = 0) -> DataSet:
-    return open_data(compose(["data=toy", f"data.law={law}", f"data.split_seed={split_seed}"]))
+def toy(law: str, *overrides: str) -> DataSet:
+    return open_data(compose(["data=toy", f"data.law={law}", *overrides]))
 
 
 def log_density(data: DataSet, rows: Tensor) -> np.ndarray:
@@ -117,7 +117,7 @@ def test_checkerboard_density_is_uniform_on_eight_squares() -> None:
 @pytest.mark.parametrize("law", LAW_NAMES)
 def test_mean_log_density_of_draws_is_minus_the_entropy(law: str, part: str) -> None:
     """Within 5 standard errors: false-alarm rate 6e-7 (two-sided). On the checkerboard every row has exactly -log 8."""
-    data = toy(law)
+    data = toy(law, "data.rows=60000")
     values = log_density(data, getattr(data, part))
     assert np.isfinite(values).all()
     tolerance = 5 * values.std() / math.sqrt(len(values)) + 1e-6  # the last term for the quadrature
@@ -130,7 +130,7 @@ def test_mean_log_density_of_draws_is_minus_the_entropy(law: str, part: str) -> 
 @pytest.mark.parametrize("law", LAW_NAMES)
 def test_cell_counts_follow_the_density(law: str, part: str) -> None:
     """Counts in 256 cells against their probabilities, chi-square, false-alarm rate 1e-6; rare cells are taken as one."""
-    rows = getattr(toy(law), part).double().numpy()
+    rows = getattr(toy(law, "data.rows=60000"), part).double().numpy()
     edges = np.linspace(-HALF_WIDTH, HALF_WIDTH, CELLS + 1)
     counts = np.histogram2d(rows[:, 0], rows[:, 1], bins=(edges, edges))[0]
     probabilities = truth(law).cells
@@ -153,7 +153,7 @@ def test_sizes_and_seeds(law: str) -> None:
     again = open_data(compose(["data=toy", f"data.law={law}"]))
     assert torch.equal(again.sample, data.sample)
     assert torch.equal(again.held_out, data.held_out)
-    assert not torch.isin(toy(law, 1).sample, data.sample).any(1).all()
+    assert not torch.isin(toy(law, "data.split_seed=1").sample, data.sample).any(1).all()
     assert len(torch.cat([data.sample, data.held_out]).unique(dim=0)) == 20_000
 
 
