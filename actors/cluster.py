@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import socket
 
 import ray
 
@@ -30,16 +31,37 @@ def connect(config: RunConfig, output: str) -> None:
 def _initialise(config: RunConfig) -> None:
     address = os.environ.get("RAY_ADDRESS")
     quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
+    if address:
+        _check_address(address)
     if address or config.cluster.name == "ray":
         try:
             ray.init(address=address or "auto", **quiet)
         except ConnectionError as error:
-            remedy = "no running cluster found; `ray start --head` starts one, RAY_ADDRESS names one, cluster=local needs none"
+            remedy = (
+                "no running cluster found, or its RAY_AUTH_MODE or RAY_AUTH_TOKEN is not this process's; "
+                "`ray start --head` starts one, RAY_ADDRESS names one, cluster=local needs none"
+            )
             raise ConfigError("cluster", config.cluster.name, f"{remedy} ({error})") from error
     else:
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray would choose, without its warning
         # actors that hold every CPU would starve each other on a small machine; the run is what it was started for
         cpus = max(os.cpu_count() or 1, math.ceil(_demand(config)["CPU"]))
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+
+
+def _check_address(address: str) -> None:
+    """Refuses at once what Ray would try for minutes, or fail at when the training is over."""
+    if "://" in address:
+        remedy = "the cluster's host:port is wanted (port 6379 by default); from outside it, `ray job submit --address`"
+        raise ConfigError("RAY_ADDRESS", address, remedy)
+    host, colon, port = address.rpartition(":")
+    if not colon:  # auto, local
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
+    except (OSError, ValueError) as error:
+        remedy = f"nothing answers there ({error}); `ray start --head` starts a cluster, without RAY_ADDRESS none is needed"
+        raise ConfigError("RAY_ADDRESS", address, remedy) from error
 
 
 def _demand(config: RunConfig) -> dict[str, float]:

@@ -128,7 +128,10 @@ class Run:
             return done
         self._metrics.serve(self._config.metrics.port)
         try:
-            runner = make_runner()
+            try:
+                runner = make_runner()
+            except SystemExit as error:  # what Ray, while it starts, makes of a SIGTERM
+                raise Interrupted(signal.SIGTERM, "interrupted before the first step of this time") from error
             try:
                 with Interruption() as interruption:
                     return self._train(runner, checkpoint, warm_start, interruption)

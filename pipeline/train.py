@@ -114,7 +114,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{'refused' if error.exit_status == 2 else 'failed'}: {error}", file=sys.stderr, flush=True)
         return error.exit_status
     except KeyboardInterrupt:
-        print("interrupted before the first step; nothing was learned yet", flush=True)
+        print("interrupted before the first step of this time", flush=True)
         return 130
     return 0
 
