@@ -43,7 +43,8 @@ def _initialise(config: RunConfig) -> None:
             )
             raise ConfigError("cluster", config.cluster.name, f"{remedy} ({error})") from error
     else:
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # what Ray would choose, without its warning
+        # Ray guards what it starts with a token, and warns that it does: nothing to tell a person who runs alone
+        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         # actors that hold every CPU would starve each other on a small machine; the run is what it was started for
         cpus = max(os.cpu_count() or 1, math.ceil(_demand(config)["CPU"]))
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
