@@ -66,7 +66,7 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["trainer.negatives=100"], "trainer.negatives", "100", "multiple of chains.per_pool=64"),
         (["trainer.negatives=256"], "trainer.negatives", "256", "at most all 128"),
         (["objective=cd", "chains.restart=0", "trainer.batch_size=100"], "trainer.batch_size", "100", "use 128"),
-        (["objective=cd"], "chains.restart", "0.01", "use 0"),
+        (["objective=cd"], "chains.restart", "0.005", "use 0"),
         (["kernel=ula", "kernel.noise=0.1", "trainer.reweight=true"], "trainer.reweight", "true", "use auto"),
         (["kernel=ula", "kernel.noise=0.1", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
         (["device=cuda"], "cluster.pool_gpus", "0.0", "device=cuda needs a GPU"),
