@@ -10,6 +10,7 @@ import torch
 from pipeline.build import make_chains
 from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
+from pipeline.errors import OutOfStepError
 from pipeline.types import Part, RoundReport, Weights
 
 
@@ -22,15 +23,24 @@ class ChainPool:
         self._pool = pool
         self._chains = make_chains(config, shape, pool)
 
+    def _expect(self, round: int) -> None:
+        """Raises `OutOfStepError` where the next round is not the one that the driver takes it for."""
+        if self._chains.round != round:
+            raise OutOfStepError(f"pool {self._pool} is at round {self._chains.round}, not {round}")
+
     @ray.method(num_returns=2)
-    def advance(self, weights: Weights, start: np.ndarray | None = None) -> tuple[pa.RecordBatch, RoundReport]:
+    def advance(self, round: int, weights: Weights, start: np.ndarray | None = None) -> tuple[pa.RecordBatch, RoundReport]:
+        self._expect(round)
         return self._chains.advance(weights, None if start is None else torch.tensor(start))
 
-    def save(self, folder: str) -> Part:
+    def save(self, round: int, folder: str) -> Part:
+        self._expect(round)
         return write_part(folder, f"pool-{self._pool}.pt", self._chains.state_dict())
 
-    def restore(self, checkpoint: Checkpoint) -> None:
+    def restore(self, checkpoint: Checkpoint) -> tuple[int, int]:
+        """The next round and the incarnation that the checkpoint has it at."""
         self._chains.load_state_dict(checkpoint.read(f"pool-{self._pool}.pt"))
+        return self._chains.round, self._chains.incarnation
 
     def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None) -> None:
         self._chains.revive(incarnation, round, last)

@@ -20,12 +20,12 @@ from actors.chain_pool import ChainPool
 from actors.parameter_server import ParameterServer
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import RunConfig
-from pipeline.errors import ClusterError, PipelineError
+from pipeline.errors import ClusterError, OutOfStepError, PipelineError
 from pipeline.loop import pools_of_step
 from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 
 log = logging.getLogger(__name__)
-LOST = (RayActorError, ObjectLostError)
+LOST = (RayActorError, ObjectLostError, OutOfStepError)
 POLL_SECONDS = 0.2
 
 
@@ -45,7 +45,7 @@ class Pool:
     def __init__(self, actor: Any) -> None:
         self.actor = actor
         self.incarnation = 0
-        self.rounds = 0
+        self.rounds = 0  # asked for so far: the number of the next one
         self.last: ray.ObjectRef | None = None  # its newest batch: the chains it is revived with
         self.reviving: ray.ObjectRef | None = None
 
@@ -78,7 +78,7 @@ class RayRunner:
         started = self._server.start.remote(checkpoint, warm_start)
         restored = [] if checkpoint is None else [pool.actor.restore.remote(checkpoint) for pool in self._pools]
         for number, reference in enumerate(restored):
-            self._get(reference, f"pool {number}")
+            self._pools[number].rounds, self._pools[number].incarnation = self._get(reference, f"pool {number}")
         self._restart_from(self._get(started, "the parameter server"))
 
     def _restart_from(self, version: int) -> None:
@@ -94,11 +94,11 @@ class RayRunner:
             clock = time.perf_counter()
             batches = self._gather_assigned() if self._config.assigned_rounds else self._gather_first_come()
             waited = time.perf_counter()
-            report_ref, weights = self._server.step.remote(*(round.batch for round, _ in batches))
+            report_ref, weights = self._server.step.remote(self._version, *(round.batch for round, _ in batches))
             try:
                 report = self._get(report_ref, "the parameter server's step")
                 break
-            except RayActorError:
+            except (RayActorError, OutOfStepError):
                 self._recover_server()
             except ObjectLostError:  # a batch died with its node before the step could read it
                 self._dropped["object_lost"] += len(batches)
@@ -118,21 +118,21 @@ class RayRunner:
 
     def save(self, folder: str) -> list[Part]:
         """Every actor writes its own part. In lock-step no round is under way then; else pools write behind theirs."""
-        learner = self._server.save.remote(folder)
+        learner = self._server.save.remote(self._version, folder)
         parts: list[Part] = []
         while len(parts) < len(self._pools):
             self._wait_for_revivals()
-            asked = [pool.actor.save.remote(folder) for pool in self._pools]
+            asked = [pool.actor.save.remote(pool.rounds, folder) for pool in self._pools]
             parts = []
             for number, reference in enumerate(asked):
                 try:
                     parts.append(self._get(reference, f"pool {number}"))
-                except RayActorError:
+                except LOST:
                     self._lose(number)
         return [*parts, *self._get(learner, "the parameter server")]
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
-        for reference in self._server.evaluate.remote(output):
+        for reference in self._server.evaluate.remote(self._version, output):
             yield ray.get(reference)
 
     def close(self) -> None:
@@ -174,7 +174,8 @@ class RayRunner:
             room -= 1
 
     def _submit(self, pool: int, step: int | None, version: int, weights: Any, start: Any) -> None:
-        batch, report = self._pools[pool].actor.advance.remote(weights, start)
+        batch, report = self._pools[pool].actor.advance.remote(self._pools[pool].rounds, weights, start)
+        self._pools[pool].rounds += 1
         self._rounds.append(Round(pool, step, version, batch, report))
 
     # -- collecting them ----------------------------------------------------------------------------------------------
@@ -192,8 +193,8 @@ class RayRunner:
                 except LOST:
                     self._lose(round.pool)
             if gathered:
-                for round, report in gathered:
-                    self._take(round, report)
+                for round, _ in gathered:
+                    self._take(round)
                 return gathered
             self._pause(deadline)
 
@@ -222,9 +223,8 @@ class RayRunner:
                 if round not in self._rounds:  # its pool was lost a moment ago, with this round
                     continue
                 try:
-                    report = ray.get(round.report)
-                    self._take(round, report)
-                    self._ready.append((round, report))
+                    self._ready.append((round, self._get(round.report, f"pool {round.pool}")))
+                    self._take(round)
                 except LOST:
                     self._lose(round.pool)
 
@@ -234,10 +234,9 @@ class RayRunner:
         self._dropped["stale"] += len(self._ready) - len(fresh)
         self._ready = fresh
 
-    def _take(self, round: Round, report: RoundReport) -> None:
+    def _take(self, round: Round) -> None:
         self._rounds.remove(round)
-        pool = self._pools[round.pool]
-        pool.last, pool.rounds, pool.incarnation = round.batch, report.round + 1, report.incarnation
+        self._pools[round.pool].last = round.batch
 
     # -- what dies ----------------------------------------------------------------------------------------------------
 

@@ -12,6 +12,7 @@ import torch
 from pipeline.build import make_learner, open_data
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
+from pipeline.errors import OutOfStepError
 from pipeline.evaluation.report import evaluate
 from pipeline.types import Figures, Part, Progress, StepReport, Weights
 
@@ -38,13 +39,21 @@ class ParameterServer:
         """The positives of step `step` in as many pieces as pools will start chains at them."""
         return tuple(piece.numpy() for piece in self._learner.starts(step).chunk(pieces))
 
+    def _expect(self, version: int) -> None:
+        """Raises `OutOfStepError` where the version is not the one that the driver takes it for."""
+        if self._learner.version != version:
+            raise OutOfStepError(f"the parameter server is at version {self._learner.version}, not {version}")
+
     @ray.method(num_returns=2)
-    def step(self, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
+    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
+        self._expect(version)
         return self._learner.step(batches)
 
-    def save(self, folder: str) -> list[Part]:
+    def save(self, version: int, folder: str) -> list[Part]:
+        self._expect(version)
         return self._learner.write(folder)
 
     @ray.method(num_returns="streaming")
-    def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+    def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
+        self._expect(version)
         yield from evaluate(self._config, self._learner.averaged(), self._data, output)

@@ -37,8 +37,8 @@ class Chains:
         self._plan, self._count = plan, count
         self._pool, self._seed, self._device = pool, seed, torch.device(device)
         self._version = -1
-        self._incarnation = 0
-        self._round = 0
+        self.incarnation = 0
+        self.round = 0  # the number of the next one
         self._generator = torch_generator(seed, "chains", pool, device=self._device)
         self._position = energy.noise(count, self._generator)
         self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
@@ -71,14 +71,14 @@ class Chains:
             acceptance,
             self._age,
             pool=self._pool,
-            incarnation=self._incarnation,
-            round=self._round,
+            incarnation=self.incarnation,
+            round=self.round,
             version=weights.version,
         )
         report = RoundReport(
             pool=self._pool,
-            incarnation=self._incarnation,
-            round=self._round,
+            incarnation=self.incarnation,
+            round=self.round,
             version=weights.version,
             transitions=plan.transitions * self._count,
             acceptance=float(acceptance.mean()),
@@ -86,7 +86,7 @@ class Chains:
             restarted=restarted,
             seconds=time.perf_counter() - clock,
         )
-        self._round += 1
+        self.round += 1
         return batch, report
 
     def _adopt(self, weights: Weights) -> None:
@@ -123,19 +123,19 @@ class Chains:
             "position": self._position.cpu(),
             "age": self._age.cpu(),
             "generator": self._generator.get_state(),
-            "round": self._round,
-            "incarnation": self._incarnation,
+            "round": self.round,
+            "incarnation": self.incarnation,
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._position = state["position"].to(self._device)
         self._age = state["age"].to(self._device)
         self._generator.set_state(state["generator"])
-        self._round, self._incarnation = state["round"], state["incarnation"]
+        self.round, self.incarnation = state["round"], state["incarnation"]
 
     def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None) -> None:
         """Takes up the chains of the `last` batch an earlier incarnation sent; without one they start from noise."""
-        self._incarnation, self._round = incarnation, round
+        self.incarnation, self.round = incarnation, round
         self._generator = torch_generator(self._seed, "chains", self._pool, incarnation, device=self._device)
         self._position = self._energy.noise(self._count, self._generator)
         self._age.zero_()

@@ -38,5 +38,9 @@ class DivergenceError(PipelineError):
     """Too many steps in a row had a loss or a gradient that is not finite."""
 
 
+class OutOfStepError(PipelineError):
+    """An actor is not where its driver left it: its process was made anew without anybody having seen it die."""
+
+
 class ClusterError(PipelineError):
     """Actors died, or hung, and could not be brought back in time."""

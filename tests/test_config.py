@@ -15,7 +15,7 @@ from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import ConfigError
 from pipeline.train import usage
 
-NEEDED = {"idx": ["data.path=x"], "columns": ["data.path=x"], "rbm": ["experiment=digits_rbm"]}
+NEEDED = {"idx": ["data.path=x"], "images": ["data.path=x"], "columns": ["data.path=x"], "rbm": ["experiment=digits_rbm"]}
 
 
 def test_every_shipped_yaml_loads() -> None:

@@ -96,6 +96,10 @@ def _in_words(figures: Figures) -> list[str]:
             lines.append(f"  the law itself scores {figures['true_log_likelihood']:.2f} on the same rows")
     elif "test_pseudo_log_likelihood" in figures:
         lines.append(f"held-out pseudo-log-likelihood {figures['test_pseudo_log_likelihood']:.2f} nats a row")
-    for name, value in figures.get("baselines", {}).items():
-        lines.append(f"  {name.replace('_', ' ')}: {value:.2f}")
-    return lines
+    names = {
+        "untrained": "this model untrained",
+        "gaussian": "a Gaussian with full covariance",
+        "independent_components": "independent components",
+    }
+    baselines = [f"{names[name]} {value:.2f}" for name, value in figures.get("baselines", {}).items()]
+    return [*lines, f"  on the same rows: {', '.join(baselines)}"] if baselines else lines

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import ray
+import torch
 
 from actors.driver import RayRunner
 from pipeline.build import make_energy
@@ -73,6 +74,36 @@ def test_a_pool_that_dies_comes_back_while_the_others_go_on(small: Small, start:
     assert [report.version for report, _, _ in steps] == list(range(6, 6 + len(steps)))
     returned = next(r for _, rounds, _ in steps for r in rounds if r.pool == 1 and r.incarnation == 1)
     assert returned.round >= 5, "the chains were started over"
+
+
+def test_a_death_that_nobody_saw_is_found_out(small: Small, start: Callable[..., RayRunner], tmp_path: Path) -> None:
+    """Killed while idle and back before the next call: fresh chains, or an untrained model, must not pass for the old ones."""
+    config = small("deep", "chains.restart=0")
+    runner = start(config)
+    for _ in range(4):
+        runner.step()
+    store = CheckpointStore(str(tmp_path), 3)
+    store.commit(4, runner.save(store.folder(4)), config, make_energy(config, (8, 8)))
+    for actor in (runner._pools[0].actor, runner._server):
+        kill(actor)
+        wait_until_back(actor)
+    steps = step_until(runner, lambda rounds: any(r.pool == 0 and r.incarnation == 1 for r in rounds))
+    assert steps[0][0].version == 5
+    assert sum(flow.restarts.get("parameter_server", 0) for _, _, flow in steps) == 1
+    kill(runner._pools[0].actor)
+    wait_until_back(runner._pools[0].actor)
+    runner.save(store.folder(steps[-1][0].version))
+    chains = store.folder(steps[-1][0].version) + "/pool-0.pt"
+    assert torch.load(chains, weights_only=True)["incarnation"] == 2
+
+
+def wait_until_back(actor: Any) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        with contextlib.suppress(ray.exceptions.RayActorError):
+            ray.get(actor.__ray_call__.remote(lambda _: None))
+            return
+    raise AssertionError("the actor did not come back")
 
 
 def test_when_every_pool_dies_the_run_waits_for_them(small: Small, start: Callable[..., RayRunner]) -> None:
