@@ -42,15 +42,15 @@ def final_weights(runner: InlineRunner) -> np.ndarray:
 @pytest.mark.parametrize("kind", ["rbm", "deep", "conv"])
 @pytest.mark.parametrize("where", ["disk", "memory"])
 def test_resuming_is_as_if_never_stopped(small: Small, tmp_path: Path, kind: str, where: str) -> None:
-    """Law 4: stopped at 6 of 12 steps and resumed by a new process's objects, the weights end bitwise equal."""
+    """Law 4: stopped at 100 of 200 steps and resumed by a new process's objects, the weights end bitwise equal."""
     output = str(tmp_path) if where == "disk" else f"memory://{tmp_path.name}-{kind}"
-    config = small(kind, "cluster=inline")
-    whole = trained(config, 12)
-    checkpoint = save(trained(config, 6), config, output, 6)
+    config = small(kind, "cluster=inline", "trainer.steps=200")
+    whole = trained(config, 200)
+    checkpoint = save(trained(config, 100), config, output, 100)
     found = CheckpointStore(output, 3).latest()
     assert found is not None
     assert found.folder == checkpoint.folder
-    resumed = trained(config, 6, found)
+    resumed = trained(config, 100, found)
     assert np.array_equal(final_weights(whole), final_weights(resumed))
     assert np.array_equal(whole._learner.averaged(), resumed._learner.averaged())
     for one, two in zip(whole._pools, resumed._pools, strict=True):

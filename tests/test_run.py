@@ -5,16 +5,22 @@ from __future__ import annotations
 import json
 import os
 import signal
+import socket
 import threading
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
+from pipeline.build import make_energy
 from pipeline.checkpoint import CheckpointStore, find
+from pipeline.compose import compose
 from pipeline.config import RunConfig
+from pipeline.energies.base import flatten
 from pipeline.errors import ConfigError
 from pipeline.loop import InlineRunner
 from pipeline.run import resolve_output
@@ -50,6 +56,45 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFix
     assert "step 20/20" in printed
     for path in (figures["checkpoint"], "samples.png", "curves.png", "metrics.jsonl", "summary.json"):
         assert path in printed
+
+
+@pytest.mark.parametrize("kind", ["deep", "conv"])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["kernel=ula", "kernel.transitions=2"],
+        ["kernel=ula", "kernel.transitions=2", "kernel.noise=0.01", "trainer.lag=2", "trainer.lag_mode=exact"],
+        ["objective=cd", "chains.restart=0", "trainer.batch_size=16"],
+        ["optimizer.name=sgd", "optimizer.learning_rate=1e-3", "energy.spectral_norm=true"],
+    ],
+    ids=["ula", "tempered-ula-lag", "cd", "sgd-spectral-norm"],
+)
+def test_every_kernel_and_objective_trains(tmp_path: Path, kind: str, overrides: list[str]) -> None:
+    """Twenty steps leave a finite model whose weights have moved."""
+    assert train(kind, tmp_path, "evaluation.samples=0", "evaluation.ais_temperatures=0", *overrides) == 0
+    weights = find(str(tmp_path)).read("learner.pt")["weights"]
+    assert weights.isfinite().all()
+    assert not torch.equal(weights, torch.from_numpy(flatten(make_energy(compose(list(SMALL[kind])), (8, 8)))))
+    assert summary(tmp_path)["skipped_steps"] == 0
+
+
+def test_a_scrape_in_the_middle_of_a_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What Prometheus would see after step 7 of a run."""
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    step, seen = InlineRunner.step, []
+
+    def scraped(self: InlineRunner) -> Any:
+        done = step(self)
+        if done[0].version == 8:
+            seen.append(urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode())
+        return done
+
+    monkeypatch.setattr(InlineRunner, "step", scraped)
+    assert train("rbm", tmp_path, f"metrics.port={port}") == 0
+    assert "ebm_steps_total 7.0" in seen[0]
+    assert 'ebm_run_info{energy="rbm",kernel="gibbs",objective="pcd",run="digits_rbm"} 1.0' in seen[0]
 
 
 @pytest.mark.parametrize("law", ["8gaussians", "two_moons", "checkerboard"])
