@@ -73,7 +73,7 @@ def main() -> None:
     add("scikit-learn", [scikit_learn(seed) for seed in seeds])
     with tempfile.TemporaryDirectory() as folder:
         for variant in VARIANTS:
-            runs = [train(variant, seed, Path(folder) / f"{variant}-{seed}") for seed in seeds]
+            runs = [train(variant, seed, Path(folder) / str(len(rows)) / str(seed)) for seed in seeds]
             add(
                 variant,
                 [run["test_log_likelihood"] for run in runs],

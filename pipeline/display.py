@@ -52,7 +52,7 @@ class Display:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        with self._bars(*columns):
+        with self._bars(*columns, TextColumn("left")):
             if self._bar is not None:
                 self._task = self._bar.add_task("", total=total, completed=done)
             self._total = total

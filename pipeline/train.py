@@ -16,6 +16,7 @@ Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupte
 from __future__ import annotations
 
 import logging
+import os
 import sys
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
@@ -51,6 +52,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         from actors.cluster import connect
         from actors.driver import RayRunner
 
+        display.say("joining the Ray cluster" if os.environ.get("RAY_ADDRESS") else "starting Ray and its actors")
         connect(config, output)
         return RayRunner(config, output, shape)
 

@@ -68,7 +68,7 @@ def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figu
     grid = torch.cartesian_prod(side, side)
     with torch.no_grad():
         values = -energy(grid).view(200, 200).T
-    figure = Figure(figsize=(11, 4), layout="constrained")
+    figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
     for axis, rows, title in ((axes[0], data.held_out[:1000], "held-out data"), (axes[1], samples, "samples")):
         axis.scatter(*rows[:, :2].T.cpu().numpy(), s=3, alpha=0.5)
