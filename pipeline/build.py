@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from pipeline.chains import ChainPlan, Chains
-from pipeline.config import RunConfig
+from pipeline.config import EnergyConfig, RunConfig
 from pipeline.data import columns, images, toys
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
@@ -46,10 +46,14 @@ def open_data(config: RunConfig) -> DataSet:
 
 def make_energy(config: RunConfig, shape: Sequence[int]) -> Energy:
     """The energy with its initial weights, from the stream "weights"; torch's global one is left as it was."""
-    arguments = config.energy.model_dump(exclude={"name"})
+    return construct_energy(config.energy, shape, config.seed)
+
+
+def construct_energy(energy: EnergyConfig, shape: Sequence[int], seed: int = 0) -> Energy:
+    """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into."""
     with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(torch_generator(config.seed, "weights").initial_seed())
-        return ENERGIES[config.energy.name](shape, **arguments)
+        torch.manual_seed(torch_generator(seed, "weights").initial_seed())
+        return ENERGIES[energy.name](shape, **energy.model_dump(exclude={"name"}))
 
 
 def make_chains(config: RunConfig, shape: Sequence[int], pool: int) -> Chains:

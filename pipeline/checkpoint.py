@@ -15,10 +15,10 @@ from typing import Any
 
 import fsspec
 import torch
+from pydantic import TypeAdapter, ValidationError
 
 import pipeline
-from pipeline.compose import validate
-from pipeline.config import RunConfig
+from pipeline.config import EnergyConfig, RunConfig
 from pipeline.energies.base import Energy, signature, unflatten_
 from pipeline.errors import CheckpointError
 from pipeline.types import Part
@@ -63,7 +63,7 @@ class Checkpoint:
         content = file_system.cat_file(f"{path}/{name}")
         if hashlib.sha256(content).hexdigest() != self.manifest["parts"][name]["sha256"]:
             raise CheckpointError(f"{self.folder}/{name}: its checksum is not the manifest's")
-        return torch.load(io.BytesIO(content), weights_only=True)
+        return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def check_fits(self, config: RunConfig) -> None:
         """Raises `CheckpointError` where `config` could not go on from here."""
@@ -174,10 +174,15 @@ def find(url: str) -> Checkpoint:
 
 def load_energy(url: str) -> Energy:
     """See `pipeline.load`."""
-    from pipeline.build import make_energy
+    from pipeline.build import construct_energy
 
     checkpoint = find(url)
-    energy = make_energy(validate(checkpoint.manifest["config"]), checkpoint.shape)
+    # the energy's section alone: the rest of an older configuration need not be valid any more
+    try:
+        section: EnergyConfig = TypeAdapter(EnergyConfig).validate_python(checkpoint.manifest["config"]["energy"])
+    except ValidationError as error:
+        raise CheckpointError(f"{checkpoint.folder}: this version knows no such energy ({error})") from error
+    energy = construct_energy(section, checkpoint.shape)
     if signature(energy) != checkpoint.manifest["signature"]:
         raise CheckpointError(f"{checkpoint.folder}: its parameters do not fit the energy its configuration names")
     unflatten_(energy, checkpoint.read("energy.pt")["weights"].numpy())

@@ -147,6 +147,10 @@ def test_load_gives_the_averaged_energy(small: Small, tmp_path: Path, kind: str)
     assert not np.array_equal(flatten(energy), final_weights(runner))
     assert energy(torch.zeros(4, 8, 8)).shape == (4,)
     assert not any(parameter.requires_grad for parameter in energy.parameters())
+    manifest = json.loads((Path(checkpoint.folder) / MANIFEST).read_text())
+    del manifest["config"]["chains"]["restart"]
+    (Path(checkpoint.folder) / MANIFEST).write_text(json.dumps(manifest))
+    pipeline.load(str(tmp_path))  # a configuration of an older version, or a newer one, loads all the same
 
 
 def test_load_refuses_parameters_that_do_not_fit(small: Small, tmp_path: Path) -> None:
