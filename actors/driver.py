@@ -205,7 +205,9 @@ class RayRunner:
             self._poll_revivals()
             self._drop_stale()
             self._ask_first_come()
-            wanted = self._config.batches_per_step
+            # no more than the pools that are there may have in flight
+            alive = sum(pool.reviving is None for pool in self._pools)
+            wanted = min(self._config.batches_per_step, max(1, alive * (self._lag_bound + 1)))
             if len(self._ready) >= wanted:
                 chosen, self._ready = self._ready[:wanted], self._ready[wanted:]
                 return chosen
