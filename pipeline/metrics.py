@@ -72,6 +72,11 @@ class RunMetrics:
         self.registry = CollectorRegistry()
         self._of = {metric.name: self._make(metric) for metric in METRICS}
         self._server: Any = None
+        # a series that is there from the start, at 0, is one that a rate can be taken of
+        for role in ("pool", "parameter_server"):
+            self["ebm_restarts"].labels(role)
+        for reason in ("stale", "pool_died", "parameter_server_died", "object_lost"):
+            self["ebm_dropped_batches"].labels(reason)
 
     def _make(self, metric: Metric) -> Any:
         if metric.kind == "histogram":

@@ -68,7 +68,7 @@ def in_words(summary: dict[str, Any]) -> str:
         f"done: {summary['version']} steps; this time {summary['steps']} in {summary['wall_seconds']:.0f} s "
         f"({summary['steps_per_second']:.1f} steps/s, {summary['negatives_per_second']:,.0f} negatives/s, "
         f"{summary['transitions_per_second']:,.0f} transitions/s), mean lag {summary['mean_lag']:.1f}, "
-        f"{summary['restarts']} restarts",
+        f"restarts {summary['restarts']}",
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
         f"  curves      {summary['output']}/curves.png",
