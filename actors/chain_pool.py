@@ -30,6 +30,7 @@ class ChainPool:
 
     @ray.method(num_returns=2)
     def advance(self, round: int, weights: Weights, start: np.ndarray | None = None) -> tuple[pa.RecordBatch, RoundReport]:
+        """Round number `round` under `weights`, from `start` [M, *shape] where chains start at data."""
         self._expect(round)
         return self._chains.advance(weights, None if start is None else torch.tensor(start))
 

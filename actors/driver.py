@@ -77,28 +77,31 @@ class RayRunner:
         self._warm_start = warm_start
         started = self._server.start.remote(checkpoint, warm_start)
         restored = [] if checkpoint is None else [pool.actor.restore.remote(checkpoint) for pool in self._pools]
-        for number, reference in enumerate(restored):
-            self._pools[number].rounds, self._pools[number].incarnation = self._get(reference, f"pool {number}")
-        self._restart_from(self._get(started, "the parameter server"))
+        try:
+            for number, reference in enumerate(restored):
+                self._pools[number].rounds, self._pools[number].incarnation = self._get(reference, f"pool {number}")
+            self._restart_from(self._get(started, "the parameter server"))
+        except RayActorError as error:
+            raise ClusterError(f"an actor could not start: {error}") from error
 
     def _restart_from(self, version: int) -> None:
         """Forgets every round under way and asks for the first ones under `version`."""
         self._version = version
         self._rounds, self._ready = [], []
         # weights by reference, oldest first: `lag` versions back is as far as an assigned round can look
-        self._weights = deque([(version, self._server.publish.remote())], maxlen=self._config.trainer.lag + 1)
+        self._weights = deque([(version, self._server.publish.remote(version))], maxlen=self._config.trainer.lag + 1)
 
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
         """One step, however many attempts it takes. Raises `ClusterError` where nothing moves for `cluster.timeout`."""
         while True:
             clock = time.perf_counter()
-            batches = self._gather_assigned() if self._config.assigned_rounds else self._gather_first_come()
-            waited = time.perf_counter()
-            report_ref, weights = self._server.step.remote(self._version, *(round.batch for round, _ in batches))
             try:
+                batches = self._gather_assigned() if self._config.assigned_rounds else self._gather_first_come()
+                waited = time.perf_counter()
+                report_ref, weights = self._server.step.remote(self._version, *(round.batch for round, _ in batches))
                 report = self._get(report_ref, "the parameter server's step")
                 break
-            except (RayActorError, OutOfStepError):
+            except (RayActorError, OutOfStepError):  # of the parameter server: those of pools are dealt with below
                 self._recover_server()
             except ObjectLostError:  # a batch died with its node before the step could read it
                 self._dropped["object_lost"] += len(batches)
@@ -117,23 +120,30 @@ class RayRunner:
         return report, [report for _, report in batches], flow
 
     def save(self, folder: str) -> list[Part]:
-        """Every actor writes its own part. In lock-step no round is under way then; else pools write behind theirs."""
+        """Every actor writes its own part; that of a pool that is away is written from its newest batch.
+
+        In lock-step no round is under way then; else pools write behind theirs.
+        """
         learner = self._server.save.remote(self._version, folder)
+        asked = [None if pool.reviving is not None else pool.actor.save.remote(pool.rounds, folder) for pool in self._pools]
         parts: list[Part] = []
-        while len(parts) < len(self._pools):
-            self._wait_for_revivals()
-            asked = [pool.actor.save.remote(pool.rounds, folder) for pool in self._pools]
-            parts = []
-            for number, reference in enumerate(asked):
-                try:
+        for number, (pool, reference) in enumerate(zip(self._pools, asked, strict=True)):
+            try:
+                if reference is not None:
                     parts.append(self._get(reference, f"pool {number}"))
-                except LOST:
-                    self._lose(number)
+                    continue
+            except LOST:
+                self._lose(number)
+            absent = self._server.save_absent.remote(number, pool.incarnation, pool.rounds, pool.last, folder)
+            parts.append(self._get(absent, "the parameter server"))
         return [*parts, *self._get(learner, "the parameter server")]
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
-        for reference in self._server.evaluate.remote(self._version, output):
-            yield ray.get(reference)
+        try:
+            for reference in self._server.evaluate.remote(self._version, output):
+                yield self._get(reference, "the evaluation")
+        except RayActorError as error:
+            raise ClusterError("the parameter server died while evaluating; the same command evaluates again") from error
 
     def close(self) -> None:
         for actor in (self._server, *(pool.actor for pool in self._pools)):
@@ -151,7 +161,7 @@ class RayRunner:
                 continue
             starts: list[Any] = [None] * len(turn)
             if self._config.objective.starts_at_data:
-                returned = self._server.starts.options(num_returns=len(turn)).remote(step, len(turn))
+                returned = self._server.starts.options(num_returns=len(turn)).remote(self._version, step, len(turn))
                 starts = returned if len(turn) > 1 else [returned]
             oldest = self._weights[0][0]
             version, weights = self._weights[max(0, step - self._config.trainer.lag - oldest)]
@@ -159,14 +169,14 @@ class RayRunner:
                 self._submit(pool, step, version, weights, starts[index])
 
     def _ask_first_come(self) -> None:
-        """Fills what may be in flight: (bound + 1) steps' worth of batches, fewest first among the pools."""
+        """Fills what may be in flight: (bound + 1) steps' worth of batches, of the pools with the fewest there, and so far."""
         version, weights = self._weights[-1]
         room = self._config.batches_per_step * (self._lag_bound + 1) - len(self._rounds) - len(self._ready)
         load = Counter(round.pool for round in self._rounds)
         load.update(round.pool for round, _ in self._ready)
         alive = [number for number, pool in enumerate(self._pools) if pool.reviving is None]
         while room > 0 and alive:
-            pool = min(alive, key=lambda number: load[number])
+            pool = min(alive, key=lambda number: (load[number], self._pools[number].rounds))
             if load[pool] > self._lag_bound:
                 break
             self._submit(pool, None, version, weights, None)
@@ -196,6 +206,7 @@ class RayRunner:
                 for round, _ in gathered:
                     self._take(round)
                 return gathered
+            self._republish()
             self._pause(deadline)
 
     def _gather_first_come(self) -> list[tuple[Round, RoundReport]]:
@@ -212,6 +223,7 @@ class RayRunner:
                 chosen, self._ready = self._ready[:wanted], self._ready[wanted:]
                 return chosen
             if not self._rounds:
+                self._republish()
                 self._pause(deadline)
                 continue
             # block for the first, then take all that are there
@@ -273,11 +285,14 @@ class RayRunner:
             except RayActorError:
                 self._revive(pool)  # not up yet
 
-    def _wait_for_revivals(self) -> None:
-        deadline = self._deadline()
-        while any(pool.reviving is not None for pool in self._pools):
-            self._poll_revivals()
-            self._pause(deadline)
+    def _republish(self) -> None:
+        """Asks for the weights anew: with every pool gone, the old ones may have died with a node.
+
+        Raises what says that the parameter server is gone too.
+        """
+        reference = self._server.publish.remote(self._version)
+        self._get(reference, "the parameter server")
+        self._weights = deque([(self._version, reference)], maxlen=self._weights.maxlen)
 
     def _recover_server(self) -> None:
         """The parameter server died: it comes back from the newest checkpoint, and the run goes on from there."""

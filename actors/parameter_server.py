@@ -9,8 +9,8 @@ import pyarrow as pa
 import ray
 import torch
 
-from pipeline.build import make_learner, open_data
-from pipeline.checkpoint import Checkpoint
+from pipeline.build import make_chains, make_learner, open_data
+from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
 from pipeline.errors import OutOfStepError
 from pipeline.evaluation.report import evaluate
@@ -32,11 +32,13 @@ class ParameterServer:
         self._learner.start(checkpoint, warm_start)
         return self._learner.version
 
-    def publish(self) -> Weights:
+    def publish(self, version: int) -> Weights:
+        self._expect(version)
         return self._learner.publish()
 
-    def starts(self, step: int, pieces: int) -> tuple[np.ndarray, ...]:
-        """The positives of step `step` in as many pieces as pools will start chains at them."""
+    def starts(self, version: int, step: int, pieces: int) -> tuple[np.ndarray, ...]:
+        """The positives of step `step`, `[rows, *shape]` each, in as many pieces as pools will start chains at them."""
+        self._expect(version)
         return tuple(piece.numpy() for piece in self._learner.starts(step).chunk(pieces))
 
     def _expect(self, version: int) -> None:
@@ -52,6 +54,12 @@ class ParameterServer:
     def save(self, version: int, folder: str) -> list[Part]:
         self._expect(version)
         return self._learner.write(folder)
+
+    def save_absent(self, pool: int, incarnation: int, round: int, last: pa.RecordBatch | None, folder: str) -> Part:
+        """The part of a pool that is away, as it will be when it has taken up the chains of the `last` batch it sent."""
+        chains = make_chains(self._config, self._data.shape, pool)
+        chains.revive(incarnation, round, last)
+        return write_part(folder, f"pool-{pool}.pt", chains.state_dict())
 
     @ray.method(num_returns="streaming")
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:

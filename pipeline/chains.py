@@ -123,6 +123,7 @@ class Chains:
             "position": self._position.cpu(),
             "age": self._age.cpu(),
             "generator": self._generator.get_state(),
+            "device": self._device.type,
             "round": self.round,
             "incarnation": self.incarnation,
         }
@@ -130,8 +131,12 @@ class Chains:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self._position = state["position"].to(self._device)
         self._age = state["age"].to(self._device)
-        self._generator.set_state(state["generator"])
         self.round, self.incarnation = state["round"], state["incarnation"]
+        if state["device"] == self._device.type:
+            self._generator.set_state(state["generator"])
+        else:  # a stream cannot move from one kind of device to another: a new one begins
+            self.incarnation += 1
+            self._generator = torch_generator(self._seed, "chains", self._pool, self.incarnation, device=self._device)
 
     def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None) -> None:
         """Takes up the chains of the `last` batch an earlier incarnation sent; without one they start from noise."""

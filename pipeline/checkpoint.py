@@ -130,9 +130,24 @@ class CheckpointStore:
         }
         file_system, path = fsspec.core.url_to_fs(self.folder(step))
         file_system.pipe_file(f"{path}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
-        for old in self._steps()[: -self._keep]:
-            self._remove(old)
+        self._prune(step)
         return Checkpoint(self.folder(step), manifest)
+
+    def _prune(self, step: int) -> None:
+        """Keeps the newest few that are complete, `step` the newest; half-written ones and later ones were given up."""
+        complete = [n for n in self._steps() if n <= step and self._has_manifest(n)]
+        for other in self._steps():
+            if other not in complete[-self._keep :]:
+                self._remove(other)
+
+    def _has_manifest(self, step: int) -> bool:
+        file_system, path = fsspec.core.url_to_fs(self.folder(step))
+        return bool(file_system.exists(f"{path}/{MANIFEST}"))
+
+    @property
+    def damaged(self) -> bool:
+        """Whether there are checkpoints that were complete once, and none of them is whole any more."""
+        return any(self._has_manifest(step) for step in self._steps()) and self.latest() is None
 
     def latest(self) -> Checkpoint | None:
         """The newest complete checkpoint; half-written and damaged ones are passed over."""

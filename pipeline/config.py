@@ -208,7 +208,7 @@ class Optimizer(Section):
     momentum: Probability = _about("SGD's momentum, or Adam's beta1 (IGEBM practice: 0)")
     beta2: Probability = _about("Adam's second-moment decay")
     weight_decay: NonNegativeFloat = _about(
-        "decoupled weight decay, as a multiple of the learning rate (Loshchilov & Hutter 2019)"
+        "times the learning rate: Adam's is decoupled (Loshchilov & Hutter 2019), SGD's the gradient's"
     )
     clip_norm: PositiveFloat | None = _about("largest gradient norm; null: as it is")
     ema: Probability = _about("decay of the weights' moving average, used for evaluation; 0: the last weights")
@@ -256,7 +256,7 @@ class RunConfig(Section):
     resume: Literal["auto", "never"] = _about("auto: go on from the newest checkpoint in output; never: start over")
     init_from: str | None = _about("URL of another run whose weights to start from")
     seed: NonNegativeInt = _about("seed of every random stream of the run")
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?|mps)$")] = _about("cpu, cuda, cuda:N or mps")
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = _about("cpu, cuda or cuda:N")
     energy: EnergyConfig
     kernel: KernelConfig
     objective: ObjectiveConfig
@@ -294,8 +294,9 @@ class RunConfig(Section):
         return self.trainer.lag == 0 or self.trainer.lag_mode == "exact" or self.objective.starts_at_data
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that name what is learned: the configuration without where and how it is run."""
-        content = self.model_dump(mode="json", exclude={"output", "resume", "cluster", "metrics", "checkpoint", "device"})
+        """Ten hexadecimal digits that name what is learned: the configuration without where, how and how long it is run."""
+        apart = {"output", "resume", "cluster", "metrics", "checkpoint", "device", "evaluation"}
+        content = self.model_dump(mode="json", exclude={**dict.fromkeys(apart, True), "trainer": {"steps"}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
 
 

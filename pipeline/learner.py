@@ -212,7 +212,10 @@ class Learner:
         self.version = state["version"]
         unflatten_(self.energy, state["weights"].numpy())
         self._average = [tensor.to(self._device) for tensor in state["average"]]
+        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
         self._optimizer.load_state_dict(state["optimizer"])
+        for group, ours in zip(self._optimizer.param_groups, settings, strict=True):
+            group.update(ours)  # moments are the checkpoint's, settings this configuration's
         self._positives.load_state_dict(state["positives"])
         self._drawn = deque(state["drawn"])
         self._controller.load_state_dict(state["controller"])

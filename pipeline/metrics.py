@@ -168,6 +168,12 @@ class SeriesFile:
     def append(self, step: int, values: dict[str, float]) -> None:
         self.rows.append({"step": step, "time": time.time(), **values})
 
+    def forget_from(self, step: int) -> None:
+        """Drops the rows of `step` and later ones: the run was put back before them."""
+        if self.rows and self.rows[-1]["step"] >= step:
+            self.rows = [row for row in self.rows if row["step"] < step]
+            self._rewrite()
+
     def flush(self) -> None:
         """Puts the rows that are new into storage."""
         if "file" in self._file_system.protocol:

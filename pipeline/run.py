@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import os
 import signal
 import threading
@@ -19,7 +20,7 @@ from pipeline.checkpoint import Checkpoint, CheckpointStore, find
 from pipeline.config import RunConfig
 from pipeline.display import Display
 from pipeline.energies.base import Energy
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.evaluation.curves import draw_curves
 from pipeline.metrics import RunMetrics, SeriesFile
 from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport
@@ -141,12 +142,15 @@ class Run:
             self._metrics.close()
 
     def _find_start(self) -> tuple[Checkpoint | None, Checkpoint | None]:
-        """The checkpoint to resume from and the run to take weights from, either or both None."""
-        warm_start = find(self._config.init_from) if self._config.init_from else None
-        checkpoint = self._store.latest() if self._config.resume == "auto" else None
-        if checkpoint is not None:
-            checkpoint.check_fits(self._config)
-        return checkpoint, warm_start
+        """The checkpoint to resume from, or the run to take weights from, or neither."""
+        if self._config.resume == "auto":
+            checkpoint = self._store.latest()
+            if checkpoint is not None:
+                checkpoint.check_fits(self._config)
+                return checkpoint, None
+            if self._store.damaged:
+                raise CheckpointError(f"{self._output}: its checkpoints are damaged, every one; resume=never starts over there")
+        return None, find(self._config.init_from) if self._config.init_from else None
 
     def _summary_of(self, checkpoint: Checkpoint | None) -> Figures | None:
         """What `summary.json` says where the checkpoint is of the last step and was evaluated, else None."""
@@ -155,22 +159,23 @@ class Run:
         file_system, root = fsspec.core.url_to_fs(self._output)
         path = f"{root}/summary.json"
         summary = json.loads(file_system.cat_file(path)) if file_system.exists(path) else {}
-        return summary if summary.get("version") == checkpoint.step else None
+        asked = self._config.evaluation.model_dump()
+        return summary if summary.get("version") == checkpoint.step and summary.get("evaluation") == asked else None
 
     def _train(
         self, runner: Runner, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, interruption: Interruption
     ) -> Figures:
         config, display = self._config, self._display
         version = checkpoint.step if checkpoint else 0
-        if checkpoint is None:
-            self._store.clear()  # nothing there was whole, or resume=never gave it up
-        self._series = SeriesFile(self._output)
-        self._series.resume(version)
         if checkpoint is not None:
             self._saved = checkpoint.folder
             display.say(f"resuming at step {version} of {config.trainer.steps} from {checkpoint.folder}")
         self._metrics["ebm_run_info"].labels(config.name, config.energy.name, config.kernel.name, config.objective.name).set(1)
         runner.start(checkpoint, warm_start)
+        if config.resume == "never":
+            self._store.clear()  # only now that the new run stands
+        self._series = SeriesFile(self._output)
+        self._series.resume(version)
         self._totals.start()
         saved_at = version
         with display.training(version, config.trainer.steps):
@@ -192,6 +197,7 @@ class Run:
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)
+        self._series.forget_from(report.version)
         if report.version % self._config.metrics.every == 0 or report.version == self._config.trainer.steps:
             self._series.append(report.version, self._metrics.row())
 
@@ -234,6 +240,7 @@ class Run:
             **self._totals.figures(),
             "checkpoint": self._saved,
             "output": self._output,
+            "evaluation": self._config.evaluation.model_dump(),
             **figures,
         }
         file_system, root = fsspec.core.url_to_fs(self._output)
@@ -268,8 +275,9 @@ class Totals:
         self.batches += len(report.lags)
         self.lags += sum(report.lags)
         self.max_lag = max(self.max_lag, *report.lags)
-        self.ess += sum(report.ess)
-        self.ess_count += len(report.ess)
+        finite = [ratio for ratio in report.ess if math.isfinite(ratio)]
+        self.ess += sum(finite)
+        self.ess_count += len(finite)
         self.skipped += report.skipped
         self.dropped += sum(flow.dropped.values())
         self.restarts += sum(flow.restarts.values())

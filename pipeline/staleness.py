@@ -6,6 +6,8 @@ samples of exp(-E_then) / Z_then stand for exp(-E_now) / Z_now when weighted by 
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
@@ -59,7 +61,7 @@ class LagController:
 
     def observe(self, ess: float) -> None:
         """One step's mean ESS ratio."""
-        if not self._steered:
+        if not self._steered or not math.isfinite(ess):
             return
         self._smoothed += (ess - self._smoothed) / self.patience
         self._wait -= 1
@@ -77,5 +79,7 @@ class LagController:
         return {"bound": self.bound, "smoothed": self._smoothed, "wait": self._wait}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        if not self._steered:
+            return
         self.bound, self._wait = min(int(state["bound"]), self._configured), int(state["wait"])
         self._smoothed = state["smoothed"]

@@ -40,7 +40,8 @@ class DeepEnergy(Energy):
 
 
 class MLPEnergy(DeepEnergy):
-    """f_theta a SiLU perceptron with layers d - hidden - 1; the last layer starts small, so that E starts near its base."""
+    """f_theta a SiLU perceptron with layers d - hidden - 1; the last layer starts small (but where
+    its spectrum is normalised), so that E starts near its base."""
 
     def __init__(self, shape: Sequence[int], hidden: Sequence[int], base_scale: float, spectral_norm: bool) -> None:
         super().__init__(shape, base_scale)

@@ -74,9 +74,10 @@ def annealed_log_partition(
         log w = sum_t (beta_t - beta_{t-1}) (E_0(x_{t-1}) - E(x_{t-1})),   x_t ~ MALA transition of E_{beta_t} from x_{t-1},
         Z / Z_0 = E[w].
 
-    w is unbiased, so log Z is underestimated on average (and a likelihood flattered) by about half the variance of log w over
-    the particles; the standard error tells when that matters. Betas are squared, close together near the base, where weights
-    change most. The step size follows the acceptance towards 0.65 as the path goes on. Yields progress, returns the result.
+    w is unbiased, so log Z is underestimated on average (and a likelihood flattered) by about half the square of its standard
+    error, where that is small. Betas are squared, close together near the base, where weights change most. The step size
+    follows the particles' mean acceptance towards 0.65 as the path goes on, which ties w to them by a little: w is unbiased
+    exactly only in the limit of many. Yields progress, returns the result.
     """
     path = Tempered(base, energy)
     betas = torch.linspace(0, 1, temperatures + 1).square().tolist()

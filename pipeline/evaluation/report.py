@@ -62,9 +62,10 @@ def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Prog
     test = data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
     scale: float = config.energy.base_scale  # type: ignore[union-attr]
     if data.shape == (2,):
-        # six standard deviations of the base term: outside, exp(-E) is as good as nothing
-        figures = likelihood.two_dimensional(energy, data, test, 6 * scale)
-        before = likelihood.two_dimensional(untrained, data, test, 6 * scale)["test_log_likelihood"]
+        # far beyond the data and the base term; a trained network may move mass between, not past them
+        radius = max(6 * scale, 1.5 * float(data.sample.abs().max()))
+        figures = likelihood.two_dimensional(energy, data, test, radius)
+        before = likelihood.two_dimensional(untrained, data, test, radius)["test_log_likelihood"]
     elif config.evaluation.ais_temperatures:
         figures = yield from likelihood.by_annealing(energy, data, test, config)
         before = yield from likelihood.untrained_continuous(untrained, scale, test, config.seed)

@@ -18,6 +18,8 @@ from actors.driver import RayRunner
 from pipeline.build import make_energy
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import RunConfig
+from pipeline.loop import InlineRunner
+from pipeline.negatives import decode
 from pipeline.types import RoundReport
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -145,14 +147,30 @@ def test_a_parameter_server_without_a_checkpoint_begins_again(small: Small, star
     assert runner.step()[0].version == 1
 
 
-def test_a_checkpoint_waits_for_a_pool_that_is_away(small: Small, start: Callable[..., RayRunner], tmp_path: Path) -> None:
-    """No checkpoint without some pool's chains."""
-    runner = start(small("deep"))
+def test_a_checkpoint_is_whole_while_a_pool_is_away(small: Small, start: Callable[..., RayRunner], tmp_path: Path) -> None:
+    """The absent pool's part holds the chains of the newest batch it sent, and the run can be resumed from it."""
+    config = small("deep", "chains.restart=0")
+    runner = start(config)
     runner.step()
     kill(runner._pools[0].actor)
     runner.step()
-    parts = runner.save(CheckpointStore(str(tmp_path), 3).folder(2))
-    assert {part.name for part in parts} == {"pool-0.pt", "pool-1.pt", "learner.pt", "energy.pt"}
+    last = decode(ray.get(runner._pools[0].last)).position
+    store = CheckpointStore(str(tmp_path), 3)
+    checkpoint = store.commit(2, runner.save(store.folder(2)), config, make_energy(config, (8, 8)))
+    assert set(checkpoint.manifest["parts"]) == {"pool-0.pt", "pool-1.pt", "learner.pt", "energy.pt"}
+    part = checkpoint.read("pool-0.pt")
+    assert part["incarnation"] == 1
+    assert torch.equal(part["position"].flatten(1), last)
+    resumed = InlineRunner(config)
+    resumed.start(store.latest(), None)
+    assert resumed.step()[0].version == 3
+
+
+def test_every_pool_has_its_turn(small: Small, start: Callable[..., RayRunner]) -> None:
+    """First come, one batch a step, more pools than may be in flight: none is starved."""
+    runner = start(small("deep", "chains.pools=4", "trainer.lag=1", "trainer.negatives=8", "trainer.min_ess=0.0"))
+    served = {round.pool for _ in range(24) for round in runner.step()[1]}
+    assert served == {0, 1, 2, 3}
 
 
 def test_lags_stay_within_the_bound(small: Small, start: Callable[..., RayRunner]) -> None:
