@@ -61,6 +61,18 @@ def test_state_dict_goes_on_bit_for_bit(small: Small) -> None:
     assert first.equals(second)
 
 
+def test_a_stream_of_another_kind_of_device_is_begun_anew(small: Small) -> None:
+    """A checkpoint written on a GPU goes on on a CPU: its chains, under a new incarnation's stream."""
+    config = small("deep", "chains.restart=0")
+    one, two = make_chains(config, (8, 8), 0), make_chains(config, (8, 8), 0)
+    one.advance(weights(config))
+    state = one.state_dict() | {"device": "cuda", "generator": torch.zeros(16, dtype=torch.uint8)}
+    two.load_state_dict(state)
+    assert torch.equal(two.state_dict()["position"], state["position"])
+    assert two.incarnation == 1
+    two.advance(weights(config))
+
+
 def test_pools_and_seeds_have_streams_of_their_own(small: Small) -> None:
     config = small("deep")
     published = weights(config)

@@ -98,6 +98,7 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(small: Small, tmp_
     assert latest.step == 1
     (tmp_path / "checkpoints" / "00000001" / "learner.pt").unlink()
     assert store.latest() is None
+    assert store.damaged
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         find(str(tmp_path))
 
@@ -116,6 +117,21 @@ def test_only_the_newest_are_kept(small: Small, tmp_path: Path) -> None:
     for step in (1, 2, 10):
         save(runner, config, str(tmp_path), step, keep=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == ["00000002", "00000010"]
+
+
+def test_retention_counts_whole_checkpoints_and_never_the_newest(small: Small, tmp_path: Path) -> None:
+    """A half-written one of a later step, given up since, must not push the good ones out."""
+    config = small("rbm", "cluster=inline")
+    runner = trained(config, 1)
+    save(runner, config, str(tmp_path), 1000, keep=1)
+    store = CheckpointStore(str(tmp_path), 1)
+    runner.save(store.folder(900))
+    runner.save(store.folder(1337))
+    save(runner, config, str(tmp_path), 1200, keep=1)
+    latest = store.latest()
+    assert latest is not None
+    assert latest.step == 1200
+    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00001200"]
 
 
 @pytest.mark.parametrize(

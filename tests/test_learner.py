@@ -166,6 +166,18 @@ def test_state_dict_goes_on_bit_for_bit(small: Small, overrides: list[str]) -> N
     assert first[0].loss == second[0].loss
 
 
+def test_settings_of_the_optimizer_are_this_configurations(small: Small) -> None:
+    """A resumed learner keeps the moments, and heeds a decay that was changed."""
+    one, rounds = make(small("deep"))
+    one.step(rounds())
+    two, _ = make(small("deep", "optimizer.weight_decay=0.5", "optimizer.momentum=0.9"))
+    two.load_state_dict(one.state_dict())
+    (group,) = two._optimizer.param_groups
+    assert group["weight_decay"] == 0.5
+    assert group["betas"] == (0.9, 0.999)
+    assert two._optimizer.state
+
+
 def test_flat_weights_include_buffers(small: Small) -> None:
     """A power iteration a step: the buffers of spectral normalisation move, and are published."""
     learner, rounds = make(small("deep", "energy.spectral_norm=true"))

@@ -125,6 +125,40 @@ def test_a_checkpoint_of_another_run_is_refused(tmp_path: Path, capsys: pytest.C
     assert "seed=0, this run has 1" in capsys.readouterr().err
 
 
+def test_what_is_refused_leaves_the_old_run_as_it_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """resume=never gives the old run up only once the new one stands; one may even start from the other in place."""
+    assert train("deep", tmp_path / "run") == 0
+    assert train("conv", tmp_path / "other") == 0
+    assert train("deep", tmp_path / "run", "resume=never", f"init_from={tmp_path / 'other'}") == 2
+    assert "init_from" in capsys.readouterr().err
+    assert find(str(tmp_path / "run")).step == 20
+    assert train("deep", tmp_path / "run", "resume=never", f"init_from={tmp_path / 'run'}", "trainer.steps=10") == 0
+    assert find(str(tmp_path / "run")).step == 10
+
+
+def test_damaged_checkpoints_are_said_not_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train("rbm", tmp_path) == 0
+    for part in (tmp_path / "checkpoints").glob("*/pool-1.pt"):
+        part.write_bytes(b"")
+    assert train("rbm", tmp_path) == 2
+    assert "resume=never starts over" in capsys.readouterr().err
+
+
+def test_the_default_output_goes_on_with_more_steps(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """As the program advises when a run is done; and a new evaluation is made where another is asked for."""
+    monkeypatch.chdir(tmp_path)
+    command = [*SMALL["rbm"], "cluster=inline"]
+    assert main(command) == 0
+    assert main([*command, "trainer.steps=30"]) == 0
+    assert "resuming at step 20 of 30" in capsys.readouterr().out
+    assert main([*command, "trainer.steps=30", "evaluation.transitions=30"]) == 0
+    (folder,) = (tmp_path / "runs").iterdir()
+    assert summary(folder)["transitions_from_noise"] == 30
+    assert summary(folder)["version"] == 30
+
+
 def test_init_from_starts_at_another_runs_weights(tmp_path: Path) -> None:
     assert train("deep", tmp_path / "one") == 0
     assert train("deep", tmp_path / "two", f"init_from={tmp_path / 'one'}", "optimizer.learning_rate=1e-12") == 0

@@ -100,6 +100,20 @@ def test_controller_that_is_not_steered_stays() -> None:
     assert controller.bound == 16
 
 
+def test_controller_survives_what_is_not_a_number() -> None:
+    controller = LagController(16, floor=0.3, steered=True)
+    controller.observe(math.nan)
+    for _ in range(500):
+        controller.observe(0.01)
+    assert controller.bound == 0
+
+
+def test_controller_that_is_not_steered_takes_nothing_over() -> None:
+    lock_step, other = LagController(0, 0.3, steered=False), LagController(2, 0.3, steered=False)
+    other.load_state_dict(lock_step.state_dict())
+    assert other.bound == 2
+
+
 def test_controller_resumes_where_it_was() -> None:
     one, two = LagController(16, 0.3, True), LagController(16, 0.3, True)
     for _ in range(120):
