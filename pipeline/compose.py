@@ -15,6 +15,8 @@ from pydantic import ValidationError
 from pipeline.config import GROUPS, RunConfig, Section, check_combinations
 from pipeline.errors import ConfigError
 
+PATH_KEYS = ("output", "init_from", "data.path")
+
 
 def conf_directory() -> Path:
     """The folder of the YAML groups: inside the installed package, or beside it in a checkout."""
@@ -49,6 +51,7 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    overrides = [_quoted(text) for text in overrides]
     for text in overrides:
         _check_override(text, OverridesParser.create())
     try:
@@ -59,6 +62,14 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
         raise _unknown_key(overrides, str(error)) from error
     assert isinstance(raw, dict)
     return {str(key): value for key, value in raw.items()}
+
+
+def _quoted(text: str) -> str:
+    """A path as Hydra's grammar takes any: `=`, commas, braces and `~` are common in paths and mean other things there."""
+    key, _, value = text.partition("=")
+    if key not in PATH_KEYS or value in ("", "null") or value[0] in "'\"":
+        return text
+    return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
 def _check_override(text: str, parser: Any) -> None:

@@ -33,6 +33,15 @@ def test_every_shipped_yaml_loads() -> None:
     assert yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
 
 
+@pytest.mark.parametrize(
+    "path", ["s3://bucket/day=1/*.parquet", "/a b/c,d/{1}.arrow", "~/x", "it's", "C:\\data", "'quoted, too'"]
+)
+def test_paths_need_no_quoting(path: str) -> None:
+    """Whatever a path may hold, as the shell hands it over."""
+    expected = path.strip("'") if path.startswith("'") else path
+    assert compose([f"output={path}"]).output == expected
+
+
 def test_configuration_is_frozen_and_typed() -> None:
     config = compose(["trainer.steps=7", "optimizer.learning_rate=1"])
     assert config.trainer.steps == 7
