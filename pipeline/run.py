@@ -189,7 +189,11 @@ class Run:
             self._save(runner, version, final=True)
         self._totals.stop()
         if interruption.signal is not None:
-            kept = f"the checkpoint is {self._saved}; the same command goes on from there" if self._saved else "nothing is lost"
+            kept = (
+                f"the checkpoint is {self._saved}; run it again with resume=auto and it goes on from there"
+                if self._saved
+                else "nothing is lost"
+            )
             raise Interrupted(interruption.signal, f"interrupted at step {version} of {config.trainer.steps}; {kept}")
         return self._finish(runner, version, interruption)
 

@@ -18,7 +18,9 @@ class Info(NamedTuple):
 
 
 class State(Protocol):
-    """At least a `position` [N, *shape], and `energy(target)` [N] under the target the state was made with."""
+    """A named tuple with at least a `position` [N, *shape]; one that caches more (`energy` [N], `gradient` [N, *shape], nats)
+    holds only under the target it was made with.
+    """
 
     @property
     def position(self) -> Tensor: ...
@@ -34,6 +36,12 @@ class Kernel(NamedTuple):
 def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
     """Standard normal draws of the shape, dtype and device of `x`."""
     return torch.empty_like(x).normal_(generator=generator)
+
+
+def choose(accepted: Tensor, moved: Any, state: Any) -> Any:
+    """The state with each field of `moved` in the chains whose proposal was `accepted` [N] bool, of `state` in the others."""
+    fields = zip(moved, state, strict=True)
+    return type(state)(*(torch.where(per_chain(accepted, new), new, old) for new, old in fields))
 
 
 def per_chain(values: Tensor, like: Tensor) -> Tensor:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Target
-from pipeline.kernels.base import Info, Kernel, normal_like, per_chain
+from pipeline.kernels.base import Info, Kernel, choose, normal_like
 from pipeline.kernels.ula import State, init
 
 
@@ -32,20 +32,11 @@ def step(generator: torch.Generator, state: State, target: Target, *, step_size:
     acceptance = torch.where(finite, log_ratio.clamp(max=0).exp(), 0.0)
     uniform = torch.empty_like(acceptance).uniform_(generator=generator)
     accepted = uniform < acceptance
-    return _choose(accepted, moved, state), Info(acceptance)
+    return choose(accepted, moved, state), Info(acceptance)
 
 
 def _squared_norm(x: Tensor) -> Tensor:
     return x.flatten(1).square().sum(1)
-
-
-def _choose(accepted: Tensor, moved: State, state: State) -> State:
-    mask = per_chain(accepted, state.position)
-    return State(
-        torch.where(mask, moved.position, state.position),
-        torch.where(accepted, moved.energy, state.energy),
-        torch.where(mask, moved.gradient, state.gradient),
-    )
 
 
 kernel = Kernel(init, step)

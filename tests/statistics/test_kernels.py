@@ -17,7 +17,7 @@ from pipeline.energies.base import Energy, Target
 from pipeline.energies.rbm import BernoulliRBM
 from pipeline.evaluation.ais import GaussianBase
 from pipeline.kernels import gibbs, mala, ula
-from pipeline.kernels.base import Info, normal_like, per_chain
+from pipeline.kernels.base import Info, choose, normal_like
 from pipeline.kernels.ula import State
 from tests.conftest import states
 
@@ -85,15 +85,6 @@ def uphill(generator: torch.Generator, state: State, target: Target, *, step_siz
 def wrong_noise(generator: torch.Generator, state: State, target: Target, *, step_size: float) -> tuple[State, Info]:
     """The lecture's slip: drift epsilon with noise sqrt(epsilon), uncorrected, which samples p^2."""
     return ula.step(generator, state, target, step_size=step_size, noise=math.sqrt(step_size))
-
-
-def choose(accepted: Tensor, moved: State, state: State) -> State:
-    mask = per_chain(accepted, state.position)
-    return State(
-        torch.where(mask, moved.position, state.position),
-        torch.where(accepted, moved.energy, state.energy),
-        torch.where(mask, moved.gradient, state.gradient),
-    )
 
 
 @pytest.mark.parametrize("broken", [uncorrected, uphill, wrong_noise])
