@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
 
-.PHONY: setup train test check lint types fast experiments clean
+.PHONY: setup train test check lint types fast experiments docs clean
 
 setup: .venv/.ready
 
@@ -31,8 +31,13 @@ check: lint types fast  ## the quick one
 test: setup  ## the whole suite
 	$(PY) -m pytest
 
-experiments: setup  ## the README's figures, from the runs themselves (about 10 minutes)
+experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 15 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
+	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
+
+docs: setup  ## the pages that are made from the code
+	$(PY) -m pipeline.reference > docs/kernels.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -8,17 +8,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from torch import nn
+
     from pipeline.energies.base import Energy
 
 __version__ = "0.1.0"
 
 
-def load(url: str) -> Energy:
+def load(url: str, energy: nn.Module | None = None) -> Energy:
     """The trained energy of a run, as an `nn.Module` mapping `[N, *shape] -> [N]` (nats), with its EMA weights.
 
-    `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any fsspec file system. Ray is
-    not needed. Raises `CheckpointError` where there is none or its checksums do not hold.
+    `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any fsspec file system; `energy` is
+    the module that the run was given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
+    checkpoint, its checksums do not hold, or its parameters do not fit.
     """
     from pipeline.checkpoint import load_energy
 
-    return load_energy(url)
+    return load_energy(url, energy)

@@ -3,26 +3,78 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from copy import deepcopy
+from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor, nn
 
-from pipeline.chains import ChainPlan, Chains
-from pipeline.config import EnergyConfig, RunConfig
+from pipeline import plugins, sections
+from pipeline.chains import Chains
+from pipeline.config import RunConfig
 from pipeline.data import columns, images, toys
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
-from pipeline.energies.deep import ConvEnergy, MLPEnergy
-from pipeline.energies.rbm import BernoulliRBM
+from pipeline.energies.conv import ConvEnergy
+from pipeline.energies.custom import CustomEnergy
+from pipeline.energies.lattice import PottsLattice
+from pipeline.energies.mlp import MLPEnergy
+from pipeline.energies.quadratic import QuadraticBinary
+from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
 from pipeline.errors import ConfigError
-from pipeline.kernels import gibbs, mala, ula
+from pipeline.kernels import (
+    gibbs,
+    gibbs_with_gradients,
+    hmc,
+    mala,
+    metropolis_hastings,
+    random_walk,
+    replica_exchange,
+    single_site,
+    ula,
+)
 from pipeline.kernels.base import Kernel
+from pipeline.kernels.metropolis_hastings import PROPOSALS
 from pipeline.learner import Learner
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.rng import torch_generator
+from pipeline.sampler import ChainPlan
+from pipeline.sections import EnergyConfig, KernelConfig
 
-ENERGIES: dict[str, Callable[..., Energy]] = {"mlp": MLPEnergy, "conv": ConvEnergy, "rbm": BernoulliRBM}
-KERNELS: dict[str, Kernel] = {"ula": ula.kernel, "mala": mala.kernel, "gibbs": gibbs.kernel}
+ENERGIES: dict[str, Callable[..., Energy]] = {
+    "mlp": MLPEnergy,
+    "conv": ConvEnergy,
+    "rbm": BernoulliRBM,
+    "gaussian_rbm": GaussianRBM,
+    "potts_rbm": PottsRBM,
+    "lattice": PottsLattice,
+    "quadratic": QuadraticBinary,
+}
+
+
+class Registered(NamedTuple):
+    """A kernel from its section, and the laws (of `tests/statistics/laws.py`) that it is proven on."""
+
+    make: Callable[[Any], Kernel]
+    laws: tuple[str, ...]
+
+
+CONTINUOUS = ("gaussian", "mixture", "box")
+DISCRETE = ("rbm", "potts_rbm", "lattice")
+KERNELS = {
+    "random_walk": Registered(lambda _: random_walk.kernel, (*CONTINUOUS, "rings")),
+    "metropolis_hastings": Registered(lambda section: metropolis_hastings.with_proposal(find_proposal(section)), CONTINUOUS),
+    "ula": Registered(lambda _: ula.kernel, ("gaussian", "box")),
+    "mala": Registered(lambda _: mala.kernel, (*CONTINUOUS, "rings")),
+    "hmc": Registered(lambda _: hmc.kernel, (*CONTINUOUS, "funnel")),
+    "gibbs": Registered(lambda _: gibbs.kernel, ("rbm", "gaussian_rbm", "potts_rbm")),
+    "gibbs_with_gradients": Registered(lambda _: gibbs_with_gradients.kernel, DISCRETE),
+    "single_site": Registered(lambda _: single_site.kernel, DISCRETE),
+    "replica_exchange": Registered(
+        lambda section: replica_exchange.over(make_kernel(section.inner), section.rungs, section.inner.transitions),
+        ("mixture", "gaussian", "rbm"),
+    ),
+}
 OBJECTIVES: dict[str, Callable[..., ContrastiveDivergence]] = {
     "pcd": ContrastiveDivergence,
     "cd": ContrastiveDivergence,
@@ -41,6 +93,12 @@ def open_data(config: RunConfig) -> DataSet:
     if config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
+    box, low, high = config.energy.domain.box, float(data.sample.min()), float(data.sample.max())
+    if box is not None and (low < box[0] or high > box[1]):
+        raise ConfigError("energy.box", list(box), f"the data reach from {low:g} to {high:g}; the box must hold them")
+    mass = config.kernel.parameters.get("mass")
+    if isinstance(mass, tuple) and len(mass) != data.sample[0].numel():
+        raise ConfigError("kernel.mass", list(mass), f"a row has {data.sample[0].numel()} components; give one mass for each")
     return data
 
 
@@ -49,21 +107,79 @@ def make_energy(config: RunConfig, shape: Sequence[int]) -> Energy:
     return construct_energy(config.energy, shape, config.seed)
 
 
-def construct_energy(energy: EnergyConfig, shape: Sequence[int], seed: int = 0) -> Energy:
+def construct_energy(section: EnergyConfig, shape: Sequence[int], seed: int = 0) -> Energy:
     """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into."""
+    options = section.model_dump(exclude={"name"})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "weights").initial_seed())
-        return ENERGIES[energy.name](shape, **energy.model_dump(exclude={"name"}))
+        if isinstance(section, sections.CustomEnergy):
+            domain = section.model_dump(include={"levels", "base_scale", "box"})
+            return CustomEnergy(shape, find_module(section, shape), **domain)
+        return ENERGIES[section.name](shape, **options)
+
+
+def find_module(section: sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:
+    """The user's module: a copy of the one given in code, or what the installed package's entry point makes."""
+    if section._module is not None:
+        return deepcopy(section._module)
+    if section.entry_point is None:
+        remedy = "name an entry point of an installed package (group pipeline.energies), or give energy= in code"
+        raise ConfigError("energy.entry_point", "null", remedy)
+    make = plugins.find("pipeline.energies", section.entry_point, "energy.entry_point")
+    module: nn.Module = plugins.call(make, "energy.options", section.options, tuple(shape))
+    return module
+
+
+def find_proposal(section: sections.MetropolisHastingsKernel) -> metropolis_hastings.Proposal:
+    """The proposal given in code, one of this project's, or what an installed package's entry point makes."""
+    if section._proposal is not None:
+        return section._proposal
+    if section.proposal is None:
+        remedy = (
+            f"name one of {', '.join(PROPOSALS)}, an entry point in the group pipeline.proposals, or give proposal= in code"
+        )
+        raise ConfigError("kernel.proposal", "null", remedy)
+    make = PROPOSALS.get(section.proposal) or plugins.find("pipeline.proposals", section.proposal, "kernel.proposal")
+    proposal: metropolis_hastings.Proposal = plugins.call(make, "kernel.options", section.options)
+    return proposal
+
+
+def make_kernel(section: KernelConfig) -> Kernel:
+    return KERNELS[section.name].make(section)
+
+
+def make_plan(config: RunConfig) -> ChainPlan:
+    """How the run's chains run."""
+    kernel = config.kernel
+    ladder = kernel if isinstance(kernel, sections.ReplicaExchangeKernel) else None
+    within = ladder.inner if ladder else kernel
+    tuned = within if isinstance(within, sections.TunedKernel) else None
+    return ChainPlan(
+        make_kernel(kernel),
+        kernel.parameters,
+        kernel.transitions,
+        config.chains.restart,
+        rungs=ladder.rungs if ladder else 1,
+        ladder_rounds=ladder.adapt_rounds if ladder else 0,
+        target_acceptance=tuned.target_acceptance if tuned else None,
+        adapt_rounds=tuned.adapt_rounds if tuned else None,
+        force=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
+    )
 
 
 def make_chains(config: RunConfig, shape: Sequence[int], pool: int) -> Chains:
-    plan = ChainPlan(KERNELS[config.kernel.name], config.kernel.parameters, config.kernel.transitions, config.chains.restart)
-    energy = make_energy(config, shape)
+    energy, plan = make_energy(config, shape), make_plan(config)
     return Chains(energy, plan, config.chains.per_pool, pool=pool, seed=config.seed, device=config.device)
+
+
+def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
+    """At most 20,000 training rows as training sees them: with the data's noise, from a stream of its own."""
+    rows = data.sample[:20000]
+    return rows + data.noise * torch.randn(rows.shape, generator=torch_generator(config.data.split_seed, "sample-noise"))
 
 
 def make_learner(config: RunConfig, data: DataSet) -> Learner:
     energy = make_energy(config, data.shape)
-    energy.initialise(data.sample.mean(0))
+    energy.initialise(noisy_sample(config, data))
     objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
     return Learner(config, energy, objective, data.positives(config.seed))

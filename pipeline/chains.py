@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 import time
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from pipeline import negatives
-from pipeline.energies.base import Energy, Target, unflatten_
-from pipeline.kernels.base import Kernel, per_chain
+from pipeline.energies.base import Energy, unflatten_
+from pipeline.kernels.base import per_chain
 from pipeline.rng import torch_generator
+from pipeline.sampler import ChainPlan, Sampler
 from pipeline.types import RoundReport, Weights
-
-
-class ChainPlan(NamedTuple):
-    """How a pool's chains run. `restart`: chance a round that a chain starts anew from noise."""
-
-    kernel: Kernel
-    parameters: dict[str, Any]
-    transitions: int
-    restart: float
 
 
 class Chains:
@@ -33,14 +25,13 @@ class Chains:
 
     def __init__(self, energy: Energy, plan: ChainPlan, count: int, *, pool: int, seed: int, device: str) -> None:
         self._energy = energy.to(device)
-        self._target = Target(self._energy)
         self._plan, self._count = plan, count
         self._pool, self._seed, self._device = pool, seed, torch.device(device)
         self._version = -1
         self.incarnation = 0
         self.round = 0  # the number of the next one
         self._generator = torch_generator(seed, "chains", pool, device=self._device)
-        self._position = energy.noise(count, self._generator)
+        self._sampler = Sampler(self._energy, plan, count, self._generator)
         self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
 
     def advance(self, weights: Weights, start: Tensor | None = None) -> tuple[pa.RecordBatch, RoundReport]:
@@ -50,24 +41,18 @@ class Chains:
         """
         clock = time.perf_counter()
         self._adopt(weights)
+        sampler, transitions = self._sampler, self._plan.transitions
         if start is not None:
-            self._position = start.to(self._device, torch.float32).view_as(self._position).clone()
+            sampler.position = start.to(self._device, torch.float32).view_as(sampler.position).clone()
             self._age.zero_()
         restarted = self._restart()
-        plan = self._plan
-        state = plan.kernel.init(self._position, self._target)
-        acceptance = torch.zeros(self._count, device=self._device)
-        for _ in range(plan.transitions):
-            state, info = plan.kernel.step(self._generator, state, self._target, **plan.parameters)
-            acceptance += info.acceptance
-        acceptance /= plan.transitions
-        self._position = state.position
-        self._age += plan.transitions
-        energy = state.energy if hasattr(state, "energy") else self._target.energy(self._position)
-        energy, reseeded = self._reseed(energy)
+        done = sampler.advance(self._generator, transitions)
+        self._age += transitions
+        energy, reseeded = self._reseed(done.energy, done.broken)
+        acceptance = done.acceptance[-self._count :]
         batch = negatives.encode(
-            self._position,
-            energy,
+            sampler.position[-self._count :],
+            energy[-self._count :],
             acceptance,
             self._age,
             pool=self._pool,
@@ -80,8 +65,10 @@ class Chains:
             incarnation=self.incarnation,
             round=self.round,
             version=weights.version,
-            transitions=plan.transitions * self._count,
+            transitions=transitions * len(sampler.position),
             acceptance=float(acceptance.mean()),
+            step_size=sampler.step_size,
+            swaps=tuple(done.swaps.tolist()),
             reseeded=reseeded,
             restarted=restarted,
             seconds=time.perf_counter() - clock,
@@ -92,35 +79,39 @@ class Chains:
     def _adopt(self, weights: Weights) -> None:
         if weights.version != self._version:
             unflatten_(self._energy, weights.flat)
+            self._sampler.refresh()
             self._version = weights.version
 
     def _restart(self) -> int:
-        """Every chain starts anew from noise with the plan's probability; how many did."""
+        """Every chain (of a ladder's lowest rung) starts anew from noise with the plan's probability; how many did."""
         if not self._plan.restart:
             return 0
+        chosen = torch.zeros(len(self._sampler.position), dtype=torch.bool, device=self._device)
         uniform = torch.rand(self._count, generator=self._generator, device=self._device)
-        chosen = uniform < self._plan.restart
+        chosen[: self._count] = uniform < self._plan.restart
         self._replace(chosen)
         return int(chosen.sum())
 
-    def _reseed(self, energy: Tensor) -> tuple[Tensor, int]:
-        """Chains whose position or energy is not finite, made anew; the energies [M] and how many were."""
-        broken = ~(self._position.flatten(1).isfinite().all(1) & energy.isfinite())
+    def _reseed(self, energy: Tensor, broken: Tensor) -> tuple[Tensor, int]:
+        """Chains that are `broken` made anew; the energies of all and how many were."""
         count = int(broken.sum())
         if count:
             self._replace(broken)
-            energy = torch.where(broken, self._target.energy(self._position), energy)
+            energy = torch.where(broken, self._sampler.energy(self._sampler.position), energy)
         return energy, count
 
     def _replace(self, chosen: Tensor) -> None:
-        fresh = self._energy.noise(self._count, self._generator)
-        self._position = torch.where(per_chain(chosen, self._position), fresh, self._position)
-        self._age = torch.where(chosen, 0, self._age)
+        """New positions from noise for the rows `chosen` [R N] bool."""
+        position = self._sampler.position
+        fresh = self._energy.noise(len(position), self._generator)
+        self._sampler.position = torch.where(per_chain(chosen, position), fresh, position)
+        self._age = torch.where(chosen[-self._count :], 0, self._age)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed pool needs: positions, ages, the random stream, the round's number."""
+        """Everything a resumed pool needs: positions, ages, what was adapted, the random stream, the round's number."""
         return {
-            "position": self._position.cpu(),
+            "position": self._sampler.position.cpu(),
+            "tuning": self._sampler.tuning(),
             "age": self._age.cpu(),
             "generator": self._generator.get_state(),
             "device": self._device.type,
@@ -129,7 +120,8 @@ class Chains:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._position = state["position"].to(self._device)
+        self._sampler.position = state["position"].to(self._device)
+        self._sampler.load_tuning(state["tuning"])
         self._age = state["age"].to(self._device)
         self.round, self.incarnation = state["round"], state["incarnation"]
         if state["device"] == self._device.type:
@@ -142,9 +134,12 @@ class Chains:
         """Takes up the chains of the `last` batch an earlier incarnation sent; without one they start from noise."""
         self.incarnation, self.round = incarnation, round
         self._generator = torch_generator(self._seed, "chains", self._pool, incarnation, device=self._device)
-        self._position = self._energy.noise(self._count, self._generator)
+        position = self._energy.noise(len(self._sampler.position), self._generator)
         self._age.zero_()
         if last is not None:
             chains = negatives.decode(last)
-            self._position = chains.position.to(self._device, copy=True).view_as(self._position)
+            position = chains.position.to(self._device, copy=True).view(self._count, *self._energy.shape)
+            # a batch holds the model's rung alone: every rung starts from it
+            position = position.repeat(self._plan.rungs, *(1,) * len(self._energy.shape))
             self._age = chains.age.to(self._device, copy=True)
+        self._sampler.position = position

@@ -16,11 +16,13 @@ from typing import Any
 import fsspec
 import torch
 from pydantic import TypeAdapter, ValidationError
+from torch import nn
 
 import pipeline
-from pipeline.config import EnergyConfig, RunConfig
+from pipeline.config import RunConfig
 from pipeline.energies.base import Energy, signature, unflatten_
 from pipeline.errors import CheckpointError
+from pipeline.sections import CustomEnergy, EnergyConfig
 from pipeline.types import Part
 
 FORMAT = 1
@@ -30,6 +32,7 @@ BINDING = (
     "seed",
     "energy",
     "kernel.name",
+    "kernel.rungs",
     "objective.name",
     "data",
     "chains.pools",
@@ -75,6 +78,17 @@ class Checkpoint:
                     f"{self.folder} was made with {key}={old}, this run has {new}: "
                     "give another output=, or resume=never to start over there"
                 )
+
+    def check_signature(self, energy: Energy, key: str = "") -> None:
+        """Raises `CheckpointError` where the parameters are not of the names, shapes and types stored here.
+
+        `key` is what in the configuration named this checkpoint.
+        """
+        theirs, ours = self.manifest["signature"], signature(energy)
+        if theirs != ours:
+            odd = [entry for entry in (*theirs, *ours) if (entry in theirs) != (entry in ours)]
+            named = f"{key}={self.folder}" if key else self.folder
+            raise CheckpointError(f"{named}: its parameters do not fit this energy; they differ in {odd[:4]}")
 
     @classmethod
     def open(cls, folder: str) -> Checkpoint | None:
@@ -187,7 +201,7 @@ def find(url: str) -> Checkpoint:
     return checkpoint
 
 
-def load_energy(url: str) -> Energy:
+def load_energy(url: str, module: nn.Module | None) -> Energy:
     """See `pipeline.load`."""
     from pipeline.build import construct_energy
 
@@ -197,8 +211,11 @@ def load_energy(url: str) -> Energy:
         section: EnergyConfig = TypeAdapter(EnergyConfig).validate_python(checkpoint.manifest["config"]["energy"])
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint.folder}: this version knows no such energy ({error})") from error
+    if isinstance(section, CustomEnergy):
+        section._module = module
+        if module is None and section.entry_point is None:
+            raise CheckpointError(f"{checkpoint.folder}: its module was given in code; give it again, load(url, energy=module)")
     energy = construct_energy(section, checkpoint.shape)
-    if signature(energy) != checkpoint.manifest["signature"]:
-        raise CheckpointError(f"{checkpoint.folder}: its parameters do not fit the energy its configuration names")
+    checkpoint.check_signature(energy)
     unflatten_(energy, checkpoint.read("energy.pt")["weights"].numpy())
     return energy.eval().requires_grad_(False)

@@ -12,10 +12,15 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config import GROUPS, RunConfig, Section, check_combinations
+from pipeline.config import GROUPS, RunConfig, check_combinations
 from pipeline.errors import ConfigError
+from pipeline.sections import Section
 
 PATH_KEYS = ("output", "init_from", "data.path")
+# a choice of the group `kernel` at another place, as people write it and as Hydra does
+INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
+# dictionaries whose keys are another function's affair
+OPTIONS = ("energy.options", "kernel.options", "kernel.inner.options")
 
 
 def conf_directory() -> Path:
@@ -54,6 +59,7 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     overrides = [_quoted(text) for text in overrides]
     for text in overrides:
         _check_override(text, OverridesParser.create())
+    overrides = [_as_hydra_has_it(text) for text in overrides]
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             composed = hydra_compose("config", list(overrides))
@@ -61,7 +67,37 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         raise _unknown_key(overrides, str(error)) from error
     assert isinstance(raw, dict)
-    return {str(key): value for key, value in raw.items()}
+    return _without_strangers({str(key): value for key, value in raw.items()}, overrides)
+
+
+def _without_strangers(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+    """An experiment's settings of a group are meant for its own choice: another one, given beside it, has its own again."""
+    given = dict(text.lstrip("+").partition("=")[::2] for text in overrides)
+    if given.get("experiment", "null") == "null":
+        return raw
+    experiment = _yaml("experiment", given["experiment"])
+    chosen = {key.removeprefix("override /"): choice for entry in experiment["defaults"] for key, choice in entry.items()}
+    for group in GROUPS[:4]:
+        if given.get(group, chosen[group]) == chosen[group]:
+            continue
+        own = _yaml(group, given[group])
+        for key in experiment.get(group, {}):
+            if f"{group}.{key}" not in given:
+                raw[group].pop(key)
+                raw[group] |= {key: own[key]} if key in own else {}
+    return raw
+
+
+def _yaml(group: str, choice: str) -> dict[str, Any]:
+    import yaml
+
+    return yaml.safe_load((conf_directory() / group / f"{choice}.yaml").read_text()) or {}
+
+
+def _as_hydra_has_it(text: str) -> str:
+    if text.startswith(INNER):
+        return text.replace(INNER, INNER_GROUP, 1)
+    return f"++{text}" if text.startswith(OPTIONS) else text
 
 
 def _quoted(text: str) -> str:
@@ -87,8 +123,10 @@ def _check_override(text: str, parser: Any) -> None:
         raise ConfigError(key, given, "refused: only this project's own groups and keys may be set")
     if override.is_sweep_override():
         raise ConfigError(key, given, "one value is wanted, not a sweep; quote a comma, or use [a,b]")
-    if key in GROUPS and isinstance(override.value(), str) and override.value() not in choices(key):
-        raise ConfigError(key, override.value(), f"no such choice; there are {', '.join(choices(key))}")
+    inner = key == INNER.rstrip("=")
+    there = [name for name in choices("kernel" if inner else key) if not (inner and name == "replica_exchange")]
+    if (inner or key in GROUPS) and isinstance(override.value(), str) and override.value() not in there:
+        raise ConfigError(key, override.value(), f"no such choice; there are {', '.join(there)}")
 
 
 def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
@@ -96,12 +134,16 @@ def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         if f"'{key}'" in message or f'"{key}"' in message or f" {key}" in message.splitlines()[0]:
+            key = key.removeprefix("kernel@")
             return ConfigError(key, value, f"unknown key; {_nearest(key)}")
     return ConfigError("configuration", " ".join(overrides), " ".join(message.split()))
 
 
 def _nearest(key: str) -> str:
-    known = [name for name, _, _ in describe()]
+    meanings = {name: meaning for name, _, meaning in describe()}
+    if meanings.get(key, "").startswith("("):
+        return f"it goes with {meanings[key][1:].partition(')')[0]}"
+    known = list(meanings)
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     if not near:  # a right word under the wrong section, or the other way round
         last = key.rpartition(".")[2]
@@ -146,13 +188,13 @@ def _path(location: tuple[int | str, ...]) -> str:
     parts = [str(part) for part in location]
     if len(parts) > 1 and parts[0] in ("energy", "kernel", "objective", "data"):
         del parts[1]
+    if parts[:2] == ["kernel", "inner"] and len(parts) > 3:
+        del parts[2]
     return ".".join(part for part in parts if part not in ("literal['auto']", "bool"))
 
 
 def describe() -> Iterator[tuple[str, Any, str]]:
     """(key, default, meaning) of every key, under the default choice of each group and then under the others."""
-    import yaml
-
     raw = compose_raw(())
     seen: set[str] = set()
     sections: list[tuple[str, type[Section], dict[str, Any]]] = [("", RunConfig, raw)]
@@ -167,8 +209,10 @@ def describe() -> Iterator[tuple[str, Any, str]]:
                 yield key, default, information.description or ""
     for group in GROUPS[:4]:
         for choice in choices(group):
-            values = yaml.safe_load((conf_directory() / group / f"{choice}.yaml").read_text()) or {}
+            values = _yaml(group, choice)
             section = _section_of(RunConfig.model_fields[group].annotation, values)
+            for entry in values.pop("defaults", []):  # a group's choice within a group, "/kernel@inner": it is a key as well
+                values |= {at.partition("@")[2]: choice for at, choice in entry.items()} if isinstance(entry, dict) else {}
             for field, value in values.items():
                 if section is not None and f"{group}.{field}" not in seen and field in section.model_fields and field != "name":
                     seen.add(f"{group}.{field}")

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import Optimizer, RunConfig
 from pipeline.data.base import Positives
-from pipeline.energies.base import Energy, flatten, signature, unflatten_
+from pipeline.energies.base import Energy, flatten, unflatten_
 from pipeline.energies.deep import iterate_spectral_norms
-from pipeline.errors import CheckpointError, DivergenceError
+from pipeline.errors import DivergenceError
 from pipeline.negatives import decode
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.staleness import LagController, batch_weights
@@ -68,7 +68,7 @@ class Learner:
     def starts(self, step: int) -> Tensor:
         """The positives `[N, *shape]` of step `step` (this one or a later one), drawn ahead for chains to start at."""
         while len(self._drawn) <= step - self.version:
-            self._drawn.append(self._positives.next(self._config.trainer.batch_size))
+            self._drawn.append(self.energy.into_domain(self._positives.next(self._config.trainer.batch_size)))
         return self._drawn[step - self.version]
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
@@ -186,8 +186,7 @@ class Learner:
         if checkpoint is not None:
             self.load_state_dict(checkpoint.read("learner.pt"))
         elif warm_start is not None:
-            if warm_start.manifest["signature"] != signature(self.energy):
-                raise CheckpointError(f"init_from={warm_start.folder}: its parameters do not fit this run's energy")
+            warm_start.check_signature(self.energy, "init_from")
             unflatten_(self.energy, warm_start.read("energy.pt")["weights"].numpy())
             self._average = [parameter.detach().clone() for parameter in self._parameters]
 

@@ -45,6 +45,8 @@ METRICS = (
     Metric("ebm_gradient_norm", "gauge", "1", "Euclidean norm of the gradient before clipping"),
     Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
     Metric("ebm_acceptance_ratio", "gauge", "ratio", "Mean acceptance probability of the last round", ("pool",)),
+    Metric("ebm_step_size", "gauge", "1", "Step size of the pool's kernel, adapted or fixed", ("pool",)),
+    Metric("ebm_swap_ratio", "gauge", "ratio", "Mean swap probability of neighbouring rungs", ("pool", "pair")),
     Metric("ebm_lag_steps", "histogram", "steps", "Lag of a batch when it was consumed", (), LAGS),
     Metric("ebm_lag_bound_steps", "gauge", "steps", "Bound on the lag, as the ESS steers it"),
     Metric("ebm_ess_ratio", "histogram", "ratio", "ESS of a batch's importance weights over its size", (), RATIOS),
@@ -132,6 +134,10 @@ class RunMetrics:
         pool = str(report.pool)
         self["ebm_transitions"].labels(pool).inc(report.transitions)
         self["ebm_acceptance_ratio"].labels(pool).set(report.acceptance)
+        if report.step_size is not None:
+            self["ebm_step_size"].labels(pool).set(report.step_size)
+        for pair, rate in enumerate(report.swaps):
+            self["ebm_swap_ratio"].labels(pool, str(pair)).set(rate)
         self["ebm_reseeded_chains"].labels(pool).inc(report.reseeded)
         self["ebm_restarted_chains"].labels(pool).inc(report.restarted)
         self["ebm_stage_seconds"].labels("round").inc(report.seconds)

@@ -147,6 +147,7 @@ class Run:
             checkpoint = self._store.latest()
             if checkpoint is not None:
                 checkpoint.check_fits(self._config)
+                checkpoint.check_signature(self._energy)
                 return checkpoint, None
             if self._store.damaged:
                 raise CheckpointError(f"{self._output}: its checkpoints are damaged, every one; resume=never starts over there")

@@ -26,19 +26,27 @@ from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import PipelineError
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from pipeline.kernels.metropolis_hastings import Proposal
     from pipeline.run import Runner
 
 
-def run(config: RunConfig) -> dict[str, Any]:
-    """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`."""
-    from pipeline.build import make_energy, open_data
+def run(config: RunConfig, energy: nn.Module | None = None, proposal: Proposal | None = None) -> dict[str, Any]:
+    """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`.
+
+    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for kernel=metropolis_hastings.
+    They travel to the actors with the configuration; a checkpoint holds their parameters, not their code.
+    """
+    from pipeline.build import make_energy, make_kernel, open_data
     from pipeline.display import Display
     from pipeline.run import Run, resolve_output, with_absolute_paths
 
-    config = with_absolute_paths(config)
+    config = with_absolute_paths(config.carrying(energy, proposal))
     output = resolve_output(config)
     shape = open_data(config).shape
-    energy = make_energy(config, shape)
+    make_kernel(config.kernel)  # refused here, if at all
+    model = make_energy(config, shape)
     display = Display()
     display.say(
         f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel, {config.objective.name}, to {output}"
@@ -56,7 +64,7 @@ def run(config: RunConfig) -> dict[str, Any]:
         connect(config, output)
         return RayRunner(config, output, shape)
 
-    summary = Run(config, output, energy, display).execute(make_runner)
+    summary = Run(config, output, model, display).execute(make_runner)
     display.say(in_words(summary))
     return summary
 

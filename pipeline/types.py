@@ -32,7 +32,7 @@ class Negatives(NamedTuple):
 
 
 class RoundReport(NamedTuple):
-    """What a pool says of one round beside its batch."""
+    """What a pool says of one round beside its batch. `swaps`: mean swap probability by pair of a ladder's neighbours."""
 
     pool: int
     incarnation: int
@@ -40,6 +40,8 @@ class RoundReport(NamedTuple):
     version: int
     transitions: int
     acceptance: float
+    step_size: float | None
+    swaps: tuple[float, ...]
     reseeded: int
     restarted: int
     seconds: float

@@ -36,6 +36,10 @@ SMALL_DEEP = (
 SMALL = {
     "rbm": SMALL_RBM,
     "deep": (*SMALL_DEEP, "energy.hidden=[16,16]"),
+    "ladder": (
+        *("kernel=replica_exchange", *SMALL_DEEP, "energy.hidden=[16,16]", "kernel.rungs=3"),
+        *("kernel.adapt_rounds=150", "kernel.inner.target_acceptance=0.6", "kernel.transitions=1"),
+    ),
     "conv": (*SMALL_DEEP, "energy=conv", "energy.channels=[4,4]", "energy.hidden=8"),
 }
 
@@ -47,7 +51,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def small() -> Callable[..., RunConfig]:
-    """`small("rbm" | "deep" | "conv", *overrides)`: a configuration whose run takes a second."""
+    """`small("rbm" | "deep" | "ladder" | "conv", *overrides)`: a configuration whose run takes a second."""
 
     def make(kind: str, *overrides: str) -> RunConfig:
         return compose([*SMALL[kind], *overrides])

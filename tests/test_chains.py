@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from pipeline import negatives
-from pipeline.build import KERNELS, make_chains, make_energy
-from pipeline.chains import ChainPlan, Chains
+from pipeline.build import make_chains, make_energy
+from pipeline.chains import Chains
 from pipeline.config import RunConfig
 from pipeline.energies.base import flatten
+from pipeline.kernels import gibbs
+from pipeline.sampler import ChainPlan
 from pipeline.types import Weights
 
 Small = Callable[..., RunConfig]
@@ -146,7 +148,7 @@ def test_weights_may_be_read_only_memory(small: Small) -> None:
 def test_gibbs_batches_carry_the_free_energy(small: Small) -> None:
     config = small("rbm")
     energy = make_energy(config, (8, 8))
-    plan = ChainPlan(KERNELS["gibbs"], {}, transitions=1, restart=0.0)
+    plan = ChainPlan(gibbs.kernel, {}, transitions=1, restart=0.0)
     received = negatives.decode(Chains(energy, plan, 10, pool=0, seed=0, device="cpu").advance(weights(config))[0])
     assert set(received.position.unique().tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(received.energy, energy(received.position).detach())

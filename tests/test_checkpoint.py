@@ -39,8 +39,9 @@ def final_weights(runner: InlineRunner) -> np.ndarray:
     return runner._learner.publish().flat
 
 
-@pytest.mark.parametrize("kind", ["rbm", "deep", "conv"])
-@pytest.mark.parametrize("where", ["disk", "memory"])
+@pytest.mark.parametrize(
+    ("kind", "where"), [("rbm", "disk"), ("rbm", "memory"), ("deep", "disk"), ("conv", "disk"), ("ladder", "disk")]
+)
 def test_resuming_is_as_if_never_stopped(small: Small, tmp_path: Path, kind: str, where: str) -> None:
     """Law 4: stopped at 100 of 200 steps and resumed by a new process's objects, the weights end bitwise equal."""
     output = str(tmp_path) if where == "disk" else f"memory://{tmp_path.name}-{kind}"

@@ -15,7 +15,22 @@ from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import ConfigError
 from pipeline.train import usage
 
-NEEDED = {"idx": ["data.path=x"], "images": ["data.path=x"], "columns": ["data.path=x"], "rbm": ["experiment=digits_rbm"]}
+BINARY = ["experiment=digits_rbm"]
+CATEGORICAL = ["data.encoding=categorical", "data.noise=0", "kernel=gibbs"]
+# what a choice needs beside it
+NEEDED = {
+    "idx": ["data.path=x"],
+    "images": ["data.path=x"],
+    "columns": ["data.path=x"],
+    "cd": ["trainer.batch_size=128", "chains.restart=0.0"],
+    "rbm": BINARY,
+    "quadratic": [*BINARY, "kernel=single_site"],
+    "lattice": [*BINARY, "kernel=gibbs_with_gradients"],
+    "potts_rbm": CATEGORICAL,
+    "gibbs": BINARY,
+    "gibbs_with_gradients": BINARY,
+    "single_site": BINARY,
+}
 
 
 def test_every_shipped_yaml_loads() -> None:
@@ -24,13 +39,20 @@ def test_every_shipped_yaml_loads() -> None:
     assert len(files) == sum(len(choices(group)) for group in GROUPS) + 1
     for group in GROUPS:
         for choice in choices(group):
-            extra = ["experiment=digits_rbm"] if choice == "gibbs" else NEEDED.get(choice, [])
-            if choice == "cd":
-                extra = ["trainer.batch_size=128", "chains.restart=0.0"]
-            config = compose([*extra, f"{group}={choice}"])
+            config = compose([*NEEDED.get(choice, []), f"{group}={choice}"])
             if group != "experiment" and group != "trainer":
                 assert getattr(config, group).name == choice
     assert yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
+
+
+def test_an_experiment_gives_way_to_another_choice() -> None:
+    """Its settings of a group go with its own choice there; what is given by hand stays."""
+    config = compose(["experiment=toy", "kernel=hmc", "kernel.leapfrog_steps=3", "energy=custom"])
+    assert config.kernel == compose(["kernel=hmc", "kernel.leapfrog_steps=3"]).kernel
+    assert config.energy == compose(["energy=custom"]).energy
+    assert config.data == compose(["experiment=toy"]).data
+    assert compose(["experiment=toy", "kernel=mala"]).kernel == compose(["experiment=toy"]).kernel
+    assert compose(["experiment=toy", "kernel=ula", "kernel.step_size=0.3"]).kernel.parameters["step_size"] == 0.3
 
 
 @pytest.mark.parametrize(
@@ -61,13 +83,13 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["trainer.steps=0"], "trainer.steps", "0", "greater than or equal to 1"),
         (["optimizer.learning_rate=nan"], "optimizer.learning_rate", "nan", "finite"),
         (["trainer.reweight=maybe"], "trainer.reweight", "maybe", "'auto' or should be a valid boolean"),
-        (["energy=foo"], "energy", "foo", "conv, mlp, rbm"),
+        (["energy=foo"], "energy", "foo", "conv, custom, gaussian_rbm"),
         (["trainer.steps=1,2"], "trainer.steps", "1,2", "one value"),
         (["--steps=3"], "--steps", "3", "key=value"),
         (["steps"], "steps", "", "key=value"),
         (["data=idx"], "data.path", "???", "must be given for data=idx"),
-        (["kernel=gibbs"], "kernel", "gibbs", "kernel=mala or ula"),
-        (["energy=rbm"], "kernel", "mala", "use kernel=gibbs"),
+        (["kernel=gibbs"], "kernel", "gibbs", "kernel=mala, hmc or random_walk"),
+        (["energy=rbm"], "kernel", "mala", "gibbs_with_gradients or single_site"),
         (["energy=rbm", "kernel=gibbs"], "data", "digits", "data.encoding=binary"),
         (["data.encoding=binary"], "data.encoding", "binary", "use real"),
         (["experiment=digits_rbm", "data.noise=0.1"], "data.noise", "0.1", "data.noise=0"),

@@ -187,3 +187,14 @@ def test_flat_weights_include_buffers(small: Small) -> None:
     _, weights = learner.step(rounds())
     assert any(not torch.equal(before[name], buffer) for name, buffer in learner.energy.named_buffers())
     assert weights.flat.size == flatten(learner.energy).size
+
+
+def test_noisy_positives_stay_in_the_box(small: Small) -> None:
+    """What the data's noise pushes out is folded back at the wall: |2 high - x|."""
+    learner, _ = make(small("deep", "energy.box=[-1,1]", "data.noise=0.5"))
+    rows = learner.starts(0)
+    assert float(rows.abs().max()) <= 1
+    free = make(small("deep", "data.noise=0.5"))[0].starts(0)
+    outside = free > 1
+    assert outside.any()
+    torch.testing.assert_close(rows[outside & (free < 3)], (2 - free)[outside & (free < 3)])

@@ -30,7 +30,17 @@ STEP = StepReport(
     seconds={"gradient": 0.25},
 )
 ROUND = RoundReport(
-    pool=1, incarnation=0, round=3, version=2, transitions=200, acceptance=0.6, reseeded=1, restarted=2, seconds=0.5
+    pool=1,
+    incarnation=0,
+    round=3,
+    version=2,
+    transitions=200,
+    acceptance=0.6,
+    step_size=0.02,
+    swaps=(0.5, 0.25),
+    reseeded=1,
+    restarted=2,
+    seconds=0.5,
 )
 FLOW = Flow(in_flight=3, waiting=1, dropped={"stale": 2}, restarts={"pool": 1}, seconds={"wait_for_pools": 0.125})
 

@@ -125,8 +125,12 @@ def in_memory(train: Tensor, held_out: Tensor, noise: float, log_density: LogDen
     )
 
 
-def encode_grey(levels: np.ndarray, maximum: int, encoding: str) -> np.ndarray:
-    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle level up."""
+def encode_grey(values: np.ndarray, maximum: int, encoding: str, levels: int) -> np.ndarray:
+    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle level up, `categorical` cuts
+    them into `levels` equal parts, 0, ..., levels-1.
+    """
     if encoding == "binary":
-        return (levels >= (maximum + 1) // 2).astype(np.float32)
-    return levels.astype(np.float32) * (2 / maximum) - 1
+        return (values >= (maximum + 1) // 2).astype(np.float32)
+    if encoding == "categorical":
+        return (values.astype(np.int64) * levels // (maximum + 1)).astype(np.float32)
+    return values.astype(np.float32) * (2 / maximum) - 1

@@ -18,10 +18,10 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.config import ColumnsData
 from pipeline.data.base import DataSet, NoisyRows, in_memory, open_url, split
 from pipeline.errors import ConfigError, DataError
 from pipeline.rng import numpy_generator
+from pipeline.sections import ColumnsData
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 
@@ -124,8 +124,11 @@ class Source:
             raise DataError(f"data.path={path}: a row has {rows.shape[1]} numbers there, {self.dimension} in the first file")
         if not np.isfinite(rows).all():
             raise DataError(f"data.path={path}: some values are not finite")
-        if self._config.encoding == "binary" and not np.isin(rows, (0, 1)).all():
-            raise DataError(f"data.path={path}: data.encoding=binary, but some values are neither 0 nor 1")
+        levels = self._config.discrete_levels
+        if levels is not None and not np.isin(rows, np.arange(levels)).all():
+            raise DataError(
+                f"data.path={path}: data.encoding={self._config.encoding}, but some values are not 0, ..., {levels - 1}"
+            )
         return rows
 
 

@@ -11,16 +11,16 @@ import fsspec
 import numpy as np
 import torch
 
-from pipeline.config import DigitsData, IDXData
 from pipeline.data.base import DataSet, encode_grey, in_memory, open_url, split
 from pipeline.errors import ConfigError, DataError
+from pipeline.sections import DigitsData, IDXData
 
 
 def digits(config: DigitsData) -> DataSet:
     """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with scikit-learn)."""
     from sklearn.datasets import load_digits
 
-    rows = encode_grey(load_digits().images, 16, config.encoding)
+    rows = encode_grey(load_digits().images, 16, config.encoding, config.levels)
     train, held_out = split(rows, config.held_out, config.split_seed)
     return in_memory(train, held_out, config.noise)
 
@@ -34,16 +34,16 @@ def idx(config: IDXData) -> DataSet:
     if not file_system.exists(path):
         raise DataError(f"data.path={config.path}: there is nothing there")
     if not file_system.isdir(path):
-        rows = encode_grey(read_idx(file_system, path), 255, config.encoding)
+        rows = encode_grey(read_idx(file_system, path), 255, config.encoding, config.levels)
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
     train = _find(file_system, path, "train-images-idx3-ubyte")
     if train is None:
         raise DataError(f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz there")
-    rows = encode_grey(read_idx(file_system, train), 255, config.encoding)
+    rows = encode_grey(read_idx(file_system, train), 255, config.encoding, config.levels)
     test = _find(file_system, path, "t10k-images-idx3-ubyte")
     if test is None:
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
-    others = encode_grey(read_idx(file_system, test), 255, config.encoding)
+    others = encode_grey(read_idx(file_system, test), 255, config.encoding, config.levels)
     if others.shape[1:] != rows.shape[1:]:
         raise DataError(f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}")
     if config.held_out > len(others):

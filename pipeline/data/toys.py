@@ -9,9 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.config import ToyData
 from pipeline.data.base import DataSet, LogDensity, in_memory, split
 from pipeline.errors import ConfigError
+from pipeline.sections import ToyData
 
 Draw = Callable[[np.random.RandomState, int], np.ndarray]
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 import warnings
 from collections.abc import Sequence
@@ -10,45 +11,88 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from pipeline.energies.conditionals import Conditional
 from pipeline.errors import CheckpointError
 
 
 class Energy(nn.Module):
     """`forward(x)`: `[N, *shape] -> [N]`, in nats; p(x) = exp(-E(x)) / Z.
 
-    `binary` tells the domain: {0, 1}^d, or R^d, on which a Gaussian base term must make Z finite. `blocks` names the
-    conditionals a Gibbs kernel sweeps over, in order; empty where there are none.
+    Its domain is one of three: `levels` = q says {0, ..., q-1}^d (as floats), `box` = (low, high) says [low, high]^d, and
+    neither says R^d. On each the base law E_0, of known Z, is the one that knows nothing: uniform, uniform, and
+    N(0, `base_scale`^2).
+    It is where chains start, and where a ladder begins. `blocks` names the conditionals a Gibbs kernel sweeps over, in order;
+    empty where there are none.
     """
 
-    binary: bool = False
     blocks: Sequence[str] = ()
 
-    def __init__(self, shape: Sequence[int]) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        *,
+        levels: int | None = None,
+        box: tuple[float, float] | None = None,
+        base_scale: float = 1.0,
+    ) -> None:
         super().__init__()
         self.shape = tuple(shape)
         self.dimension = math.prod(self.shape)
+        self.levels, self.box, self.base_scale = levels, box, base_scale
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
 
-    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`E(x)` [N] and `grad_x E(x)` [N, *shape], by autograd; a model may bring its own faster way."""
+    def base(self, x: Tensor) -> Tensor:
+        """E_0(x), `[N, *shape] -> [N]` nats: |x|^2 / (2 s^2) on R^d, else 0."""
+        if self.levels is None and self.box is None:
+            return x.flatten(1).square().sum(1) / (2 * self.base_scale**2)
+        return x.new_zeros(len(x))
+
+    def base_log_partition(self) -> float:
+        """log Z_0 in nats: d log q, d log(high - low), or d log(2 pi s^2) / 2."""
+        if self.levels is not None:
+            return self.dimension * math.log(self.levels)
+        if self.box is not None:
+            return self.dimension * math.log(self.box[1] - self.box[0])
+        return self.dimension * math.log(2 * math.pi * self.base_scale**2) / 2
+
+    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` draws of the base law, `[count, *shape]` float32."""
+        size, device = (count, *self.shape), generator.device
+        if self.levels is not None:
+            return torch.rand(size, generator=generator, device=device).mul_(self.levels).floor_()
+        if self.box is not None:
+            low, high = self.box
+            return torch.rand(size, generator=generator, device=device).mul_(high - low).add_(low)
+        return self.base_scale * torch.randn(size, generator=generator, device=device)
+
+    def into_domain(self, x: Tensor) -> Tensor:
+        """Rows `[N, *shape]` that noise pushed out of a box, folded back at its walls; others as they are."""
+        return x if self.box is None else reflect(x, self.box)[0]
+
+    def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
+        """E_beta(x) = (1 - beta) E_0(x) + beta E(x) with `beta` [N] in [0, 1], a ladder's path from the base to the model."""
+        return (1 - beta) * self.base(x) + beta * self(x)
+
+    def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """`E(x)` [N] (or `E_beta(x)`) and its gradient [N, *shape], by autograd; a model may bring its own faster way.
+
+        Where there are levels the energy must be defined between them too. With two, `gradient` is as for any x; with more,
+        it is that in the one-hot encoding, [N, *shape, q] (see `pipeline.energies.discrete`).
+        """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            energy = self(x)
+            energy = self(x) if beta is None else self.tempered(x, beta)
             (gradient,) = torch.autograd.grad(energy.sum(), x)
         return energy.detach(), gradient
 
-    def conditional(self, block: str, value: Tensor) -> Tensor:
-        """The block's Bernoulli means given the value of the block before it."""
+    def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
+        """The block's law given the value of the block before it."""
         raise NotImplementedError(f"{type(self).__name__} has no block {block!r}")
 
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        """`count` positions that know nothing of the data, `[count, *shape]`: where chains start."""
-        raise NotImplementedError
-
-    def initialise(self, mean: Tensor) -> None:
-        """Hook for parameters that are best started from the data's mean, `[*shape]`; none by default."""
+    def initialise(self, rows: Tensor) -> None:
+        """Hook for parameters that are best started from the data, `[S, *shape]`; none by default."""
 
     def log_partition(self) -> float | None:
         """log Z in nats where it can be had exactly, else None."""
@@ -56,28 +100,75 @@ class Energy(nn.Module):
 
 
 class Target:
-    """An energy bound to the weights it has now: what a kernel samples from.
+    """An energy bound to the weights it has now and, on a ladder, to `beta` [N]: what a kernel samples from.
 
-    Energies and gradients cached in a kernel's State hold only under the weights that made them; after `adopt`, call the
-    kernel's `init` again.
+    Energies and gradients cached in a kernel's State hold only under the weights that made them; when the energy's weights
+    change, call `refresh`, then the kernel's `init` again. Outside a box the energy is inf.
+
+    With `force` = torch.bfloat16 gradients come from a copy of the energy in that precision, energies as ever. MALA and HMC
+    stay exact: their accept step holds for any proposal drift that is a fixed function of the position.
     """
 
-    def __init__(self, energy: Energy) -> None:
-        self._energy = energy.eval()
-        for parameter in energy.parameters():
-            parameter.requires_grad_(False)
-        self.blocks = energy.blocks
+    def __init__(self, energy: Energy, beta: Tensor | None = None, force: torch.dtype | None = None) -> None:
+        self._energy = energy.eval().requires_grad_(False)
+        self._rough = None if force is None else copy.deepcopy(energy).to(force)
+        self._force = force
+        self.beta = beta
+        self.blocks, self.levels, self.box = energy.blocks, energy.levels, energy.box
 
+    def refresh(self) -> None:
+        """Takes over weights that changed."""
+        if self._rough is not None:
+            self._rough.load_state_dict(self._energy.state_dict())
+
+    @torch.no_grad()
     def energy(self, x: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._energy(x)
+        beta = self._beta(x)
+        return self._bounded(x, self._energy(x) if beta is None else self._energy.tempered(x, beta))
 
     def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return self._energy.energy_and_gradient(x)
+        if self._rough is not None:
+            return self.energy(x), self.gradient(x)
+        energy, gradient = self._energy.energy_and_gradient(x, self._beta(x))
+        return self._bounded(x, energy), gradient
 
-    def conditional(self, block: str, value: Tensor) -> Tensor:
-        with torch.no_grad():
-            return self._energy.conditional(block, value)
+    def gradient(self, x: Tensor) -> Tensor:
+        """The force alone: cheaper than with its energy where it is of low precision."""
+        if self._rough is None:
+            return self._energy.energy_and_gradient(x, self._beta(x))[1]
+        beta = self._beta(x)
+        return self._rough.energy_and_gradient(x.to(self._force), None if beta is None else beta.to(self._force))[1].to(x.dtype)
+
+    @torch.no_grad()
+    def conditional(self, block: str, value: Tensor) -> Conditional:
+        return self._energy.conditional(block, value, self._beta(value))
+
+    def _beta(self, x: Tensor) -> Tensor | None:
+        """One beta a row; a kernel may ask for several rows a chain at once, copies of all chains one after the other."""
+        if self.beta is None or len(x) == len(self.beta):
+            return self.beta
+        return self.beta.repeat(len(x) // len(self.beta))
+
+    def _bounded(self, x: Tensor, energy: Tensor) -> Tensor:
+        if self.box is None:
+            return energy
+        flat = x.flatten(1)
+        inside = (flat.amin(1) >= self.box[0]) & (flat.amax(1) <= self.box[1])
+        return torch.where(inside, energy, torch.inf)
+
+
+def reflect(x: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor]:
+    """`x` folded into the box at its walls, and the sign, 1 or -1 by component, that a velocity leaves with.
+
+    Unfolded, the box is repeated with period 2 (high - low), every other copy a mirror image.
+    """
+    low, high = box
+    width = high - low
+    phase = torch.remainder(x - low, 2 * width)
+    mirrored = phase > width
+    folded = torch.where(mirrored, 2 * width - phase, phase) + low
+    # rounding may leave it a last bit outside, where the energy is inf
+    return folded.clamp(low, high), torch.where(mirrored, -1.0, 1.0).to(x.dtype)
 
 
 def flatten(energy: nn.Module) -> np.ndarray:

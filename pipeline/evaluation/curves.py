@@ -38,10 +38,7 @@ def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
         _plot(axes[0, 2], steps, rows, {"before clipping": "ebm_gradient_norm"})
         axes[0, 2].set_yscale("log")
         axes[0, 2].set_title("gradient norm")
-        pools = sorted({key for row in rows for key in row if key.startswith("ebm_acceptance_ratio")})
-        _plot(axes[1, 0], steps, rows, {key.partition("{")[2].rstrip("}").replace('"', ""): key for key in pools})
-        axes[1, 0].set_ylim(0, 1.05)
-        axes[1, 0].set_title("acceptance by pool")
+        _draw_acceptance(axes[1, 0], steps, rows)
         _draw_staleness(axes[1, 1], steps, rows)
         times = np.array([row["time"] for row in rows])
         rate = _increments(rows, "ebm_negatives_total") / np.maximum(np.diff(times, prepend=np.nan), 1e-9)
@@ -52,6 +49,18 @@ def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
             axis.set_xlabel("step")
         figure.suptitle(title)
         write_figure(figure, output, "curves.png")
+
+
+def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    """By pool; with a ladder, the first pool's swap rates by pair of rungs as well."""
+    keys = sorted({key for row in rows for key in row})
+    pools = [key for key in keys if key.startswith("ebm_acceptance_ratio")]
+    swaps = [key for key in keys if key.startswith("ebm_swap_ratio") and 'pool="0"' in key]
+    _plot(axis, steps, rows, {key.partition("{")[2].rstrip("}").replace('"', ""): key for key in pools})
+    for key in swaps:
+        axis.plot(steps, [row.get(key, np.nan) for row in rows], color="0.6", linewidth=0.8)
+    axis.set_ylim(0, 1.05)
+    axis.set_title("acceptance by pool" + (" (grey: swaps)" if swaps else ""))
 
 
 def _draw_staleness(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:

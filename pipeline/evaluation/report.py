@@ -8,13 +8,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.build import KERNELS, make_energy
+from pipeline.build import make_energy, make_plan, noisy_sample
 from pipeline.config import RunConfig
 from pipeline.data.base import DataSet
-from pipeline.energies.base import Energy, Target, unflatten_
+from pipeline.energies.base import Energy, unflatten_
 from pipeline.evaluation import likelihood
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.rng import torch_generator
+from pipeline.sampler import Sampler
 from pipeline.types import Figures, Progress
 
 
@@ -23,11 +24,10 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
 
     On the CPU whatever the training's device: the data are there, and what is left is small.
     """
-    energy = make_energy(config, data.shape)
+    energy = make_energy(config, data.shape).requires_grad_(False).eval()
     unflatten_(energy, weights)
-    target = Target(energy)
     if config.evaluation.samples:
-        samples = yield from sample_from_noise(config, energy, target)
+        samples = yield from sample_from_noise(config, energy)
         caption = (
             f"{config.name}: {len(samples)} samples, chains started at noise, "
             f"{config.evaluation.transitions:,} {config.kernel.name} transitions each"
@@ -39,50 +39,57 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
     yield figures | {"words": _in_words(figures)}
 
 
-def sample_from_noise(config: RunConfig, energy: Energy, target: Target) -> Generator[Progress, None, Tensor]:
-    """`[M, *shape]`, returned after the progress: chains from noise, advanced by the run's own kernel."""
-    kernel, parameters = KERNELS[config.kernel.name], config.kernel.parameters
-    generator = torch_generator(config.seed, "evaluation")
-    state = kernel.init(energy.noise(config.evaluation.samples, generator), target)
-    total = config.evaluation.transitions
-    for done in range(1, total + 1):
-        state, _ = kernel.step(generator, state, target, **parameters)
-        if done % 50 == 0 or done == total:
+def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, None, Tensor]:
+    """`[M, *shape]`, returned after the progress: chains from noise, advanced (and adapted) as the run's own are."""
+    plan, generator = make_plan(config), torch_generator(config.seed, "evaluation")
+    sampler = Sampler(energy, plan, config.evaluation.samples, generator)
+    done, total = 0, config.evaluation.transitions
+    while done < total:
+        before, done = done, min(done + plan.transitions, total)
+        sampler.advance(generator, done - before)
+        if before // 50 != done // 50 or done == total:
             yield Progress("sampling from noise", done, total)
-    return state.position
+    return sampler.position[-config.evaluation.samples :]
 
 
 def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Progress, None, Figures]:
     """The held-out figure of the trained energy, and what the untrained one and simple models score on it."""
     untrained = make_energy(config, data.shape)
-    untrained.initialise(data.sample.mean(0))
-    if energy.binary:
-        return _binary_figures(config, energy, untrained, data)
+    untrained.initialise(noisy_sample(config, data))
+    if energy.levels is not None:
+        return _discrete_figures(config, energy, untrained, data)
     noise = torch_generator(config.data.split_seed, "held-out-noise")
-    test = data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
-    scale: float = config.energy.base_scale  # type: ignore[union-attr]
-    if data.shape == (2,):
+    test = energy.into_domain(data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise))
+    baselines = likelihood.continuous_baselines(data, test)
+    log_z, log_z_before = energy.log_partition(), untrained.log_partition()
+    if log_z is not None and log_z_before is not None:
+        figures = likelihood.exact(energy, log_z, test, data.sample)
+        before = likelihood.exact(untrained, log_z_before, test, data.sample)["test_log_likelihood"]
+    elif data.shape == (2,):
         # far beyond the data and the base term; a trained network may move mass between, not past them
-        radius = max(6 * scale, 1.5 * float(data.sample.abs().max()))
-        figures = likelihood.two_dimensional(energy, data, test, radius)
-        before = likelihood.two_dimensional(untrained, data, test, radius)["test_log_likelihood"]
+        reach = max(6 * energy.base_scale, 1.5 * float(data.sample.abs().max()))
+        box = energy.box or (-reach, reach)
+        figures = likelihood.two_dimensional(energy, data, test, box)
+        before = likelihood.two_dimensional(untrained, data, test, box)["test_log_likelihood"]
     elif config.evaluation.ais_temperatures:
         figures = yield from likelihood.by_annealing(energy, data, test, config)
-        before = yield from likelihood.untrained_continuous(untrained, scale, test, config.seed)
+        before = yield from likelihood.untrained_continuous(untrained, test, config.seed)
     else:
         return {}
-    return figures | {"baselines": {"untrained": before, **likelihood.continuous_baselines(data, test)}}
+    return figures | {"baselines": {"untrained": before, **baselines}}
 
 
-def _binary_figures(config: RunConfig, energy: Energy, untrained: Energy, data: DataSet) -> Figures:
-    baselines = {"independent_components": likelihood.independent_bernoulli(data)}
+def _discrete_figures(config: RunConfig, energy: Energy, untrained: Energy, data: DataSet) -> Figures:
+    baselines = {"independent_components": likelihood.independent_levels(data, energy.levels or 2)}
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
-    if log_z is None or log_z_before is None:
-        figures = likelihood.pseudo_likelihood(energy, data, torch_generator(config.seed, "pseudo-likelihood"))
+    if log_z is not None and log_z_before is not None:
+        figures = likelihood.exact(energy, log_z, data.held_out, data.sample)
+        before = likelihood.exact(untrained, log_z_before, data.held_out, data.sample)["test_log_likelihood"]
     else:
-        figures = likelihood.exact_binary(energy, log_z, data)
-        baselines["untrained"] = likelihood.exact_binary(untrained, log_z_before, data)["test_log_likelihood"]
-    return figures | {"baselines": baselines}
+        stream = (config.seed, "pseudo-likelihood")
+        figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
+        before = likelihood.pseudo_likelihood(untrained, data, torch_generator(*stream))["test_pseudo_log_likelihood"]
+    return figures | {"baselines": {**baselines, "untrained": before}}
 
 
 def _in_words(figures: Figures) -> list[str]:

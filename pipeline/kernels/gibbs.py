@@ -1,4 +1,4 @@
-"""Block Gibbs sampling for binary models whose layers are conditionally independent."""
+"""Block Gibbs sampling for models whose layers are conditionally independent."""
 
 from __future__ import annotations
 
@@ -20,15 +20,11 @@ def init(position: Tensor, target: Target) -> State:  # noqa: ARG001 - every ker
 
 
 def step(generator: torch.Generator, state: State, target: Target) -> tuple[State, Info]:
-    """Each block in turn from its exact conditional given the one before (Geman & Geman 1984; Hinton 2002 for RBMs).
-
-    Comparing uniforms with the means is several times faster on a CPU than `torch.bernoulli`.
-    """
+    """Each block in turn from its exact conditional given the one before (Geman & Geman 1984; Hinton 2002 for RBMs)."""
     value = state.position
     for block in target.blocks:
-        means = target.conditional(block, value)
-        value = (torch.empty_like(means).uniform_(generator=generator) < means).to(means.dtype)
-    return State(value), Info(torch.ones(len(value), device=value.device))
+        value = target.conditional(block, value).sample(generator)
+    return State(value), Info(value.new_ones(len(value)))
 
 
 kernel = Kernel(init, step)

@@ -2,41 +2,40 @@
 
 from __future__ import annotations
 
-import math
-
 import torch
-from torch import Tensor
 
 from pipeline.energies.base import Target
-from pipeline.kernels.base import Info, Kernel, choose, normal_like
-from pipeline.kernels.ula import State, init
+from pipeline.kernels.base import (
+    GradientState,
+    Info,
+    Kernel,
+    Scale,
+    add_scaled,
+    init_gradient,
+    metropolis,
+    normal_like,
+    squared_norm,
+)
 
 
-def step(generator: torch.Generator, state: State, target: Target, *, step_size: float) -> tuple[State, Info]:
+def step(generator: torch.Generator, state: GradientState, target: Target, *, step_size: Scale) -> tuple[GradientState, Info]:
     """Langevin proposal, then Metropolis-Hastings (Besag 1994; Roberts & Tweedie 1996):
 
-        x' = x - epsilon grad E(x) + sqrt(2 epsilon) xi,   accepted with probability min(1, r),
+        x' = x - epsilon F(x) + sqrt(2 epsilon) xi,   accepted with probability min(1, r),
         log r = E(x) - E(x') + log q(x | x') - log q(x' | x),
-        log q(b | a) = -|b - a + epsilon grad E(a)|^2 / (4 epsilon) + const.
+        log q(b | a) = -|b - a + epsilon F(a)|^2 / (4 epsilon) + const.
 
-    exp(-E) is invariant exactly, at any epsilon. A proposal whose energy or gradient is not finite is rejected.
+    F = grad E. exp(-E) is invariant exactly, at any epsilon and for any other fixed F too, such as the gradient in bfloat16.
+    What falls outside a box, where the energy is inf, is rejected.
     """
     xi = normal_like(state.position, generator)
-    proposal = state.position.sub(state.gradient, alpha=step_size).add_(xi, alpha=math.sqrt(2 * step_size))
-    moved = init(proposal, target)
-    # forward: b - a + epsilon grad E(a) is sqrt(2 epsilon) xi, so -log q(x'|x) = |xi|^2 / 2
-    backward = (state.position - proposal).add_(moved.gradient, alpha=step_size)
-    log_ratio = state.energy - moved.energy + _squared_norm(xi) / 2 - _squared_norm(backward) / (4 * step_size)
-    # a gradient that is not finite makes `backward` so, and the ratio 0 or NaN; an energy of -inf would be accepted
-    finite = moved.energy.isfinite() & log_ratio.isfinite()
-    acceptance = torch.where(finite, log_ratio.clamp(max=0).exp(), 0.0)
-    uniform = torch.empty_like(acceptance).uniform_(generator=generator)
-    accepted = uniform < acceptance
-    return choose(accepted, moved, state), Info(acceptance)
+    proposal = add_scaled(add_scaled(state.position, state.gradient, -step_size), xi, (2 * step_size) ** 0.5)
+    moved = init_gradient(proposal, target)
+    # forward: b - a + epsilon F(a) is sqrt(2 epsilon) xi, so -log q(x'|x) = |xi|^2 / 2
+    backward = add_scaled(state.position - proposal, moved.gradient, step_size)
+    log_ratio = state.energy - moved.energy + squared_norm(xi) / 2 - squared_norm(backward) / (4 * step_size)
+    state, acceptance = metropolis(generator, log_ratio, moved, state)
+    return state, Info(acceptance)
 
 
-def _squared_norm(x: Tensor) -> Tensor:
-    return x.flatten(1).square().sum(1)
-
-
-kernel = Kernel(init, step)
+kernel = Kernel(init_gradient, step)

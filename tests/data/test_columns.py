@@ -269,6 +269,19 @@ def test_bad_values(kind: str, suffix: str, tmp_path: Path) -> None:
         read(f"{tmp_path}/rows.{suffix}")
 
 
+def test_categorical_values(tmp_path: Path) -> None:
+    """0, ..., levels-1 pass as they are; one value beyond them is refused."""
+    values = np.arange(120, dtype=np.float32).reshape(30, 4) % 3
+    write(f"{tmp_path}/rows.parquet", listed(values))
+    categorical = ("energy=potts_rbm", "kernel=gibbs", "data.encoding=categorical")
+    data = read(f"{tmp_path}/rows.parquet", *categorical, "data.levels=3", "energy.levels=3")
+    assert data.sample.unique().tolist() == [0, 1, 2]
+    values[3, 1] = 3
+    write(f"{tmp_path}/rows.parquet", listed(values))
+    with pytest.raises(DataError, match=r"data\.encoding=categorical, but some values are not 0, \.\.\., 2"):
+        read(f"{tmp_path}/rows.parquet", *categorical, "data.levels=3", "energy.levels=3")
+
+
 @pytest.mark.parametrize("value", [0.5, 2.0, -1.0])
 def test_binary_with_other_values(value: float, tmp_path: Path) -> None:
     """One value that is neither 0 nor 1 is enough to refuse data.encoding=binary."""

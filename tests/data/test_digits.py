@@ -52,6 +52,21 @@ def test_real_encoding_and_split(split_seed: int) -> None:
     assert (data.sample.min(), data.sample.max()) == (-1, 1)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4, 17])
+def test_categorical_encoding(count: int) -> None:
+    """17 grey levels cut into equal parts, 0, ..., count-1; with 17 they are what they were."""
+    data = digits(
+        "energy=potts_rbm",
+        "kernel=gibbs",
+        "data.encoding=categorical",
+        "data.noise=0",
+        f"data.levels={count}",
+        f"energy.levels={count}",
+    )
+    assert torch.equal(data.sample, torch.from_numpy(np.floor(levels()[:1500] * count / 17).astype(np.float32)))
+    assert data.sample.unique().tolist() == list(range(count))
+
+
 def test_binary_encoding() -> None:
     """1 where the raw level is 8 or more, else 0; in what is stored and in what is drawn."""
     data = digits(*BINARY)

@@ -45,6 +45,7 @@ def weights(runner: RayRunner) -> np.ndarray:
     [
         ["deep"],
         ["conv"],
+        ["ladder"],
         ["deep", "trainer.negatives=8", "trainer.lag=3", "trainer.lag_mode=exact"],
         ["rbm", "objective=cd", "trainer.batch_size=40", "trainer.lag=2", "trainer.lag_mode=exact"],
     ],

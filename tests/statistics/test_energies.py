@@ -11,47 +11,9 @@ import torch
 from pipeline.build import make_energy
 from pipeline.compose import compose
 from pipeline.energies.base import Energy, flatten, signature, unflatten_
-from pipeline.energies.deep import ConvEnergy, MLPEnergy, iterate_spectral_norms
-from pipeline.energies.rbm import BernoulliRBM
-from pipeline.errors import CheckpointError, ConfigError
-from tests.conftest import states
-
-
-def joint_energy(rbm: BernoulliRBM, v: torch.Tensor, h: torch.Tensor) -> torch.Tensor:
-    """E(v, h) for all pairs, `[V, H]`."""
-    return -(v @ rbm.visible_bias)[:, None] - (h @ rbm.hidden_bias)[None] - v @ rbm.weight.T @ h.T
-
-
-def test_rbm_free_energy_sums_the_hidden_units_out(tiny_rbm: BernoulliRBM) -> None:
-    v, h = states(5), states(3)
-    expected = -torch.logsumexp(-joint_energy(tiny_rbm, v, h), 1)
-    torch.testing.assert_close(tiny_rbm(v), expected, rtol=0, atol=1e-12)
-
-
-@pytest.mark.parametrize(("visible", "hidden"), [(5, 3), (3, 5)])
-def test_rbm_log_partition_is_the_sum_over_all_states(visible: int, hidden: int) -> None:
-    """Whichever layer is smaller is the one enumerated."""
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        rbm = BernoulliRBM((visible,), hidden=hidden, weight_scale=1.0).double()
-    truth = float(torch.logsumexp(-joint_energy(rbm, states(visible), states(hidden)).flatten(), 0))
-    assert rbm.log_partition() == pytest.approx(truth, abs=1e-10)
-    assert BernoulliRBM((21,), hidden=21, weight_scale=1.0).log_partition() is None
-
-
-def test_rbm_conditionals_are_those_of_the_joint_law(tiny_rbm: BernoulliRBM) -> None:
-    v, h = states(5), states(3)
-    joint = torch.softmax(-joint_energy(tiny_rbm, v, h).flatten(), 0).view(32, 8)
-    hidden_means = (joint / joint.sum(1, keepdim=True)) @ h
-    visible_means = (joint / joint.sum(0)).T @ v
-    torch.testing.assert_close(tiny_rbm.conditional("hidden", v), hidden_means)
-    torch.testing.assert_close(tiny_rbm.conditional("visible", h), visible_means)
-
-
-def test_rbm_started_from_the_data_is_independent_pixels(tiny_rbm: BernoulliRBM) -> None:
-    mean = torch.tensor([0.2, 0.5, 0.9, 0.3, 0.7])
-    tiny_rbm.initialise(mean)
-    torch.testing.assert_close(torch.sigmoid(tiny_rbm.visible_bias).float(), mean)
+from pipeline.energies.deep import iterate_spectral_norms
+from pipeline.energies.mlp import MLPEnergy
+from pipeline.errors import CheckpointError
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
@@ -61,22 +23,6 @@ def test_mlp_gradient_by_hand_is_autograds(spectral_norm: bool) -> None:
     by_hand, by_autograd = energy.energy_and_gradient(x), Energy.energy_and_gradient(energy, x)
     torch.testing.assert_close(by_hand[0], by_autograd[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(by_hand[1], by_autograd[1], rtol=1e-12, atol=1e-12)
-
-
-@pytest.mark.parametrize("shape", [(8, 8), (1, 28, 28), (3, 9, 7)])
-def test_conv_energy_takes_images_of_any_size(shape: tuple[int, ...]) -> None:
-    energy = ConvEnergy(shape, [4, 8], 16, 1.0, spectral_norm=False).double()
-    x = torch.randn(2, *shape, dtype=torch.float64)
-    value, gradient = energy.energy_and_gradient(x)
-    assert value.shape == (2,)
-    direction, epsilon = torch.randn_like(x), 1e-6
-    difference = (energy(x + epsilon * direction) - energy(x - epsilon * direction)) / (2 * epsilon)
-    torch.testing.assert_close((gradient * direction).flatten(1).sum(1), difference.detach(), rtol=1e-6, atol=1e-6)
-
-
-def test_conv_refuses_rows_that_are_no_images() -> None:
-    with pytest.raises(ConfigError, match="energy=mlp"):
-        ConvEnergy((64,), [4], 16, 1.0, spectral_norm=False)
 
 
 def test_deep_energy_far_out_is_its_gaussian_base() -> None:

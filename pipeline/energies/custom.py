@@ -1,0 +1,51 @@
+"""An energy whose network is a module of the user's own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
+from torch.nn.modules.dropout import _DropoutNd
+
+from pipeline.energies.deep import DeepEnergy
+from pipeline.errors import ConfigError
+
+
+class CustomEnergy(DeepEnergy):
+    """f_theta = `module`, `[N, *shape] -> [N]`, on the domain given; on R^d the Gaussian base term is added to it.
+
+    Raises `ConfigError` where the module is not of that form, or holds batch normalisation or dropout: an energy is one
+    function of the position, whatever the batch around it.
+    """
+
+    def __init__(
+        self,
+        shape: Sequence[int],
+        module: nn.Module,
+        levels: int | None,
+        base_scale: float,
+        box: tuple[float, float] | None,
+    ) -> None:
+        super().__init__(shape, base_scale, box, levels)
+        self.module = module
+        if not isinstance(module, nn.Module):
+            raise ConfigError("energy", type(module).__name__, "must be a torch.nn.Module")
+        for part in module.modules():
+            if isinstance(part, _NormBase | _DropoutNd):
+                remedy = "refused in an energy: its value would depend on the batch or on chance"
+                raise ConfigError("energy", type(part).__name__, remedy)
+        wanted = f"must map [2, {', '.join(map(str, shape))}] to [2]"
+        try:
+            with torch.no_grad():
+                value = module.eval()(self.noise(2, torch.Generator().manual_seed(0)))
+        except RuntimeError as error:
+            raise ConfigError("energy", type(module).__name__, f"{wanted}; it failed ({error})") from error
+        if not isinstance(value, Tensor) or value.shape != (2,):
+            given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
+            raise ConfigError("energy", type(module).__name__, f"{wanted}; it gave {given}")
+
+    def network(self, x: Tensor) -> Tensor:
+        value: Tensor = self.module(x)
+        return value

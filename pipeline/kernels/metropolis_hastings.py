@@ -1,0 +1,62 @@
+"""Metropolis-Hastings with any proposal."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from pipeline.energies.base import Target
+from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy, metropolis
+
+Proposal = Callable[[torch.Generator, Tensor], tuple[Tensor, Tensor]]
+"""`propose(generator, x)`: x' [N, *shape], and log q(x | x') - log q(x' | x) [N]."""
+
+
+def with_proposal(propose: Proposal) -> Kernel:
+    """The algorithm of Hastings (1970), line by line: from x_t,
+
+        1. draw x' ~ q(. | x_t);
+        2. r = min(1, p(x') q(x_t | x') / (p(x_t) q(x' | x_t))), in which Z cancels;
+        3. draw u ~ U(0, 1);
+        4. x_{t+1} = x' if u < r, else x_t.
+
+    exp(-E) is invariant exactly, if the proposal's log ratio is right.
+    """
+
+    def step(generator: torch.Generator, state: EnergyState, target: Target) -> tuple[EnergyState, Info]:
+        proposal, log_proposal_ratio = propose(generator, state.position)
+        moved = init_energy(proposal, target)
+        log_ratio = state.energy - moved.energy + log_proposal_ratio
+        state, acceptance = metropolis(generator, log_ratio, moved, state)
+        return state, Info(acceptance)
+
+    return Kernel(init_energy, step)
+
+
+def independence(scale: float = 1.0) -> Proposal:
+    """x' ~ N(0, scale^2) whatever x is: log q(x | x') - log q(x' | x) = (|x'|^2 - |x|^2) / (2 scale^2) (Tierney 1994)."""
+
+    def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
+        proposal = scale * torch.empty_like(x).normal_(generator=generator)
+        return proposal, (proposal.square() - x.square()).flatten(1).sum(1) / (2 * scale**2)
+
+    return propose
+
+
+def scaling(spread: float = 0.1) -> Proposal:
+    """x' = x exp(spread xi), one xi for all d components of a chain: log q(x | x') - log q(x' | x) = d spread xi.
+
+    It changes a chain's distance from 0 by a factor and keeps its direction, so it is one for mixing with others.
+    """
+
+    def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
+        flat = x.flatten(1)
+        exponent = spread * torch.empty_like(flat[:, 0]).normal_(generator=generator)
+        return (flat * exponent.exp()[:, None]).view_as(x), flat.shape[1] * exponent
+
+    return propose
+
+
+PROPOSALS: dict[str, Callable[..., Proposal]] = {"independence": independence, "scaling": scaling}

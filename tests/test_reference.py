@@ -1,0 +1,21 @@
+"""The pages that are made from the code are in step with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from pipeline.build import KERNELS
+from pipeline.compose import choices
+from pipeline.reference import kernels
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def test_the_kernels_page_is_what_the_registry_says() -> None:
+    """`python -m pipeline.reference > docs/kernels.md` makes it."""
+    assert (ROOT / "docs" / "kernels.md").read_text() == kernels()
+
+
+def test_the_registry_is_what_the_groups_offer() -> None:
+    assert sorted(KERNELS) == choices("kernel")
+    assert all(len(entry.laws) >= 2 for entry in KERNELS.values())
