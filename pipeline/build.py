@@ -36,6 +36,7 @@ from pipeline.kernels import (
 from pipeline.kernels.base import Kernel
 from pipeline.kernels.metropolis_hastings import PROPOSALS
 from pipeline.learner import Learner
+from pipeline.memory import keep_freed_memory
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan
@@ -168,6 +169,7 @@ def make_plan(config: RunConfig) -> ChainPlan:
 
 
 def make_chains(config: RunConfig, shape: Sequence[int], pool: int) -> Chains:
+    keep_freed_memory()
     energy, plan = make_energy(config, shape), make_plan(config)
     return Chains(energy, plan, config.chains.per_pool, pool=pool, seed=config.seed, device=config.device)
 
@@ -179,6 +181,7 @@ def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
 
 
 def make_learner(config: RunConfig, data: DataSet) -> Learner:
+    keep_freed_memory()
     energy = make_energy(config, data.shape)
     energy.initialise(noisy_sample(config, data))
     objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))

@@ -26,7 +26,7 @@ class Bernoulli(NamedTuple):
     def sample(self, generator: torch.Generator) -> Tensor:
         # comparing uniforms with the means is several times faster on a CPU than torch.bernoulli
         means = torch.sigmoid(self.logits)
-        return torch.empty_like(means).uniform_(generator=generator).lt(means).to(means.dtype)
+        return torch.empty_like(means).uniform_(generator=generator).lt_(means)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.where(value > 0.5, logsigmoid(self.logits), logsigmoid(-self.logits))
@@ -38,14 +38,18 @@ class Categorical(NamedTuple):
     logits: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        """By inversion of the cumulative probabilities: one uniform a component."""
-        sums = self.logits.softmax(-1).cumsum(-1)
-        below = sums[..., :-1] / sums[..., -1:]  # exactly 1 from the last possible value on, whatever the rounding
-        uniform = torch.empty_like(self.logits[..., :1]).uniform_(generator=generator)
-        return (uniform >= below).sum(-1).to(self.logits.dtype)
+        return draw(self.logits.softmax(-1), generator).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.logits.log_softmax(-1).gather(-1, value.long()[..., None])[..., 0]
+
+
+def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+    """Indices drawn with `probabilities` [..., q], which it overwrites, by inversion of their sums; int64 [...]."""
+    sums = probabilities.cumsum_(-1)
+    uniform = torch.empty_like(sums[..., :1]).uniform_(generator=generator)
+    # less than the last sum, whatever that has been rounded to: what has no probability is never drawn
+    return torch.searchsorted(sums, uniform.mul_(sums[..., -1:]), right=True)[..., 0]
 
 
 class Normal(NamedTuple):

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import spectral_norm as spectrally_normalised
 
-from pipeline.energies.base import Energy
+from pipeline.energies.base import Energy, squared_norm
 
 
 class DeepEnergy(Energy):
@@ -30,11 +30,17 @@ class DeepEnergy(Energy):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.network(x) + self.base(x)
+        return self.with_base(self.network(x), x)
 
     def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
         """(1 - beta) E_0 + beta (f + E_0) = beta f + E_0."""
-        return beta * self.network(x) + self.base(x)
+        return self.with_base(beta * self.network(x), x)
+
+    def with_base(self, values: Tensor, x: Tensor) -> Tensor:
+        """`values` [N] + E_0(x)."""
+        if self.levels is not None or self.box is not None:
+            return values
+        return torch.add(values, squared_norm(x), alpha=0.5 / self.base_scale**2)
 
 
 @torch.no_grad()

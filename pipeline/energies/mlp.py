@@ -8,9 +8,11 @@ from typing import cast
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import silu
+from torch.nn.functional import linear, silu
 
 from pipeline.energies.deep import DeepEnergy, maybe_normalised, small
+
+silu_backward = torch.ops.aten.silu_backward
 
 
 class MLPEnergy(DeepEnergy):
@@ -29,33 +31,48 @@ class MLPEnergy(DeepEnergy):
         widths = [self.dimension, *hidden]
         hidden_layers = [maybe_normalised(nn.Linear(*pair), spectral_norm) for pair in pairwise(widths)]
         self.layers = nn.ModuleList([*hidden_layers, maybe_normalised(small(nn.Linear(widths[-1], 1)), spectral_norm)])
+        # the same modules without nn.Module's bookkeeping, which costs small networks a few per cent
+        self._linears = cast(tuple[nn.Linear, ...], tuple(self.layers))
 
     def network(self, x: Tensor) -> Tensor:
-        *hidden, last = self.layers
+        *hidden, last = self._linears
         value = x.flatten(1)
         for layer in hidden:
-            value = silu(layer(value))
-        return last(value).squeeze(1)
+            value = linear(value, layer.weight, layer.bias)
+            value = silu(value, inplace=not value.requires_grad)  # autograd needs what is before it
+        return linear(value, last.weight, last.bias).squeeze(1)
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As autograd would, with one pass forward and one back by hand: silu'(h) = s + h s (1 - s), s = sigmoid(h)."""
-        *hidden, last = cast(list[nn.Linear], list(self.layers))
-        flat = value = x.flatten(1)
-        slopes = []
-        for layer in hidden:
-            before = layer(value)
-            gate = torch.sigmoid(before)
-            value = before.mul_(gate)
-            slopes.append(torch.addcmul(gate, value, 1 - gate))
-        energy = last(value).squeeze(1)
-        gradient: Tensor = last.weight
+        """As autograd would, with one pass forward and one back by hand, which spares autograd's graph."""
+        *hidden, last = self._linears
+        inputs = _forward(x, hidden)
+        energy = linear(silu(inputs[-1]), last.weight, last.bias).squeeze(1)
         if beta is not None:
-            energy, gradient = energy * beta, gradient * beta[:, None]
-        for layer, slope in zip(reversed(hidden), reversed(slopes), strict=True):
-            gradient = slope.mul_(gradient) @ layer.weight
+            energy.mul_(beta)
+        return self.with_base(energy, x), self._backward(x, inputs, hidden, last, beta)
+
+    @torch.no_grad()
+    def gradient(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
+        *hidden, last = self._linears
+        return self._backward(x, _forward(x, hidden), hidden, last, beta)
+
+    def _backward(
+        self, x: Tensor, inputs: list[Tensor], hidden: list[nn.Linear], last: nn.Linear, beta: Tensor | None
+    ) -> Tensor:
+        """The gradient [N, *shape], of E or E_beta, from the `inputs` of the SiLUs."""
+        gradient: Tensor = last.weight if beta is None else last.weight * beta[:, None]
+        for layer, before in zip(reversed(hidden), reversed(inputs), strict=True):
+            gradient = silu_backward(gradient.expand_as(before), before) @ layer.weight
         if self.box is None:
-            precision = 1 / self.base_scale**2
-            energy = energy.add_(flat.square().sum(1), alpha=precision / 2)
-            gradient = gradient.add_(flat, alpha=precision)
-        return energy, gradient.view_as(x)
+            gradient.add_(x.flatten(1), alpha=1 / self.base_scale**2)
+        return gradient.view_as(x)
+
+
+def _forward(x: Tensor, hidden: list[nn.Linear]) -> list[Tensor]:
+    """What goes into each SiLU, `[N, width]` each."""
+    first, *others = hidden
+    inputs = [linear(x.flatten(1), first.weight, first.bias)]
+    for layer in others:
+        inputs.append(linear(silu(inputs[-1]), layer.weight, layer.bias))
+    return inputs

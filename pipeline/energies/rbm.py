@@ -48,7 +48,7 @@ class RestrictedBoltzmannMachine(Energy):
         return -(self.features(x) @ self.visible_bias)
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
-        """grad A(v) less the derivative of phi(v).`pull`, `pull` [N, inputs] being the hidden means' W' p(h = 1 | v)."""
+        """grad A(v) less the derivative of phi(v).`pull`; `pull` [N, inputs] is W' p(h = 1 | v), and may be overwritten."""
         raise NotImplementedError
 
     def visible_law(self, field: Tensor) -> Conditional:
@@ -85,9 +85,10 @@ class RestrictedBoltzmannMachine(Energy):
         field = linear(self.features(x), self.weight, self.hidden_bias)
         if beta is not None:
             field = beta[:, None] * field
-        means = torch.sigmoid(field)
+        energy = self.visible_energy(x) - softplus(field).sum(1)
+        means = field.sigmoid_()
         pull = (means if beta is None else beta[:, None] * means) @ self.weight
-        return self.visible_energy(x) - softplus(field).sum(1), self.visible_gradient(x, pull)
+        return energy, self.visible_gradient(x, pull)
 
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
         """p(h | v), Bernoulli [N, m], for "hidden"; p(v | h), [N, *shape], for "visible"."""
@@ -125,7 +126,7 @@ class BernoulliRBM(RestrictedBoltzmannMachine):
         return x.flatten(1)
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
-        return -(self.visible_bias + pull).view_as(x)
+        return pull.add_(self.visible_bias).neg_().view_as(x)
 
     def visible_law(self, field: Tensor) -> Conditional:
         return Bernoulli(field.view(-1, *self.shape))
@@ -197,7 +198,7 @@ class PottsRBM(RestrictedBoltzmannMachine, CategoricalEnergy):
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
         """In the one-hot encoding, [N, *shape, q]; with two levels in x, [N, *shape]."""
-        return self.decode_gradient(-(self.visible_bias + pull).view(*x.shape, self.levels))
+        return self.decode_gradient(pull.add_(self.visible_bias).neg_().view(*x.shape, self.levels))
 
     def visible_law(self, field: Tensor) -> Conditional:
         return Categorical(field.view(-1, *self.shape, self.levels))

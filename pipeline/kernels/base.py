@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pipeline.energies.base import Target
 
+WORTH_INDEXING = 64  # numbers in a row from which, on a CPU, copying some rows is quicker than choosing among all
 Scale = float | Tensor
 """A number, or one for each chain, `[N]`."""
 
@@ -62,19 +63,25 @@ def init_gradient(position: Tensor, target: Target) -> GradientState:
 def metropolis(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
     """The accept step: `moved` with probability min(1, exp(log_ratio)) [N], else `state`; and that probability.
 
-    A ratio or an energy that is not finite is a rejection, so that a proposal with either is never entered.
+    A ratio that is not finite is a rejection; an energy that is not makes it so, and such a proposal is never entered.
     """
-    # an energy of -inf would be accepted for ever; one of inf makes the ratio -inf
-    finite = moved.energy.isfinite() & log_ratio.isfinite()
-    acceptance = torch.where(finite, log_ratio.clamp(max=0).exp(), 0.0)
+    acceptance = log_ratio.nan_to_num(nan=-torch.inf, posinf=-torch.inf).clamp_(max=0).exp_()
     accepted = torch.empty_like(acceptance).uniform_(generator=generator) < acceptance
     return choose(accepted, moved, state), acceptance
 
 
 def choose(accepted: Tensor, moved: Any, state: Any) -> Any:
-    """The state with each field of `moved` in the chains whose proposal was `accepted` [N] bool, of `state` in the others."""
-    fields = zip(moved, state, strict=True)
-    return type(state)(*(torch.where(per_chain(accepted, new), new, old) for new, old in fields))
+    """The state with each field of `moved` in the chains whose proposal was `accepted` [N] bool, of `state` in the others.
+
+    `moved` is the step's own, and may be overwritten.
+    """
+    if accepted.is_cuda or state.position[0].numel() < WORTH_INDEXING:  # on a GPU an index would have the host wait
+        fields = zip(moved, state, strict=True)
+        return type(state)(*(torch.where(per_chain(accepted, new), new, old) for new, old in fields))
+    rejected = (~accepted).nonzero()[:, 0]
+    for new, old in zip(moved, state, strict=True):
+        new.index_copy_(0, rejected, old.index_select(0, rejected))
+    return moved
 
 
 def broken(state: Any) -> Tensor:
@@ -95,14 +102,9 @@ def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
 
 def per_chain(values: Tensor, like: Tensor) -> Tensor:
     """`[N]` shaped to broadcast over `[N, *shape]`."""
-    return values.view(-1, *(1,) * (like.ndim - 1))
+    return values if like.ndim == 1 else values.view(-1, *(1,) * (like.ndim - 1))
 
 
 def add_scaled(x: Tensor, y: Tensor, scale: Scale) -> Tensor:
     """x + scale y, `[N, *shape]`."""
     return torch.addcmul(x, y, per_chain(scale, y)) if isinstance(scale, Tensor) else torch.add(x, y, alpha=scale)
-
-
-def squared_norm(x: Tensor) -> Tensor:
-    """|x|^2 by chain, `[N, *shape] -> [N]`."""
-    return x.flatten(1).square().sum(1)

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Target
-from pipeline.energies.conditionals import Categorical
+from pipeline.energies.conditionals import draw
 from pipeline.kernels.base import GradientState, Info, Kernel, init_gradient, levels_of, metropolis
 
 
@@ -18,38 +18,37 @@ def step(generator: torch.Generator, state: GradientState, target: Target) -> tu
 
     exp(-E) is invariant exactly, however poor the estimate. A move sets one site to one other level; with two levels it flips.
     """
-    moves = Categorical(log_proposals(state, target))
-    move = moves.sample(generator)
-    moved, log_ratio = propose(state, moves, move, target)
+    forward = log_proposals(state, target)
+    moved, log_ratio = propose(state, forward, draw(forward.exp(), generator), target)
     state, acceptance = metropolis(generator, log_ratio, moved, state)
     return state, Info(acceptance)
 
 
-def propose(state: GradientState, moves: Categorical, move: Tensor, target: Target) -> tuple[GradientState, Tensor]:
-    """Where `move` [N], one of `moves`, leads; and the log of Hastings' ratio, [N]."""
+def propose(state: GradientState, forward: Tensor, move: Tensor, target: Target) -> tuple[GradientState, Tensor]:
+    """Where `move` [N], proposed with the log probabilities `forward`, leads; and the log of Hastings' ratio, [N]."""
     moved = init_gradient(apply(state.position, move, target), target)
-    back = Categorical(log_proposals(moved, target)).log_prob(reverse(state.position, move, target))
-    return moved, state.energy - moved.energy + back - moves.log_prob(move)
+    back = log_proposals(moved, target).gather(1, reverse(state.position, move, target)[:, None])
+    return moved, state.energy - moved.energy + (back - forward.gather(1, move[:, None]))[:, 0]
 
 
 def log_proposals(state: GradientState, target: Target) -> Tensor:
-    """log q(move | x) + const for every move: `[N, d]` with two levels (flip site i), else `[N, d q]` (site i to level k).
+    """log q(move | x) for every move: `[N, d]` with two levels (flip site i), else `[N, d q]` (site i to level k).
 
     Where the gradient is not in the one-hot encoding, the estimate for level k is gradient_i (k - x_i).
     """
     flat = state.position.flatten(1)
     if target.levels == 2:
-        return (2 * flat - 1) * state.gradient.flatten(1) / 2
+        return ((flat - 0.5) * state.gradient.flatten(1)).log_softmax(1)
     gradient = state.gradient.reshape(*flat.shape, -1)
     levels = torch.arange(levels_of(target), dtype=flat.dtype, device=flat.device)
     by_level: Tensor = gradient * levels if gradient.shape[-1] == 1 else gradient
     current = flat.long()[..., None]
     change = by_level - by_level.gather(-1, current)
-    return (-change / 2).scatter(-1, current, -torch.inf).flatten(1)  # staying is no move
+    return (-change / 2).scatter(-1, current, -torch.inf).flatten(1).log_softmax(1)  # staying is no move
 
 
 def apply(position: Tensor, move: Tensor, target: Target) -> Tensor:
-    """The positions `[N, *shape]` after `move` [N]."""
+    """The positions `[N, *shape]` after `move` [N] int64."""
     flat, (site, level) = position.flatten(1), _site_and_level(position, move, target)
     return flat.scatter(1, site, level).view_as(position)
 
@@ -59,12 +58,12 @@ def reverse(position: Tensor, move: Tensor, target: Target) -> Tensor:
     if target.levels == 2:
         return move
     site, _ = _site_and_level(position, move, target)
-    return (site * levels_of(target) + position.flatten(1).gather(1, site))[:, 0]
+    return (site * levels_of(target) + position.flatten(1).gather(1, site).long())[:, 0]
 
 
 def _site_and_level(position: Tensor, move: Tensor, target: Target) -> tuple[Tensor, Tensor]:
     """Which site each move changes, and to what: [N, 1] each."""
-    move = move.long()[:, None]
+    move = move[:, None]
     if target.levels == 2:
         return move, 1 - position.flatten(1).gather(1, move)
     levels = levels_of(target)

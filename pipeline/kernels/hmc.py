@@ -7,18 +7,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target, reflect
-from pipeline.kernels.base import (
-    GradientState,
-    Info,
-    Kernel,
-    Scale,
-    add_scaled,
-    init_gradient,
-    metropolis,
-    normal_like,
-    squared_norm,
-)
+from pipeline.energies.base import Target, reflect, squared_norm
+from pipeline.kernels.base import GradientState, Info, Kernel, Scale, init_gradient, metropolis, normal_like, per_chain
 
 
 def step(
@@ -39,31 +29,48 @@ def step(
     reversible, for any fixed F, so exp(-E) is invariant exactly. `mass` is M, a number or one for each component, `[d]`.
     Each chain's epsilon, and so the length of its path, is drawn from step_size (1 +- jitter), which breaks the periods of
     near-Gaussian laws (Mackenzie 1989; Neal 2011, section 3.2). A box's walls reflect x, and turn p's component around.
+
+    The code has q = p / sqrt(M), which is N(0, 1), and M as a step size by component, epsilon / sqrt(M).
     """
-    position, gradient = state.position, state.gradient
-    inverse_mass = 1 / position.new_tensor(mass).expand(position[0].numel()).view(position[0].shape)
-    momentum = normal_like(position, generator) / inverse_mass.sqrt()
-    kinetic = squared_norm(momentum * inverse_mass.sqrt()) / 2
-    if jitter:
-        step_size = step_size * (1 + jitter * torch.empty_like(state.energy).uniform_(-1, 1, generator=generator))
-    momentum = add_scaled(momentum, gradient, -step_size / 2)
+    momentum = normal_like(state.position, generator)
+    kinetic = squared_norm(momentum) / 2
+    scale = _scale(generator, state, step_size, jitter, mass)
+    _kick(momentum, state.gradient, scale, 0.5)
+    position, momentum = _drift(state.position.clone(), momentum, scale, target)
     for _ in range(leapfrog_steps - 1):
-        position, momentum = _drift(position, momentum, inverse_mass, step_size, target)
-        momentum = add_scaled(momentum, target.gradient(position), -step_size)
-    position, momentum = _drift(position, momentum, inverse_mass, step_size, target)
+        _kick(momentum, target.gradient(position), scale, 1.0)
+        position, momentum = _drift(position, momentum, scale, target)
     moved = init_gradient(position, target)
-    momentum = add_scaled(momentum, moved.gradient, -step_size / 2)
-    log_ratio = state.energy - moved.energy + kinetic - squared_norm(momentum * inverse_mass.sqrt()) / 2
+    _kick(momentum, moved.gradient, scale, 0.5)
+    log_ratio = state.energy - moved.energy + kinetic - squared_norm(momentum) / 2
     state, acceptance = metropolis(generator, log_ratio, moved, state)
     return state, Info(acceptance)
 
 
-def _drift(position: Tensor, momentum: Tensor, inverse_mass: Tensor, step_size: Scale, target: Target) -> tuple[Tensor, Tensor]:
-    position = add_scaled(position, momentum * inverse_mass, step_size)
+def _scale(
+    generator: torch.Generator, state: GradientState, step_size: Scale, jitter: float, mass: float | Sequence[float]
+) -> Tensor:
+    """epsilon / sqrt(M), to broadcast over `[N, *shape]`."""
+    x = state.position
+    epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).expand(len(x))
+    if jitter:
+        epsilon = epsilon * (1 + jitter * torch.empty_like(state.energy).uniform_(-1, 1, generator=generator))
+    root = x.new_tensor(mass).sqrt()
+    return per_chain(epsilon, x) / (root if root.ndim == 0 else root.view(x.shape[1:]))
+
+
+def _kick(momentum: Tensor, gradient: Tensor, scale: Tensor, share: float) -> None:
+    """`share` of a whole kick, in place."""
+    momentum.addcmul_(gradient, scale, value=-share)
+
+
+def _drift(position: Tensor, momentum: Tensor, scale: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+    """`position` and `momentum` after a drift, which overwrites them."""
+    position.addcmul_(momentum, scale)
     if target.box is None:
         return position, momentum
     position, sign = reflect(position, target.box)
-    return position, momentum * sign
+    return position, momentum.mul_(sign)
 
 
 kernel = Kernel(init_gradient, step)

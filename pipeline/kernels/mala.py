@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.energies.base import Target
+from pipeline.energies.base import Target, squared_norm
 from pipeline.kernels.base import (
     GradientState,
     Info,
@@ -14,7 +14,6 @@ from pipeline.kernels.base import (
     init_gradient,
     metropolis,
     normal_like,
-    squared_norm,
 )
 
 

@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
+from pipeline.energies.base import Target, squared_norm
 from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy, metropolis
 
 Proposal = Callable[[torch.Generator, Tensor], tuple[Tensor, Tensor]]
@@ -39,8 +39,8 @@ def independence(scale: float = 1.0) -> Proposal:
     """x' ~ N(0, scale^2) whatever x is: log q(x | x') - log q(x' | x) = (|x'|^2 - |x|^2) / (2 scale^2) (Tierney 1994)."""
 
     def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
-        proposal = scale * torch.empty_like(x).normal_(generator=generator)
-        return proposal, (proposal.square() - x.square()).flatten(1).sum(1) / (2 * scale**2)
+        proposal = torch.empty_like(x).normal_(generator=generator).mul_(scale)
+        return proposal, (squared_norm(proposal) - squared_norm(x)) / (2 * scale**2)
 
     return propose
 

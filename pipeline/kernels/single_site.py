@@ -17,25 +17,26 @@ def step(generator: torch.Generator, state: EnergyState, target: Target) -> tupl
     """
     flat = state.position.flatten(1)
     site = torch.randint(flat.shape[1], (len(flat), 1), generator=generator, device=flat.device)
-    candidates, energies = alternatives(state, site, target)
-    offset = Categorical(-energies).sample(generator).long()
-    rows = torch.arange(len(flat), device=flat.device)
-    moved = EnergyState(candidates[offset, rows], energies[rows, offset])
+    values, energies, others = alternatives(state, site, target)
+    chosen = Categorical(-energies).sample(generator).long()[:, None]
+    # the first of the others is as good a copy as any
+    position = others[0].scatter_(1, site, values.gather(1, chosen)).view_as(state.position)
+    moved = EnergyState(position, energies.gather(1, chosen)[:, 0])
     return moved, Info(1 - energies.neg().softmax(1)[:, 0])
 
 
-def alternatives(state: EnergyState, site: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """The positions with `site` [N, 1] raised by 0, ..., q-1 (modulo q), `[q, N, *shape]`, and their energies `[N, q]`.
+def alternatives(state: EnergyState, site: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+    """The values that `site` [N, 1] could have, its own first, and the energies of the positions with them, [N, q] each; and
+    the positions with the others, [q - 1, N, d].
 
-    Those that are not finite are given as inf, so that such a position is never entered.
+    Energies that are not finite are given as inf, so that such a position is never entered.
     """
     levels, flat = levels_of(target), state.position.flatten(1)
-    current = flat.gather(1, site)
-    others = [flat.scatter(1, site, (current + offset) % levels) for offset in range(1, levels)]
-    stacked = torch.stack([flat, *others]).view(levels, *state.position.shape)
-    energies = target.energy(stacked[1:].flatten(0, 1)).view(levels - 1, -1)
+    values = (flat.gather(1, site) + torch.arange(levels, dtype=flat.dtype, device=flat.device)) % levels
+    others = flat.repeat(levels - 1, 1).scatter_(1, site.repeat(levels - 1, 1), values[:, 1:].T.reshape(-1, 1))
+    energies = target.energy(others.view(-1, *state.position.shape[1:])).view(levels - 1, -1)
     energies = torch.cat([state.energy[None], energies]).T
-    return stacked, torch.where(energies.isfinite(), energies, torch.inf)
+    return values, torch.where(energies.isfinite(), energies, torch.inf), others.view(levels - 1, *flat.shape)
 
 
 kernel = Kernel(init_energy, step)

@@ -270,28 +270,6 @@ def test_a_broken_chain_is_not_passed_along_a_ladder() -> None:
     assert end.swaps.isfinite().all()
 
 
-class Transposed(laws.Ordinal):
-    """Reads its image by columns, and so has a gradient whose strides are not those of a position."""
-
-    def forward(self, x: Tensor) -> Tensor:
-        return super().forward(x.transpose(1, 2))
-
-
-def test_gibbs_with_gradients_takes_gradients_of_any_strides() -> None:
-    energy = laws.scramble(Transposed((2, 3)), 0.7)
-    kernel, target, start = (
-        make_kernel(configured("gibbs_with_gradients")),
-        Target(energy),
-        energy.noise(50, seeded(0)).double(),
-    )
-    state = kernel.init(start, target)
-    assert not state.gradient.is_contiguous()
-    moved, _ = kernel.step(seeded(1), state, target)
-    expected, _ = kernel.step(seeded(1), state._replace(gradient=state.gradient.contiguous()), target)
-    assert torch.equal(moved.position, expected.position)
-    assert not torch.equal(moved.position, start)
-
-
 # -- walls ------------------------------------------------------------------------------------------------------------
 
 

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy, Target
-from pipeline.energies.conditionals import Categorical
 from pipeline.energies.discrete import all_states
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.quadratic import QuadraticBinary
@@ -79,14 +78,13 @@ def gibbs_with_gradients_matrix(target: Target, energy: Energy) -> Tensor:
     """P(x' | x): of every move, the probability that it is proposed and, by Hastings' ratio, accepted; else x stays."""
     x = states(energy)
     state = gibbs_with_gradients.kernel.init(x, target)
-    moves = Categorical(gibbs_with_gradients.log_proposals(state, target))
-    forward = moves.logits.log_softmax(1)
+    forward = gibbs_with_gradients.log_proposals(state, target)
     matrix, rows = torch.zeros(len(x), len(x), dtype=torch.float64), torch.arange(len(x))
     for number in range(forward.shape[1]):
         chosen = forward[:, number]
         possible = chosen.isfinite()
-        move = torch.full((len(x),), float(number), dtype=torch.float64)
-        moved, ratio = gibbs_with_gradients.propose(state, moves, move, target)
+        move = torch.full((len(x),), number)
+        moved, ratio = gibbs_with_gradients.propose(state, forward, move, target)
         assert ((moved.position != x).flatten(1).sum(1) == possible).all(), "a move changes one site, and staying is none"
         back = gibbs_with_gradients.reverse(x, move, target)
         returned = gibbs_with_gradients.apply(moved.position, back, target)
@@ -103,9 +101,11 @@ def single_site_matrix(target: Target, energy: Energy) -> Tensor:
     state = single_site.kernel.init(x, target)
     matrix, rows = torch.zeros(len(x), len(x), dtype=torch.float64), torch.arange(len(x))
     for number in range(energy.dimension):
-        positions, energies = single_site.alternatives(state, torch.full((len(x), 1), number), target)
+        site = torch.full((len(x), 1), number)
+        values, energies, _ = single_site.alternatives(state, site, target)
         shares = energies.neg().softmax(1)
-        for position, energy_there, share in zip(positions, energies.T, shares.T, strict=True):
+        for value, energy_there, share in zip(values.T, energies.T, shares.T, strict=True):
+            position = x.flatten(1).scatter(1, site, value[:, None]).view_as(x)
             torch.testing.assert_close(energy_there, target.energy(position))
             matrix.index_put_((rows, numbers(position, energy.levels or 0)), share / energy.dimension, accumulate=True)
     return matrix

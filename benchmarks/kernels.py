@@ -1,0 +1,351 @@
+"""Every kernel beside a bare loop written by hand (`benchmarks.loops`), on the same weights, chains and step sizes.
+
+    python -m benchmarks.kernels [--threads 1] [--pairs 9] [--only KERNEL[:ENERGY]] [--device cpu|cuda] [--json]
+
+With `--json` the last line is {"rows": [...]}, a row by kernel and energy:
+
+    transitions_per_second  of all `chains` at once
+    ratio_to_loop           the kernel's speed over the loop's: the median over pairs of runs, one after the other
+    ess_per_second          of the chains' energies (on a ladder: of the model's rung), summed over chains: bulk ESS (Vehtari et
+                            al. 2021) of `ess_chains` chains over `draws` transitions, times chains / ess_chains, at the speed
+                            above. Chains start from the energy's base law; as many transitions adapt step sizes first.
+                            Chains are independent, so that `ess` never falls far below their number: where it is no more,
+                            a run of `draws` is too short to tell more
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from benchmarks import loops
+from pipeline.energies.base import Energy, Target
+from pipeline.energies.conv import ConvEnergy, Residual
+from pipeline.energies.mlp import MLPEnergy
+from pipeline.energies.rbm import BernoulliRBM
+from pipeline.kernels import (
+    gibbs,
+    gibbs_with_gradients,
+    hmc,
+    mala,
+    metropolis_hastings,
+    random_walk,
+    replica_exchange,
+    single_site,
+    ula,
+)
+from pipeline.kernels.base import Kernel
+from pipeline.kernels.tuning import Ladder, StepSizes
+from pipeline.memory import keep_freed_memory
+
+RUNGS = 8
+SCALE = 1.0
+HMC = {"leapfrog_steps": 5, "jitter": 0.2}
+SECONDS = 0.3
+"""How long one timed run takes."""
+
+Loop = Callable[[torch.Generator, loops.Tensors, int], tuple[loops.Tensors, Tensor]]
+
+
+class Model(NamedTuple):
+    """An energy, and `chains` to time it on (on a ladder `rung` a rung), every `share`-th of which runs for its ESS as well."""
+
+    make: Callable[[], Energy]
+    chains: int
+    rung: int
+    share: int
+
+
+def _mlp(dimension: int, width: int) -> Callable[[], Energy]:
+    return lambda: MLPEnergy((dimension,), (width, width), base_scale=1.0, spectral_norm=False)
+
+
+MODELS = {
+    "2-D MLP": Model(_mlp(2, 128), 1024, 128, 8),
+    "784-512-512-1 MLP": Model(_mlp(784, 512), 1024, 128, 8),
+    "28x28 conv": Model(
+        lambda: ConvEnergy((28, 28), (16, 32, 64), hidden=128, scales=1, spectral_norm=False, base_scale=1.0), 64, 8, 4
+    ),
+    "784x500 RBM": Model(lambda: BernoulliRBM((784,), hidden=500, weight_scale=0.05), 1000, 125, 5),
+}
+CONTINUOUS = ("2-D MLP", "784-512-512-1 MLP", "28x28 conv")
+
+
+class Entry(NamedTuple):
+    """A kernel; `draws`: transitions for its ESS. `step_size` starts the adaptation to `acceptance`."""
+
+    kernel: Kernel
+    loop: Callable[..., tuple[loops.Tensors, Tensor]]
+    models: tuple[str, ...]
+    draws: int = 300
+    step_size: float | None = None
+    acceptance: float | None = None
+    parameters: dict[str, Any] = {}  # noqa: RUF012 - never written to
+    force: torch.dtype | None = None
+    inner: str | None = None
+
+
+DISCRETE = ("784x500 RBM",)
+ENTRIES = {
+    "random_walk": Entry(random_walk.kernel, loops.random_walk, CONTINUOUS, step_size=0.1, acceptance=0.3),
+    "metropolis_hastings": Entry(
+        metropolis_hastings.with_proposal(metropolis_hastings.independence(SCALE)), loops.metropolis_hastings, CONTINUOUS
+    ),
+    # without an accept step there is nothing to adapt to: a step size that biases little
+    "ula": Entry(ula.kernel, loops.ula, CONTINUOUS, step_size=0.05),
+    "mala": Entry(mala.kernel, loops.mala, CONTINUOUS, step_size=0.05, acceptance=0.57),
+    "mala_bf16": Entry(mala.kernel, loops.mala, CONTINUOUS, step_size=0.05, acceptance=0.57, force=torch.bfloat16),
+    "hmc": Entry(hmc.kernel, loops.hmc, CONTINUOUS, 100, 0.1, 0.8, HMC),
+    "hmc_bf16": Entry(hmc.kernel, loops.hmc, CONTINUOUS, 100, 0.1, 0.8, HMC, torch.bfloat16),
+    "gibbs": Entry(gibbs.kernel, loops.gibbs, DISCRETE),
+    "gibbs_with_gradients": Entry(gibbs_with_gradients.kernel, loops.gibbs_with_gradients, DISCRETE),
+    "single_site": Entry(single_site.kernel, loops.single_site, DISCRETE),
+    "replica_exchange(mala)": Entry(
+        replica_exchange.over(mala.kernel, RUNGS, 1), loops.replica_exchange, CONTINUOUS, 100, 0.05, 0.57, inner="mala"
+    ),
+    "replica_exchange(gibbs)": Entry(
+        replica_exchange.over(gibbs.kernel, RUNGS, 1), loops.replica_exchange, DISCRETE, 100, inner="gibbs"
+    ),
+}
+
+
+class Pair:
+    """A kernel, and the loop over chains of their own that start where the kernel's are; each goes on where it stopped."""
+
+    def __init__(self, entry: Entry, energy: Energy, count: int, generator: torch.Generator) -> None:
+        self._entry, self._energy, self.generator = entry, energy, generator
+        self._rungs = RUNGS if entry.inner else 1
+        self.step_sizes = [entry.step_size or 0.0] * self._rungs
+        self.place(energy.noise(self._rungs * count, generator).to(next(energy.parameters()).dtype))
+
+    def place(self, position: Tensor) -> None:
+        """Chains at `position` [R N, *shape]."""
+        self.rows, self.count = len(position), len(position) // self._rungs
+        beta = Ladder(RUNGS, 0).betas.to(position).repeat_interleave(self.count) if self._entry.inner else None
+        self._target = Target(self._energy, beta, self._entry.force)
+        self._state = self._entry.kernel.init(position, self._target)
+        self.acceptance = position.new_ones(self.rows)
+
+    def repeat(self, share: int) -> None:
+        """Every chain `share` times."""
+        rungs = self._state.position.unflatten(0, (self._rungs, -1))
+        self.place(rungs.repeat(1, share, *(1,) * (rungs.ndim - 2)).flatten(0, 1))
+
+    def adapt(self, transitions: int) -> None:
+        """So many transitions, step sizes moved towards the entry's acceptance after each."""
+        if self._entry.acceptance is None:
+            self.ours(transitions)
+            return
+        assert self._entry.step_size is not None
+        sizes = StepSizes(self._entry.step_size, self._rungs, self._entry.acceptance, None)
+        for _ in range(transitions):
+            self.ours(1)
+            sizes.update(self.acceptance.view(self._rungs, -1).mean(1))
+            self.step_sizes = sizes.values
+
+    @property
+    def _parameters(self) -> dict[str, Any]:
+        """As the kernel takes them: on a ladder a step size for every chain."""
+        if self._entry.step_size is None:
+            return self._entry.parameters
+        if not self._entry.inner:
+            return self._entry.parameters | {"step_size": self.step_sizes[0]}
+        by_rung = torch.tensor(self.step_sizes, dtype=self.acceptance.dtype, device=self.acceptance.device)
+        return self._entry.parameters | {"step_size": by_rung.repeat_interleave(self.count)}
+
+    def ours(self, transitions: int) -> Tensor:
+        """The kernel, `transitions` times; the positions."""
+        step, state, parameters, total = (
+            self._entry.kernel.step,
+            self._state,
+            self._parameters,
+            torch.zeros_like(self.acceptance),
+        )
+        for _ in range(transitions):
+            state, info = step(self.generator, state, self._target, **parameters)
+            total += info.acceptance
+        self._state, self.acceptance = state, total / transitions
+        return state.position
+
+    def energies(self, draws: int) -> Tensor:
+        """The chains' energies after each of `draws` transitions, `[count, draws]`: of the model's rung on a ladder."""
+        values = []
+        for _ in range(draws):
+            self.ours(1)
+            energy = self._state.energy if hasattr(self._state, "energy") else self._target.energy(self._state.position)
+            values.append(energy[-self.count :])
+        return torch.stack(values, 1)
+
+    def loop(self) -> Callable[[int], Tensor]:
+        """The loop, `transitions -> positions`."""
+        run, chains = self._loop(), tuple(field.clone() for field in self._state)
+
+        def advance(transitions: int) -> Tensor:
+            nonlocal chains
+            chains, _ = run(self.generator, chains, transitions)
+            return chains[0]
+
+        return advance
+
+    def _loop(self) -> Loop:
+        entry, beta, parameters = self._entry, self._target.beta, self._parameters
+        if entry.loop is loops.gibbs:
+            weights = rbm_tensors(self._energy)
+            return lambda generator, chains, n: loops.gibbs(generator, chains, n, *weights)
+        of = functions(self._energy, beta)
+        if entry.force is not None:
+            of = loops.mixed(of, functions(self._energy, beta, entry.force), entry.force)
+        if entry.inner == "gibbs":
+            weights = rbm_tensors(self._energy)
+            inner = lambda generator, chains: loops.gibbs(generator, chains, 1, *weights, beta)  # noqa: E731
+        elif entry.inner == "mala":
+            inner = lambda generator, chains: loops.mala(generator, chains, 1, of, **parameters)  # noqa: E731
+        if entry.inner:
+            return lambda generator, chains, n: loops.replica_exchange(generator, chains, n, of, RUNGS, inner)
+        if entry.loop is loops.metropolis_hastings:
+            parameters = {"scale": SCALE}
+        return lambda generator, chains, n: entry.loop(generator, chains, n, of, **parameters)
+
+
+def functions(energy: Energy, beta: Tensor | None, dtype: torch.dtype | None = None) -> loops.Functions:
+    """The loops' form of an energy, over copies of its weights as plain tensors."""
+
+    def copied(tensor: Any) -> Tensor:
+        return tensor.detach().clone().to(dtype or tensor.dtype)
+
+    def plain(layer: nn.Module) -> loops.Layer:
+        return copied(layer.weight), None if layer.bias is None else copied(layer.bias)
+
+    if isinstance(energy, BernoulliRBM):
+        return loops.rbm(*rbm_tensors(energy), beta)
+    beta = beta if beta is None or dtype is None else beta.to(dtype)
+    precision = 1 / energy.base_scale**2
+    if isinstance(energy, MLPEnergy):
+        return loops.mlp([plain(layer) for layer in energy.layers], precision, beta)
+    assert isinstance(energy, ConvEnergy)
+    network: Any = energy.networks[0]
+    (stem, *stages), (_, _, hidden, _, last) = network
+    blocks = [
+        loops.Block(
+            plain(stage.branch[1]),
+            plain(stage.branch[3]),
+            None if isinstance(stage.shortcut, nn.Identity) else plain(stage.shortcut),
+        )
+        for stage in stages
+        if isinstance(stage, Residual)
+    ]
+    return loops.conv(plain(stem), blocks, plain(hidden), plain(last), precision, beta)
+
+
+def rbm_tensors(energy: Energy) -> tuple[Tensor, Tensor, Tensor]:
+    assert isinstance(energy, BernoulliRBM)
+    return energy.weight.detach(), energy.visible_bias.detach(), energy.hidden_bias.detach()
+
+
+def seconds(advance: Callable[[int], Tensor], transitions: int, device: str) -> float:
+    """How long so many transitions take."""
+    _synchronise(device)
+    clock = time.perf_counter()
+    advance(transitions)
+    _synchronise(device)
+    return time.perf_counter() - clock
+
+
+def _synchronise(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> dict[str, Any]:
+    """One row."""
+    from arviz_stats.base import array_stats
+
+    entry, (make, chains, rung, share) = ENTRIES[name], MODELS[model]
+    torch.manual_seed(seed)
+    pair = Pair(entry, make().to(device), (rung if entry.inner else chains) // share, torch.Generator(device).manual_seed(seed))
+    pair.adapt(entry.draws)
+    energies = pair.energies(entry.draws).cpu().double()
+    ess = float(array_stats.ess(energies.numpy(), chain_axis=0, draw_axis=1, method="bulk")) * share
+    pair.repeat(share)
+    loop = pair.loop()
+    loop(2)
+    transitions = enough(pair.ours, device)
+    ours, ratios = [], []
+    for number in range(pairs):
+        if number % 2:
+            theirs, mine = seconds(loop, transitions, device), seconds(pair.ours, transitions, device)
+        else:
+            mine, theirs = seconds(pair.ours, transitions, device), seconds(loop, transitions, device)
+        ours.append(mine / transitions)
+        ratios.append(theirs / mine)
+    speed = 1 / statistics.median(ours)
+    return {
+        "kernel": name,
+        "energy": model,
+        "transitions_per_second": speed,
+        "ess_per_second": ess / entry.draws * speed,
+        "ratio_to_loop": statistics.median(ratios),
+        "threads": torch.get_num_threads(),
+        "chains": pair.rows,
+        "ess": ess,
+        "ess_chains": len(energies),
+        "draws": entry.draws,
+        "step_size": pair.step_sizes[-1],
+        "acceptance": float(pair.acceptance[-pair.count :].mean()),
+        "ratios": [round(ratio, 4) for ratio in ratios],
+        "device": device,
+    }
+
+
+def enough(advance: Callable[[int], Tensor], device: str) -> int:
+    """How many transitions take about `SECONDS`."""
+    transitions = 1
+    while (took := seconds(advance, transitions, device)) < SECONDS / 4:
+        transitions *= 2
+    return math.ceil(transitions * SECONDS / took)
+
+
+def selected(only: str | None) -> Iterator[tuple[str, str]]:
+    """(kernel, energy) of the rows asked for; of ENERGY a part is enough."""
+    kernel, _, energy = (only or "").partition(":")
+    for name, entry in ENTRIES.items():
+        for model in entry.models:
+            if kernel in ("", name) and energy.lower() in model.lower():
+                yield name, model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--only", metavar="KERNEL[:ENERGY]", help="one kernel, on energies whose name has ENERGY in it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", action="store_true", help="print all rows as one JSON object on the last line")
+    arguments = parser.parse_args()
+    torch.set_num_threads(arguments.threads)
+    keep_freed_memory()  # as a pool does, for kernel and loop alike
+    chosen = list(selected(arguments.only))
+    if not chosen:
+        parser.error(f"no row is called {arguments.only}; kernels: {', '.join(ENTRIES)}; energies: {', '.join(MODELS)}")
+    rows = []
+    print(f"{'kernel':<25}{'energy':<19}{'chains':>7}{'transitions/s':>15}{'ESS/s':>12}{'to loop':>9}", flush=True)
+    for name, model in chosen:
+        row = measure(name, model, arguments.pairs, arguments.device)
+        rows.append(row)
+        speeds = f"{row['transitions_per_second']:15.1f}{row['ess_per_second']:12.1f}{row['ratio_to_loop']:9.3f}"
+        print(f"{name:<25}{model:<19}{row['chains']:7}{speeds}", flush=True)
+    if arguments.json:
+        print(json.dumps({"torch": torch.__version__, "machine": platform.machine(), "rows": rows}))
+
+
+if __name__ == "__main__":
+    main()

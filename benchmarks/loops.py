@@ -1,0 +1,368 @@
+"""Bare loops in plain torch, as one writes them by hand for one model: what a kernel's speed is measured against.
+
+Nothing of this project is imported. An energy is a few functions over plain tensors (`mlp`, `rbm`, `conv`), its gradient by
+hand but for convolutions. A loop takes the chains' own tensors and a number of transitions, does in each what the kernel of its
+name does (proposals that are not finite are rejected, acceptance is counted), and returns the tensors and the mean acceptance
+[N]. Draws come in the kernels' order: with one seed, kernel and loop run the same chains.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Generator, Tensor
+from torch.nn.functional import avg_pool2d, conv2d, linear, silu, softplus
+
+Tensors = tuple[Tensor, ...]
+Layer = tuple[Tensor, Tensor | None]
+"""Weight and bias."""
+
+silu_backward = torch.ops.aten.silu_backward
+
+
+class Functions(NamedTuple):
+    """An energy at positions `[N, *shape]`: its values [N], its gradient [N, *shape], or both for less than twice the price."""
+
+    energy: Callable[[Tensor], Tensor]
+    gradient: Callable[[Tensor], Tensor]
+    both: Callable[[Tensor], tuple[Tensor, Tensor]]
+
+
+def mlp(layers: Sequence[Layer], precision: float, beta: Tensor | None = None) -> Functions:
+    """SiLU perceptron + precision |x|^2 / 2 at `[N, d]`; with `beta` [N] the perceptron times beta."""
+    *hidden, (last, offset) = layers
+
+    def finish(value: Tensor, x: Tensor) -> Tensor:
+        values = linear(value, last, offset).squeeze(1)
+        if beta is not None:
+            values *= beta
+        return values.add_(squared_norm(x), alpha=precision / 2)
+
+    def energy(x: Tensor) -> Tensor:
+        value = x
+        for weight, bias in hidden:
+            value = silu(linear(value, weight, bias), inplace=True)
+        return finish(value, x)
+
+    def forward(x: Tensor) -> tuple[list[Tensor], Tensor]:
+        before, value = [], x
+        for weight, bias in hidden:
+            before.append(linear(value, weight, bias))
+            value = silu(before[-1])
+        return before, value
+
+    def backward(x: Tensor, before: list[Tensor]) -> Tensor:
+        pull = (last if beta is None else last * beta[:, None].to(last.dtype)).expand_as(before[-1])
+        for (weight, _), at in zip(reversed(hidden), reversed(before), strict=True):
+            pull = silu_backward(pull, at) @ weight
+        return pull.add_(x, alpha=precision)
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        before, value = forward(x)
+        return finish(value, x), backward(x, before)
+
+    return Functions(energy, lambda x: backward(x, forward(x)[0]), both)
+
+
+class Block(NamedTuple):
+    """A residual block's convolutions, two and perhaps a shortcut."""
+
+    first: Layer
+    second: Layer
+    shortcut: Layer | None
+
+
+def conv(
+    stem: Layer, blocks: Sequence[Block], hidden: Layer, last: Layer, precision: float, beta: Tensor | None = None
+) -> Functions:
+    """Residual network on `[N, H, W]`, pooled by 2 between blocks, + precision |x|^2 / 2, its gradient by autograd."""
+
+    def network(x: Tensor) -> Tensor:
+        value = conv2d(x[:, None], *stem, padding=1)
+        for number, (first, second, shortcut) in enumerate(blocks):
+            if number:
+                value = avg_pool2d(value, 2, ceil_mode=True)
+            branch = conv2d(silu(conv2d(silu(value), *first, padding=1)), *second, padding=1)
+            value = branch + (value if shortcut is None else conv2d(value, *shortcut))
+        values = linear(silu(linear(silu(value).flatten(1), *hidden)), *last).squeeze(1)
+        return values if beta is None else values * beta
+
+    def with_base(values: Tensor, x: Tensor) -> Tensor:
+        return values.add_(squared_norm(x), alpha=precision / 2)
+
+    def pull(x: Tensor) -> tuple[Tensor, Tensor]:
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            values = network(x)
+            (gradient,) = torch.autograd.grad(values.sum(), x)
+        return values.detach(), gradient.add_(x.detach(), alpha=precision)
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        values, gradient = pull(x)
+        return with_base(values, x), gradient
+
+    return Functions(torch.no_grad()(lambda x: with_base(network(x), x)), lambda x: pull(x)[1], both)
+
+
+def rbm(weight: Tensor, visible: Tensor, hidden: Tensor, beta: Tensor | None = None) -> Functions:
+    """Free energy of a binary RBM at `[N, d]`, of the tempered joint law with `beta` [N]; the gradient for beta = 1 alone."""
+
+    def energy(x: Tensor) -> Tensor:
+        field = linear(x, weight, hidden)
+        if beta is not None:
+            field *= beta[:, None]
+        return (x @ visible).add_(softplus(field).sum(1)).neg_()
+
+    def both(x: Tensor) -> tuple[Tensor, Tensor]:
+        field = linear(x, weight, hidden)
+        values = (x @ visible).add_(softplus(field).sum(1)).neg_()
+        return values, torch.addmm(visible, field.sigmoid_(), weight).neg_()
+
+    return Functions(energy, lambda x: both(x)[1], both)
+
+
+def mixed(exact: Functions, rough: Functions, dtype: torch.dtype) -> Functions:
+    """Energies by `exact`, gradients by `rough` in a lower precision."""
+
+    def gradient(x: Tensor) -> Tensor:
+        return rough.gradient(x.to(dtype)).to(x.dtype)
+
+    return Functions(exact.energy, gradient, lambda x: (exact.energy(x), gradient(x)))
+
+
+@torch.no_grad()
+def random_walk(
+    generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float
+) -> tuple[Tensors, Tensor]:
+    """`chains`: position, energy."""
+    x, energy = chains
+    proposal, total = torch.empty_like(x), torch.zeros_like(energy)
+    for _ in range(transitions):
+        torch.add(x, proposal.normal_(generator=generator), alpha=step_size, out=proposal)
+        new = of.energy(proposal)
+        accepted, probability = accept(generator, energy - new)
+        x = take_(accepted, proposal, x)
+        energy = torch.where(accepted, new, energy)
+        total += probability
+    return (x, energy), total / transitions
+
+
+@torch.no_grad()
+def metropolis_hastings(
+    generator: Generator, chains: Tensors, transitions: int, of: Functions, scale: float
+) -> tuple[Tensors, Tensor]:
+    """Independent proposals N(0, scale^2); `chains`: position, energy."""
+    x, energy = chains
+    proposal, total = torch.empty_like(x), torch.zeros_like(energy)
+    for _ in range(transitions):
+        proposal.normal_(generator=generator).mul_(scale)
+        new = of.energy(proposal)
+        log_ratio = energy - new + (squared_norm(proposal) - squared_norm(x)) / (2 * scale**2)
+        accepted, probability = accept(generator, log_ratio)
+        x = take_(accepted, proposal, x)
+        energy = torch.where(accepted, new, energy)
+        total += probability
+    return (x, energy), total / transitions
+
+
+@torch.no_grad()
+def ula(generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float) -> tuple[Tensors, Tensor]:
+    """`chains`: position, energy, gradient."""
+    x, energy, gradient = chains
+    noise, sigma = torch.empty_like(x), (2 * step_size) ** 0.5
+    for _ in range(transitions):
+        proposal = x.add(gradient, alpha=-step_size).add_(noise.normal_(generator=generator), alpha=sigma)
+        new, new_gradient = of.both(proposal)
+        finite = (new + new_gradient.flatten(1).sum(1)).isfinite()
+        if finite.all():
+            x, energy, gradient = proposal, new, new_gradient
+        else:
+            x[finite], energy[finite], gradient[finite] = proposal[finite], new[finite], new_gradient[finite]
+    return (x, energy, gradient), torch.ones_like(energy)
+
+
+@torch.no_grad()
+def mala(
+    generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float | Tensor
+) -> tuple[Tensors, Tensor]:
+    """`chains`: position, energy, gradient; `step_size` a number or [N]."""
+    x, energy, gradient = chains
+    noise, total = torch.empty_like(x), torch.zeros_like(energy)
+    sigma = (2 * step_size) ** 0.5
+    for _ in range(transitions):
+        noise.normal_(generator=generator)
+        proposal = add_(add(x, gradient, -step_size), noise, sigma)
+        new, new_gradient = of.both(proposal)
+        backward = add_(x - proposal, new_gradient, step_size)
+        log_ratio = energy - new + squared_norm(noise) / 2 - squared_norm(backward) / (4 * step_size)
+        accepted, probability = accept(generator, log_ratio)
+        x, gradient = take_(accepted, proposal, x), take_(accepted, new_gradient, gradient)
+        energy = torch.where(accepted, new, energy)
+        total += probability
+    return (x, energy, gradient), total / transitions
+
+
+@torch.no_grad()
+def hmc(
+    generator: Generator,
+    chains: Tensors,
+    transitions: int,
+    of: Functions,
+    step_size: float,
+    leapfrog_steps: int,
+    jitter: float,
+) -> tuple[Tensors, Tensor]:
+    """Unit mass; `chains`: position, energy, gradient."""
+    x, energy, gradient = chains
+    momentum, total = torch.empty_like(x), torch.zeros_like(energy)
+    for _ in range(transitions):
+        momentum.normal_(generator=generator)
+        kinetic = squared_norm(momentum) / 2
+        step = step_size * (1 + jitter * torch.empty_like(energy).uniform_(-1, 1, generator=generator))
+        add_(momentum, gradient, -step / 2)
+        proposal = add(x, momentum, step)
+        for _ in range(leapfrog_steps - 1):
+            add_(momentum, of.gradient(proposal), -step)
+            add_(proposal, momentum, step)
+        new, new_gradient = of.both(proposal)
+        add_(momentum, new_gradient, -step / 2)
+        accepted, probability = accept(generator, energy - new + kinetic - squared_norm(momentum) / 2)
+        x, gradient = take_(accepted, proposal, x), take_(accepted, new_gradient, gradient)
+        energy = torch.where(accepted, new, energy)
+        total += probability
+    return (x, energy, gradient), total / transitions
+
+
+@torch.no_grad()
+def gibbs(
+    generator: Generator,
+    chains: Tensors,
+    transitions: int,
+    weight: Tensor,
+    visible: Tensor,
+    hidden: Tensor,
+    beta: Tensor | None = None,
+) -> tuple[Tensors, Tensor]:
+    """Binary RBM: hidden units given visible ones, and back; `chains`: position."""
+    (x,) = chains
+    h, v = torch.empty(len(x), len(hidden), dtype=x.dtype, device=x.device), torch.empty_like(x)
+    for _ in range(transitions):
+        field = linear(x, weight, hidden)
+        if beta is not None:
+            field *= beta[:, None]
+        h.uniform_(generator=generator).lt_(field.sigmoid_())
+        x = v.uniform_(generator=generator).lt_(
+            torch.addmm(visible, h if beta is None else h.mul_(beta[:, None]), weight).sigmoid_()
+        )
+    return (x,), torch.ones(len(x), dtype=x.dtype, device=x.device)
+
+
+@torch.no_grad()
+def gibbs_with_gradients(generator: Generator, chains: Tensors, transitions: int, of: Functions) -> tuple[Tensors, Tensor]:
+    """Binary `[N, d]`; `chains`: position, energy, gradient."""
+    x, energy, gradient = chains
+    total = torch.zeros_like(energy)
+    for _ in range(transitions):
+        forward = (x - 0.5).mul_(gradient).log_softmax(1)
+        uniform = torch.empty_like(x[:, :1]).uniform_(generator=generator)
+        site = torch.searchsorted(forward.exp().cumsum_(1), uniform, right=True).clamp_(max=x.shape[1] - 1)
+        old = x.gather(1, site)
+        x.scatter_(1, site, 1 - old)
+        new, new_gradient = of.both(x)
+        back = (x - 0.5).mul_(new_gradient).log_softmax(1)
+        log_ratio = energy - new + (back.gather(1, site) - forward.gather(1, site)).squeeze(1)
+        accepted, probability = accept(generator, log_ratio)
+        x.scatter_(1, site, torch.where(accepted[:, None], 1 - old, old))
+        gradient[accepted] = new_gradient[accepted]
+        energy = torch.where(accepted, new, energy)
+        total += probability
+    return (x, energy, gradient), total / transitions
+
+
+@torch.no_grad()
+def single_site(generator: Generator, chains: Tensors, transitions: int, of: Functions) -> tuple[Tensors, Tensor]:
+    """Binary `[N, d]`; `chains`: position, energy."""
+    x, energy = chains
+    total = torch.zeros_like(energy)
+    for _ in range(transitions):
+        site = torch.randint(x.shape[1], (len(x), 1), generator=generator, device=x.device)
+        old = x.gather(1, site)
+        x.scatter_(1, site, 1 - old)
+        new = of.energy(x)
+        stay = torch.sigmoid(new - energy)
+        flipped = torch.empty_like(stay).uniform_(generator=generator) >= stay
+        x.scatter_(1, site, torch.where(flipped[:, None], 1 - old, old))
+        energy = torch.where(flipped, new, energy)
+        total += 1 - stay
+    return (x, energy), total / transitions
+
+
+@torch.no_grad()
+def replica_exchange(
+    generator: Generator,
+    chains: Tensors,
+    transitions: int,
+    of: Functions,
+    rungs: int,
+    inner: Callable[[Generator, Tensors], tuple[Tensors, Tensor]],
+) -> tuple[Tensors, Tensor]:
+    """`inner`, swaps (0, 1), (2, 3), ..., `inner`, swaps (1, 2), ...; `chains`: position, with energy and gradient or alone.
+
+    As in the kernel, energies (and gradients) at the exchanged positions are evaluated, whatever the path E_beta is.
+    """
+    total = torch.zeros(len(chains[0]), dtype=chains[0].dtype, device=chains[0].device)
+    swaps = total.new_zeros(rungs - 1)
+    for _ in range(transitions):
+        for first in (0, 1):
+            chains, probability = inner(generator, chains)
+            total += probability / 2
+            x = chains[0]
+            pairs = (rungs - first) // 2
+            ladder = x.unflatten(0, (rungs, -1))
+            exchanged = ladder.clone()
+            exchanged[first : first + 2 * pairs : 2] = ladder[first + 1 : first + 2 * pairs : 2]
+            exchanged[first + 1 : first + 2 * pairs : 2] = ladder[first : first + 2 * pairs : 2]
+            exchanged = exchanged.flatten(0, 1)
+            energy = chains[1] if len(chains) > 1 else of.energy(x)
+            new = (exchanged, *of.both(exchanged)) if len(chains) > 1 else (exchanged, of.energy(exchanged))
+            gain = (energy - new[1]).view(rungs, -1)[first : first + 2 * pairs].view(pairs, 2, -1).sum(1)
+            swapped, probability = accept(generator, gain)
+            accepted = torch.zeros(rungs, len(x) // rungs, dtype=torch.bool, device=x.device)
+            accepted[first : first + 2 * pairs].view(pairs, 2, -1)[:] = swapped[:, None]
+            for old, other in zip(chains, new, strict=False):
+                old[accepted.flatten()] = other[accepted.flatten()]
+            swaps[first : first + 2 * pairs : 2] += probability.mean(1)
+    return chains, total / transitions
+
+
+def accept(generator: Generator, log_ratio: Tensor) -> Tensors:
+    """Which proposals are accepted and with which probability; never where the ratio, and so an energy, is not finite."""
+    probability = log_ratio.nan_to_num(nan=-torch.inf, posinf=-torch.inf).clamp_(max=0).exp_()
+    return torch.empty_like(probability).uniform_(generator=generator) < probability, probability
+
+
+def take_(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
+    """The rows of `new` that are `accepted` [N], written into `old` where they are long enough to be worth looking up."""
+    if old[0].numel() < 64:
+        return torch.where(accepted.view(-1, *(1,) * (new.ndim - 1)), new, old)
+    old[accepted] = new[accepted]
+    return old
+
+
+def add(x: Tensor, y: Tensor, scale: float | Tensor, out: Tensor | None = None) -> Tensor:
+    """x + scale y, `scale` a number or [N]."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(x, y, scale.view(-1, *(1,) * (y.ndim - 1)), out=out)
+    return torch.add(x, y, alpha=scale, out=out)
+
+
+def add_(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
+    """x += scale y."""
+    return add(x, y, scale, out=x)
+
+
+def squared_norm(x: Tensor) -> Tensor:
+    """|x|^2 of every row."""
+    return torch.linalg.vector_norm(x.flatten(1), dim=1).square_()
