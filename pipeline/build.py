@@ -39,7 +39,7 @@ from pipeline.learner import Learner
 from pipeline.memory import keep_freed_memory
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.rng import torch_generator
-from pipeline.sampler import ChainPlan
+from pipeline.sampler import ChainPlan, Sampler
 from pipeline.sections import EnergyConfig, KernelConfig
 
 ENERGIES: dict[str, Callable[..., Energy]] = {
@@ -94,12 +94,15 @@ def open_data(config: RunConfig) -> DataSet:
     if config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
-    box, low, high = config.energy.domain.box, float(data.sample.min()), float(data.sample.max())
+    box = config.energy.domain.box
+    low = float(min(data.sample.min(), data.held_out.min()))
+    high = float(max(data.sample.max(), data.held_out.max()))
     if box is not None and (low < box[0] or high > box[1]):
         raise ConfigError("energy.box", list(box), f"the data reach from {low:g} to {high:g}; the box must hold them")
     mass = config.kernel.parameters.get("mass")
     if isinstance(mass, tuple) and len(mass) != data.sample[0].numel():
-        raise ConfigError("kernel.mass", list(mass), f"a row has {data.sample[0].numel()} components; give one mass for each")
+        key = "kernel.inner.mass" if config.kernel.name == "replica_exchange" else "kernel.mass"
+        raise ConfigError(key, list(mass), f"a row has {data.sample[0].numel()} components; give one mass for each")
     return data
 
 
@@ -166,6 +169,18 @@ def make_plan(config: RunConfig) -> ChainPlan:
         adapt_rounds=tuned.adapt_rounds if tuned else None,
         force=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
     )
+
+
+def rehearse(config: RunConfig, energy: Energy) -> None:
+    """One transition of two chains: what code of the user's own fails at, a `ConfigError` says before anything starts."""
+    generator = torch_generator(config.seed, "rehearsal")
+    try:
+        Sampler(deepcopy(energy), make_plan(config), 2, generator).advance(generator, 1)
+    except ConfigError:
+        raise
+    except Exception as error:
+        remedy = f"a first transition on energy={config.energy.name} failed ({type(error).__name__}: {error})"
+        raise ConfigError("kernel", config.kernel.name, remedy) from error
 
 
 def make_chains(config: RunConfig, shape: Sequence[int], pool: int) -> Chains:

@@ -33,6 +33,7 @@ class Chains:
         self._generator = torch_generator(seed, "chains", pool, device=self._device)
         self._sampler = Sampler(self._energy, plan, count, self._generator)
         self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
+        self._unplaced = True  # until weights come: an energy's base law may depend on them
 
     def advance(self, weights: Weights, start: Tensor | None = None) -> tuple[pa.RecordBatch, RoundReport]:
         """One round: adopt `weights`, k transitions from where the chains are (or from `start` [M, *shape]), encode.
@@ -80,6 +81,9 @@ class Chains:
         if weights.version != self._version:
             unflatten_(self._energy, weights.flat)
             self._sampler.refresh()
+        if self._unplaced:
+            self._sampler.position = self._energy.noise(len(self._sampler.position), self._generator)
+            self._unplaced = False
             self._version = weights.version
 
     def _restart(self) -> int:
@@ -120,6 +124,7 @@ class Chains:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._unplaced = False
         self._sampler.position = state["position"].to(self._device)
         self._sampler.load_tuning(state["tuning"])
         self._age = state["age"].to(self._device)
@@ -134,12 +139,12 @@ class Chains:
         """Takes up the chains of the `last` batch an earlier incarnation sent; without one they start from noise."""
         self.incarnation, self.round = incarnation, round
         self._generator = torch_generator(self._seed, "chains", self._pool, incarnation, device=self._device)
-        position = self._energy.noise(len(self._sampler.position), self._generator)
         self._age.zero_()
+        self._unplaced = last is None
         if last is not None:
             chains = negatives.decode(last)
             position = chains.position.to(self._device, copy=True).view(self._count, *self._energy.shape)
             # a batch holds the model's rung alone: every rung starts from it
             position = position.repeat(self._plan.rungs, *(1,) * len(self._energy.shape))
             self._age = chains.age.to(self._device, copy=True)
-        self._sampler.position = position
+            self._sampler.position = position

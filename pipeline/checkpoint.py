@@ -25,7 +25,7 @@ from pipeline.errors import CheckpointError
 from pipeline.sections import CustomEnergy, EnergyConfig
 from pipeline.types import Part
 
-FORMAT = 1
+FORMAT = 2  # 1: before chains kept what they had adapted
 MANIFEST = "manifest.json"
 # what a resumed run must have in common with the one that wrote the checkpoint
 BINDING = (
@@ -33,6 +33,7 @@ BINDING = (
     "energy",
     "kernel.name",
     "kernel.rungs",
+    "kernel.inner.name",
     "objective.name",
     "data",
     "chains.pools",
@@ -70,6 +71,7 @@ class Checkpoint:
 
     def check_fits(self, config: RunConfig) -> None:
         """Raises `CheckpointError` where `config` could not go on from here."""
+        self.check_format()
         theirs, ours = self.manifest["config"], config.model_dump(mode="json")
         for key in BINDING:
             old, new = _lookup(theirs, key), _lookup(ours, key)
@@ -78,6 +80,11 @@ class Checkpoint:
                     f"{self.folder} was made with {key}={old}, this run has {new}: "
                     "give another output=, or resume=never to start over there"
                 )
+
+    def check_format(self) -> None:
+        """Raises `CheckpointError` where another version of this package wrote it."""
+        if self.manifest["format"] != FORMAT:
+            raise CheckpointError(f"{self.folder}: its format is {self.manifest['format']}, this version reads {FORMAT}")
 
     def check_signature(self, energy: Energy, key: str = "") -> None:
         """Raises `CheckpointError` where the parameters are not of the names, shapes and types stored here.
@@ -107,7 +114,7 @@ class Checkpoint:
 def _lookup(config: dict[str, Any], key: str) -> Any:
     value: Any = config
     for part in key.split("."):
-        value = value.get(part)
+        value = (value or {}).get(part)
     return value
 
 
@@ -206,11 +213,14 @@ def load_energy(url: str, module: nn.Module | None) -> Energy:
     from pipeline.build import construct_energy
 
     checkpoint = find(url)
+    checkpoint.check_format()
     # the energy's section alone: the rest of an older configuration need not be valid any more
     try:
         section: EnergyConfig = TypeAdapter(EnergyConfig).validate_python(checkpoint.manifest["config"]["energy"])
     except ValidationError as error:
         raise CheckpointError(f"{checkpoint.folder}: this version knows no such energy ({error})") from error
+    if module is not None and not isinstance(section, CustomEnergy):
+        raise CheckpointError(f"{checkpoint.folder}: its energy is {section.name}, which needs no module")
     if isinstance(section, CustomEnergy):
         section._module = module
         if module is None and section.entry_point is None:

@@ -57,8 +57,8 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf.errors import OmegaConfBaseException
 
     overrides = [_quoted(text) for text in overrides]
-    for text in overrides:
-        _check_override(text, OverridesParser.create())
+    parser = OverridesParser.create()
+    given = dict(_check_override(text, parser) for text in overrides)
     overrides = [_as_hydra_has_it(text) for text in overrides]
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
@@ -67,13 +67,12 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         raise _unknown_key(overrides, str(error)) from error
     assert isinstance(raw, dict)
-    return _without_strangers({str(key): value for key, value in raw.items()}, overrides)
+    return _without_strangers({str(key): value for key, value in raw.items()}, given)
 
 
-def _without_strangers(raw: dict[str, Any], overrides: Sequence[str]) -> dict[str, Any]:
+def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
     """An experiment's settings of a group are meant for its own choice: another one, given beside it, has its own again."""
-    given = dict(text.lstrip("+").partition("=")[::2] for text in overrides)
-    if given.get("experiment", "null") == "null":
+    if given.get("experiment") is None:
         return raw
     experiment = _yaml("experiment", given["experiment"])
     chosen = {key.removeprefix("override /"): choice for entry in experiment["defaults"] for key, choice in entry.items()}
@@ -83,7 +82,7 @@ def _without_strangers(raw: dict[str, Any], overrides: Sequence[str]) -> dict[st
         own = _yaml(group, given[group])
         for key in experiment.get(group, {}):
             if f"{group}.{key}" not in given:
-                raw[group].pop(key)
+                raw[group].pop(key, None)
                 raw[group] |= {key: own[key]} if key in own else {}
     return raw
 
@@ -108,7 +107,8 @@ def _quoted(text: str) -> str:
     return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
-def _check_override(text: str, parser: Any) -> None:
+def _check_override(text: str, parser: Any) -> tuple[str, Any]:
+    """The override's key and value. Raises `ConfigError` for what may not be set, or not like this."""
     from hydra.errors import HydraException
 
     name, _, given = text.partition("=")
@@ -123,10 +123,12 @@ def _check_override(text: str, parser: Any) -> None:
         raise ConfigError(key, given, "refused: only this project's own groups and keys may be set")
     if override.is_sweep_override():
         raise ConfigError(key, given, "one value is wanted, not a sweep; quote a comma, or use [a,b]")
-    inner = key == INNER.rstrip("=")
+    value, inner = override.value(), key == INNER.rstrip("=")
     there = [name for name in choices("kernel" if inner else key) if not (inner and name == "replica_exchange")]
-    if (inner or key in GROUPS) and isinstance(override.value(), str) and override.value() not in there:
-        raise ConfigError(key, override.value(), f"no such choice; there are {', '.join(there)}")
+    wrong = value not in there if isinstance(value, str) else inner
+    if (inner or key in GROUPS) and wrong:
+        raise ConfigError(key, given, f"no such choice; there are {', '.join(there)}")
+    return key, value
 
 
 def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
@@ -190,7 +192,8 @@ def _path(location: tuple[int | str, ...]) -> str:
         del parts[1]
     if parts[:2] == ["kernel", "inner"] and len(parts) > 3:
         del parts[2]
-    return ".".join(part for part in parts if part not in ("literal['auto']", "bool"))
+    # what pydantic puts behind the name of a field that may be of several types
+    return ".".join(part for part in parts if part not in ("literal['auto']", "bool") and "constrained" not in part)
 
 
 def describe() -> Iterator[tuple[str, Any, str]]:

@@ -152,14 +152,17 @@ class RunConfig(Section):
         if energy is not None:
             if not isinstance(self.energy, CustomEnergy):
                 raise ConfigError("energy", self.energy.name, "a module given in code goes with energy=custom")
-            section = self.energy.model_copy()
+            section = self.energy.model_copy(update={"given": _called(type(energy))})
             section._module = energy
             config = config.model_copy(update={"energy": section})
         if proposal is not None:
-            if not isinstance(self.kernel, MetropolisHastingsKernel):
+            ladder = self.kernel if isinstance(self.kernel, ReplicaExchangeKernel) else None
+            within = ladder.inner if ladder else self.kernel
+            if not isinstance(within, MetropolisHastingsKernel):
                 raise ConfigError("kernel", self.kernel.name, "a proposal given in code goes with kernel=metropolis_hastings")
-            kernel = self.kernel.model_copy()
-            kernel._proposal = proposal
+            within = within.model_copy(update={"given": _called(proposal)})
+            within._proposal = proposal
+            kernel = ladder.model_copy(update={"inner": within}) if ladder else within
             config = config.model_copy(update={"kernel": kernel})
         return config
 
@@ -168,6 +171,10 @@ class RunConfig(Section):
         apart = {"output", "resume", "cluster", "metrics", "checkpoint", "device", "evaluation"}
         content = self.model_dump(mode="json", exclude={**dict.fromkeys(apart, True), "trainer": {"steps"}})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _called(thing: Any) -> str:
+    return f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"
 
 
 def check_combinations(config: RunConfig) -> None:
@@ -180,21 +187,25 @@ def check_combinations(config: RunConfig) -> None:
 def _check_domains(config: RunConfig) -> None:
     """Energy, kernel and data live in one domain."""
     energy, data, domain = config.energy, config.data, config.energy.domain
-    kernels = [config.kernel, *([config.kernel.inner] if isinstance(config.kernel, ReplicaExchangeKernel) else [])]
-    for kernel in kernels:
-        remedy = "use kernel=gibbs_with_gradients or single_site" if domain.levels else "use kernel=mala, hmc or random_walk"
-        if kernel.needs_conditionals and not energy.has_conditionals:
-            raise ConfigError("kernel", kernel.name, f"energy={energy.name} has no conditionals; {remedy}, or energy=rbm")
-        if kernel is config.kernel and len(kernels) > 1:
-            continue  # a ladder goes where its inner kernel goes
-        if kernel.domain == ("continuous" if domain.levels else "discrete"):
-            raise ConfigError("kernel", kernel.name, f"energy={energy.name} is over {domain}; {remedy}")
-        if domain.levels and isinstance(kernel, MetropolisHastingsKernel) and kernel.proposal in ("independence", "scaling"):
-            raise ConfigError("kernel.proposal", kernel.proposal, f"energy={energy.name} is over {domain}; bring your own")
+    ladder = config.kernel if isinstance(config.kernel, ReplicaExchangeKernel) else None
+    kernel, key = (ladder.inner, "kernel.inner") if ladder else (config.kernel, "kernel")
+    remedy = "use gibbs_with_gradients or single_site" if domain.levels else "use mala, hmc or random_walk"
+    if kernel.needs_conditionals and not energy.has_conditionals:
+        raise ConfigError(key, kernel.name, f"energy={energy.name} has no conditionals; {remedy}, or energy=rbm")
+    if kernel.domain == ("continuous" if domain.levels else "discrete"):
+        raise ConfigError(key, kernel.name, f"energy={energy.name} is over {domain}; {remedy}")
+    if domain.levels and isinstance(kernel, MetropolisHastingsKernel) and kernel.proposal == "independence":
+        raise ConfigError(f"{key}.proposal", kernel.proposal, f"energy={energy.name} is over {domain}; bring your own")
+    if domain.levels and domain.box:
+        raise ConfigError(
+            "energy.box", list(domain.box), f"energy.levels={domain.levels} is a domain already; give one of them"
+        )
     if data.discrete_levels != domain.levels:
         if domain.levels is None:
             remedy = f"energy={energy.name} is a density on {domain}; use real, or energy=rbm, potts_rbm, quadratic, lattice"
             raise ConfigError("data.encoding", data.encoding, remedy)  # type: ignore[union-attr]
+        if data.name == "toy":
+            raise ConfigError("data", data.name, f"energy={energy.name} is over {domain}, data=toy in R^2; use energy=mlp")
         wanted = "binary" if domain.levels == 2 else f"categorical data.levels={domain.levels}"
         raise ConfigError("data", data.name, f"energy={energy.name} is over {domain}; set data.encoding={wanted}")
     if domain.levels and data.noise:

@@ -52,7 +52,7 @@ class Learner:
         self._objective, self._positives = objective, positives
         self._parameters = [p for p in energy.parameters() if p.requires_grad]
         self._average = [parameter.detach().clone() for parameter in self._parameters]
-        self._optimizer = _make_optimizer(config.optimizer, self._parameters)
+        self._optimizer = _make_optimizer(config.optimizer, energy)
         self._staging = torch.empty((config.negatives, energy.dimension), device=self._device)
         self._drawn: deque[Tensor] = deque()
         trainer = config.trainer
@@ -220,12 +220,16 @@ class Learner:
         self._controller.load_state_dict(state["controller"])
 
 
-def _make_optimizer(config: Optimizer, parameters: list[nn.Parameter]) -> torch.optim.Optimizer:
+def _make_optimizer(config: Optimizer, energy: Energy) -> torch.optim.Optimizer:
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the rate is set anew each step."""
+    named = [(name, parameter) for name, parameter in energy.named_parameters() if parameter.requires_grad]
+    decayed = [parameter for name, parameter in named if name not in energy.undecayed]
+    others = [parameter for name, parameter in named if name in energy.undecayed]
+    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
+    groups += [{"params": others, "weight_decay": 0.0}] if others else []
     if config.name == "adam":
-        betas = (config.momentum, config.beta2)
-        return torch.optim.AdamW(parameters, lr=config.learning_rate, betas=betas, weight_decay=config.weight_decay)
-    return torch.optim.SGD(parameters, config.learning_rate, config.momentum, weight_decay=config.weight_decay)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, config.beta2))
+    return torch.optim.SGD(groups, config.learning_rate, config.momentum)
 
 
 class _Stopwatch:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from importlib.metadata import entry_points
 from typing import Any
@@ -23,8 +24,12 @@ def find(group: str, name: str, key: str) -> Callable[..., Any]:
 
 
 def call(function: Callable[..., Any], key: str, options: dict[str, Any], *arguments: Any) -> Any:
-    """`function(*arguments, **options)`; options that it does not take are a `ConfigError` about `key`."""
+    """`function(*arguments, **options)`; options that it does not take, or takes for wrong, are a `ConfigError` about `key`."""
+    try:
+        inspect.signature(function).bind(*arguments, **options)
+    except TypeError as error:
+        raise ConfigError(key, options, str(error)) from error
     try:
         return function(*arguments, **options)
-    except TypeError as error:
+    except ValueError as error:
         raise ConfigError(key, options, str(error)) from error

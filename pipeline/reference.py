@@ -16,7 +16,8 @@ Made by `python -m pipeline.reference` from the code's registry (`pipeline/build
 Every kernel is a pair `init(position, target) -> State`, `step(generator, state, target, **parameters) -> (State, Info)`
 (`pipeline/kernels/NAME.py`, whose docstring has the formulas and their source), and works on all chains of a batch at once.
 `tests/statistics` proves each on the laws named here: that it leaves them as they are, that it finds them from a bad start, and
-that a broken variant of it is caught; the discrete ones by their whole transition matrix.
+that a broken variant of it is caught; the discrete ones by their whole transition matrix. While a step size or a ladder is
+adapted, invariance holds in the limit of slow changes; after `adapt_rounds` it is exact.
 
 | kernel | domain | leaves exp(-E) invariant | at a box's walls | proven on |
 |---|---|---|---|---|

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, NamedTuple
 
 import torch
@@ -47,7 +48,13 @@ class Sampler:
         self._plan, self._count = plan, count
         self._ladder = Ladder(plan.rungs, plan.ladder_rounds) if plan.rungs > 1 else None
         self._steps = (
-            StepSizes(plan.parameters["step_size"], plan.rungs, plan.target_acceptance, plan.adapt_rounds)
+            StepSizes(
+                plan.parameters["step_size"],
+                plan.rungs,
+                plan.target_acceptance,
+                plan.adapt_rounds,
+                largest=math.inf if energy.box is None else energy.box[1] - energy.box[0],
+            )
             if plan.target_acceptance is not None
             else None
         )

@@ -90,6 +90,7 @@ class CustomEnergy(DeepSection):
     entry_point: str | None = about("entry point in the group pipeline.energies: f(shape, **options); null: given in code")
     options: dict[str, Any] = about("keyword arguments of that function")
     levels: Levels | None = about("q for an energy over {0, ..., q-1}^d; null: over R^d or a box")
+    given: str | None = about("class of the module given in code (not for people to set)")
     _module: Any = PrivateAttr(default=None)
 
     @property
@@ -195,10 +196,9 @@ class MetropolisHastingsKernel(Kernel):
     invariance: ClassVar[str] = "exact, if the proposal's log ratio is right"
     at_walls: ClassVar[str] = "rejects"
     name: Literal["metropolis_hastings"]
-    proposal: str | None = about(
-        "independence, scaling, or an entry point in the group pipeline.proposals; null: given in code"
-    )
+    proposal: str | None = about("independence, or an entry point in the group pipeline.proposals; null: given in code")
     options: dict[str, Any] = about("keyword arguments of that function, which returns the proposal")
+    given: str | None = about("what the proposal given in code is called (not for people to set)")
     _proposal: Any = PrivateAttr(default=None)
 
     @property

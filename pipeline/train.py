@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.compose import choices, compose, default_choices, describe
 from pipeline.config import GROUPS, RunConfig
-from pipeline.errors import PipelineError
+from pipeline.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -36,17 +36,18 @@ def run(config: RunConfig, energy: nn.Module | None = None, proposal: Proposal |
     """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`.
 
     `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for kernel=metropolis_hastings.
-    They travel to the actors with the configuration; a checkpoint holds their parameters, not their code.
+    They travel to the actors with the configuration; a checkpoint holds the module's parameters, and no code.
     """
-    from pipeline.build import make_energy, make_kernel, open_data
+    from pipeline.build import make_energy, open_data, rehearse
     from pipeline.display import Display
     from pipeline.run import Run, resolve_output, with_absolute_paths
 
     config = with_absolute_paths(config.carrying(energy, proposal))
     output = resolve_output(config)
     shape = open_data(config).shape
-    make_kernel(config.kernel)  # refused here, if at all
     model = make_energy(config, shape)
+    rehearse(config, model)
+    _check_portable(config, energy)
     display = Display()
     display.say(
         f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel, {config.objective.name}, to {output}"
@@ -67,6 +68,14 @@ def run(config: RunConfig, energy: nn.Module | None = None, proposal: Proposal |
     summary = Run(config, output, model, display).execute(make_runner)
     display.say(in_words(summary))
     return summary
+
+
+def _check_portable(config: RunConfig, energy: nn.Module | None) -> None:
+    from torch.nn.utils.parametrize import is_parametrized
+
+    if energy is not None and config.cluster.name != "inline" and any(map(is_parametrized, energy.modules())):
+        remedy = "modules with parametrizations cannot be sent to actors; make it an entry point (energy.entry_point)"
+        raise ConfigError("energy", type(energy).__name__, remedy)
 
 
 def in_words(summary: dict[str, Any]) -> str:

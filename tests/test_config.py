@@ -88,7 +88,7 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["--steps=3"], "--steps", "3", "key=value"),
         (["steps"], "steps", "", "key=value"),
         (["data=idx"], "data.path", "???", "must be given for data=idx"),
-        (["kernel=gibbs"], "kernel", "gibbs", "kernel=mala, hmc or random_walk"),
+        (["kernel=gibbs"], "kernel", "gibbs", "use mala, hmc or random_walk"),
         (["energy=rbm"], "kernel", "mala", "gibbs_with_gradients or single_site"),
         (["energy=rbm", "kernel=gibbs"], "data", "digits", "data.encoding=binary"),
         (["data.encoding=binary"], "data.encoding", "binary", "use real"),

@@ -44,6 +44,25 @@ class Quartic(nn.Module):
         return x.flatten(1).pow(4) @ self.scale.exp()
 
 
+class Counting(nn.Linear):
+    """A buffer that is no float."""
+
+    def __init__(self) -> None:
+        super().__init__(2, 1)
+        self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+
+
+class Rounding(nn.Module):
+    """A function of whole numbers: it has no gradient in x."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Parameter(torch.randn(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.table[x.flatten(1).long()].sum(1)
+
+
 def test_a_module_in_code_trains_and_is_read_back(tmp_path: Path) -> None:
     """The module given is left as it was; what is loaded is the averaged weights in a module of the same signature."""
     module = Quartic(64)
@@ -61,7 +80,7 @@ def test_a_module_in_code_trains_and_is_read_back(tmp_path: Path) -> None:
         pipeline.load(f"{tmp_path}/a")
     with pytest.raises(ConfigError, match=r"must map \[2, 8, 8\] to \[2\]; it failed"):
         pipeline.load(f"{tmp_path}/a", energy=Quartic(63))
-    with pytest.raises(CheckpointError, match=r"do not fit.*module.scale"):
+    with pytest.raises(CheckpointError, match=r"made with energy=.*Quartic.*this run has .*Sequential"):
         run(config, energy=nn.Sequential(nn.Flatten(), nn.Linear(64, 1), nn.Flatten(0)))
 
 
@@ -79,6 +98,9 @@ def test_a_proposal_in_code(tmp_path: Path) -> None:
         (nn.Sequential(nn.Linear(2, 1), nn.Dropout(0.1), nn.Flatten(0)), "Dropout: refused"),
         (nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1), nn.Flatten(0)), "BatchNorm1d: refused"),
         ("mlp", "must be a torch.nn.Module"),
+        (nn.Flatten(0), "has no parameter to learn"),
+        (Counting(), r"calls \(torch.int64\): weights travel as float32"),
+        (nn.Sequential(nn.Linear(2, 1), nn.Unflatten(1, (2, 2))), r"it failed"),
     ],
 )
 def test_what_is_no_energy_is_refused(module: nn.Module, message: str) -> None:
@@ -112,6 +134,36 @@ def test_refusals_name_key_value_and_remedy(
     assert main([*arguments, f"output={tmp_path}/a"]) == 2
     assert capsys.readouterr().err.startswith(message)
     assert not (tmp_path / "a").exists()
+
+
+BINARY = ("energy=custom", "energy.levels=2", "data.encoding=binary", "data.noise=0", "cluster=inline", "trainer.steps=3")
+
+
+def test_what_fails_in_a_kernel_is_refused_before_anything_starts(tmp_path: Path) -> None:
+    """A module without a gradient trains by single-site Gibbs; Gibbs-with-gradients is refused in words."""
+    output = f"output={tmp_path}/a"
+    with pytest.raises(ConfigError, match=r"kernel=gibbs_with_gradients: a first transition .* failed \(RuntimeError"):
+        run(compose([*BINARY, "kernel=gibbs_with_gradients", output, *SMALL]), energy=Rounding())
+    assert not (tmp_path / "a").exists()
+    assert run(compose([*BINARY, "kernel=single_site", output, *SMALL]), energy=Rounding())["version"] == 3
+
+
+def test_modules_that_cannot_be_sent_are_refused(tmp_path: Path) -> None:
+    module = nn.Sequential(nn.Flatten(), nn.utils.parametrizations.spectral_norm(nn.Linear(64, 1)), nn.Flatten(0))
+    with pytest.raises(ConfigError, match="parametrizations cannot be sent to actors"):
+        run(compose(["energy=custom", f"output={tmp_path}/a"]), energy=module)
+
+
+def test_few_states_of_a_users_energy_are_counted() -> None:
+    energy = CustomEnergy((3,), Rounding(), 2, 1.0, None)
+    expected = 3 * torch.logsumexp(-energy.module.table.double(), 0)  # type: ignore[union-attr, operator]
+    assert energy.log_partition() == pytest.approx(float(expected.detach()), abs=1e-9)
+
+
+def test_a_module_is_given_only_where_one_is_wanted(tmp_path: Path) -> None:
+    run(compose(["cluster=inline", "trainer.steps=1", "energy.hidden=[4]", f"output={tmp_path}/a", *SMALL]))
+    with pytest.raises(CheckpointError, match="its energy is mlp, which needs no module"):
+        pipeline.load(f"{tmp_path}/a", energy=Quartic(64))
 
 
 @pytest.fixture(scope="module")

@@ -198,3 +198,17 @@ def test_noisy_positives_stay_in_the_box(small: Small) -> None:
     outside = free > 1
     assert outside.any()
     torch.testing.assert_close(rows[outside & (free < 3)], (2 - free)[outside & (free < 3)])
+
+
+def test_weight_decay_leaves_biases_of_units_alone(small: Small) -> None:
+    """With a gradient of nothing, one step of SGD shrinks the weights of an RBM by rate x decay, and no bias."""
+    config = small("rbm", "optimizer.schedule=constant", "optimizer.learning_rate=0.1", "optimizer.weight_decay=0.5")
+    learner, _ = make(config)
+    before = {name: parameter.detach().clone() for name, parameter in learner.energy.named_parameters()}
+    for parameter in learner.energy.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    learner._update(0.0, 0.1)
+    after = dict(learner.energy.named_parameters())
+    torch.testing.assert_close(after["weight"].detach(), 0.95 * before["weight"])
+    assert torch.equal(after["visible_bias"], before["visible_bias"])
+    assert torch.equal(after["hidden_bias"], before["hidden_bias"])

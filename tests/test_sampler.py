@@ -154,10 +154,11 @@ def test_a_ladder_restarts_its_lowest_rung(small: Small) -> None:
     """The chains that are emitted go on: none of them is young."""
     config = small("deep", *LADDER, "chains.restart=1.0", "kernel.inner.step_size=1e-9", "kernel.inner.target_acceptance=null")
     chains = make_chains(config, (8, 8), 0)
+    chains.advance(published(config))
     before = chains.state_dict()["position"].clone()
     batch, report = chains.advance(published(config))
     assert report.restarted == 8
-    assert negatives.decode(batch).age.tolist() == [2] * 8
+    assert negatives.decode(batch).age.tolist() == [4] * 8
     # positions move between rungs, but only those of the lowest were drawn anew
     after = chains.state_dict()["position"]
     kept = (torch.cdist(after.flatten(1), before.flatten(1)).amin(1) < 1e-2).sum()
@@ -208,3 +209,32 @@ def test_plans_hold_what_the_configuration_says() -> None:
     assert set(plan.parameters) == {"step_size", "leapfrog_steps", "jitter", "mass"}
     ladder = make_plan(compose(["kernel=replica_exchange", "kernel.inner=random_walk"]))
     assert (ladder.rungs, ladder.ladder_rounds, ladder.target_acceptance) == (8, 1000, 0.3)
+
+
+@pytest.mark.parametrize("kernel", ["random_walk", "hmc"])
+def test_steps_stay_within_a_box_that_accepts_any(small: Small, kernel: str) -> None:
+    """On a flat law nothing is rejected and the step size grows: to the box's width, where positions are still spread."""
+    config = small("deep", f"kernel={kernel}", "energy.box=[-1,1]", "chains.restart=0", "chains.per_pool=50")
+    flat = Weights(0, 0 * flatten(make_energy(config, (8, 8))))
+    chains = make_chains(config, (8, 8), 0)
+    for _ in range(120):
+        batch, report = chains.advance(flat)
+    assert report.step_size == pytest.approx(2.0)
+    position = negatives.decode(batch).position
+    assert position.abs().max() <= 1
+    # 3,200 uniform numbers: the mean within 6 standard errors, a share of a quarter beyond 3/4 likewise
+    assert abs(float(position.mean())) < 6 * (1 / 3 / 3200) ** 0.5
+    assert abs(float((position.abs() > 0.75).double().mean()) - 0.25) < 6 * (0.25 * 0.75 / 3200) ** 0.5
+
+
+def test_a_step_size_configured_anew_is_taken(small: Small) -> None:
+    """Adapted ones are taken up from a checkpoint only where they began at the one that is configured now."""
+    config = small("deep", "kernel.target_acceptance=0.6")
+    chains = make_chains(config, (8, 8), 0)
+    _, report = chains.advance(published(config))
+    other = make_chains(small("deep", "kernel.target_acceptance=0.6", "kernel.step_size=0.003"), (8, 8), 0)
+    other.load_state_dict(chains.state_dict())
+    assert other._sampler.step_size == pytest.approx(0.003)
+    same = make_chains(config, (8, 8), 0)
+    same.load_state_dict(chains.state_dict())
+    assert same._sampler.step_size == report.step_size

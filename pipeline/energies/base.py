@@ -22,10 +22,12 @@ class Energy(nn.Module):
     neither says R^d. On each the base law E_0, of known Z, is the one that knows nothing: uniform, uniform, and
     N(0, `base_scale`^2).
     It is where chains start, and where a ladder begins. `blocks` names the conditionals a Gibbs kernel sweeps over, in order;
-    empty where there are none.
+    empty where there are none. `undecayed` names parameters with a scale of their own (biases of visible units, variances),
+    which weight decay leaves alone.
     """
 
     blocks: Sequence[str] = ()
+    undecayed: Sequence[str] = ()
 
     def __init__(
         self,

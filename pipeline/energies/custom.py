@@ -10,6 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.energies.deep import DeepEnergy
+from pipeline.energies.discrete import enumerated_log_partition
 from pipeline.errors import ConfigError
 
 
@@ -36,11 +37,18 @@ class CustomEnergy(DeepEnergy):
             if isinstance(part, _NormBase | _DropoutNd):
                 remedy = "refused in an energy: its value would depend on the batch or on chance"
                 raise ConfigError("energy", type(part).__name__, remedy)
+        odd = [f"{name} ({tensor.dtype})" for name, tensor in module.state_dict().items() if tensor.dtype != torch.float32]
+        if odd:
+            raise ConfigError(
+                "energy", ", ".join(odd), "weights travel as float32; register such buffers with persistent=False"
+            )
+        if not any(parameter.requires_grad for parameter in module.parameters()):
+            raise ConfigError("energy", type(module).__name__, "has no parameter to learn")
         wanted = f"must map [2, {', '.join(map(str, shape))}] to [2]"
         try:
             with torch.no_grad():
                 value = module.eval()(self.noise(2, torch.Generator().manual_seed(0)))
-        except RuntimeError as error:
+        except Exception as error:
             raise ConfigError("energy", type(module).__name__, f"{wanted}; it failed ({error})") from error
         if not isinstance(value, Tensor) or value.shape != (2,):
             given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
@@ -49,3 +57,6 @@ class CustomEnergy(DeepEnergy):
     def network(self, x: Tensor) -> Tensor:
         value: Tensor = self.module(x)
         return value
+
+    def log_partition(self) -> float | None:
+        return enumerated_log_partition(self)

@@ -63,7 +63,8 @@ def iterate_spectral_norms(energy: nn.Module) -> None:
     version is the same function.
     """
     for layer in energy.modules():
-        if nn.utils.parametrize.is_parametrized(layer, "weight"):
+        if nn.utils.parametrize.is_parametrized(layer):
             layer.train()
-            _ = layer.weight
+            for name in layer.parametrizations:  # type: ignore[union-attr]
+                getattr(layer, name)
             layer.eval()

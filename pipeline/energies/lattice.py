@@ -20,6 +20,7 @@ class PottsLattice(CategoricalEnergy):
     h_i(1) - h_i(0) = 2 B_i.
     """
 
+    undecayed = ("field",)
     first: Tensor
     second: Tensor
 

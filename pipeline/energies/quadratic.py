@@ -18,6 +18,7 @@ class QuadraticBinary(Energy):
     W is the symmetric part of the parameter `weight` [d, d] off its diagonal; its entries start at N(0, `weight_scale`^2).
     """
 
+    undecayed = ("bias",)
     off_diagonal: Tensor
 
     def __init__(self, shape: Sequence[int], weight_scale: float) -> None:

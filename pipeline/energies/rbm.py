@@ -33,6 +33,7 @@ class RestrictedBoltzmannMachine(Energy):
     """What the kinds share; `inputs` is the size of phi(v)."""
 
     blocks = ("hidden", "visible")
+    undecayed = ("visible_bias", "hidden_bias", "log_variance")
 
     def _add_parameters(self, inputs: int, hidden: int, weight_scale: float) -> None:
         self.weight = nn.Parameter(weight_scale * torch.randn(hidden, inputs))

@@ -112,13 +112,16 @@ def untrained_continuous(energy: Energy, test: Tensor, seed: int) -> Generator[P
     return float((-energy(test).double() - result.log_z).mean())
 
 
-def continuous_baselines(data: DataSet, test: Tensor) -> dict[str, float]:
+def continuous_baselines(data: DataSet, test: Tensor, box: tuple[float, float] | None) -> dict[str, float]:
     """Mean held-out log-likelihood, nats, of a full-covariance Gaussian and of independent components.
 
     A component's marginal is the training values' empirical law smoothed by the data's own noise (exact for independent
-    components); without noise, a Gaussian.
+    components); without noise, a Gaussian. In a box there are independent truncated Gaussians alone.
     """
     train = data.sample[:20000]
+    if box is not None:
+        law = TruncatedGaussian.fit(train, data.noise, box)
+        return {"independent_components": float(law.log_density(test).double().mean())}
     gaussian = Gaussian.fit(train, data.noise)
     return {
         "gaussian": float(gaussian.log_density(test).double().mean()),

@@ -18,7 +18,7 @@ def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, o
     """Images for rows that are images, the plane for rows of two numbers, else each component's histogram."""
     if len(data.shape) >= 2:
         figure = _images(energy, samples, data, caption)
-    elif data.shape == (2,):
+    elif data.shape == (2,) and energy.levels is None:
         figure = _plane(energy, samples, data, caption)
     else:
         figure = _histograms(samples, data, caption)

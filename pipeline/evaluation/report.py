@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 
 import numpy as np
@@ -13,6 +14,7 @@ from pipeline.config import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy, unflatten_
 from pipeline.evaluation import likelihood
+from pipeline.evaluation.diagnostics import split_r_hat
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.rng import torch_generator
 from pipeline.sampler import Sampler
@@ -27,29 +29,35 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
     energy = make_energy(config, data.shape).requires_grad_(False).eval()
     unflatten_(energy, weights)
     if config.evaluation.samples:
-        samples = yield from sample_from_noise(config, energy)
+        samples, r_hat = yield from sample_from_noise(config, energy)
         caption = (
             f"{config.name}: {len(samples)} samples, chains started at noise, "
             f"{config.evaluation.transitions:,} {config.kernel.name} transitions each"
         )
         draw_samples(energy, samples, data, caption, output)
     with torch.no_grad():
-        figures = {"transitions_from_noise": config.evaluation.transitions}
+        figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
+        if config.evaluation.samples:
+            figures["samples_r_hat"] = r_hat
         figures |= yield from _figures(config, energy, data)
     yield figures | {"words": _in_words(figures)}
 
 
-def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, None, Tensor]:
-    """`[M, *shape]`, returned after the progress: chains from noise, advanced (and adapted) as the run's own are."""
+def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, None, tuple[Tensor, float | None]]:
+    """After the progress, samples `[M, *shape]` of chains from noise, with the run's own kernel, adapted to them as they go;
+    and split R-hat of their energies over the second half of the way (None where it tells nothing).
+    """
     plan, generator = make_plan(config), torch_generator(config.seed, "evaluation")
     sampler = Sampler(energy, plan, config.evaluation.samples, generator)
-    done, total = 0, config.evaluation.transitions
+    done, total, energies = 0, config.evaluation.transitions, []
     while done < total:
         before, done = done, min(done + plan.transitions, total)
-        sampler.advance(generator, done - before)
+        energies.append(sampler.advance(generator, done - before).energy[-config.evaluation.samples :])
         if before // 50 != done // 50 or done == total:
             yield Progress("sampling from noise", done, total)
-    return sampler.position[-config.evaluation.samples :]
+    draws = torch.stack(energies[len(energies) // 2 :], 1).double().numpy()
+    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 else math.nan
+    return sampler.position[-config.evaluation.samples :], r_hat if math.isfinite(r_hat) else None
 
 
 def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Progress, None, Figures]:
@@ -60,11 +68,12 @@ def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Prog
         return _discrete_figures(config, energy, untrained, data)
     noise = torch_generator(config.data.split_seed, "held-out-noise")
     test = energy.into_domain(data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise))
-    baselines = likelihood.continuous_baselines(data, test)
+    train = energy.into_domain(noisy_sample(config, data))
+    baselines = likelihood.continuous_baselines(data, test, energy.box)
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
-        figures = likelihood.exact(energy, log_z, test, data.sample)
-        before = likelihood.exact(untrained, log_z_before, test, data.sample)["test_log_likelihood"]
+        figures = likelihood.exact(energy, log_z, test, train)
+        before = likelihood.exact(untrained, log_z_before, test, train)["test_log_likelihood"]
     elif data.shape == (2,):
         # far beyond the data and the base term; a trained network may move mass between, not past them
         reach = max(6 * energy.base_scale, 1.5 * float(data.sample.abs().max()))
@@ -104,6 +113,8 @@ def _in_words(figures: Figures) -> list[str]:
             lines.append(f"  the law itself scores {figures['true_log_likelihood']:.2f} on the same rows")
     elif "test_pseudo_log_likelihood" in figures:
         lines.append(f"held-out pseudo-log-likelihood {figures['test_pseudo_log_likelihood']:.2f} nats a row")
+    if figures.get("samples_r_hat") is not None:
+        lines.append(f"  split R-hat of the samples' energies {figures['samples_r_hat']:.2f} (1: the chains agree)")
     names = {
         "untrained": "this model untrained",
         "gaussian": "a Gaussian with full covariance",

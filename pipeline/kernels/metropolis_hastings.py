@@ -37,6 +37,8 @@ def with_proposal(propose: Proposal) -> Kernel:
 
 def independence(scale: float = 1.0) -> Proposal:
     """x' ~ N(0, scale^2) whatever x is: log q(x | x') - log q(x' | x) = (|x'|^2 - |x|^2) / (2 scale^2) (Tierney 1994)."""
+    if not (isinstance(scale, int | float) and scale > 0):
+        raise ValueError("scale must be a positive number")
 
     def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
         proposal = torch.empty_like(x).normal_(generator=generator).mul_(scale)
@@ -45,18 +47,4 @@ def independence(scale: float = 1.0) -> Proposal:
     return propose
 
 
-def scaling(spread: float = 0.1) -> Proposal:
-    """x' = x exp(spread xi), one xi for all d components of a chain: log q(x | x') - log q(x' | x) = d spread xi.
-
-    It changes a chain's distance from 0 by a factor and keeps its direction, so it is one for mixing with others.
-    """
-
-    def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
-        flat = x.flatten(1)
-        exponent = spread * torch.empty_like(flat[:, 0]).normal_(generator=generator)
-        return (flat * exponent.exp()[:, None]).view_as(x), flat.shape[1] * exponent
-
-    return propose
-
-
-PROPOSALS: dict[str, Callable[..., Proposal]] = {"independence": independence, "scaling": scaling}
+PROPOSALS: dict[str, Callable[..., Proposal]] = {"independence": independence}

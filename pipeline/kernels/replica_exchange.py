@@ -39,7 +39,10 @@ def swap(generator: torch.Generator, kernel: Kernel, state: Any, target: Target,
 
     The new state, and the mean of those probabilities over chains by pair of neighbours, [rungs - 1] (0: not tried).
     """
-    lower = torch.arange(first, rungs - 1, 2, device=state.position.device)
+    rates = torch.zeros(rungs - 1, device=state.position.device)
+    lower = torch.arange(first, rungs - 1, 2, device=rates.device)
+    if not len(lower):
+        return state, rates
     partner = torch.arange(rungs, device=lower.device)
     partner[lower], partner[lower + 1] = lower + 1, lower
     exchanged = state.position.unflatten(0, (rungs, -1))[partner].flatten(0, 1)
@@ -50,7 +53,6 @@ def swap(generator: torch.Generator, kernel: Kernel, state: Any, target: Target,
     pairs = torch.empty_like(acceptance).uniform_(generator=generator) < acceptance
     accepted = torch.zeros_like(gain, dtype=torch.bool)
     accepted[lower] = accepted[lower + 1] = pairs
-    rates = torch.zeros(rungs - 1, device=lower.device)
     rates[lower] = acceptance.mean(1).to(rates.dtype)
     return choose(accepted.flatten(), moved, state), rates
 

@@ -146,7 +146,7 @@ def test_independent_components_are_the_smoothed_marginals() -> None:
     normal = torch.distributions.Normal(torch.tensor([0.0, 0.0, 1.0]), 0.2)
     truth = torch.logsumexp(normal.log_prob(torch.tensor(0.3)), 0) - math.log(3)
     data = in_memory(train, test, 0.2)
-    assert likelihood.continuous_baselines(data, test)["independent_components"] == pytest.approx(float(truth), abs=1e-5)
+    assert likelihood.continuous_baselines(data, test, None)["independent_components"] == pytest.approx(float(truth), abs=1e-5)
 
 
 def test_nearest_rows() -> None:

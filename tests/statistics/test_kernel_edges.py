@@ -22,7 +22,7 @@ from pipeline.kernels import hmc, mala, metropolis_hastings, random_walk, replic
 from pipeline.kernels.base import GradientState, Info, Kernel, broken
 from tests.statistics import laws
 from tests.statistics.laws import double, law, numbers, require, seeded, tempered
-from tests.statistics.test_kernels import BETAS, CHAINS, bad_start, configured, drifted, ladder_target, run
+from tests.statistics.test_kernels import BETAS, CHAINS, bad_start, configured, drifted, ladder_target, run, scaling
 
 # -- what every kernel has in common ----------------------------------------------------------------------------------
 
@@ -72,7 +72,7 @@ def instances() -> list[Instance]:
             ("mala", mala.kernel, {"step_size": 0.1}),
             ("hmc", hmc.kernel, leapfrog),
             ("metropolis_hastings", metropolis_hastings.with_proposal(metropolis_hastings.independence(0.8)), {}),
-            ("scaling", metropolis_hastings.with_proposal(metropolis_hastings.scaling(0.3)), {}),
+            ("scaling", metropolis_hastings.with_proposal(scaling(0.3)), {}),
         )
     ]
     discrete = image_discrete()

@@ -44,6 +44,7 @@ from tests.statistics.test_kernels import (
     far_gaussian,
     joint_stationarity,
     kept_by,
+    scaling,
     stationarity,
 )
 from tests.statistics.test_transition_matrices import (
@@ -387,14 +388,14 @@ def test_proposals_of_ones_own_with_a_wrong_ratio_are_caught() -> None:
         proposal, ratio = drifted(0.8)(generator, x)
         return proposal, torch.zeros_like(ratio)
 
-    def scaling(dimensions: int) -> metropolis_hastings.Proposal:
+    def wrong_jacobian(dimensions: int) -> metropolis_hastings.Proposal:
         def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
-            proposal, ratio = metropolis_hastings.scaling(0.7)(generator, x)
+            proposal, ratio = scaling(0.7)(generator, x)
             return proposal, ratio * dimensions / x[0].numel()
 
         return propose
 
-    for proposal in (symmetric, scaling(0), scaling(1)):
+    for proposal in (symmetric, wrong_jacobian(0), wrong_jacobian(1)):
         assert caught(stationarity(metropolis_hastings.with_proposal(proposal), law("gaussian"), {})[0])
         assert caught(stationarity(metropolis_hastings.with_proposal(proposal), law("mixture"), {})[0])
 
