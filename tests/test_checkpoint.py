@@ -40,7 +40,14 @@ def final_weights(runner: InlineRunner) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("kind", "where"), [("rbm", "disk"), ("rbm", "memory"), ("deep", "disk"), ("conv", "disk"), ("ladder", "disk")]
+    ("kind", "where"),
+    [
+        ("rbm", "disk"),
+        ("rbm", "memory"),
+        ("deep", "disk"),
+        ("ladder", "disk"),
+        pytest.param("conv", "disk", marks=pytest.mark.slow),
+    ],
 )
 def test_resuming_is_as_if_never_stopped(small: Small, tmp_path: Path, kind: str, where: str) -> None:
     """Law 4: stopped at 100 of 200 steps and resumed by a new process's objects, the weights end bitwise equal."""

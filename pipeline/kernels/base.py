@@ -105,6 +105,8 @@ def per_chain(values: Tensor, like: Tensor) -> Tensor:
     return values if like.ndim == 1 else values.view(-1, *(1,) * (like.ndim - 1))
 
 
-def add_scaled(x: Tensor, y: Tensor, scale: Scale) -> Tensor:
-    """x + scale y, `[N, *shape]`."""
-    return torch.addcmul(x, y, per_chain(scale, y)) if isinstance(scale, Tensor) else torch.add(x, y, alpha=scale)
+def add_scaled(x: Tensor, y: Tensor, scale: Scale, out: Tensor | None = None) -> Tensor:
+    """x + scale y, `[N, *shape]`; into `out` where that is given."""
+    if isinstance(scale, Tensor):
+        return torch.addcmul(x, y, per_chain(scale, y), out=out)
+    return torch.add(x, y, alpha=scale, out=out)

@@ -11,7 +11,9 @@ from pipeline.energies.base import Target, squared_norm
 from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy, metropolis
 
 Proposal = Callable[[torch.Generator, Tensor], tuple[Tensor, Tensor]]
-"""`propose(generator, x)`: x' [N, *shape], and log q(x | x') - log q(x' | x) [N]."""
+"""`propose(generator, x)`: x' [N, *shape], a tensor of its own that the kernel may overwrite, and
+log q(x | x') - log q(x' | x) [N].
+"""
 
 
 def with_proposal(propose: Proposal) -> Kernel:

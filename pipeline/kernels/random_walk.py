@@ -13,7 +13,8 @@ def step(generator: torch.Generator, state: EnergyState, target: Target, *, step
 
     The proposal is symmetric, and stays so when a box's walls reflect it. exp(-E) is invariant exactly.
     """
-    proposal = add_scaled(state.position, normal_like(state.position, generator), step_size)
+    noise = normal_like(state.position, generator)
+    proposal = add_scaled(state.position, noise, step_size, out=noise)
     if target.box is not None:
         proposal, _ = reflect(proposal, target.box)
     moved = init_energy(proposal, target)

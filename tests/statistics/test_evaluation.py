@@ -114,6 +114,7 @@ def test_exact_likelihood_is_the_enumerated_one(tiny_rbm: BernoulliRBM) -> None:
     data = binary_data(tiny_rbm, 400)
     law = torch.log_softmax(-tiny_rbm(states(5)), 0).detach()
     codes = (data.held_out @ 2 ** torch.arange(5).double()).long()
+    tiny_rbm.requires_grad_(False)
     figures = likelihood.exact(tiny_rbm, tiny_rbm.log_partition() or 0.0, data.held_out, data.sample)
     assert figures["test_log_likelihood"] == pytest.approx(float(law[codes].mean()), abs=1e-10)
 

@@ -238,6 +238,7 @@ def test_kernel_leaves_its_law_as_it_is(setting: Setting) -> None:
         torch.testing.assert_close(cached, fresh)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_kernel_finds_its_law_from_a_bad_start(setting: Setting) -> None:
     section = setting.section
@@ -255,6 +256,7 @@ def test_replica_exchange_leaves_the_joint_law_as_it_is(setting: Setting) -> Non
     assert 0.15 < float(end.swaps.min()) <= float(end.swaps.max()) < 0.95
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("setting", LADDERS, ids=str)
 def test_replica_exchange_finds_the_joint_law_from_a_bad_start(setting: Setting) -> None:
     section, known = setting.section, law(setting.law)
@@ -264,6 +266,7 @@ def test_replica_exchange_finds_the_joint_law_from_a_bad_start(setting: Setting)
     require(joint_p_values(rungs_of(known, setting.rungs), end.state.position))
 
 
+@pytest.mark.slow
 def test_replica_exchange_crosses_where_mala_cannot() -> None:
     """Two modes 16 standard deviations apart, every chain started in one: with as many gradients, MALA alone stays there."""
     means, covariances = double([[-8.0, 0.0], [8.0, 0.0]]), torch.eye(2).double().expand(2, 2, 2)

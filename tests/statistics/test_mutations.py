@@ -267,6 +267,7 @@ def slips(setting: Setting, *slips: Slip) -> list[Mutation]:
     return [Mutation(setting, slip.__name__, slip) for slip in slips]
 
 
+pytestmark = pytest.mark.slow
 UNEQUAL = at("hmc", "gaussian", mass=(0.5, 2.0))
 MUTATIONS = [
     *accept_slips(random_walk, at("random_walk", "gaussian"), inverse_ratio, always, warm, downhill, stale_cache),
