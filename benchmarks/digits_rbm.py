@@ -20,7 +20,7 @@ import torch
 from pipeline.build import open_data
 from pipeline.compose import compose
 from pipeline.energies.rbm import BernoulliRBM
-from pipeline.evaluation.likelihood import exact_binary, independent_bernoulli
+from pipeline.evaluation.likelihood import exact, independent_levels
 
 STALE = ("trainer.lag=16", "trainer.lag_mode=exact")
 VARIANTS: dict[str, tuple[str, ...]] = {
@@ -52,7 +52,7 @@ def scikit_learn(seed: int) -> float:
         rbm.weight.copy_(torch.from_numpy(peer.components_))
         rbm.visible_bias.copy_(torch.from_numpy(peer.intercept_visible_))
         rbm.hidden_bias.copy_(torch.from_numpy(peer.intercept_hidden_))
-        return float(exact_binary(rbm, rbm.log_partition() or 0.0, data)["test_log_likelihood"])
+        return float(exact(rbm, rbm.log_partition() or 0.0, data.held_out, data.sample)["test_log_likelihood"])
 
 
 def main() -> None:
@@ -69,7 +69,7 @@ def main() -> None:
         print(f"{name:<24}{row['test_log_likelihood']:8.2f}  {' '.join(f'{v:.2f}' for v in values)}", flush=True)
 
     data = open_data(compose(["experiment=digits_rbm"]))
-    add("independent pixels", [independent_bernoulli(data)])
+    add("independent pixels", [independent_levels(data, 2)])
     add("scikit-learn", [scikit_learn(seed) for seed in seeds])
     with tempfile.TemporaryDirectory() as folder:
         for variant in VARIANTS:
