@@ -32,6 +32,7 @@ from arviz_stats.base.array import array_stats
 
 from pipeline.energies.base import Target
 from pipeline.energies.laws import LAWS, Gaussian, GaussianMixture
+from pipeline.evaluation.diagnostics import effective_sample_size
 from pipeline.kernels import hmc, mala, random_walk
 
 OURS = {"random_walk": random_walk.kernel, "mala": mala.kernel, "hmc": hmc.kernel}
@@ -160,7 +161,7 @@ def summarise(run: Run, truth: Components, repeats: int) -> dict[str, Any]:
         return scores
 
     draws = np.split(run.draws, repeats)
-    ess = np.stack([array_stats.ess(part, chain_axis=0, draw_axis=1, method="bulk") for part in draws])
+    ess = np.stack([effective_sample_size(part) for part in draws])
     return {
         "mean_z": z_scores(run.draws, mean),
         "variance_z": z_scores((run.draws - mean) ** 2, variance),

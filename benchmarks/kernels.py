@@ -32,6 +32,7 @@ from pipeline.energies.base import Energy, Target
 from pipeline.energies.conv import ConvEnergy, Residual
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.rbm import BernoulliRBM
+from pipeline.evaluation.diagnostics import effective_sample_size
 from pipeline.kernels import (
     gibbs,
     gibbs_with_gradients,
@@ -267,14 +268,12 @@ def _synchronise(device: str) -> None:
 
 def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> dict[str, Any]:
     """One row."""
-    from arviz_stats.base import array_stats
-
     entry, (make, chains, rung, share) = ENTRIES[name], MODELS[model]
     torch.manual_seed(seed)
     pair = Pair(entry, make().to(device), (rung if entry.inner else chains) // share, torch.Generator(device).manual_seed(seed))
     pair.adapt(entry.draws)
     energies = pair.energies(entry.draws).cpu().double()
-    ess = float(array_stats.ess(energies.numpy(), chain_axis=0, draw_axis=1, method="bulk")) * share
+    ess = float(effective_sample_size(energies.numpy())) * share
     pair.repeat(share)
     loop = pair.loop()
     loop(2)
