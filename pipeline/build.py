@@ -113,13 +113,12 @@ def make_energy(config: RunConfig, shape: Sequence[int]) -> Energy:
 
 def construct_energy(section: EnergyConfig, shape: Sequence[int], seed: int = 0) -> Energy:
     """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into."""
-    options = section.model_dump(exclude={"name"})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "weights").initial_seed())
         if isinstance(section, sections.CustomEnergy):
             domain = section.model_dump(include={"levels", "base_scale", "box"})
             return CustomEnergy(shape, find_module(section, shape), **domain)
-        return ENERGIES[section.name](shape, **options)
+        return ENERGIES[section.name](shape, **section.model_dump(exclude={"name"}))
 
 
 def find_module(section: sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:

@@ -98,23 +98,23 @@ class CustomEnergy(DeepSection):
         return Domain(self.levels, self.box)
 
 
-class RBMEnergy(EnergySection):
+class RBMSection(EnergySection):
     has_conditionals: ClassVar[bool] = True
-    name: Literal["rbm", "gaussian_rbm"]
     hidden: PositiveInt = about("number of hidden units")
     weight_scale: PositiveFloat = about("standard deviation of the initial weights (Hinton 2010: 0.01)")
+
+
+class RBMEnergy(RBMSection):
+    name: Literal["rbm", "gaussian_rbm"]
 
     @property
     def domain(self) -> Domain:
         return Domain(2 if self.name == "rbm" else None, None)
 
 
-class PottsRBMEnergy(EnergySection):
-    has_conditionals: ClassVar[bool] = True
+class PottsRBMEnergy(RBMSection):
     name: Literal["potts_rbm"]
     levels: Levels = about("q, the values 0, ..., q-1 of a component")
-    hidden: PositiveInt = about("number of hidden units")
-    weight_scale: PositiveFloat = about("standard deviation of the initial weights (Hinton 2010: 0.01)")
 
     @property
     def domain(self) -> Domain:

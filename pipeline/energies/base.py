@@ -20,10 +20,10 @@ class Energy(nn.Module):
 
     Its domain is one of three: `levels` = q says {0, ..., q-1}^d (as floats), `box` = (low, high) says [low, high]^d, and
     neither says R^d. On each the base law E_0, of known Z, is the one that knows nothing: uniform, uniform, and
-    N(0, `base_scale`^2).
-    It is where chains start, and where a ladder begins. `blocks` names the conditionals a Gibbs kernel sweeps over, in order;
-    empty where there are none. `undecayed` names parameters with a scale of their own (biases of visible units, variances),
-    which weight decay leaves alone.
+    N(0, `base_scale`^2). It is where chains start, and where a ladder begins.
+
+    `blocks` names the conditionals a Gibbs kernel sweeps over, in order; empty where there are none. `undecayed` names
+    parameters with a scale of their own (biases of visible units, variances), which weight decay leaves alone.
     """
 
     blocks: Sequence[str] = ()
