@@ -66,7 +66,7 @@ def _check_address(address: str) -> None:
 
 
 def _demand(config: RunConfig) -> dict[str, float]:
-    cluster, pools = config.cluster, config.chains.pools
+    cluster, pools = config.cluster, config.pools
     return {
         "CPU": pools * cluster.pool_cpus + cluster.server_cpus,
         "GPU": pools * cluster.pool_gpus + cluster.server_gpus,
@@ -83,6 +83,6 @@ def _check_size(config: RunConfig) -> None:
             raise ConfigError(
                 f"cluster.pool_{key}",
                 per_pool,
-                f"{config.chains.pools} pools of {per_pool} and a parameter server of "
+                f"{config.pools} pools of {per_pool} and a parameter server of "
                 f"{getattr(config.cluster, f'server_{key}')} need {need} {kind}s; the cluster has {have.get(kind, 0.0)}",
             )

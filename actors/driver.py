@@ -62,7 +62,7 @@ class RayRunner:
         ).remote(config)
         options = {"num_cpus": cluster.pool_cpus, "num_gpus": cluster.pool_gpus}
         make_pool = ChainPool.options(**options)  # type: ignore[attr-defined]
-        self._pools = [Pool(make_pool.remote(config, shape, i)) for i in range(config.chains.pools)]
+        self._pools = [Pool(make_pool.remote(config, shape, i)) for i in range(config.pools)]
         self._rounds: list[Round] = []  # asked for and not consumed, oldest first
         self._ready: list[tuple[Round, RoundReport]] = []  # finished, waiting for a step (first come)
         self._version = 0
@@ -160,7 +160,7 @@ class RayRunner:
             if not wanted:
                 continue
             starts: list[Any] = [None] * len(turn)
-            if self._config.objective.starts_at_data:
+            if self._config.starts_at_data:
                 returned = self._server.starts.options(num_returns=len(turn)).remote(self._version, step, len(turn))
                 starts = returned if len(turn) > 1 else [returned]
             oldest = self._weights[0][0]
@@ -193,7 +193,7 @@ class RayRunner:
     def _gather_assigned(self) -> list[tuple[Round, RoundReport]]:
         """The rounds of this step; those of pools that died are done without, as long as one is left."""
         deadline = self._deadline()
-        while True:
+        while self._pools:
             self._poll_revivals()
             self._ask_assigned()
             gathered = []
@@ -208,6 +208,7 @@ class RayRunner:
                 return gathered
             self._republish()
             self._pause(deadline)
+        return []
 
     def _gather_first_come(self) -> list[tuple[Round, RoundReport]]:
         """The first batches there, enough for a step, none older than the bound."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -37,7 +38,21 @@ from pipeline.kernels.base import Kernel
 from pipeline.kernels.metropolis_hastings import PROPOSALS
 from pipeline.learner import Learner
 from pipeline.memory import keep_freed_memory
-from pipeline.objectives.contrastive import ContrastiveDivergence
+from pipeline.objective_sections import FastPCDObjective, MixtureObjective, terms_of
+from pipeline.objectives.base import Batch, Objective, Term
+from pipeline.objectives.contrastive import ContrastiveDivergence, FastWeights
+from pipeline.objectives.improved import ImprovedContrastiveDivergence, Replay
+from pipeline.objectives.likelihood import MaximumLikelihood
+from pipeline.objectives.noise_contrastive import ConditionalNoiseContrastive, NoiseContrastive
+from pipeline.objectives.probes import PROBES
+from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
+from pipeline.objectives.score_matching import (
+    DenoisingScoreMatching,
+    FiniteDifferenceDenoising,
+    FiniteDifferenceScoreMatching,
+    ScoreMatching,
+    SlicedScoreMatching,
+)
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
 from pipeline.sections import EnergyConfig, KernelConfig
@@ -76,9 +91,30 @@ KERNELS = {
         ("mixture", "gaussian", "rbm"),
     ),
 }
-OBJECTIVES: dict[str, Callable[..., ContrastiveDivergence]] = {
-    "pcd": ContrastiveDivergence,
-    "cd": ContrastiveDivergence,
+# an objective from its section and the run's
+OBJECTIVES: dict[str, Callable[[Any, RunConfig], Objective]] = {
+    "pcd": lambda section, _: ContrastiveDivergence(section.energy_l2),
+    "cd": lambda section, _: ContrastiveDivergence(section.energy_l2),
+    "short_run": lambda section, _: ContrastiveDivergence(section.energy_l2),
+    "fast_pcd": lambda section, _: ContrastiveDivergence(section.energy_l2),
+    "improved_cd": lambda section, config: ImprovedContrastiveDivergence(
+        section.energy_l2, section.kl, section.entropy, replay_of(config.kernel)
+    ),
+    "maximum_likelihood": lambda section, _: MaximumLikelihood(section.grid),
+    "score_matching": lambda _, __: ScoreMatching(PROBES["basis"], 0),
+    "hutchinson": lambda section, _: ScoreMatching(PROBES[section.probe], section.probes),
+    "sliced": lambda section, _: SlicedScoreMatching(PROBES[section.probe], section.probes),
+    "finite_difference": lambda section, _: FiniteDifferenceScoreMatching(
+        PROBES[section.probe], section.probes, section.epsilon
+    ),
+    "denoising": lambda section, _: DenoisingScoreMatching(section.sigmas, section.draws),
+    "denoising_finite_difference": lambda section, _: FiniteDifferenceDenoising(
+        section.sigmas, section.draws, PROBES[section.probe], section.epsilon
+    ),
+    "nce": lambda section, _: NoiseContrastive(section.draws),
+    "conditional_nce": lambda section, _: ConditionalNoiseContrastive(section.draws, section.scale),
+    "pseudo_likelihood": lambda section, _: PseudoLikelihood(section.sites),
+    "ratio_matching": lambda section, _: RatioMatching(section.sites),
 }
 DATA: dict[str, Callable[[Any], DataSet]] = {
     "digits": images.digits,
@@ -151,6 +187,12 @@ def make_kernel(section: KernelConfig) -> Kernel:
     return KERNELS[section.name].make(section)
 
 
+def replay_of(section: KernelConfig) -> Replay:
+    replay = make_kernel(section).replay
+    assert replay is not None, "improved contrastive divergence with another kernel is refused when a configuration is checked"
+    return partial(replay, **section.parameters)
+
+
 def make_plan(config: RunConfig) -> ChainPlan:
     """How the run's chains run."""
     kernel = config.kernel
@@ -161,17 +203,20 @@ def make_plan(config: RunConfig) -> ChainPlan:
         make_kernel(kernel),
         kernel.parameters,
         kernel.transitions,
-        config.chains.restart,
+        1.0 if config.contrastive is not None and config.contrastive.start == "noise" else config.chains.restart,
         rungs=ladder.rungs if ladder else 1,
         ladder_rounds=ladder.adapt_rounds if ladder else 0,
         target_acceptance=tuned.target_acceptance if tuned else None,
         adapt_rounds=tuned.adapt_rounds if tuned else None,
         force=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
+        replayed=getattr(config.contrastive, "replayed", 0),
     )
 
 
 def rehearse(config: RunConfig, energy: Energy) -> None:
-    """One transition of two chains: what code of the user's own fails at, a `ConfigError` says before anything starts."""
+    """One transition of two chains and a first loss: what code of the user's own fails at, or an objective cannot have of this
+    energy, a `ConfigError` says before anything starts.
+    """
     generator = torch_generator(config.seed, "rehearsal")
     try:
         Sampler(deepcopy(energy), make_plan(config), 2, generator).advance(generator, 1)
@@ -180,6 +225,18 @@ def rehearse(config: RunConfig, energy: Energy) -> None:
     except Exception as error:
         remedy = f"a first transition on energy={config.energy.name} failed ({type(error).__name__}: {error})"
         raise ConfigError("kernel", config.kernel.name, remedy) from error
+    rows = energy.noise(16, generator)
+    try:
+        for term in make_terms(config, energy, rows):
+            batch = Batch(rows, term.objective.draw(energy, rows, generator), rows)
+            batch = batch._replace(previous=rows, noise=energy.noise(16, generator)[None], bank=energy.noise(16, generator))
+            loss = torch.stack([part.total for part in term.objective.parts(deepcopy(energy), batch)]).sum()
+            loss.backward()
+    except ConfigError:
+        raise
+    except Exception as error:
+        remedy = f"a first loss on energy={config.energy.name} failed ({type(error).__name__}: {error})"
+        raise ConfigError("objective", config.objective.name, remedy) from error
 
 
 def make_chains(config: RunConfig, shape: Sequence[int], pool: int) -> Chains:
@@ -198,5 +255,24 @@ def make_learner(config: RunConfig, data: DataSet) -> Learner:
     keep_freed_memory()
     energy = make_energy(config, data.shape)
     energy.initialise(noisy_sample(config, data))
-    objective = OBJECTIVES[config.objective.name](**config.objective.model_dump(exclude={"name"}))
-    return Learner(config, energy, objective, data.positives(config.seed))
+    terms = make_terms(config, energy, energy.into_domain(noisy_sample(config, data)))
+    return Learner(config, energy, terms, data.positives(config.seed), fast_weights(config))
+
+
+def make_terms(config: RunConfig, energy: Energy, rows: Tensor) -> list[Term]:
+    """The objectives of the sum, started from training rows `[S, *shape]` and the untrained `energy`."""
+    several = config.objective.name == "mixture"
+    weights = config.objective.weights if isinstance(config.objective, MixtureObjective) else {}
+    terms = []
+    for name, section in terms_of(config.objective).items():
+        objective = OBJECTIVES[name](section, config)
+        objective.initialise(energy, rows, torch_generator(config.seed, "objective", 1))
+        terms.append(Term(f"{name}." if several else "", weights.get(name, 1.0), objective))
+    return terms
+
+
+def fast_weights(config: RunConfig) -> Callable[[Sequence[Tensor]], FastWeights] | None:
+    section = config.contrastive
+    if not isinstance(section, FastPCDObjective):
+        return None
+    return partial(FastWeights, rate=section.fast_rate, decay=section.fast_decay)

@@ -50,6 +50,10 @@ class Chains:
         done = sampler.advance(self._generator, transitions)
         self._age += transitions
         energy, reseeded = self._reseed(done.energy, done.broken)
+        previous, noise = done.previous, done.noise
+        if previous is not None and noise is not None and reseeded:  # a chain made anew has no past: it replays from itself
+            lost = per_chain(done.broken, previous)
+            previous, noise = torch.where(lost, sampler.position, previous), torch.where(lost, 0.0, noise)
         acceptance = done.acceptance[-self._count :]
         batch = negatives.encode(
             sampler.position[-self._count :],
@@ -60,6 +64,8 @@ class Chains:
             incarnation=self.incarnation,
             round=self.round,
             version=weights.version,
+            previous=previous,
+            noise=noise,
         )
         report = RoundReport(
             pool=self._pool,

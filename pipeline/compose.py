@@ -20,7 +20,7 @@ PATH_KEYS = ("output", "init_from", "data.path")
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair
-OPTIONS = ("energy.options", "kernel.options", "kernel.inner.options")
+OPTIONS = ("energy.options", "kernel.options", "kernel.inner.options", "objective.terms", "objective.weights")
 
 
 def conf_directory() -> Path:
@@ -67,7 +67,25 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     except (HydraException, OmegaConfBaseException) as error:
         raise _unknown_key(overrides, str(error)) from error
     assert isinstance(raw, dict)
-    return _without_strangers({str(key): value for key, value in raw.items()}, given)
+    raw = _without_strangers({str(key): value for key, value in raw.items()}, given)
+    if raw["objective"].get("name") == "mixture":
+        _fill_in_terms(raw["objective"], given)
+    return raw
+
+
+def _fill_in_terms(mixture: dict[str, Any], given: dict[str, Any]) -> None:
+    """A mixture's terms from `conf/objective/`, under what is set of them; weights that are given take the place of all."""
+    weights = mixture["weights"] = given.get("objective.weights", mixture["weights"])
+    there = [name for name in choices("objective") if name != "mixture"]
+    if not isinstance(weights, dict) or not weights:
+        raise ConfigError("objective.weights", weights, "should be a dictionary such as {pcd:1.0,hutchinson:0.01}")
+    for name in weights:
+        if name not in there:
+            raise ConfigError("objective.weights", name, f"no such objective; there are {', '.join(there)}")
+    for name in mixture["terms"]:
+        if name not in weights:
+            raise ConfigError(f"objective.terms.{name}", mixture["terms"][name], "not among objective.weights; add it there")
+    mixture["terms"] = {name: _yaml("objective", name) | mixture["terms"].get(name, {}) for name in weights}
 
 
 def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.errors import ConfigError
+from pipeline.objective_sections import MixtureObjective, ObjectiveConfig, PlainObjective, terms_of
 from pipeline.sections import (
     CustomEnergy,
     DataConfig,
@@ -25,7 +26,6 @@ from pipeline.sections import (
     MetropolisHastingsKernel,
     NonNegativeFloat,
     NonNegativeInt,
-    ObjectiveConfig,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -48,6 +48,8 @@ class Trainer(Section):
     lag_mode: Literal["bound", "exact"] = about("bound: at most `lag`; exact: step t consumes what version t-lag made")
     reweight: Literal["auto"] | bool = about("importance weights for stale negatives; auto: where they are valid")
     min_ess: Probability = about("the bound on lag goes down while the smoothed ESS ratio of the weights is below this")
+    chunk_rows: PositiveInt | None = about("rows that the gradient is worked out for at once, which bounds memory; null: all")
+    chunk_draws: PositiveInt | None = about("directions, noises or sites of each row worked on at once; null: all")
 
 
 class Optimizer(Section):
@@ -120,9 +122,23 @@ class RunConfig(Section):
     cluster: Cluster
 
     @property
+    def contrastive(self) -> PlainObjective | None:
+        """The objective, or the term of the mixture, that consumes chains; None where none does."""
+        return next((term for term in terms_of(self.objective).values() if term.start), None)
+
+    @property
+    def starts_at_data(self) -> bool:
+        return self.contrastive is not None and self.contrastive.start == "data"
+
+    @property
+    def pools(self) -> int:
+        """Pools that are started: none where no objective consumes chains."""
+        return self.chains.pools if self.contrastive is not None else 0
+
+    @property
     def negatives(self) -> int:
         """Negatives a step consumes."""
-        return self.trainer.negatives or self.chains.pools * self.chains.per_pool
+        return (self.trainer.negatives or self.pools * self.chains.per_pool) if self.pools else 0
 
     @property
     def batches_per_step(self) -> int:
@@ -132,7 +148,8 @@ class RunConfig(Section):
     @property
     def reweightable(self) -> bool:
         """Whether importance weights for stale negatives are valid: an invariant kernel, negatives near equilibrium."""
-        return self.kernel.leaves_invariant(self.energy) and self.objective.equilibrium_negatives
+        objective = self.contrastive
+        return objective is not None and objective.equilibrium_negatives and self.kernel.leaves_invariant(self.energy)
 
     @property
     def reweight(self) -> bool:
@@ -141,7 +158,7 @@ class RunConfig(Section):
     @property
     def assigned_rounds(self) -> bool:
         """Whether step t consumes round t (lock-step, exact lag, starts at data) or whichever rounds come first."""
-        return self.trainer.lag == 0 or self.trainer.lag_mode == "exact" or self.objective.starts_at_data
+        return self.trainer.lag == 0 or self.trainer.lag_mode == "exact" or self.starts_at_data
 
     def carrying(self, energy: Any = None, proposal: Any = None) -> RunConfig:
         """This configuration with a module or a proposal given in code, which travel with it but are not part of it.
@@ -180,6 +197,8 @@ def _called(thing: Any) -> str:
 def check_combinations(config: RunConfig) -> None:
     """Raises `ConfigError` for the first of them that makes no sense."""
     _check_domains(config)
+    for name, objective in terms_of(config.objective).items():
+        _check_objective(config, name, objective)
     _check_batches(config)
     _check_devices(config)
 
@@ -216,9 +235,48 @@ def _check_domains(config: RunConfig) -> None:
         raise ConfigError("energy", "conv", "convolutions need images; use energy=mlp for data=toy")
 
 
+def _check_objective(config: RunConfig, name: str, objective: PlainObjective) -> None:
+    """The objective is defined on the energy's domain, and can be had with this kernel."""
+    domain, kernel = config.energy.domain, config.kernel
+    where = f"energy={config.energy.name} is over {domain}"
+    if objective.domain == "continuous" and domain.levels:
+        raise ConfigError("objective", name, f"{where}; use pcd, pseudo_likelihood, nce or conditional_nce")
+    if objective.domain in ("discrete", "binary") and not domain.levels:
+        raise ConfigError("objective", name, f"{where}; use pcd, hutchinson, denoising or nce")
+    if objective.domain == "binary" and domain.levels != 2:
+        raise ConfigError("objective", name, f"{where}; use pseudo_likelihood")
+    if domain.box is not None and not objective.in_box:
+        remedy = f"{where}, and {name} needs all of R^d; use energy.box=null, or pcd or nce"
+        raise ConfigError("objective", name, remedy)
+    if objective.name == "conditional_nce" and domain.levels:
+        if domain.levels > 2:
+            raise ConfigError("objective", name, f"{where}; use pseudo_likelihood or nce")
+        if objective.scale >= 1:
+            raise ConfigError("objective.scale", objective.scale, f"{where}, where it is the chance of a flip; use less than 1")
+    if getattr(objective, "probe", None) == "hutch_pp" and getattr(objective, "probes", 1) < 3:
+        raise ConfigError("objective.probes", objective.probes, "hutch_pp divides them among three uses; use at least 3")  # type: ignore[union-attr]
+    if objective.name == "improved_cd":
+        if not kernel.replays:
+            raise ConfigError("kernel", kernel.name, "objective=improved_cd goes back through transitions; use kernel=ula")
+        if objective.replayed > kernel.transitions:
+            remedy = f"a round has kernel.transitions={kernel.transitions}; replay at most that"
+            raise ConfigError("objective.replayed", objective.replayed, remedy)
+
+
 def _check_batches(config: RunConfig) -> None:
     """Steps, batches and chains fit one another, and old negatives are used only where they may be."""
-    kernel, trainer, chains = config.kernel, config.trainer, config.chains
+    kernel, trainer, chains, objective = config.kernel, config.trainer, config.chains, config.contrastive
+    if isinstance(config.objective, MixtureObjective):
+        consumers = [name for name, term in config.objective.terms.items() if term.start]
+        if len(consumers) > 1:
+            remedy = "at most one objective of a mixture consumes chains"
+            raise ConfigError("objective.weights", ", ".join(consumers), remedy)
+    if objective is None:
+        if trainer.lag:
+            raise ConfigError("trainer.lag", trainer.lag, f"objective={config.objective.name} has no chains to lag; use 0")
+        if trainer.reweight is True:
+            raise ConfigError("trainer.reweight", "true", f"objective={config.objective.name} has no negatives; use auto")
+        return
     total = chains.pools * chains.per_pool
     if config.negatives % chains.per_pool or config.negatives > total:
         raise ConfigError(
@@ -226,23 +284,23 @@ def _check_batches(config: RunConfig) -> None:
             trainer.negatives,
             f"must be a multiple of chains.per_pool={chains.per_pool}, at most all {total} chains",
         )
-    if config.objective.starts_at_data and config.negatives != trainer.batch_size:
+    if objective.start == "data" and config.negatives != trainer.batch_size:
         raise ConfigError(
             "trainer.batch_size",
             trainer.batch_size,
             f"objective=cd starts one chain at each positive; use {config.negatives} (= the step's negatives)",
         )
-    if config.objective.starts_at_data and chains.restart:
-        raise ConfigError("chains.restart", chains.restart, "objective=cd restarts every chain at data; use 0")
-    if config.objective.starts_at_data and kernel.name == "replica_exchange":
-        raise ConfigError(
-            "kernel", kernel.name, "objective=cd starts chains at data, a ladder's are its own; use objective=pcd"
-        )
+    if objective.start != "persistent":
+        where = {"data": "data", "noise": "noise"}[objective.start or ""]
+        if chains.restart:
+            remedy = f"objective={objective.name} starts every chain at {where} each round; use 0"
+            raise ConfigError("chains.restart", chains.restart, remedy)
+        if kernel.name == "replica_exchange":
+            remedy = f"objective={objective.name} starts chains at {where}, a ladder's are its own; use objective=pcd"
+            raise ConfigError("kernel", kernel.name, remedy)
     if trainer.reweight is True and not config.reweightable:
         invariant = config.kernel.leaves_invariant(config.energy)
-        culprit = (
-            f"objective={config.objective.name}" if invariant else f"kernel={config.kernel.name} with its noise, or in a box"
-        )
+        culprit = f"objective={objective.name}" if invariant else f"kernel={config.kernel.name} with its noise, or in a box"
         raise ConfigError("trainer.reweight", "true", f"not valid for {culprit}: its negatives are not from exp(-E); use auto")
     if trainer.lag > 2 and not config.reweightable:
         raise ConfigError("trainer.lag", trainer.lag, "these negatives cannot be reweighted; use at most 2")

@@ -83,12 +83,14 @@ class Display:
         now = time.monotonic()
         if self._bar is None and now - self._last_line < LINE_SECONDS and report.version != self._total:
             return
-        acceptance = sum(round.acceptance for round in rounds) / max(len(rounds), 1)
         seconds = max(rates.seconds, 1e-9)
-        text = (
-            f"loss {report.loss:+.3f}  acceptance {acceptance:.2f}  lag {max(report.lags)}  "
-            f"{rates.negatives / seconds:,.0f} negatives/s"
-        )
+        text = f"loss {report.loss:+.3f}  {rates.steps / seconds:,.1f} steps/s"
+        if report.lags:
+            acceptance = sum(round.acceptance for round in rounds) / max(len(rounds), 1)
+            text = (
+                f"loss {report.loss:+.3f}  acceptance {acceptance:.2f}  lag {max(report.lags)}  "
+                f"{rates.negatives / seconds:,.0f} negatives/s"
+            )
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=report.version, description=text)
             return

@@ -20,7 +20,9 @@ from pipeline.energies.base import Energy, flatten, unflatten_
 from pipeline.energies.deep import iterate_spectral_norms
 from pipeline.errors import DivergenceError
 from pipeline.negatives import decode
-from pipeline.objectives.contrastive import ContrastiveDivergence
+from pipeline.objectives.base import Batch, Chunking, Term
+from pipeline.objectives.contrastive import FastWeights
+from pipeline.rng import torch_generator
 from pipeline.staleness import LagController, batch_weights
 from pipeline.types import Negatives, Part, StepReport, Weights
 
@@ -39,20 +41,33 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
 
 
 class Learner:
-    """Owns the weights, their moving average, the optimizer and the positives. One `step` is one optimizer update.
+    """Owns the weights, their moving average, the optimizer and the positives. One `step` is one optimizer update of the
+    weighted sum of the `terms`. With `fast` weights, those are what it publishes its own with, for chains.
 
     The version counts the steps; a step that was skipped (a loss or gradient that is not finite) counts as one that left
     the weights as they were. Raises `DivergenceError` after 20 of those in a row.
     """
 
-    def __init__(self, config: RunConfig, energy: Energy, objective: ContrastiveDivergence, positives: Positives) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        energy: Energy,
+        terms: Sequence[Term],
+        positives: Positives,
+        fast: Callable[[Sequence[Tensor]], FastWeights] | None = None,
+    ) -> None:
         self._config = config
         self._device = torch.device(config.device)
         self.energy = energy.to(self._device).eval()
-        self._objective, self._positives = objective, positives
+        self._positives = positives
+        self._terms = [term._replace(objective=term.objective.to(self._device)) for term in terms]
+        self._objectives = nn.ModuleList(term.objective for term in self._terms)
+        self._chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
+        self._generator = torch_generator(config.seed, "objective", device=self._device)
         self._parameters = [p for p in energy.parameters() if p.requires_grad]
         self._average = [parameter.detach().clone() for parameter in self._parameters]
-        self._optimizer = _make_optimizer(config.optimizer, energy)
+        self._fast = None if fast is None else fast(self._parameters)
+        self._optimizer = _make_optimizer(config.optimizer, energy, list(self._objectives.parameters()))
         self._staging = torch.empty((config.negatives, energy.dimension), device=self._device)
         self._drawn: deque[Tensor] = deque()
         trainer = config.trainer
@@ -63,7 +78,11 @@ class Learner:
         self.version = 0
 
     def publish(self) -> Weights:
-        return Weights(self.version, flatten(self.energy))
+        """The weights that chains are to run under."""
+        if self._fast is None:
+            return Weights(self.version, flatten(self.energy))
+        laid_over = [own + fast for own, fast in zip(self._parameters, self._fast.values, strict=True)]
+        return Weights(self.version, self._flat_with(laid_over))
 
     def starts(self, step: int) -> Tensor:
         """The positives `[N, *shape]` of step `step` (this one or a later one), drawn ahead for chains to start at."""
@@ -72,33 +91,34 @@ class Learner:
         return self._drawn[step - self.version]
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
-        """One update from a step's batches, in the order given."""
+        """One update from a step's batches, in the order given; from none where no objective consumes chains."""
         clock = _Stopwatch()
-        negatives, received = self._stage(batches)
+        negatives, received = self._stage(batches) if batches else (None, [])
         clock.lap("staging")
         positives = self.starts(self.version).to(self._device)
         self._drawn.popleft()
         clock.lap("data")
         lags = tuple(self.version - batch.version for batch in received)
-        assert min(lags) >= 0, f"negatives of version {self.version - min(lags)} cannot reach version {self.version}"
+        assert min(lags, default=0) >= 0, f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
         ess: list[float] = []
-        totals = self._backward(positives, negatives, self._weigher(received, lags, ess))
+        batch = Batch(positives, negatives=negatives, weigh=self._weigher(received, lags, ess), bank=negatives)
+        loss, parts = self._backward(self._with_past(batch, received))
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
-        norm, skipped = self._update(totals["loss"], rate)
-        self._controller.observe(sum(ess) / len(ess))
+        norm, skipped = self._update(loss, rate)
+        if ess:
+            self._controller.observe(sum(ess) / len(ess))
         self.version += 1
         clock.lap("update")
         weights = self.publish()
         clock.lap("publish")
         report = StepReport(
             version=self.version,
-            loss=totals["loss"],
-            positive_energy=totals["positive"],
-            negative_energy=totals["negative"],
+            loss=loss,
+            parts=parts,
             gradient_norm=norm,
             learning_rate=rate,
-            negatives=len(negatives),
+            negatives=0 if negatives is None else len(negatives),
             lags=lags,
             ess=tuple(ess),
             lag_bound=self._controller.bound,
@@ -115,6 +135,17 @@ class Learner:
             row += len(negatives.position)
         return self._staging[:row].view(row, *self.energy.shape), received
 
+    def _with_past(self, batch: Batch, received: Sequence[Negatives]) -> Batch:
+        """The batch with what a replay of the negatives' last transitions needs, where the pools sent it."""
+        previous = [negatives.previous for negatives in received if negatives.previous is not None]
+        noise = [negatives.noise for negatives in received if negatives.noise is not None]
+        if not previous or batch.negatives is None:
+            return batch
+        return batch._replace(
+            previous=torch.cat(previous).to(self._device).view_as(batch.negatives),
+            noise=torch.cat(noise, 1).to(self._device).view(-1, *batch.negatives.shape),
+        )
+
     def _weigher(self, received: Sequence[Negatives], lags: Sequence[int], ess: list[float]) -> Callable[[Tensor], Tensor]:
         """E_now [M] to weights [M] of mean 1, normalised within each pool and version; fills `ess`, a ratio each."""
 
@@ -130,25 +161,40 @@ class Learner:
 
         return weigh
 
-    def _backward(self, positives: Tensor, negatives: Tensor, weigh: Callable[[Tensor], Tensor]) -> dict[str, float]:
-        """Gradient of the objective into the parameters; the mean of each of its parts, and "loss", their sum."""
+    def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
+        """Gradient of the objective into the parameters, chunk by chunk; its value, and the mean of each of its parts."""
+        assert batch.positives is not None
         self._optimizer.zero_grad(set_to_none=True)
-        totals: dict[str, float] = {"loss": 0.0}
-        losses = []
-        for part in self._objective.parts(self.energy, positives, negatives, weigh):
-            mean = part.total / part.rows
-            losses.append(part.weight * mean)
-            totals[part.name] = totals.get(part.name, 0.0) + mean.item()
-        loss = torch.stack(losses).sum()
-        loss.backward()
-        totals["loss"] = loss.item()
-        return totals
+        values: list[Tensor] = []
+        means: dict[str, Tensor] = {}
+        for term in self._terms:
+            drawn = term.objective.draw(self.energy, batch.positives, self._generator)
+            whole = batch._replace(drawn=drawn)
+            if self._chunking.rows and batch.negatives is not None:
+                whole = whole._replace(weights=batch.weigh(self._energies(batch.negatives, self._chunking.rows)))
+            for chunk, share in self._chunking.split(whole):
+                losses = []
+                for part in term.objective.parts(self.energy, chunk):
+                    mean = share * part.total / part.rows
+                    losses.append(term.weight * part.weight * mean)
+                    means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
+                if losses:  # a chunk of negatives says nothing to an objective that needs none
+                    loss = torch.stack(losses).sum()
+                    loss.backward()
+                    values.append(loss.detach())
+        value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
+        return value, dict(zip(means, rest, strict=True))
+
+    @torch.no_grad()
+    def _energies(self, x: Tensor, rows: int) -> Tensor:
+        return torch.cat([self.energy(chunk) for chunk in x.split(rows)])
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before, whether skipped."""
         limit = self._config.optimizer.clip_norm
         # the norm is taken of every gradient, so that a NaN in one is seen behind a loss that is finite
-        norm = float(nn.utils.clip_grad_norm_(self._parameters, math.inf if limit is None else limit))
+        learned = [*self._parameters, *self._objectives.parameters()]
+        norm = float(nn.utils.clip_grad_norm_(learned, math.inf if limit is None else limit))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -160,6 +206,8 @@ class Learner:
         self._skipped_in_a_row = 0
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self._fast is not None:
+            self._fast.update([p.grad for p in self._parameters if p.grad is not None])
         self._optimizer.step()
         iterate_spectral_norms(self.energy)
         # a short run's average would be all start: warm the decay up (as TensorFlow's ExponentialMovingAverage does)
@@ -170,8 +218,12 @@ class Learner:
 
     def averaged(self) -> np.ndarray:
         """Flat weights (see `flatten`) with the moving average of the parameters, for evaluation."""
+        return self._flat_with(self._average)
+
+    def _flat_with(self, values: Sequence[Tensor]) -> np.ndarray:
+        """Flat weights with these `values` of the parameters."""
         current = [parameter.detach().clone() for parameter in self._parameters]
-        self._set_parameters(self._average)
+        self._set_parameters(values)
         flat = flatten(self.energy)
         self._set_parameters(current)
         return flat
@@ -202,6 +254,10 @@ class Learner:
             "weights": torch.from_numpy(flatten(self.energy)),
             "average": self._average,
             "optimizer": self._optimizer.state_dict(),
+            "objectives": self._objectives.state_dict(),
+            "fast": None if self._fast is None else self._fast.values,
+            "generator": self._generator.get_state(),
+            "device": self._device.type,
             "positives": self._positives.state_dict(),
             "drawn": list(self._drawn),
             "controller": self._controller.state_dict(),
@@ -215,16 +271,24 @@ class Learner:
         self._optimizer.load_state_dict(state["optimizer"])
         for group, ours in zip(self._optimizer.param_groups, settings, strict=True):
             group.update(ours)  # moments are the checkpoint's, settings this configuration's
+        self._objectives.load_state_dict(state["objectives"])
+        if self._fast is not None:
+            self._fast.values = [tensor.to(self._device) for tensor in state["fast"]]
+        if state["device"] == self._device.type:  # a stream cannot move from one kind of device to another
+            self._generator.set_state(state["generator"])
         self._positives.load_state_dict(state["positives"])
         self._drawn = deque(state["drawn"])
         self._controller.load_state_dict(state["controller"])
 
 
-def _make_optimizer(config: Optimizer, energy: Energy) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the rate is set anew each step."""
+def _make_optimizer(config: Optimizer, energy: Energy, beside: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the rate is set anew each step.
+
+    `beside`: parameters of the objectives, which no decay touches.
+    """
     named = [(name, parameter) for name, parameter in energy.named_parameters() if parameter.requires_grad]
     decayed = [parameter for name, parameter in named if name not in energy.undecayed]
-    others = [parameter for name, parameter in named if name in energy.undecayed]
+    others = [*(parameter for name, parameter in named if name in energy.undecayed), *beside]
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
     groups += [{"params": others, "weight_decay": 0.0}] if others else []
     if config.name == "adam":

@@ -40,7 +40,8 @@ METRICS = (
     Metric("ebm_negatives", "counter", "samples", "Negative samples consumed"),
     Metric("ebm_transitions", "counter", "transitions", "Kernel transitions, summed over chains", ("pool",)),
     Metric("ebm_version", "gauge", "steps", "Version of the newest weights"),
-    Metric("ebm_loss_nats", "gauge", "nats", "Value of the objective"),
+    Metric("ebm_loss", "gauge", "1", "Value of the objective, in its own unit"),
+    Metric("ebm_loss_part", "gauge", "1", "Mean of each part of the objective, before its weight", ("part",)),
     Metric("ebm_energy_nats", "gauge", "nats", "Mean energy of a step's samples", ("source",)),
     Metric("ebm_gradient_norm", "gauge", "1", "Euclidean norm of the gradient before clipping"),
     Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
@@ -109,9 +110,11 @@ class RunMetrics:
         self["ebm_skipped_steps"].inc(step.skipped)
         self["ebm_negatives"].inc(step.negatives)
         self["ebm_version"].set(step.version)
-        self["ebm_loss_nats"].set(step.loss)
-        self["ebm_energy_nats"].labels("positives").set(step.positive_energy)
-        self["ebm_energy_nats"].labels("negatives").set(step.negative_energy)
+        self["ebm_loss"].set(step.loss)
+        for name, value in step.parts.items():
+            self["ebm_loss_part"].labels(name).set(value)
+            if name.endswith(("positive", "negative")):
+                self["ebm_energy_nats"].labels(f"{name.rpartition('.')[2]}s").set(value)
         self["ebm_gradient_norm"].set(step.gradient_norm)
         self["ebm_learning_rate"].set(step.learning_rate)
         self["ebm_lag_bound_steps"].set(step.lag_bound)

@@ -17,10 +17,16 @@ from pipeline.types import Negatives
 COLUMNS = ("position", "chain", "energy", "acceptance", "age", "pool", "incarnation", "round", "version")
 
 
-def schema(dimension: int) -> pa.Schema:
-    """The columns of a batch, one row a chain. `energy` in nats, `age` in transitions since the chain's start."""
+def schema(dimension: int, replayed: int = 0) -> pa.Schema:
+    """The columns of a batch, one row a chain. `energy` in nats, `age` in transitions since the chain's start.
+
+    Where the last `replayed` transitions are to be replayed, `previous` is the position before them, and `noise` what they
+    drew, one after the other.
+    """
+    past = [("previous", pa.list_(pa.float32(), dimension)), ("noise", pa.list_(pa.float32(), dimension * replayed))]
     return pa.schema(
         [
+            *(past if replayed else ()),
             ("position", pa.list_(pa.float32(), dimension)),
             ("chain", pa.int64()),
             ("energy", pa.float32()),
@@ -44,12 +50,17 @@ def encode(
     incarnation: int,
     round: int,
     version: int,
+    previous: Tensor | None = None,
+    noise: Tensor | None = None,
 ) -> pa.RecordBatch:
-    """A round of one pool: `position` [M, *shape], the rest [M]; the numbers are the same for every row."""
-    rows = len(position)
-    flat = position.reshape(rows, -1).cpu().contiguous().numpy()
+    """A round of one pool: `position` and `previous` [M, *shape], `noise` [L, M, *shape], the rest [M]; the numbers are the
+    same for every row.
+    """
+    rows, replayed = len(position), 0 if noise is None else len(noise)
+    past = [] if previous is None or noise is None else [_lists(previous), _lists(noise.transpose(0, 1))]
     columns = [
-        pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1]),
+        *past,
+        _lists(position),
         pa.array(np.arange(rows, dtype=np.int64)),
         pa.array(energy.cpu().numpy()),
         pa.array(acceptance.cpu().numpy()),
@@ -59,16 +70,31 @@ def encode(
             for value, kind in ((pool, np.int32), (incarnation, np.int32), (round, np.int64), (version, np.int64))
         ),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema(flat.shape[1]))
+    return pa.RecordBatch.from_arrays(columns, schema=schema(position[0].numel(), replayed))
+
+
+def _lists(values: Tensor) -> pa.FixedSizeListArray:
+    flat = values.reshape(len(values), -1).cpu().contiguous().numpy()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
 
 
 def decode(batch: pa.RecordBatch) -> Negatives:
     """Views of the batch's buffers as tensors, and its numbers; nothing of the size of the positions is copied."""
-    position = batch.column("position")
-    flat = read_only_tensor(position.flatten().to_numpy(zero_copy_only=True))
+    position, noise = _rows(batch, "position"), None
+    replayed = "noise" in batch.schema.names
+    if replayed:
+        noise = _rows(batch, "noise").view(len(batch), -1, position.shape[1]).transpose(0, 1)
     return Negatives(
-        position=flat.view(len(batch), position.type.list_size),
+        position=position,
+        previous=_rows(batch, "previous") if replayed else None,
+        noise=noise,
         energy=read_only_tensor(batch.column("energy").to_numpy(zero_copy_only=True)),
         age=read_only_tensor(batch.column("age").to_numpy(zero_copy_only=True)),
         **{name: batch.column(name)[0].as_py() for name in ("pool", "incarnation", "round", "version")},
     )
+
+
+def _rows(batch: pa.RecordBatch, name: str) -> Tensor:
+    column = batch.column(name)
+    flat = read_only_tensor(column.flatten().to_numpy(zero_copy_only=True))
+    return flat.view(len(batch), column.type.list_size)

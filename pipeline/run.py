@@ -279,7 +279,7 @@ class Totals:
         self.transitions += sum(round.transitions for round in rounds)
         self.batches += len(report.lags)
         self.lags += sum(report.lags)
-        self.max_lag = max(self.max_lag, *report.lags)
+        self.max_lag = max((self.max_lag, *report.lags))
         finite = [ratio for ratio in report.ess if math.isfinite(ratio)]
         self.ess += sum(finite)
         self.ess_count += len(finite)

@@ -16,7 +16,8 @@ from pipeline.kernels.tuning import Ladder, StepSizes
 class ChainPlan(NamedTuple):
     """How chains run. `restart`: chance a round that a chain starts anew from noise; `rungs`: of the ladder, 1 where there is
     none, moved in the first `ladder_rounds` rounds; `target_acceptance`: what the step size is adapted to in the first
-    `adapt_rounds` rounds (None: all); `force`: the precision of gradients where it is not the energy's.
+    `adapt_rounds` rounds (None: all); `force`: the precision of gradients where it is not the energy's; `replayed`: of how many
+    last transitions a round is to tell where they began and what noise they drew.
     """
 
     kernel: Kernel
@@ -28,17 +29,21 @@ class ChainPlan(NamedTuple):
     target_acceptance: float | None = None
     adapt_rounds: int | None = None
     force: torch.dtype | None = None
+    replayed: int = 0
 
 
 class Advance(NamedTuple):
     """What a round says of the chains, by row [R N]: their energies now (each rung's own), which of them are not finite, their
-    mean acceptance; and `swaps` [R - 1], mean probabilities, empty without a ladder.
+    mean acceptance; and `swaps` [R - 1], mean probabilities, empty without a ladder. Where transitions are to be replayed,
+    `previous` [N, *shape], the positions before the last L of them, and their `noise` [L, N, *shape].
     """
 
     energy: Tensor
     broken: Tensor
     acceptance: Tensor
     swaps: Tensor
+    previous: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class Sampler:
@@ -85,14 +90,21 @@ class Sampler:
         state = kernel.init(self.position, self._target)
         acceptance = torch.zeros(len(self.position), device=self.position.device)
         swaps = torch.zeros(self._plan.rungs - 1, device=self.position.device)
-        for _ in range(transitions):
+        previous, noise = None, []
+        for left in range(transitions, 0, -1):
+            if left == self._plan.replayed:
+                previous = state.position
             state, info = kernel.step(generator, state, self._target, **parameters)
+            if left <= self._plan.replayed and info.noise is not None:
+                noise.append(info.noise)
             acceptance += info.acceptance
             if info.swaps is not None:
                 swaps += info.swaps
         self.position = state.position
         energy = state.energy if hasattr(state, "energy") else self._target.energy(self.position)
-        report = Advance(energy, broken(state) | ~energy.isfinite(), acceptance / transitions, swaps / transitions)
+        lost = broken(state) | ~energy.isfinite()
+        drawn = torch.stack(noise) if noise else None
+        report = Advance(energy, lost, acceptance / transitions, swaps / transitions, previous, drawn)
         if self._steps is not None:
             self._steps.update(report.acceptance.view(self._plan.rungs, -1).mean(1))
         if self._ladder is not None:

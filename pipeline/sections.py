@@ -1,4 +1,5 @@
-"""The sections of the configuration that a group's choice decides: energies, kernels, objectives, data.
+"""The sections of the configuration that a group's choice decides: energies, kernels, data; objectives are in
+`pipeline.objective_sections`.
 
 Light to import, as `pipeline.config` is. A new choice is a class here, a YAML file in `conf/` and a line in
 `pipeline/build.py`.
@@ -152,13 +153,14 @@ EnergyConfig = Annotated[
 
 class Kernel(Section):
     """`domain`: the kind of domain it moves in; `invariance` and `at_walls`: for people, how true it is to exp(-E), and what
-    it does at the walls of a box.
+    it does at the walls of a box. `replays`: whether a transition can be replayed as a function of the weights.
     """
 
     domain: ClassVar[Literal["continuous", "discrete", "any"]] = "continuous"
     needs_conditionals: ClassVar[bool] = False
     invariance: ClassVar[str] = "exact"
     at_walls: ClassVar[str] = "-"
+    replays: ClassVar[bool] = False
     transitions: PositiveInt = about("k, the transitions of a round")
 
     def leaves_invariant(self, energy: EnergySection) -> bool:  # noqa: ARG002 - ULA asks
@@ -209,6 +211,7 @@ class MetropolisHastingsKernel(Kernel):
 class ULAKernel(Kernel):
     invariance: ClassVar[str] = "biased: by O(step_size) untempered; with `noise`, another temperature; in a box, by its walls"
     at_walls: ClassVar[str] = "clamps"
+    replays: ClassVar[bool] = True
     name: Literal["ula"]
     step_size: PositiveFloat = about("epsilon, the drift's step, in squared data units per nat")
     noise: NonNegativeFloat | None = about("noise's standard deviation; null: sqrt(2 epsilon), the untempered chain")
@@ -279,30 +282,6 @@ KernelConfig = Annotated[
     | ReplicaExchangeKernel,
     Field(discriminator="name"),
 ]
-
-
-# -- objectives -------------------------------------------------------------------------------------------------------
-
-
-class ContrastiveObjective(Section):
-    starts_at_data: ClassVar[bool]
-    equilibrium_negatives: ClassVar[bool]
-    energy_l2: NonNegativeFloat = about("weight of the mean squared energy of positives and negatives")
-
-
-class PCDObjective(ContrastiveObjective):
-    starts_at_data: ClassVar[bool] = False
-    equilibrium_negatives: ClassVar[bool] = True
-    name: Literal["pcd"]
-
-
-class CDObjective(ContrastiveObjective):
-    starts_at_data: ClassVar[bool] = True
-    equilibrium_negatives: ClassVar[bool] = False
-    name: Literal["cd"]
-
-
-ObjectiveConfig = Annotated[PCDObjective | CDObjective, Field(discriminator="name")]
 
 
 # -- data -------------------------------------------------------------------------------------------------------------

@@ -80,12 +80,16 @@ def _check_portable(config: RunConfig, energy: nn.Module | None) -> None:
 
 def in_words(summary: dict[str, Any]) -> str:
     """The end of a run, for a person: what was learned, how well, where everything is."""
+    chains = (
+        f", {summary['negatives_per_second']:,.0f} negatives/s, {summary['transitions_per_second']:,.0f} transitions/s, "
+        f"mean lag {summary['mean_lag']:.1f}"
+        if summary["negatives_per_second"]
+        else ", no chains"
+    )
     lines = [
         "",
         f"done: {summary['version']} steps; this time {summary['steps']} in {summary['wall_seconds']:.0f} s "
-        f"({summary['steps_per_second']:.1f} steps/s, {summary['negatives_per_second']:,.0f} negatives/s, "
-        f"{summary['transitions_per_second']:,.0f} transitions/s), mean lag {summary['mean_lag']:.1f}, "
-        f"restarts {summary['restarts']}",
+        f"({summary['steps_per_second']:.1f} steps/s{chains}), restarts {summary['restarts']}",
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
         f"  curves      {summary['output']}/curves.png",

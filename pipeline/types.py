@@ -19,7 +19,8 @@ class Negatives(NamedTuple):
     """One pool's round, decoded. Tensors are views of the batch's own memory: read them, never write.
 
     `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that shaped it; `age` [M]
-    int64, transitions since the chain's start.
+    int64, transitions since the chain's start. Where transitions are replayed, `previous` [M, d] is the position before the
+    last L of them, and `noise` [L, M, d] what they drew; else None.
     """
 
     position: Tensor
@@ -29,6 +30,8 @@ class Negatives(NamedTuple):
     incarnation: int
     round: int
     version: int
+    previous: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class RoundReport(NamedTuple):
@@ -48,12 +51,13 @@ class RoundReport(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What the learner says of one step. Energies in nats, seconds by stage, `ess` as ratios in (0, 1] by group."""
+    """What the learner says of one step. `parts`: the mean of each part of the objective, before its weight; seconds by
+    stage; `ess` as ratios in (0, 1] by group.
+    """
 
     version: int
     loss: float
-    positive_energy: float
-    negative_energy: float
+    parts: dict[str, float]
     gradient_norm: float
     learning_rate: float
     negatives: int

@@ -18,8 +18,7 @@ from pipeline.types import Flow, RoundReport, StepReport
 STEP = StepReport(
     version=3,
     loss=-1.5,
-    positive_energy=2.0,
-    negative_energy=3.5,
+    parts={"pcd.positive": 2.0, "pcd.negative": 3.5},
     gradient_norm=0.7,
     learning_rate=0.1,
     negatives=40,
@@ -113,7 +112,7 @@ def test_the_file_holds_the_same_series() -> None:
     metrics = RunMetrics()
     metrics.observe(STEP, [ROUND], FLOW)
     row = metrics.row()
-    assert row["ebm_loss_nats"] == -1.5
+    assert row["ebm_loss"] == -1.5
     assert row['ebm_acceptance_ratio{pool="1"}'] == 0.6
     assert not any("_bucket" in key or "_created" in key for key in row)
 
@@ -125,7 +124,7 @@ def test_series_file_resumes_at_the_checkpoint(tmp_path: Path, where: str) -> No
     series = SeriesFile(output)
     series.resume(0)
     for step in (10, 20, 30):
-        series.append(step, {"ebm_loss_nats": step / 10})
+        series.append(step, {"ebm_loss": step / 10})
         series.flush()
     if where == "disk":
         with (tmp_path / "metrics.jsonl").open("a") as file:
@@ -133,10 +132,10 @@ def test_series_file_resumes_at_the_checkpoint(tmp_path: Path, where: str) -> No
     again = SeriesFile(output)
     again.resume(20)
     assert [row["step"] for row in again.rows] == [10, 20]
-    again.append(30, {"ebm_loss_nats": 9.0})
+    again.append(30, {"ebm_loss": 9.0})
     again.flush()
     last = SeriesFile(output)
     last.resume(100)
-    assert [row["ebm_loss_nats"] for row in last.rows] == [1.0, 2.0, 9.0]
+    assert [row["ebm_loss"] for row in last.rows] == [1.0, 2.0, 9.0]
     if where == "disk":
         assert [json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()] == [10, 20, 30]

@@ -102,9 +102,37 @@ class Energy(nn.Module):
     def initialise(self, rows: Tensor) -> None:
         """Hook for parameters that are best started from the data, `[S, *shape]`; none by default."""
 
-    def log_partition(self) -> float | None:
-        """log Z in nats where it can be had exactly, else None."""
+    def slope(self, x: Tensor) -> Tensor:
+        """grad E(x), `[N, *shape]`, with a graph to the parameters (and to x, where that has one), by double backward."""
+        with torch.enable_grad():
+            x = x if x.requires_grad else x.detach().requires_grad_()
+            (gradient,) = torch.autograd.grad(self(x).sum(), x, create_graph=True)
+        return gradient
+
+    def slope_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """grad E(x) [N, *shape] and v.H v [P, N], H the Hessian in x, for `directions` v [P, N, *shape].
+
+        With a graph to the parameters; by double backward, the gradient shared by all directions. A model may bring its own
+        faster way.
+        """
+        with torch.enable_grad():
+            x = x.detach().requires_grad_()
+            gradient = self.slope(x)
+            curvatures = []
+            for v in directions:
+                (product,) = torch.autograd.grad((gradient * v).sum(), x, create_graph=True)
+                curvatures.append((product * v).flatten(1).sum(1))
+        return gradient, torch.stack(curvatures)
+
+    def log_sum(self) -> Tensor | None:
+        """log Z in nats, [], with a graph to the parameters, where it can be had exactly; else None."""
         return None
+
+    @torch.no_grad()
+    def log_partition(self) -> float | None:
+        """`log_sum` as a number, worked out in float64."""
+        value = copy.deepcopy(self).double().log_sum()
+        return None if value is None else float(value)
 
 
 class Target:

@@ -10,7 +10,7 @@ from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
 from pipeline.energies.deep import DeepEnergy
-from pipeline.energies.discrete import enumerated_log_partition
+from pipeline.energies.discrete import enumerated
 from pipeline.errors import ConfigError
 
 
@@ -58,5 +58,5 @@ class CustomEnergy(DeepEnergy):
         value: Tensor = self.module(x)
         return value
 
-    def log_partition(self) -> float | None:
-        return enumerated_log_partition(self)
+    def log_sum(self) -> Tensor | None:
+        return enumerated(self)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import copy
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn.functional import one_hot
+from torch.utils.checkpoint import checkpoint
 
 from pipeline.energies.base import Energy
 
@@ -63,14 +63,20 @@ def all_states(levels: int, units: int, device: torch.device | None = None) -> I
         yield (numbers[:, None] // powers % levels).double()
 
 
-@torch.no_grad()
-def enumerated_log_partition(energy: Energy) -> float | None:
-    """log Z = log sum_x exp(-E(x)), nats, in float64; None where there are more than 2^20 states."""
+def log_sum_over_states(levels: int, units: int, log_weight: Callable[[Tensor], Tensor], like: Tensor) -> Tensor:
+    """log of the sum over {0, ..., levels-1}^units of exp(`log_weight`), which maps [N, units] to [N]; in the dtype and on the
+    device of `like`. With a graph, whose activations are made anew, chunk by chunk, when it is gone back.
+    """
+    chunks = [
+        checkpoint(lambda states: torch.logsumexp(log_weight(states), 0), states.to(like.dtype), use_reentrant=False)
+        for states in all_states(levels, units, like.device)
+    ]
+    return torch.logsumexp(torch.stack(chunks), 0)
+
+
+def enumerated(energy: Energy) -> Tensor | None:
+    """log Z = log sum_x exp(-E(x)), nats, [], with a graph; None where there are more than 2^20 states."""
     if energy.levels is None or energy.levels**energy.dimension > ENUMERABLE_STATES:
         return None
-    exact = copy.deepcopy(energy).double()
-    device = next(iter(energy.state_dict().values())).device
-    chunks = [
-        torch.logsumexp(-exact(x.view(-1, *energy.shape)), 0) for x in all_states(energy.levels, energy.dimension, device)
-    ]
-    return float(torch.logsumexp(torch.stack(chunks), 0))
+    like = next(iter(energy.state_dict().values()))
+    return log_sum_over_states(energy.levels, energy.dimension, lambda x: -energy(x.view(-1, *energy.shape)), like)

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from pipeline.energies.discrete import CategoricalEnergy, enumerated_log_partition, log_frequencies
+from pipeline.energies.discrete import CategoricalEnergy, enumerated, log_frequencies
 
 
 class PottsLattice(CategoricalEnergy):
@@ -44,8 +44,8 @@ class PottsLattice(CategoricalEnergy):
         """h starts at the data's log frequencies: with J = 0, independent sites."""
         self.field.copy_(log_frequencies(rows, self.levels))
 
-    def log_partition(self) -> float | None:
-        return enumerated_log_partition(self)
+    def log_sum(self) -> Tensor | None:
+        return enumerated(self)
 
 
 def neighbours(shape: Sequence[int], periodic: bool) -> tuple[Tensor, Tensor]:

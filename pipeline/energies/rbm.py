@@ -10,7 +10,6 @@ model, by blocks that keep their form (Salakhutdinov & Murray 2008).
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 
@@ -23,9 +22,9 @@ from pipeline.energies.conditionals import Bernoulli, Categorical, Conditional, 
 from pipeline.energies.discrete import (
     ENUMERABLE_STATES,
     CategoricalEnergy,
-    all_states,
-    enumerated_log_partition,
+    enumerated,
     log_frequencies,
+    log_sum_over_states,
 )
 
 
@@ -100,20 +99,19 @@ class RestrictedBoltzmannMachine(Energy):
             value = beta[:, None] * value
         return self.visible_law(torch.addmm(self.visible_bias, value, self.weight))
 
-    @torch.no_grad()
-    def log_partition(self) -> float | None:
-        """log Z = logsumexp over the hidden states of c.h + log sum_v exp(-A(v) + phi(v).W h); float64.
+    def log_sum(self) -> Tensor | None:
+        """log Z = logsumexp over the hidden states of c.h + log sum_v exp(-A(v) + phi(v).W h).
 
         Or over the visible states, where they are finite and fewer; None where there are more than 2^20 of both.
         """
         hidden_states = 2 ** len(self.hidden_bias)
         if hidden_states > ENUMERABLE_STATES or (self.levels is not None and self.levels**self.dimension < hidden_states):
-            return enumerated_log_partition(self)
-        exact, chunks = copy.deepcopy(self).double(), []
-        for h in all_states(2, len(self.hidden_bias), self.weight.device):
-            field = torch.addmm(exact.visible_bias, h, exact.weight)
-            chunks.append(torch.logsumexp(h @ exact.hidden_bias + exact.visible_log_partition(field), 0))
-        return float(torch.logsumexp(torch.stack(chunks), 0))
+            return enumerated(self)
+
+        def log_weight(h: Tensor) -> Tensor:
+            return h @ self.hidden_bias + self.visible_log_partition(torch.addmm(self.visible_bias, h, self.weight))
+
+        return log_sum_over_states(2, len(self.hidden_bias), log_weight, self.weight)
 
 
 class BernoulliRBM(RestrictedBoltzmannMachine):

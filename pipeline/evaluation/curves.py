@@ -23,32 +23,48 @@ def write_figure(figure: Figure, output: str, name: str) -> None:
 
 
 def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
-    """Energies, loss, gradient norm, acceptance, lag and ESS, and speed, by step."""
+    """The objective's parts, loss, gradient norm and speed, by step; with chains, their acceptance, lag and ESS too."""
     if not rows:
         return
     steps = np.array([row["step"] for row in rows])
+    panels = [_draw_parts, _draw_loss, _draw_gradient, _draw_speed]
+    if rows[-1]["ebm_negatives_total"]:
+        panels[3:3] = [_draw_acceptance, _draw_staleness]
     with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-        figure = Figure(figsize=(10, 6), layout="constrained")
-        axes = figure.subplots(2, 3)
-        sources = ("positives", "negatives")
-        _plot(axes[0, 0], steps, rows, {source: f'ebm_energy_nats{{source="{source}"}}' for source in sources})
-        axes[0, 0].set_title("mean energy (nats)")
-        _plot(axes[0, 1], steps, rows, {"loss": "ebm_loss_nats"})
-        axes[0, 1].set_title("loss (nats)")
-        _plot(axes[0, 2], steps, rows, {"before clipping": "ebm_gradient_norm"})
-        axes[0, 2].set_yscale("log")
-        axes[0, 2].set_title("gradient norm")
-        _draw_acceptance(axes[1, 0], steps, rows)
-        _draw_staleness(axes[1, 1], steps, rows)
-        times = np.array([row["time"] for row in rows])
-        rate = _increments(rows, "ebm_negatives_total") / np.maximum(np.diff(times, prepend=np.nan), 1e-9)
-        axes[1, 2].plot(steps, rate)
-        axes[1, 2].set_ylim(bottom=0)
-        axes[1, 2].set_title("negatives per second")
+        columns = len(panels) // 2
+        figure = Figure(figsize=(3.4 * columns, 6), layout="constrained")
+        axes = figure.subplots(2, columns)
+        for axis, draw in zip(axes.flat, panels, strict=True):
+            draw(axis, steps, rows)
         for axis in axes[1]:
             axis.set_xlabel("step")
         figure.suptitle(title)
         write_figure(figure, output, "curves.png")
+
+
+def _draw_parts(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    keys = sorted({key for row in rows for key in row if key.startswith("ebm_loss_part")})
+    _plot(axis, steps, rows, {key.partition('="')[2].rstrip('"}'): key for key in keys})
+    axis.set_title("parts of the objective")
+
+
+def _draw_loss(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    _plot(axis, steps, rows, {"loss": "ebm_loss"})
+    axis.set_title("loss")
+
+
+def _draw_gradient(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    _plot(axis, steps, rows, {"before clipping": "ebm_gradient_norm"})
+    axis.set_yscale("log")
+    axis.set_title("gradient norm")
+
+
+def _draw_speed(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    key = "ebm_negatives_total" if rows[-1]["ebm_negatives_total"] else "ebm_steps_total"
+    times = np.array([row["time"] for row in rows])
+    axis.plot(steps, _increments(rows, key) / np.maximum(np.diff(times, prepend=np.nan), 1e-9))
+    axis.set_ylim(bottom=0)
+    axis.set_title(f"{key.split('_')[1]} per second")
 
 
 def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:

@@ -18,11 +18,13 @@ Scale = float | Tensor
 class Info(NamedTuple):
     """`acceptance` [N]: the probability with which each chain's proposal was accepted (1 where nothing is rejected).
 
-    `swaps` [R - 1]: on a ladder of R rungs, the mean probability with which neighbouring rungs exchanged; else None.
+    `swaps` [R - 1]: on a ladder of R rungs, the mean probability with which neighbouring rungs exchanged; else None. `noise`
+    [N, *shape]: the standard normal draws that a replay needs, of kernels that can be replayed.
     """
 
     acceptance: Tensor
     swaps: Tensor | None = None
+    noise: Tensor | None = None
 
 
 class State(Protocol):
@@ -46,10 +48,15 @@ class GradientState(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """`init(position, target) -> State`; `step(generator, state, target, **parameters) -> (State, Info)`."""
+    """`init(position, target) -> State`; `step(generator, state, target, **parameters) -> (State, Info)`.
+
+    `replay(previous, noise, target, **parameters) -> position`, where there is one: the same transition as a function of the
+    weights, for a `target` whose `gradient` has a graph.
+    """
 
     init: Callable[[Tensor, Target], Any]
     step: Callable[..., tuple[Any, Info]]
+    replay: Callable[..., Tensor] | None = None
 
 
 def init_energy(position: Tensor, target: Target) -> EnergyState:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Protocol
+
 import torch
+from torch import Tensor
 
 from pipeline.energies.base import Target
 from pipeline.kernels.base import GradientState, Info, Kernel, Scale, add_scaled, choose, init_gradient, normal_like
+
+
+class Differentiable(Protocol):
+    """A target whose gradient has a graph to the weights."""
+
+    @property
+    def box(self) -> tuple[float, float] | None: ...
+
+    def gradient(self, x: Tensor) -> Tensor: ...
 
 
 def step(
@@ -20,16 +32,29 @@ def step(
     In a box x' is clamped to it, the field's custom, and a bias of its own: walls collect chains. A move to where energy or
     gradient is not finite is not made.
     """
-    sigma = (2 * step_size) ** 0.5 if noise is None else noise
+    xi = normal_like(state.position, generator)
     drifted = add_scaled(state.position, state.gradient, -step_size)
-    proposal = add_scaled(drifted, normal_like(state.position, generator), sigma)
+    proposal = add_scaled(drifted, xi, _sigma(step_size, noise))
     if target.box is not None:
         proposal.clamp_(*target.box)
     moved = init_gradient(proposal, target)
     finite = (moved.energy + moved.gradient.flatten(1).sum(1)).isfinite()
     if not finite.all():
         moved = choose(finite, moved, state)
-    return moved, Info(torch.ones_like(moved.energy))
+    return moved, Info(torch.ones_like(moved.energy), noise=xi)
 
 
-kernel = Kernel(init_gradient, step)
+def replay(
+    previous: Tensor, noise_drawn: Tensor, target: Differentiable, *, step_size: Scale, noise: float | None = None
+) -> Tensor:
+    """x' [N, *shape] of `step` from x = `previous` and xi = `noise_drawn`, with a graph through grad E and x."""
+    drifted = add_scaled(previous, target.gradient(previous), -step_size)
+    moved = add_scaled(drifted, noise_drawn, _sigma(step_size, noise))
+    return moved if target.box is None else moved.clamp(*target.box)
+
+
+def _sigma(step_size: Scale, noise: float | None) -> Scale:
+    return (2 * step_size) ** 0.5 if noise is None else noise
+
+
+kernel = Kernel(init_gradient, step, replay)

@@ -1,53 +1,60 @@
-"""Contrastive divergence and its persistent form."""
+"""Contrastive divergence, its persistent form, and fast weights."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
+from pipeline.objectives.base import Batch, Objective, Part
 
 
-class Part(NamedTuple):
-    """One additive piece of a loss: `weight * total / rows`. `total` (a scalar) carries the graph.
-
-    Totals and row counts, not means, so that a learner may split rows into chunks, or over ranks, and still take one mean.
-    """
-
-    name: str
-    total: Tensor
-    rows: int
-    weight: float = 1.0
-
-
-class ContrastiveDivergence:
+class ContrastiveDivergence(Objective):
     """The gradient of the negative log-likelihood, with its model expectation from chains (Hinton 2002; Tieleman 2008):
 
         -grad log p(x) = grad E(x+) - E_{x ~ p}[grad E(x)]
         loss = mean_i E(x_i+) - sum_j w_j E(x_j-) + l2 (mean_i E(x_i+)^2 + sum_j w_j E(x_j-)^2)
 
-    w is uniform, or the importance weights of stale negatives, and carries no gradient. CD-k and PCD differ only in where
-    the chains start, which is the pools' affair. The l2 term keeps the energies' free constant, and so their magnitude,
-    near zero (Du & Mordatch 2019, section 3.3: weight 0.1 to 1 for deep nets on images).
+    w is uniform, or the importance weights of stale negatives, and carries no gradient. CD-k, PCD and short runs differ only
+    in where the chains start, which is the pools' affair. The l2 term keeps the energies' free constant, and so their
+    magnitude, near zero (Du & Mordatch 2019, section 3.3: weight 0.1 to 1 for deep nets on images).
     """
 
     def __init__(self, energy_l2: float) -> None:
+        super().__init__()
         self.energy_l2 = energy_l2
 
-    def parts(self, energy: Energy, positives: Tensor, negatives: Tensor, weigh: Callable[[Tensor], Tensor]) -> Iterator[Part]:
-        """Parts named positive, negative and energy_l2.
+    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+        """Parts named positive, negative and energy_l2."""
+        if batch.positives is not None:
+            values = energy(batch.positives)
+            yield from self._side("positive", values, torch.ones_like(values), 1.0)
+        if batch.negatives is not None:
+            values = energy(batch.negatives)
+            yield from self._side("negative", values, batch.weights_of(values), -1.0)
 
-        `positives` [N, *shape]; `negatives` [M, *shape]; `weigh` maps E_now(negatives) [M] to weights [M] of mean 1.
-        """
-        values = energy(positives)
-        yield from self._both("positive", values, torch.ones_like(values), 1.0)
-        values = energy(negatives)
-        yield from self._both("negative", values, weigh(values.detach()), -1.0)
-
-    def _both(self, name: str, values: Tensor, weights: Tensor, sign: float) -> Iterator[Part]:
+    def _side(self, name: str, values: Tensor, weights: Tensor, sign: float) -> Iterator[Part]:
         yield Part(name, (weights * values).sum(), len(values), sign)
         if self.energy_l2:
             yield Part("energy_l2", (weights * values.square()).sum(), len(values), self.energy_l2)
+
+
+class FastWeights:
+    """Weights phi laid over theta for the chains alone (Tieleman & Hinton 2009, "Using fast weights to improve persistent
+    contrastive divergence", section 3):
+
+        phi <- decay phi - rate grad_theta loss
+
+    The chains sample from exp(-E(x; theta + phi)): where they dwell, the energy rises at once and is forgotten soon, which
+    drives them on. What is learned, and evaluated, is theta.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], rate: float, decay: float) -> None:
+        self._rate, self._decay = rate, decay
+        self.values = [torch.zeros_like(parameter) for parameter in parameters]
+
+    def update(self, gradients: Sequence[Tensor]) -> None:
+        torch._foreach_mul_(self.values, self._decay)
+        torch._foreach_add_(self.values, list(gradients), alpha=-self._rate)

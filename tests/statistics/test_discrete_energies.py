@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.energies.discrete import all_states, enumerated_log_partition
+from pipeline.energies.discrete import all_states, enumerated
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.quadratic import QuadraticBinary
 
@@ -215,7 +215,7 @@ def test_all_states_are_there_once_first_unit_fastest() -> None:
 
 
 @pytest.mark.parametrize("units", [3, 15])
-def test_enumerated_log_partition(units: int) -> None:
+def test_enumerated(units: int) -> None:
     """Independent units: log Z = sum_i log(1 + exp(b_i)); 2^15 states are two chunks."""
     energy = quadratic((units,))
     with torch.no_grad():
@@ -229,8 +229,8 @@ def test_enumeration_is_exact_in_float64_and_gives_up_in_time() -> None:
     energy = quadratic((3,)).float()
     x = torch.cat(list(all_states(2, 3)))
     truth = float(torch.logsumexp(-quadratic((3,)).float().double()(x).detach(), 0))
-    assert enumerated_log_partition(energy) == pytest.approx(truth, abs=1e-12)
+    assert energy.log_partition() == pytest.approx(truth, abs=1e-12)
     assert energy.weight.dtype == torch.float32
     assert QuadraticBinary((21,), 1.0).log_partition() is None
     assert PottsLattice((7, 2), 3, 1.0, periodic=True).log_partition() is None
-    assert enumerated_log_partition(Energy((2,))) is None
+    assert enumerated(Energy((2,))) is None

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.rbm import BernoulliRBM
+from pipeline.objectives.base import Batch
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from tests.conftest import states
 
@@ -17,7 +18,7 @@ def gradient(rbm: BernoulliRBM, loss: Tensor) -> Tensor:
 
 def loss_of(objective: ContrastiveDivergence, rbm: BernoulliRBM, positives: Tensor, weights: Tensor) -> Tensor:
     """The objective with all 32 states as negatives, weighted by `weights` [32] of sum 1."""
-    parts = objective.parts(rbm, positives, states(5), lambda _: 32 * weights)
+    parts = objective.parts(rbm, Batch(positives, negatives=states(5), weigh=lambda _: 32 * weights))
     return torch.stack([part.weight * part.total / part.rows for part in parts]).sum()
 
 
@@ -46,7 +47,7 @@ def test_parts_add_up_over_rows(tiny_rbm: BernoulliRBM) -> None:
     objective, rows = ContrastiveDivergence(0.1), states(5)
 
     def totals(positives: Tensor, negatives: Tensor) -> dict[tuple[str, int], tuple[float, int]]:
-        parts = list(objective.parts(tiny_rbm, positives, negatives, torch.ones_like))
+        parts = list(objective.parts(tiny_rbm, Batch(positives, negatives=negatives)))
         return {(part.name, index): (float(part.total.detach()), part.rows) for index, part in enumerate(parts)}
 
     whole, first, second = totals(rows[:8], rows[8:20]), totals(rows[:4], rows[8:14]), totals(rows[4:8], rows[14:20])

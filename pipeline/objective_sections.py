@@ -1,0 +1,216 @@
+"""The sections of the configuration that `objective=NAME` decides; see `pipeline.sections`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.sections import (
+    NonNegativeFloat,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    about,
+)
+
+Start = Literal["persistent", "data", "noise"]
+Where = Literal["continuous", "discrete", "binary", "any"]
+Levels = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+Probe = Annotated[
+    Literal["rademacher", "gaussian", "sphere", "orthogonal", "hutch_pp"],
+    Field(description="law of the directions that the curvature is taken along, drawn for every row"),
+]
+
+
+class ObjectiveSection(Section):
+    """`domain`: where it is defined; `in_box`: whether in a box as well; `equilibrium_negatives`: whether the negatives are
+    taken for draws of exp(-E), so that old ones may be reweighted.
+    """
+
+    domain: ClassVar[Where] = "any"
+    in_box: ClassVar[bool] = True
+    equilibrium_negatives: ClassVar[bool] = False
+
+    @property
+    def start(self) -> Start | None:
+        """Where the chains that it consumes begin a round; None where it consumes none."""
+        return None
+
+
+# -- the contrastive family -------------------------------------------------------------------------------------------
+
+
+class ContrastiveObjective(ObjectiveSection):
+    energy_l2: NonNegativeFloat = about("weight of the mean squared energy of positives and negatives")
+
+
+class PCDObjective(ContrastiveObjective):
+    """Persistent contrastive divergence (Tieleman 2008)."""
+
+    equilibrium_negatives: ClassVar[bool] = True
+    name: Literal["pcd"]
+
+    @property
+    def start(self) -> Start:
+        return "persistent"
+
+
+class CDObjective(ContrastiveObjective):
+    """CD-k (Hinton 2002), k = kernel.transitions from the positives; short-run learning (Nijkamp et al. 2019), from noise."""
+
+    name: Literal["cd", "short_run"]
+
+    @property
+    def start(self) -> Start:
+        return "data" if self.name == "cd" else "noise"
+
+
+class FastPCDObjective(ContrastiveObjective):
+    """Fast weights (Tieleman & Hinton 2009)."""
+
+    name: Literal["fast_pcd"]
+    fast_rate: PositiveFloat = about("learning rate of the fast weights, which only the chains see")
+    fast_decay: Probability = about("what is left of the fast weights a step later (Tieleman & Hinton 2009: 0.95)")
+
+    @property
+    def start(self) -> Start:
+        return "persistent"
+
+
+class ImprovedCDObjective(ContrastiveObjective):
+    """Improved contrastive divergence (Du et al. 2021)."""
+
+    domain: ClassVar[Where] = "continuous"
+    name: Literal["improved_cd"]
+    kl: PositiveFloat = about("weight of the term for the sampler: its energy less its entropy")
+    entropy: NonNegativeFloat = about("weight of the nearest-neighbour entropy within that term")
+    replayed: PositiveInt = about("L, the last transitions of a round that the gradient goes through")
+
+    @property
+    def start(self) -> Start:
+        return "persistent"
+
+
+class MaximumLikelihoodObjective(ObjectiveSection):
+    """Exact maximum likelihood, for models that know their log Z."""
+
+    name: Literal["maximum_likelihood"]
+    grid: PositiveInt = about("points a side of the midpoint rule for log Z in one or two real dimensions")
+
+
+# -- score matching ---------------------------------------------------------------------------------------------------
+
+
+class ScoreMatchingSection(ObjectiveSection):
+    domain: ClassVar[Where] = "continuous"
+    in_box: ClassVar[bool] = False
+
+
+class ExactScoreMatchingObjective(ScoreMatchingSection):
+    """Score matching with the whole trace (Hyvarinen 2005): as many directions as dimensions."""
+
+    name: Literal["score_matching"]
+
+
+class DirectionalObjective(ScoreMatchingSection):
+    """Hutchinson's trace (which is sliced score matching with variance reduction), or plain slices (Song et al. 2019)."""
+
+    name: Literal["hutchinson", "sliced"]
+    probe: Probe
+    probes: PositiveInt = about("P, directions drawn for each row (hutch_pp: at least 3)")
+
+
+class FiniteDifferenceObjective(ScoreMatchingSection):
+    """Sliced score matching by finite differences (Pang et al. 2020)."""
+
+    name: Literal["finite_difference"]
+    probe: Probe
+    probes: PositiveInt = about("P, directions drawn for each row")
+    epsilon: PositiveFloat = about("length of a difference, in data units: its bias is O(epsilon^2)")
+
+
+class DenoisingObjective(ScoreMatchingSection):
+    """Denoising score matching (Vincent 2011)."""
+
+    name: Literal["denoising"]
+    sigmas: Levels = about("noise levels, in data units; several learn the mixture of the smoothed laws, weighted by sigma^2")
+    draws: PositiveInt = about("P, noises drawn for each row")
+
+
+class FiniteDifferenceDenoisingObjective(DenoisingObjective):
+    """Denoising score matching along random directions, by finite differences (Pang et al. 2020)."""
+
+    name: Literal["denoising_finite_difference"]  # type: ignore[assignment]
+    probe: Probe
+    epsilon: PositiveFloat = about("length of a difference, in data units: its bias is O(epsilon^2)")
+
+
+# -- relatives --------------------------------------------------------------------------------------------------------
+
+
+class NCEObjective(ObjectiveSection):
+    """Noise-contrastive estimation (Gutmann & Hyvarinen 2012); the noise is a simple law fitted to the data."""
+
+    name: Literal["nce"]
+    draws: PositiveInt = about("P, noise samples for each row")
+
+
+class ConditionalNCEObjective(ObjectiveSection):
+    """Conditional noise-contrastive estimation (Ceylan & Gutmann 2018)."""
+
+    in_box: ClassVar[bool] = False
+    name: Literal["conditional_nce"]
+    draws: PositiveInt = about("P, noise samples for each row")
+    scale: PositiveFloat = about("standard deviation of the noise around a row; over {0, 1}^d, the chance of a flip")
+
+
+class SitesObjective(ObjectiveSection):
+    """Pseudo-likelihood (Besag 1975)."""
+
+    domain: ClassVar[Where] = "discrete"
+    name: Literal["pseudo_likelihood"]
+    sites: PositiveInt | None = about("components drawn for each row; null: all of them")
+
+
+class RatioMatchingObjective(SitesObjective):
+    """Ratio matching (Hyvarinen 2007)."""
+
+    domain: ClassVar[Where] = "binary"
+    name: Literal["ratio_matching"]  # type: ignore[assignment]
+
+
+PlainObjective = Annotated[
+    PCDObjective
+    | CDObjective
+    | FastPCDObjective
+    | ImprovedCDObjective
+    | MaximumLikelihoodObjective
+    | ExactScoreMatchingObjective
+    | DirectionalObjective
+    | FiniteDifferenceObjective
+    | DenoisingObjective
+    | FiniteDifferenceDenoisingObjective
+    | NCEObjective
+    | ConditionalNCEObjective
+    | SitesObjective
+    | RatioMatchingObjective,
+    Field(discriminator="name"),
+]
+
+
+class MixtureObjective(Section):
+    """A weighted sum; `terms` are filled in from `conf/objective/` where nothing else is given."""
+
+    name: Literal["mixture"]
+    weights: dict[str, PositiveFloat] = about("objectives by name, and the weight of each in the sum")
+    terms: dict[str, PlainObjective] = about("settings of the terms: objective.terms.NAME.KEY=...")
+
+
+ObjectiveConfig = Annotated[PlainObjective | MixtureObjective, Field(discriminator="name")]
+
+
+def terms_of(objective: ObjectiveConfig) -> dict[str, PlainObjective]:
+    """The objectives that are summed, by name: one, or those of a mixture."""
+    return objective.terms if isinstance(objective, MixtureObjective) else {objective.name: objective}

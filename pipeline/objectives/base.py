@@ -1,0 +1,118 @@
+"""The shape every objective has: a loss, in parts, as a pure function of an energy and a batch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from pipeline.energies.base import Energy
+
+
+class Part(NamedTuple):
+    """One additive piece of a loss: `weight * total / rows`. `total` (a scalar) carries the graph.
+
+    Totals and row counts, not means, so that a learner may split rows into chunks, or over ranks, and still take one mean.
+    """
+
+    name: str
+    total: Tensor
+    rows: int
+    weight: float = 1.0
+
+
+class Batch(NamedTuple):
+    """What one step learns from, or one chunk of it; a chunk may hold one of the two sides alone.
+
+    `positives` [N, *shape]; `drawn` is what the objective drew for them, `[P, N, ...]` each: P directions, noises or sites
+    for every row. `negatives` [M, *shape]; their weights, [M] of mean over the step 1, are `weights` where they are known
+    beforehand, else `weigh` of their energies. Where the objective replays transitions, `previous` [M, *shape] is where the
+    chains were before the last L of them, and `noise` [L, M, *shape] the standard normal draws that these used; `bank`
+    [B, *shape] holds all negatives of the step, whatever the chunk.
+    """
+
+    positives: Tensor | None = None
+    drawn: tuple[Tensor, ...] = ()
+    negatives: Tensor | None = None
+    weigh: Callable[[Tensor], Tensor] = torch.ones_like
+    weights: Tensor | None = None
+    previous: Tensor | None = None
+    noise: Tensor | None = None
+    bank: Tensor | None = None
+
+    def weights_of(self, energies: Tensor) -> Tensor:
+        """The weights of the negatives, whose energies are `energies` [M]; without a graph."""
+        return self.weigh(energies.detach()) if self.weights is None else self.weights
+
+
+class Objective(nn.Module):
+    """A loss. It draws nothing itself: `draw` makes the random inputs of a step, `parts` is a function of them.
+
+    Most have no parameters; those that do (the log Z of noise-contrastive estimation) are learned beside the energy's.
+    """
+
+    def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
+        """Hook for what is best started from the data, `[S, *shape]`, and the untrained energy; none by default."""
+
+    def draw(self, energy: Energy, positives: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:  # noqa: ARG002
+        """The random inputs for `positives` [N, *shape], `[P, N, ...]` each; none by default."""
+        return ()
+
+    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+        """The loss of the batch, or of the side of it that is there. Raises nothing: what is not finite stays so."""
+        raise NotImplementedError
+
+
+class Term(NamedTuple):
+    """An objective in a weighted sum of several; `name` stands before those of its parts, empty where it is alone."""
+
+    name: str
+    weight: float
+    objective: Objective
+
+
+class Chunking(NamedTuple):
+    """At most how many rows, and how many of what was drawn for each, are worked on at once; None: all."""
+
+    rows: int | None = None
+    draws: int | None = None
+
+    def split(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """The batch in chunks of one side each, with their shares of it: means over chunks, so weighted, are the whole's.
+
+        Where nothing is to be split, the batch as it is. Split negatives need `weights`, which are normalised over more rows
+        than a chunk has.
+        """
+        if self == (None, None):
+            yield batch, 1.0
+            return
+        if batch.positives is not None:
+            yield from self._split_positives(batch, batch.positives)
+        if batch.negatives is not None:
+            total = len(batch.negatives)
+            for rows in _slices(total, self.rows):
+                piece = batch._replace(
+                    positives=None,
+                    drawn=(),
+                    negatives=batch.negatives[rows],
+                    weights=None if batch.weights is None else batch.weights[rows],
+                    previous=None if batch.previous is None else batch.previous[rows],
+                    noise=None if batch.noise is None else batch.noise[:, rows],
+                )
+                yield piece, (rows.stop - rows.start) / total
+
+    def _split_positives(self, batch: Batch, positives: Tensor) -> Iterator[tuple[Batch, float]]:
+        draws = len(batch.drawn[0]) if batch.drawn else 1
+        for rows in _slices(len(positives), self.rows):
+            for some in _slices(draws, self.draws):
+                drawn = tuple(values[some, rows] for values in batch.drawn)
+                share = (rows.stop - rows.start) * (some.stop - some.start) / (len(positives) * draws)
+                yield Batch(positives[rows], drawn), share
+
+
+def _slices(total: int, most: int | None) -> Iterator[slice]:
+    size = total if most is None else most
+    for start in range(0, total, size):
+        yield slice(start, min(start + size, total))

@@ -1,0 +1,75 @@
+"""Improved contrastive divergence: the term that plain contrastive divergence leaves out."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.energies.base import Energy
+from pipeline.objectives.base import Batch, Part
+from pipeline.objectives.contrastive import ContrastiveDivergence
+
+CHUNK = 256
+
+
+class Slopes(NamedTuple):
+    """An energy as a replayed transition sees it: its gradient [N, *shape] with a graph, and its box."""
+
+    gradient: Callable[[Tensor], Tensor]
+    box: tuple[float, float] | None
+
+
+Replay = Callable[[Tensor, Tensor, Slopes], Tensor]
+"""`(previous [M, *shape], noise [M, *shape], target) -> position`, a kernel's transition as a function of theta."""
+
+
+class ImprovedContrastiveDivergence(ContrastiveDivergence):
+    """Contrastive divergence with the gradient through the sampler (Du, Li, Tenenbaum & Mordatch 2021, equation 7):
+
+        loss = mean E(x+) - mean E(x-) + kl (mean E_stop(x(theta)) - entropy H),
+        H = d mean_j log min_{b in bank, b != x_j} |x_j(theta) - b| + const
+
+    x(theta) are the negatives again, as a function of theta: their last L transitions replayed from where the chains were,
+    with the noise they drew. E_stop holds theta fixed, so that this term moves theta only to make the sampler's law q closer
+    to p: its gradient is that of KL(q_theta || p_stop), with the entropy of q by nearest neighbours among the step's negatives
+    (Kozachenko & Leonenko 1987; the constant has no gradient).
+    """
+
+    def __init__(self, energy_l2: float, kl: float, entropy: float, replay: Replay) -> None:
+        super().__init__(energy_l2)
+        self._kl, self._entropy, self._replay = kl, entropy, replay
+
+    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+        """Those of contrastive divergence, and sampler_energy and entropy (nats, up to its constant)."""
+        yield from super().parts(energy, batch)
+        if batch.negatives is None:
+            return
+        assert batch.previous is not None
+        assert batch.noise is not None
+        assert batch.bank is not None
+        x = batch.previous
+        for noise in batch.noise:
+            x = self._replay(x, noise, Slopes(energy.slope, energy.box))
+        stopped = {name: value.detach() for name, value in energy.state_dict().items()}
+        yield Part("sampler_energy", torch.func.functional_call(energy, stopped, x).sum(), len(x), self._kl)
+        if self._entropy:
+            distances = nearest(x.flatten(1), batch.negatives.flatten(1), batch.bank.flatten(1))
+            yield Part("entropy", energy.dimension * distances.log().sum(), len(x), -self._kl * self._entropy)
+
+
+def nearest(x: Tensor, own: Tensor, bank: Tensor) -> Tensor:
+    """The distance of each row of `x` [M, d] to the nearest of `bank` [B, d] that is not its own, [M], with a graph to x.
+
+    `own` [M, d] says what a row's own is: the bank's rows equal to it. Which one is nearest carries no graph.
+    """
+    with torch.no_grad():
+        chosen = []
+        for rows, theirs in zip(x.split(CHUNK), own.split(CHUNK), strict=True):
+            distances = torch.cdist(rows, bank)
+            same = torch.cdist(theirs, bank, compute_mode="donot_use_mm_for_euclid_dist") == 0
+            chosen.append(distances.masked_fill_(same, math.inf).argmin(1))
+    return torch.linalg.vector_norm(x - bank[torch.cat(chosen)], dim=1)
