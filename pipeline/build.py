@@ -199,11 +199,12 @@ def make_plan(config: RunConfig) -> ChainPlan:
     ladder = kernel if isinstance(kernel, sections.ReplicaExchangeKernel) else None
     within = ladder.inner if ladder else kernel
     tuned = within if isinstance(within, sections.TunedKernel) else None
+    start = config.contrastive.start if config.contrastive else None
     return ChainPlan(
         make_kernel(kernel),
         kernel.parameters,
         kernel.transitions,
-        1.0 if config.contrastive is not None and config.contrastive.start == "noise" else config.chains.restart,
+        {"persistent": config.chains.restart, "noise": 1.0}.get(start or "", 0.0),
         rungs=ladder.rungs if ladder else 1,
         ladder_rounds=ladder.adapt_rounds if ladder else 0,
         target_acceptance=tuned.target_acceptance if tuned else None,

@@ -25,7 +25,7 @@ from pipeline.errors import CheckpointError
 from pipeline.sections import CustomEnergy, EnergyConfig
 from pipeline.types import Part
 
-FORMAT = 2  # 1: before chains kept what they had adapted
+FORMAT = 3  # 1: before chains kept what they had adapted; 2: before objectives had random streams and parameters
 MANIFEST = "manifest.json"
 # what a resumed run must have in common with the one that wrote the checkpoint
 BINDING = (
@@ -35,6 +35,7 @@ BINDING = (
     "kernel.rungs",
     "kernel.inner.name",
     "objective.name",
+    "objective.weights",
     "data",
     "chains.pools",
     "chains.per_pool",

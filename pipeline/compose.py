@@ -210,6 +210,8 @@ def _path(location: tuple[int | str, ...]) -> str:
         del parts[1]
     if parts[:2] == ["kernel", "inner"] and len(parts) > 3:
         del parts[2]
+    if parts[:2] == ["objective", "terms"] and len(parts) > 3:
+        del parts[3]
     # what pydantic puts behind the name of a field that may be of several types
     return ".".join(part for part in parts if part not in ("literal['auto']", "bool") and "constrained" not in part)
 
@@ -229,19 +231,20 @@ def describe() -> Iterator[tuple[str, Any, str]]:
                 seen.add(key)
                 yield key, default, information.description or ""
     for group in GROUPS[:4]:
+        others: dict[
+            str, tuple[Any, str, list[str]]
+        ] = {}  # default and meaning where it is first, and the choices that have it
         for choice in choices(group):
             values = _yaml(group, choice)
             section = _section_of(RunConfig.model_fields[group].annotation, values)
             for entry in values.pop("defaults", []):  # a group's choice within a group, "/kernel@inner": it is a key as well
                 values |= {at.partition("@")[2]: choice for at, choice in entry.items()} if isinstance(entry, dict) else {}
             for field, value in values.items():
-                if section is not None and f"{group}.{field}" not in seen and field in section.model_fields and field != "name":
-                    seen.add(f"{group}.{field}")
-                    yield (
-                        f"{group}.{field}",
-                        value,
-                        f"({group}={choice}) {section.model_fields[field].description or ''}",
-                    )
+                key = f"{group}.{field}"
+                if section is not None and key not in seen and field in section.model_fields and field != "name":
+                    others.setdefault(key, (value, section.model_fields[field].description or "", []))[2].append(choice)
+        for key, (value, meaning, owners) in others.items():
+            yield key, value, f"({group}={', '.join(owners)}) {meaning}"
 
 
 def _section_of(annotation: Any, values: Any) -> type[Section] | None:

@@ -69,7 +69,7 @@ class Optimizer(Section):
 class Chains(Section):
     pools: PositiveInt = about("chain pools (actors)")
     per_pool: PositiveInt = about("persistent chains in each")
-    restart: Probability = about("chance a round that a chain starts anew from noise (Du & Mordatch 2019: 0.05)")
+    restart: Probability = about("chance a round that a persistent chain starts anew from noise (Du & Mordatch 2019: 0.05)")
     burn_in: NonNegativeInt = about("transitions after which a chain that started anew counts as a negative")
 
 
@@ -290,14 +290,9 @@ def _check_batches(config: RunConfig) -> None:
             trainer.batch_size,
             f"objective=cd starts one chain at each positive; use {config.negatives} (= the step's negatives)",
         )
-    if objective.start != "persistent":
-        where = {"data": "data", "noise": "noise"}[objective.start or ""]
-        if chains.restart:
-            remedy = f"objective={objective.name} starts every chain at {where} each round; use 0"
-            raise ConfigError("chains.restart", chains.restart, remedy)
-        if kernel.name == "replica_exchange":
-            remedy = f"objective={objective.name} starts chains at {where}, a ladder's are its own; use objective=pcd"
-            raise ConfigError("kernel", kernel.name, remedy)
+    if objective.start != "persistent" and kernel.name == "replica_exchange":
+        remedy = f"objective={objective.name} starts chains at {objective.start}, a ladder's are its own; use objective=pcd"
+        raise ConfigError("kernel", kernel.name, remedy)
     if trainer.reweight is True and not config.reweightable:
         invariant = config.kernel.leaves_invariant(config.energy)
         culprit = f"objective={objective.name}" if invariant else f"kernel={config.kernel.name} with its noise, or in a box"

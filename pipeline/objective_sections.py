@@ -181,7 +181,7 @@ class RatioMatchingObjective(SitesObjective):
     name: Literal["ratio_matching"]  # type: ignore[assignment]
 
 
-PlainObjective = Annotated[
+AnyPlain = (
     PCDObjective
     | CDObjective
     | FastPCDObjective
@@ -195,9 +195,9 @@ PlainObjective = Annotated[
     | NCEObjective
     | ConditionalNCEObjective
     | SitesObjective
-    | RatioMatchingObjective,
-    Field(discriminator="name"),
-]
+    | RatioMatchingObjective
+)
+PlainObjective = Annotated[AnyPlain, Field(discriminator="name")]
 
 
 class MixtureObjective(Section):
@@ -208,7 +208,7 @@ class MixtureObjective(Section):
     terms: dict[str, PlainObjective] = about("settings of the terms: objective.terms.NAME.KEY=...")
 
 
-ObjectiveConfig = Annotated[PlainObjective | MixtureObjective, Field(discriminator="name")]
+ObjectiveConfig = Annotated[AnyPlain | MixtureObjective, Field(discriminator="name")]
 
 
 def terms_of(objective: ObjectiveConfig) -> dict[str, PlainObjective]:

@@ -13,16 +13,20 @@ import yaml
 from pipeline.compose import choices, compose, conf_directory, describe, validate
 from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import ConfigError
+from pipeline.objective_sections import MixtureObjective
 from pipeline.train import usage
 
 BINARY = ["experiment=digits_rbm"]
 CATEGORICAL = ["data.encoding=categorical", "data.noise=0", "kernel=gibbs"]
+MIXTURE = ["objective=mixture"]
 # what a choice needs beside it
 NEEDED = {
     "idx": ["data.path=x"],
     "images": ["data.path=x"],
     "columns": ["data.path=x"],
-    "cd": ["trainer.batch_size=128", "chains.restart=0.0"],
+    "improved_cd": ["kernel=ula"],
+    "pseudo_likelihood": BINARY,
+    "ratio_matching": BINARY,
     "rbm": BINARY,
     "quadratic": [*BINARY, "kernel=single_site"],
     "lattice": [*BINARY, "kernel=gibbs_with_gradients"],
@@ -96,8 +100,27 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["data=toy", "energy=conv"], "energy", "conv", "energy=mlp"),
         (["trainer.negatives=100"], "trainer.negatives", "100", "multiple of chains.per_pool=64"),
         (["trainer.negatives=256"], "trainer.negatives", "256", "at most all 128"),
-        (["objective=cd", "chains.restart=0", "trainer.batch_size=100"], "trainer.batch_size", "100", "use 128"),
-        (["objective=cd"], "chains.restart", "0.005", "use 0"),
+        (["objective=cd", "trainer.batch_size=100"], "trainer.batch_size", "100", "use 128"),
+        (["objective=short_run", "kernel=replica_exchange"], "kernel", "replica_exchange", "objective=pcd"),
+        (["objective=hutchinson", "trainer.lag=1"], "trainer.lag", "1", "no chains"),
+        (["objective=hutchinson", "trainer.reweight=true"], "trainer.reweight", "true", "no negatives"),
+        (["objective=fast_pcd", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
+        (["objective=sliced", "energy.box=[-2,2]"], "objective", "sliced", "use energy.box=null"),
+        (["objective=sliced", "objective.probe=hutch_pp"], "objective.probes", "1", "at least 3"),
+        (["objective=sliced", "objective.probe=basis"], "objective.probe", "basis", "'rademacher'"),
+        (["objective=denoising", "objective.sigmas=[0.1,0]"], "objective.sigmas.1", "0", "greater than 0"),
+        (["objective=pseudo_likelihood"], "objective", "pseudo_likelihood", "use pcd, hutchinson, denoising or nce"),
+        ([*BINARY, "objective=hutchinson"], "objective", "hutchinson", "use pcd, pseudo_likelihood"),
+        ([*CATEGORICAL, "energy=potts_rbm", "objective=ratio_matching"], "objective", "ratio_matching", "pseudo_likelihood"),
+        ([*BINARY, "objective=conditional_nce", "objective.scale=1.5"], "objective.scale", "1.5", "less than 1"),
+        (["objective=improved_cd"], "kernel", "mala", "use kernel=ula"),
+        (["objective=improved_cd", "kernel=ula", "objective.replayed=6"], "objective.replayed", "6", "replay at most that"),
+        ([*MIXTURE, "objective.weights={pcd:1,cd:1}"], "objective.weights", "pcd, cd", "at most one objective"),
+        ([*MIXTURE, "objective.weights={pdc:1}"], "objective.weights", "pdc", "no such objective"),
+        ([*MIXTURE, "objective.weights=3"], "objective.weights", "3", "should be a dictionary"),
+        ([*MIXTURE, "objective.weights={pcd:-1}"], "objective.weights.pcd", "-1", "greater than 0"),
+        ([*MIXTURE, "objective.terms.nce.draws=2"], "objective.terms.nce", "{'draws': 2}", "add it there"),
+        ([*MIXTURE, "objective.terms.pcd.draws=2"], "objective.terms.pcd.draws", "2", "unknown key"),
         (["kernel=ula", "kernel.noise=0.1", "trainer.reweight=true"], "trainer.reweight", "true", "use auto"),
         (["kernel=ula", "kernel.noise=0.1", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
         (["device=cuda"], "cluster.pool_gpus", "0.0", "device=cuda needs a GPU"),
@@ -122,7 +145,27 @@ def test_reweighting_is_on_where_it_is_valid() -> None:
     assert compose([]).reweight
     assert not compose(["trainer.reweight=false"]).reweight
     assert not compose(["kernel=ula", "kernel.noise=0.1"]).reweight
-    assert not compose(["objective=cd", "chains.restart=0"]).reweight
+    assert not compose(["objective=cd"]).reweight
+    assert not compose(["objective=short_run"]).reweight
+    assert not compose(["objective=hutchinson"]).reweight
+    assert compose(MIXTURE).reweight
+
+
+def test_a_mixture_has_the_settings_of_its_terms() -> None:
+    """Weights that are given take the place of all; a term's settings are those of its file but where they are given."""
+    config = compose([*MIXTURE, "objective.weights={cd:1,hutchinson:0.5}", "objective.terms.hutchinson.probes=4"])
+    assert isinstance(config.objective, MixtureObjective)
+    assert config.objective.weights == {"cd": 1.0, "hutchinson": 0.5}
+    assert config.objective.terms["cd"] == compose(["objective=cd"]).objective
+    assert config.objective.terms["hutchinson"] == compose(["objective=hutchinson", "objective.probes=4"]).objective
+    assert config.starts_at_data
+
+
+def test_without_chains_there_are_no_pools() -> None:
+    config = compose(["objective=hutchinson", "chains.pools=7"])
+    assert (config.pools, config.negatives, config.batches_per_step) == (0, 0, 0)
+    assert compose([*MIXTURE, "objective.weights={nce:1,hutchinson:1}"]).pools == 0
+    assert compose(MIXTURE).pools == 2
 
 
 def test_digest_names_what_is_learned() -> None:

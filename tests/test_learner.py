@@ -148,7 +148,17 @@ def test_starts_are_the_rows_the_step_learns_from(small: Small) -> None:
     assert torch.equal(learner.starts(3), expected[3])
 
 
-@pytest.mark.parametrize("overrides", [["rbm"], ["deep"], ["deep", "energy.spectral_norm=true"], ["conv"]])
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["rbm"],
+        ["deep"],
+        ["deep", "energy.spectral_norm=true"],
+        ["conv"],
+        ["rbm", "objective=fast_pcd"],
+        ["deep", "objective=mixture", "objective.weights={pcd:1,nce:0.5,hutchinson:0.1}"],
+    ],
+)
 def test_state_dict_goes_on_bit_for_bit(small: Small, overrides: list[str]) -> None:
     """Weights, buffers, optimizer, average, data position and noise."""
     config = small(*overrides)

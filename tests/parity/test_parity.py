@@ -48,6 +48,10 @@ def weights(runner: RayRunner) -> np.ndarray:
         ["ladder"],
         ["deep", "trainer.negatives=8", "trainer.lag=3", "trainer.lag_mode=exact"],
         ["rbm", "objective=cd", "trainer.batch_size=40", "trainer.lag=2", "trainer.lag_mode=exact"],
+        ["rbm", "objective=fast_pcd"],
+        ["deep", "objective=improved_cd", "objective.replayed=2", "kernel=ula"],
+        ["deep", "objective=hutchinson"],
+        ["deep", "objective=mixture", "objective.weights={short_run:1.0,nce:0.5}", "chains.restart=0"],
     ],
     ids=lambda overrides: "-".join(overrides),
 )
