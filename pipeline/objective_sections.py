@@ -22,6 +22,11 @@ Probe = Annotated[
     Literal["rademacher", "gaussian", "sphere", "orthogonal", "hutch_pp"],
     Field(description="law of the directions that the curvature is taken along, drawn for every row"),
 ]
+# one direction a noise: hutch_pp has others, and fewer
+NoiseProbe = Annotated[
+    Literal["rademacher", "gaussian", "sphere", "orthogonal"],
+    Field(description="law of the directions that the residual is taken along, one for every noise"),
+]
 
 
 class ObjectiveSection(Section):
@@ -143,7 +148,7 @@ class FiniteDifferenceDenoisingObjective(DenoisingObjective):
     """Denoising score matching along random directions, by finite differences (Pang et al. 2020)."""
 
     name: Literal["denoising_finite_difference"]  # type: ignore[assignment]
-    probe: Probe
+    probe: NoiseProbe
     epsilon: PositiveFloat = about("length of a difference, in data units: its bias is O(epsilon^2)")
 
 

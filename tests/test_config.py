@@ -108,6 +108,7 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["objective=sliced", "energy.box=[-2,2]"], "objective", "sliced", "use energy.box=null"),
         (["objective=sliced", "objective.probe=hutch_pp"], "objective.probes", "1", "at least 3"),
         (["objective=sliced", "objective.probe=basis"], "objective.probe", "basis", "'rademacher'"),
+        (["objective=denoising_finite_difference", "objective.probe=hutch_pp"], "objective.probe", "hutch_pp", "'orthogonal'"),
         (["objective=denoising", "objective.sigmas=[0.1,0]"], "objective.sigmas.1", "0", "greater than 0"),
         (["objective=pseudo_likelihood"], "objective", "pseudo_likelihood", "use pcd, hutchinson, denoising or nce"),
         ([*BINARY, "objective=hutchinson"], "objective", "hutchinson", "use pcd, pseudo_likelihood"),
