@@ -135,10 +135,17 @@ def open_data(config: RunConfig) -> DataSet:
     high = float(max(data.sample.max(), data.held_out.max()))
     if box is not None and (low < box[0] or high > box[1]):
         raise ConfigError("energy.box", list(box), f"the data reach from {low:g} to {high:g}; the box must hold them")
+    dimension = data.sample[0].numel()
     mass = config.kernel.parameters.get("mass")
-    if isinstance(mass, tuple) and len(mass) != data.sample[0].numel():
+    if isinstance(mass, tuple) and len(mass) != dimension:
         key = "kernel.inner.mass" if config.kernel.name == "replica_exchange" else "kernel.mass"
-        raise ConfigError(key, list(mass), f"a row has {data.sample[0].numel()} components; give one mass for each")
+        raise ConfigError(key, list(mass), f"a row has {dimension} components; give one mass for each")
+    for term in terms_of(config.objective).values():
+        key = "draws" if hasattr(term, "draws") else "probes"
+        most = {"orthogonal": dimension, "hutch_pp": 3 * dimension + 2}.get(getattr(term, "probe", ""))
+        if most is not None and getattr(term, key) > most:
+            remedy = f"a row has {dimension} orthogonal directions; use at most {most}"
+            raise ConfigError(f"objective.{key}", getattr(term, key), remedy)
     return data
 
 

@@ -8,8 +8,10 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
 
+from pipeline.build import make_energy, make_terms, open_data
 from pipeline.compose import choices, compose, conf_directory, describe, validate
 from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import ConfigError
@@ -140,6 +142,26 @@ def test_bad_input_is_one_clear_error(overrides: list[str], key: str, value: str
     assert str(caught.value.value) == value
     assert remedy in caught.value.remedy
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "probe", "key", "most"),
+    [
+        ("hutchinson", "orthogonal", "probes", 2),
+        ("hutchinson", "hutch_pp", "probes", 8),
+        ("denoising_finite_difference", "orthogonal", "draws", 2),
+    ],
+)
+def test_a_row_has_no_more_orthogonal_directions_than_dimensions(name: str, probe: str, key: str, most: int) -> None:
+    """The most that there are can be drawn."""
+    overrides = ["data=toy", f"objective={name}", f"objective.probe={probe}"]
+    with pytest.raises(ConfigError, match=f"use at most {most}$"):
+        open_data(compose([*overrides, f"objective.{key}={most + 1}"]))
+    config = compose([*overrides, f"objective.{key}={most}"])
+    data = open_data(config)
+    energy = make_energy(config, data.shape)
+    (term,) = make_terms(config, energy, data.sample)
+    term.objective.draw(energy, data.sample[:3], torch.Generator().manual_seed(0))
 
 
 def test_reweighting_is_on_where_it_is_valid() -> None:
