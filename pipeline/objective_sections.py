@@ -22,11 +22,12 @@ Probe = Annotated[
     Literal["rademacher", "gaussian", "sphere", "orthogonal", "hutch_pp"],
     Field(description="law of the directions that the curvature is taken along, drawn for every row"),
 ]
-# one direction a noise: hutch_pp has others, and fewer
-NoiseProbe = Annotated[
+# without hutch_pp, which needs second derivatives
+PlainProbe = Annotated[
     Literal["rademacher", "gaussian", "sphere", "orthogonal"],
-    Field(description="law of the directions that the residual is taken along, one for every noise"),
+    Field(description="law of the directions that differences are taken along"),
 ]
+Epsilon = Annotated[float, Field(gt=0, allow_inf_nan=False, description="differences are along epsilon v; bias O(epsilon^2)")]
 
 
 class ObjectiveSection(Section):
@@ -63,17 +64,27 @@ class PCDObjective(ContrastiveObjective):
 
 
 class CDObjective(ContrastiveObjective):
-    """CD-k (Hinton 2002), k = kernel.transitions from the positives; short-run learning (Nijkamp et al. 2019), from noise."""
+    """CD-k: chains start at the positives, k = kernel.transitions (Hinton 2002)."""
 
-    name: Literal["cd", "short_run"]
+    name: Literal["cd"]
 
     @property
     def start(self) -> Start:
-        return "data" if self.name == "cd" else "noise"
+        return "data"
+
+
+class ShortRunObjective(ContrastiveObjective):
+    """Non-convergent short runs: chains start at noise every round (Nijkamp et al. 2019)."""
+
+    name: Literal["short_run"]
+
+    @property
+    def start(self) -> Start:
+        return "noise"
 
 
 class FastPCDObjective(ContrastiveObjective):
-    """Fast weights (Tieleman & Hinton 2009)."""
+    """Persistent chains, driven on by fast weights (Tieleman & Hinton 2009)."""
 
     name: Literal["fast_pcd"]
     fast_rate: PositiveFloat = about("learning rate of the fast weights, which only the chains see")
@@ -85,7 +96,7 @@ class FastPCDObjective(ContrastiveObjective):
 
 
 class ImprovedCDObjective(ContrastiveObjective):
-    """Improved contrastive divergence (Du et al. 2021)."""
+    """Improved contrastive divergence: with the gradient through the sampler, and its entropy (Du et al. 2021)."""
 
     domain: ClassVar[Where] = "continuous"
     name: Literal["improved_cd"]
@@ -99,7 +110,7 @@ class ImprovedCDObjective(ContrastiveObjective):
 
 
 class MaximumLikelihoodObjective(ObjectiveSection):
-    """Exact maximum likelihood, for models that know their log Z."""
+    """Exact maximum likelihood: log Z by enumeration, or by a midpoint rule in one or two dimensions."""
 
     name: Literal["maximum_likelihood"]
     grid: PositiveInt = about("points a side of the midpoint rule for log Z in one or two real dimensions")
@@ -114,30 +125,36 @@ class ScoreMatchingSection(ObjectiveSection):
 
 
 class ExactScoreMatchingObjective(ScoreMatchingSection):
-    """Score matching with the whole trace (Hyvarinen 2005): as many directions as dimensions."""
+    """Score matching with the exact trace: as many directions as dimensions (Hyvarinen 2005)."""
 
     name: Literal["score_matching"]
 
 
-class DirectionalObjective(ScoreMatchingSection):
-    """Hutchinson's trace (which is sliced score matching with variance reduction), or plain slices (Song et al. 2019)."""
+class HutchinsonObjective(ScoreMatchingSection):
+    """Score matching with Hutchinson's trace: sliced score matching with variance reduction (Song et al. 2019)."""
 
-    name: Literal["hutchinson", "sliced"]
+    name: Literal["hutchinson"]
     probe: Probe
     probes: PositiveInt = about("P, directions drawn for each row (hutch_pp: at least 3)")
 
 
+class SlicedObjective(HutchinsonObjective):
+    """Sliced score matching (Song et al. 2019)."""
+
+    name: Literal["sliced"]  # type: ignore[assignment]
+
+
 class FiniteDifferenceObjective(ScoreMatchingSection):
-    """Sliced score matching by finite differences (Pang et al. 2020)."""
+    """Sliced score matching from energies alone, three for each direction (Pang et al. 2020)."""
 
     name: Literal["finite_difference"]
-    probe: Probe
+    probe: PlainProbe
     probes: PositiveInt = about("P, directions drawn for each row")
-    epsilon: PositiveFloat = about("length of a difference, in data units: its bias is O(epsilon^2)")
+    epsilon: Epsilon
 
 
 class DenoisingObjective(ScoreMatchingSection):
-    """Denoising score matching (Vincent 2011)."""
+    """Denoising score matching: learns the data's law with noise added (Vincent 2011)."""
 
     name: Literal["denoising"]
     sigmas: Levels = about("noise levels, in data units; several learn the mixture of the smoothed laws, weighted by sigma^2")
@@ -145,25 +162,25 @@ class DenoisingObjective(ScoreMatchingSection):
 
 
 class FiniteDifferenceDenoisingObjective(DenoisingObjective):
-    """Denoising score matching along random directions, by finite differences (Pang et al. 2020)."""
+    """Denoising score matching along random directions, from two energies each (Pang et al. 2020)."""
 
     name: Literal["denoising_finite_difference"]  # type: ignore[assignment]
-    probe: NoiseProbe
-    epsilon: PositiveFloat = about("length of a difference, in data units: its bias is O(epsilon^2)")
+    probe: PlainProbe
+    epsilon: Epsilon
 
 
 # -- relatives --------------------------------------------------------------------------------------------------------
 
 
 class NCEObjective(ObjectiveSection):
-    """Noise-contrastive estimation (Gutmann & Hyvarinen 2012); the noise is a simple law fitted to the data."""
+    """Noise-contrastive estimation, with noise from a simple law fitted to the data (Gutmann & Hyvarinen 2012)."""
 
     name: Literal["nce"]
     draws: PositiveInt = about("P, noise samples for each row")
 
 
 class ConditionalNCEObjective(ObjectiveSection):
-    """Conditional noise-contrastive estimation (Ceylan & Gutmann 2018)."""
+    """Conditional noise-contrastive estimation, with noise around each row (Ceylan & Gutmann 2018)."""
 
     in_box: ClassVar[bool] = False
     name: Literal["conditional_nce"]
@@ -172,7 +189,7 @@ class ConditionalNCEObjective(ObjectiveSection):
 
 
 class SitesObjective(ObjectiveSection):
-    """Pseudo-likelihood (Besag 1975)."""
+    """Pseudo-likelihood: each component given the others (Besag 1975)."""
 
     domain: ClassVar[Where] = "discrete"
     name: Literal["pseudo_likelihood"]
@@ -180,7 +197,7 @@ class SitesObjective(ObjectiveSection):
 
 
 class RatioMatchingObjective(SitesObjective):
-    """Ratio matching (Hyvarinen 2007)."""
+    """Ratio matching: each component against its flip (Hyvarinen 2007)."""
 
     domain: ClassVar[Where] = "binary"
     name: Literal["ratio_matching"]  # type: ignore[assignment]
@@ -189,11 +206,13 @@ class RatioMatchingObjective(SitesObjective):
 AnyPlain = (
     PCDObjective
     | CDObjective
+    | ShortRunObjective
     | FastPCDObjective
     | ImprovedCDObjective
     | MaximumLikelihoodObjective
     | ExactScoreMatchingObjective
-    | DirectionalObjective
+    | HutchinsonObjective
+    | SlicedObjective
     | FiniteDifferenceObjective
     | DenoisingObjective
     | FiniteDifferenceDenoisingObjective
@@ -206,7 +225,7 @@ PlainObjective = Annotated[AnyPlain, Field(discriminator="name")]
 
 
 class MixtureObjective(Section):
-    """A weighted sum; `terms` are filled in from `conf/objective/` where nothing else is given."""
+    """A weighted sum of any of the others, of which at most one consumes chains. `terms` are filled in from `conf/objective/` where nothing else is given."""
 
     name: Literal["mixture"]
     weights: dict[str, PositiveFloat] = about("objectives by name, and the weight of each in the sum")
