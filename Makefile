@@ -37,7 +37,8 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
 
 docs: setup  ## the pages that are made from the code
-	$(PY) -m pipeline.reference > docs/kernels.md
+	$(PY) -m pipeline.reference kernels > docs/kernels.md
+	$(PY) -m pipeline.reference objectives > docs/objectives.md
 
 clean:
 	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache

@@ -4,18 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipeline.build import KERNELS
+from pipeline.build import KERNELS, OBJECTIVES
 from pipeline.compose import choices
-from pipeline.reference import kernels
+from pipeline.reference import kernels, objectives
 
 ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_the_kernels_page_is_what_the_registry_says() -> None:
-    """`python -m pipeline.reference > docs/kernels.md` makes it."""
+    """`make docs` makes it."""
     assert (ROOT / "docs" / "kernels.md").read_text() == kernels()
+
+
+def test_the_objectives_page_is_what_the_registry_says() -> None:
+    """`make docs` makes it."""
+    assert (ROOT / "docs" / "objectives.md").read_text() == objectives()
 
 
 def test_the_registry_is_what_the_groups_offer() -> None:
     assert sorted(KERNELS) == choices("kernel")
+    assert sorted([*OBJECTIVES, "mixture"]) == choices("objective")
     assert all(len(entry.laws) >= 2 for entry in KERNELS.values())
