@@ -225,7 +225,10 @@ PlainObjective = Annotated[AnyPlain, Field(discriminator="name")]
 
 
 class MixtureObjective(Section):
-    """A weighted sum of any of the others, of which at most one consumes chains. `terms` are filled in from `conf/objective/` where nothing else is given."""
+    """A weighted sum of any of the others, of which at most one consumes chains.
+
+    `terms` are filled in from `conf/objective/` where nothing else is given.
+    """
 
     name: Literal["mixture"]
     weights: dict[str, PositiveFloat] = about("objectives by name, and the weight of each in the sum")

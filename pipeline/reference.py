@@ -28,13 +28,13 @@ adapted, invariance holds in the limit of slow changes; after `adapt_rounds` it 
 
 OBJECTIVES_HEAD = """# Objectives
 
-Made by `python -m pipeline.reference objectives` from the code's registry (`pipeline/build.py`, `pipeline/objective_sections.py`).
-An objective is a function of an energy and a batch (`pipeline/objectives/`, whose docstrings have the formulas and their source);
-what it needs of chance is drawn beforehand and comes in as data. Its loss is in parts, sums with their counts, so that the trainer
-may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions, noises or sites of each at once: memory is a setting.
-Where no chains are needed, no pool is started. `tests/statistics` holds each against enumeration, quadrature or closed forms,
-its gradient as well, sees it recover a law that is known, and sees broken variants of it caught. What each learns in practice:
-[results](every_objective.md); what each costs: [performance](performance.md).
+Made by `python -m pipeline.reference objectives` from the code's registry (`pipeline/build.py`,
+`pipeline/objective_sections.py`). An objective is a function of an energy and a batch (`pipeline/objectives/`, whose docstrings
+have the formulas and their source); what it needs of chance is drawn beforehand and comes in as data. Its loss is in parts, sums
+with their counts, so that the trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions, noises or sites
+of each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics` holds each against
+enumeration, quadrature or closed forms, its gradient as well, sees it recover a law that is known, and sees broken variants of it
+caught. What each learns in practice: [results](every_objective.md); what each costs: [performance](performance.md).
 
 | objective | what | domain | chains start at | old negatives may be reweighted |
 |---|---|---|---|---|
@@ -76,7 +76,8 @@ def _of_objective(name: str, section: type[Section]) -> str:
         domain = "R^d, {0, 1}^d"
     start = section.model_validate(compose_raw([f"objective={name}"])["objective"]).start
     where = {"persistent": "where they were", "data": "the positives", "noise": "noise", None: "-"}[start]
-    return f"| `{name}` | {what} | {domain} | {where} | {'yes' if section.equilibrium_negatives else '-' if start is None else 'no'} |"
+    reweighted = "-" if start is None else "yes" if section.equilibrium_negatives else "no"
+    return f"| `{name}` | {what} | {domain} | {where} | {reweighted} |"
 
 
 def _all_parameters(group: str, rows: list[tuple[str, Any]]) -> str:
