@@ -2,8 +2,8 @@
 
     python -m benchmarks.every_objective [--docs FOLDER] [--only NAME ...]
 
-The held-out log-likelihood: in the plane (8 Gaussians, a perceptron) with Z by quadrature, on the binarized digits (an RBM 64x16)
-by enumeration. In the plane also the energy distance between 1,000 samples, chains started at noise, and held-out rows.
+The held-out log-likelihood: in the plane (8 Gaussians, a perceptron) with Z by quadrature, on the binarized digits (an RBM
+64x16) by enumeration. In the plane also the energy distance between 1,000 samples, chains started at noise, and held-out rows.
 """
 
 from __future__ import annotations
@@ -168,8 +168,8 @@ def truth() -> torch.Tensor:
 
 HEAD = """# What each objective learns
 
-Made by `python -m benchmarks.every_objective --docs docs`: every objective through `python -m pipeline.train`, judged by measures that are not its
-own loss. Nats a held-out row.
+Made by `python -m benchmarks.every_objective --docs docs`: every objective through `python -m pipeline.train`, judged by
+measures that are not its own loss. Log-likelihoods in nats a held-out row.
 
 ![The densities learned in the plane](every_objective.png)
 
@@ -183,8 +183,9 @@ def page(rows: list[dict[str, Any]], untrained: float) -> str:
     if toys:
         text += (
             "## Eight Gaussians in the plane\n\n"
-            f"A perceptron 2-128-128-1 and 16,000 rows; Z by quadrature. The law itself scores {toys[0]['truth']:.2f}, the untrained "
-            f"model {toys[0]['untrained']:.2f}. Distance: energy distance of 1,000 samples, chains started at noise, to held-out rows; "
+            "A perceptron 2-128-128-1 and 16,000 rows; Z by quadrature. "
+            f"The law itself scores {toys[0]['truth']:.2f}, the untrained model {toys[0]['untrained']:.2f}. "
+            "Distance: energy distance of 1,000 samples, chains started at noise, to held-out rows; "
             f"untrained {untrained:.3f}, 0 for the law itself.\n\n"
             "| objective | log-likelihood | distance of samples | steps | seconds | overrides |\n|---|---|---|---|---|---|\n"
         )

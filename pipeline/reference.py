@@ -29,12 +29,13 @@ adapted, invariance holds in the limit of slow changes; after `adapt_rounds` it 
 OBJECTIVES_HEAD = """# Objectives
 
 Made by `python -m pipeline.reference objectives` from the code's registry (`pipeline/build.py`,
-`pipeline/objective_sections.py`). An objective is a function of an energy and a batch (`pipeline/objectives/`, whose docstrings
-have the formulas and their source); what it needs of chance is drawn beforehand and comes in as data. Its loss is in parts, sums
-with their counts, so that the trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions, noises or sites
-of each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics` holds each against
-enumeration, quadrature or closed forms, its gradient as well, sees it recover a law that is known, and sees broken variants of it
-caught. What each learns in practice: [results](every_objective.md); what each costs: [performance](performance.md).
+`pipeline/objective_sections.py`). An objective is a function of an energy and a batch (`pipeline/objectives/`, whose
+docstrings have the formulas and their source); what it needs of chance is drawn beforehand and comes in as data. Its loss is in
+parts, sums with their counts, so that the trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions,
+noises or sites of each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics` holds
+each against enumeration, quadrature or closed forms, its gradient as well, sees it recover a law that is known, and sees broken
+variants of it caught. What each learns in practice: [results](every_objective.md); what each costs:
+[performance](performance.md).
 
 | objective | what | domain | chains start at | old negatives may be reweighted |
 |---|---|---|---|---|
