@@ -41,7 +41,7 @@ class MaximumLikelihood(Objective):
         reach = max(REACH * energy.base_scale, 1.5 * float(rows.abs().max()))
         low, high = energy.box or (-reach, reach)
         self._step = (high - low) / self._grid
-        self._side = ((torch.arange(self._grid) + 0.5) * self._step + low).to(rows)
+        self._side = ((torch.arange(self._grid, dtype=torch.float64) + 0.5) * self._step + low).to(rows)
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
         """Parts named positive and log_z."""
