@@ -74,7 +74,7 @@ def loss_of(objective: Objective, energy: Energy, batch: Batch) -> Tensor:
 def gradient_of(loss: Tensor, module: nn.Module) -> Tensor:
     """End to end, `[P]`; 0 where the loss does not depend on a parameter."""
     parameters = list(module.parameters())
-    gradients = torch.autograd.grad(loss, parameters, allow_unused=True)
+    gradients = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
     pairs = zip(gradients, parameters, strict=True)
     return torch.cat([(torch.zeros_like(p) if g is None else g).flatten() for g, p in pairs])
 
