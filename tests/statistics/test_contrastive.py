@@ -1,4 +1,4 @@
-"""Contrastive divergence on an RBM of 32 states: unbiased with the model's own draws, and with k transitions biased as enumerated."""
+"""Contrastive divergence on an RBM of 32 states: unbiased with the model's own draws, and after k transitions as enumerated."""
 
 from __future__ import annotations
 

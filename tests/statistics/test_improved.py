@@ -243,9 +243,7 @@ def test_the_terms_enter_the_loss_with_their_weights() -> None:
     batch = past(normals(20, 2), normals(1, 20, 2, seed=1), energy)._replace(positives=normals(9, 2, seed=2))
     objective = ImprovedContrastiveDivergence(0.0, 0.3, 0.7, partial(ula.replay, step_size=STEP))
     parts = parts_of(energy, batch)
-    by_hand = (
-        parts["positive"] - parts["negative"] + 0.3 * (parts["sampler_energy"] - 0.7 * parts["entropy"])
-    )
+    by_hand = parts["positive"] - parts["negative"] + 0.3 * (parts["sampler_energy"] - 0.7 * parts["entropy"])
     loss = loss_of(objective, energy, batch)
     torch.testing.assert_close(loss, by_hand, rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(gradient_of(loss, energy), gradient_of(by_hand, energy), rtol=1e-12, atol=1e-12)

@@ -1,4 +1,4 @@
-"""Energies on R^d with parameters and a known log Z, and what is measured of an objective: its loss, its gradient, their means."""
+"""Energies on R^d with parameters and a known log Z, and what is measured of an objective: its loss and its gradient."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ FALSE_ALARM = 1e-6
 
 
 class TrainableGaussian(Energy):
-    """E(x) = |L'(x - m)|^2 / 2: N(m, P^-1) with P = L L', L lower triangular. `log_sum` is left out, so that it has to be found."""
+    """E(x) = |L'(x - m)|^2 / 2: N(m, P^-1) with P = L L', L lower triangular. Without `log_sum`: log Z has to be found."""
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__(mean.shape, base_scale=math.sqrt(float((mean.square() + covariance.diagonal()).mean())))
