@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Target
-from pipeline.kernels.base import GradientState, Info, Kernel, Scale, add_scaled, choose, init_gradient, normal_like
+from pipeline.kernels.base import GradientState, Info, Kernel, Scale, add_scaled, choose, init_gradient, normal_like, per_chain
 
 
 class Differentiable(Protocol):
@@ -30,7 +30,7 @@ def step(
     T = sigma^2 / (2 epsilon): sharper samples, no likelihood.
 
     In a box x' is clamped to it, the field's custom, and a bias of its own: walls collect chains. A move to where energy or
-    gradient is not finite is not made.
+    gradient is not finite is not made, and its noise is told as NaN.
     """
     xi = normal_like(state.position, generator)
     drifted = add_scaled(state.position, state.gradient, -step_size)
@@ -41,16 +41,22 @@ def step(
     finite = (moved.energy + moved.gradient.flatten(1).sum(1)).isfinite()
     if not finite.all():
         moved = choose(finite, moved, state)
+        xi = torch.where(per_chain(finite, xi), xi, torch.nan)
     return moved, Info(torch.ones_like(moved.energy), noise=xi)
 
 
 def replay(
     previous: Tensor, noise_drawn: Tensor, target: Differentiable, *, step_size: Scale, noise: float | None = None
 ) -> Tensor:
-    """x' [N, *shape] of `step` from x = `previous` and xi = `noise_drawn`, with a graph through grad E and x."""
+    """x' [N, *shape] of `step` from x = `previous` and xi = `noise_drawn`, with a graph through grad E and x.
+
+    Where the noise is NaN, of a move that was not made, x.
+    """
     drifted = add_scaled(previous, target.gradient(previous), -step_size)
     moved = add_scaled(drifted, noise_drawn, _sigma(step_size, noise))
-    return moved if target.box is None else moved.clamp(*target.box)
+    if target.box is not None:
+        moved = moved.clamp(*target.box)
+    return torch.where(noise_drawn.isnan(), previous, moved)
 
 
 def _sigma(step_size: Scale, noise: float | None) -> Scale:

@@ -91,6 +91,36 @@ def test_replay_of_what_arrives_through_arrow(small: Small, transitions: int) ->
     torch.testing.assert_close(x.flatten(1).detach(), negatives.position, rtol=0, atol=1e-6)
 
 
+class Wall(Energy):
+    """E(x) = k (x - log x): not finite at x <= 0."""
+
+    def __init__(self) -> None:
+        super().__init__((1,))
+        self.k = torch.nn.Parameter(torch.ones((), dtype=torch.float64))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.k * (x - x.log()).sum(1)
+
+
+def test_a_move_that_was_not_made_replays_to_where_it_began() -> None:
+    """So that a loss is finite: a proposal to where the energy is not would make it NaN, and skip the learner's step."""
+    energy, previous = Wall(), torch.full((200, 1), 0.3, dtype=torch.float64)
+    target = Target(energy)
+    state, info = ula.step(seeded(0), ula.kernel.init(previous, target), target, step_size=STEP)
+    energy.requires_grad_()
+    assert info.noise is not None
+    stayed = (state.position == previous)[:, 0]
+    assert 5 < int(stayed.sum()) < 100
+    noise = info.noise[None]
+    torch.testing.assert_close(replayed(energy, previous, noise, STEP).detach(), state.position, rtol=0, atol=1e-12)
+    (slope,) = torch.autograd.grad(replayed(energy, previous, noise, STEP)[stayed].sum(), energy.k)
+    assert float(slope) == 0
+    batch = Batch(negatives=state.position, previous=previous, noise=noise, bank=state.position)
+    parts = parts_of(energy, batch)
+    assert math.isfinite(float(parts["sampler_energy"].detach()))
+    assert bool(gradient_of(parts["sampler_energy"], energy).isfinite().all())
+
+
 # -- the gradient through transitions ---------------------------------------------------------------------------------
 
 
