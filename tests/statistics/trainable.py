@@ -21,7 +21,7 @@ class TrainableGaussian(Energy):
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
         super().__init__(mean.shape, base_scale=math.sqrt(float((mean.square() + covariance.diagonal()).mean())))
         self.mean = nn.Parameter(mean.clone())
-        self.factor = nn.Parameter(torch.linalg.cholesky(torch.linalg.inv(covariance)))
+        self.factor = nn.Parameter(torch.linalg.cholesky(torch.linalg.inv(covariance)).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x - self.mean) @ self.factor.tril()).square().sum(1) / 2
@@ -42,7 +42,7 @@ class TrainableMixture(Energy):
         super().__init__(means.shape[1:], base_scale=float(means.square().sum(1).max().sqrt()) + 1.0)
         self.logits = nn.Parameter(logits.clone())
         self.means = nn.Parameter(means.clone())
-        self.factors = nn.Parameter(torch.linalg.cholesky(torch.linalg.inv(covariances)))
+        self.factors = nn.Parameter(torch.linalg.cholesky(torch.linalg.inv(covariances)).contiguous())
 
     def forward(self, x: Tensor) -> Tensor:
         factors = self.factors.tril()
