@@ -144,9 +144,9 @@ def replay(previous: Tensor, noise: Tensor, target: Slopes) -> Tensor:
 def test_a_batch_of_one_side_yields_that_side(tiny_rbm: BernoulliRBM) -> None:
     """And the two halves are the whole, part by part."""
     rows = states(5)
-    past = {"previous": rows[8:20], "noise": torch.ones(1, 12, 5).double(), "bank": rows[4:24]}
-    positives, negatives = Batch(rows[:8]), Batch(negatives=rows[8:20], **past)
-    whole = Batch(rows[:8], negatives=rows[8:20], **past)
+    noise, bank = torch.ones(1, 12, 5).double(), rows[4:24]
+    negatives = Batch(negatives=rows[8:20], previous=rows[8:20], noise=noise, bank=bank)
+    positives, whole = Batch(rows[:8]), negatives._replace(positives=rows[:8])
     sides = [
         (ContrastiveDivergence(0.0), ["positive"], ["negative"]),
         (ContrastiveDivergence(0.1), ["positive", "energy_l2"], ["negative", "energy_l2"]),

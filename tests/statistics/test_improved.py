@@ -297,12 +297,13 @@ def test_a_graph_through_e_stop_is_caught(monkeypatch: pytest.MonkeyPatch) -> No
         test_what_is_stopped_has_no_gradient()
 
 
-def test_a_flipped_entropy_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("name", ["negative", "sampler_energy", "entropy"])
+def test_a_flipped_part_is_caught(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = ImprovedContrastiveDivergence.parts
 
     def flipped(self: ImprovedContrastiveDivergence, energy: Energy, batch: Batch) -> Iterator[Part]:
         for part in plain(self, energy, batch):
-            yield part._replace(weight=abs(part.weight)) if part.name == "entropy" else part
+            yield part._replace(weight=-part.weight) if part.name == name else part
 
     monkeypatch.setattr(ImprovedContrastiveDivergence, "parts", flipped)
     with pytest.raises(AssertionError, match="close"):

@@ -21,9 +21,9 @@ from pipeline.objectives.likelihood import MaximumLikelihood
 from tests.conftest import states
 from tests.statistics.laws import double, scramble, seeded
 from tests.statistics.laws import states as states_of
-from tests.statistics.trainable import Scaled, TrainableGaussian, TrainableMixture, gradient_of, loss_of
+from tests.statistics.trainable import Scaled, TrainableGaussian, TrainableMixture, close, gradient_of, loss_of
 
-EXACT = {"rtol": 1e-8, "atol": 1e-8}
+EXACT = 1e-8
 
 
 def started(energy: Energy, rows: Tensor, grid: int = 100) -> MaximumLikelihood:
@@ -48,7 +48,7 @@ def test_on_an_rbm_it_is_the_enumeration_by_hand(tiny_rbm: BernoulliRBM) -> None
 
     data = torch.stack([slopes(v) for v in positives]).mean(0)
     model = torch.stack([weight / z * slopes(v) for weight, v in zip(unnormalised, every, strict=True)]).sum(0)
-    torch.testing.assert_close(gradient_of(loss, tiny_rbm), data - model, **EXACT)
+    close(gradient_of(loss, tiny_rbm), data - model, EXACT)
 
 
 @pytest.mark.parametrize(
@@ -69,8 +69,8 @@ def test_log_sum_and_its_gradient_are_those_of_all_states(energy: Energy) -> Non
     whole = torch.logsumexp(-energy(states_of(energy)), 0)
     value = energy.log_sum()
     assert value is not None
-    torch.testing.assert_close(value, whole, **EXACT)
-    torch.testing.assert_close(gradient_of(value, energy), gradient_of(whole, energy), **EXACT)
+    close(value, whole, EXACT)
+    close(gradient_of(value, energy), gradient_of(whole, energy), EXACT)
 
 
 def test_log_sum_of_a_gaussian_rbm_is_its_integral() -> None:
@@ -80,8 +80,8 @@ def test_log_sum_of_a_gaussian_rbm_is_its_integral() -> None:
     integral = torch.logsumexp(-energy(torch.cartesian_prod(side, side)), 0) + 2 * math.log(0.05)
     value = energy.log_sum()
     assert value is not None
-    torch.testing.assert_close(value, integral, **EXACT)
-    torch.testing.assert_close(gradient_of(value, energy), gradient_of(integral, energy), **EXACT)
+    close(value, integral, EXACT)
+    close(gradient_of(value, energy), gradient_of(integral, energy), EXACT)
 
 
 def one_gaussian() -> TrainableGaussian:
@@ -108,8 +108,8 @@ def test_the_midpoint_rule_is_the_closed_form(make: Callable[[], TrainableGaussi
     rows = 1.5 * torch.randn(50, energy.dimension, generator=seeded(1), dtype=torch.float64)
     truth = energy(rows).mean() + energy.log_z()
     loss = loss_of(started(energy, rows, 200), energy, Batch(rows))
-    torch.testing.assert_close(loss, truth, **EXACT)
-    torch.testing.assert_close(gradient_of(loss, energy), gradient_of(truth, energy), **EXACT)
+    close(loss, truth, EXACT)
+    close(gradient_of(loss, energy), gradient_of(truth, energy), EXACT)
     coarse = loss_of(started(energy, rows, 12), energy, Batch(rows))
     assert abs(float((coarse - truth).detach())) > 1e-4
 

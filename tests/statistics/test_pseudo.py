@@ -16,7 +16,7 @@ from pipeline.objectives import pseudo
 from pipeline.objectives.base import Batch, Objective, Part
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
 from tests.statistics.laws import P_LIMIT, Ordinal, chi_squared, scramble, seeded, states
-from tests.statistics.trainable import gradient_of, loss_of
+from tests.statistics.trainable import close, gradient_of, loss_of
 
 ENERGIES: dict[str, Callable[[], Energy]] = {
     "rbm": lambda: BernoulliRBM((4,), hidden=3, weight_scale=1.0),
@@ -26,7 +26,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
     "ordinal": lambda: Ordinal((2, 2)),
 }
 BINARY = ("rbm", "quadratic")
-EXACT = {"rtol": 1e-10, "atol": 1e-10}
+EXACT = 1e-10
 
 
 def energy_of(name: str, seed: int = 5) -> Energy:
@@ -66,8 +66,8 @@ def compare(objective: Objective, by_hand: Callable[[Energy, Tensor], Tensor], n
     energy = energy_of(name)
     rows = rows_of(energy)
     loss, truth = loss_of(objective, energy, drawn(objective, energy, rows)), by_hand(energy, rows)
-    torch.testing.assert_close(loss, truth, **EXACT)
-    torch.testing.assert_close(gradient_of(loss, energy), gradient_of(truth, energy), **EXACT)
+    close(loss, truth, EXACT)
+    close(gradient_of(loss, energy), gradient_of(truth, energy), EXACT)
 
 
 @pytest.mark.parametrize("name", ENERGIES)
@@ -88,7 +88,7 @@ def test_over_the_choices_of_a_site_the_mean_is_that_of_all(objective: type[Pseu
     whole = loss_of(all_sites, energy, drawn(all_sites, energy, rows))
     one = objective(1)
     choices = [Batch(rows, (torch.full((1, len(rows)), site),)) for site in range(energy.dimension)]
-    torch.testing.assert_close(torch.stack([loss_of(one, energy, batch) for batch in choices]).mean(), whole, **EXACT)
+    close(torch.stack([loss_of(one, energy, batch) for batch in choices]).mean(), whole, EXACT)
     (sites,) = objective(3).draw(energy, rows_of(energy, 10_000), seeded(2))
     assert sites.shape == (3, 10_000)
     pairs = sites[0] * energy.dimension + sites[1]
@@ -151,7 +151,7 @@ def test_sites_of_other_rows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None
     batch = drawn(objective, energy, rows)
     terms = [log_conditional(energy, x, int(s)) for x, sites in zip(rows, batch.drawn[0].T, strict=True) for s in sites]
     by_hand = -torch.stack(terms).mean() * energy.dimension
-    torch.testing.assert_close(loss_of(objective, energy, batch), by_hand, **EXACT)
+    close(loss_of(objective, energy, batch), by_hand, EXACT)
     plain = pseudo._energies
 
     def transposed(energy: Energy, x: Tensor, sites: Tensor, shift: int) -> Tensor:

@@ -1,16 +1,16 @@
 """Every objective recovers a known law from draws of it.
 
 Divergences are KL(truth || model), exactly: in closed form, by quadrature, or over all states. Of the maximum likelihood
-estimate with K parameters from N rows 2 N KL is chi-squared with K degrees of freedom (Wilks), so that KL <= q / (2 N) with q its
-upper 1e-4 quantile. Another objective's estimate has another covariance; what that costs is stated with each as its
-`inefficiency`, by which the bound is multiplied: the mean of 2 N KL / K over repetitions, rounded up.
+estimate with K parameters from N rows 2 N KL is chi-squared with K degrees of freedom (Wilks): KL <= q / (2 N), q its upper
+1e-4 quantile. Another objective's estimate has another covariance; what that costs is stated with each as its `inefficiency`,
+by which the bound is multiplied: the mean of 2 N KL / K over some ten repetitions, rounded up.
 """
 
 from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import NamedTuple
 
@@ -47,7 +47,6 @@ MEAN = double([0.5, -1.0, 0.2])
 COVARIANCE = double([[1.0, 0.6, 0.2], [0.6, 0.8, -0.1], [0.2, -0.1, 0.5]])
 SIGNS = PROBES["rademacher"]
 SIGMA = 0.5
-STEP = 0.05  # of Langevin chains
 
 
 class Case(NamedTuple):
@@ -89,20 +88,23 @@ def gaussian_divergence(mean: Tensor, covariance: Tensor, model: TrainableGaussi
 
 
 GAUSSIAN = {
-    "score_matching": Case(lambda: ScoreMatching(PROBES["basis"], 0), 1.5),
-    "hutchinson": Case(lambda: ScoreMatching(SIGNS, 1), 2),
-    "sliced": Case(lambda: SlicedScoreMatching(SIGNS, 1), 5),
-    "finite_difference": Case(lambda: FiniteDifferenceScoreMatching(SIGNS, 1, 0.05), 5),
-    "denoising": Case(lambda: DenoisingScoreMatching((SIGMA,), 1), 3, SIGMA),
-    "denoising_finite_difference": Case(lambda: FiniteDifferenceDenoising((SIGMA,), 1, SIGNS, 0.05), 7, SIGMA),
-    "nce": Case(lambda: NoiseContrastive(4), 2),
-    "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.5), 6),
+    "score_matching": Case(lambda: ScoreMatching(PROBES["basis"], 0), 1),  # of a Gaussian the maximum likelihood estimate
+    "hutchinson": Case(lambda: ScoreMatching(SIGNS, 1), 1.5),
+    "sliced": Case(lambda: SlicedScoreMatching(SIGNS, 1), 3.5),
+    "finite_difference": Case(lambda: FiniteDifferenceScoreMatching(SIGNS, 1, 0.05), 3.5),
+    "denoising": Case(lambda: DenoisingScoreMatching((SIGMA,), 1), 2, SIGMA),
+    "denoising_finite_difference": Case(lambda: FiniteDifferenceDenoising((SIGMA,), 1, SIGNS, 0.05), 5, SIGMA),
+    "nce": Case(lambda: NoiseContrastive(4), 1.5),
+    "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.5), 4),
 }
 
 
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_a_gaussian_in_three_dimensions(name: str) -> None:
-    """From 20,000 rows, 9 parameters; with denoising it is C + sigma^2 I that is learned, and C is not."""
+    """From 20,000 rows, 9 parameters: KL <= 0.0008 times the inefficiency, where all variances 5 % off make 0.002.
+
+    With denoising it is C + sigma^2 I that is learned, and C is not.
+    """
     case, rows = GAUSSIAN[name], 20_000
     energy = TrainableGaussian(torch.zeros(3).double(), 1.5 * torch.eye(3).double())
     descend(case.make(), energy, Gaussian(MEAN, COVARIANCE).sample(rows, seeded(3)), 60)
@@ -135,7 +137,7 @@ class Training(NamedTuple):
     chains: int
     steps: int
     rate: float
-    fast: Callable[[list[Tensor]], FastWeights] | None = None
+    fast: Callable[[Sequence[Tensor]], FastWeights] | None = None
 
 
 def train(training: Training, energy: Energy, rows: Tensor) -> Sampler:
@@ -185,25 +187,29 @@ def start_gaussian() -> tuple[TrainableGaussian, Tensor]:
 
 @pytest.mark.parametrize(("start", "transitions"), [("persistent", 5), ("data", 5)], ids=["pcd", "cd"])
 def test_a_gaussian_by_mala_chains(start: str, transitions: int) -> None:
-    """2000 chains. MALA leaves the model's law invariant, so that the truth is a fixed point of CD-k too. Beside the rows' own
-    error (inefficiency 1; of CD with 2000 rows a step 2) that of chains: 300 averaged steps of 2000 correlated ones, again as much.
+    """MALA leaves the model's law invariant, so that the truth is a fixed point of CD-k too. Beside the rows' own error there
+    is that of 2000 chains over 300 averaged steps, and of CD's as many positives a step: inefficiency 2.
     """
     energy, rows = start_gaussian()
     plan = ChainPlan(mala.kernel, {"step_size": 0.2}, transitions, 0.0)
     train(Training(ContrastiveDivergence(0.0), plan, start, 2000, 600, 0.05), energy, rows)
-    assert gaussian_divergence(MEAN, COVARIANCE, energy) < bound(9, len(rows), 3)
+    assert gaussian_divergence(MEAN, COVARIANCE, energy) < bound(9, len(rows), 2)
 
 
 def test_a_gaussian_by_improved_contrastive_divergence() -> None:
-    """With ULA, whose law for precision P is N(m, (P - eps P^2 / 2)^-1): matched to the data's, that leaves a bias of
-    eps P / 2 in P. Here eps P <= 0.25; in KL sum_i (eps P_i / 2)^2 / 4 <= 0.006. The other terms vanish where q = p, up to O(eps).
+    """With ULA, whose law for precision P is N(m, (P - eps P^2 / 2)^-1). Where that is the data's, P has the eigenvalues
+    (1 - sqrt(1 - 2 eps w)) / eps, w those of the data's precision: a bias of order eps, 0.0012 in KL. The terms for the sampler
+    add one of that order (q is not p, and the entropy's slope is some per cent flat): twice the divergence is allowed for.
     """
     energy, rows = start_gaussian()
-    parameters = {"step_size": STEP}
-    objective = ImprovedContrastiveDivergence(0.0, 0.3, 1.0, partial(ula.replay, **parameters))
-    plan = ChainPlan(ula.kernel, parameters, 10, 0.0, replayed=1)
+    step = 0.02
+    precisions = torch.linalg.eigvalsh(torch.linalg.inv(COVARIANCE))
+    ratios = (1 - (1 - 2 * step * precisions).sqrt()) / (step * precisions)
+    bias = float((ratios - 1 - ratios.log()).sum() / 2)
+    objective = ImprovedContrastiveDivergence(0.0, 0.3, 1.0, partial(ula.replay, step_size=step))
+    plan = ChainPlan(ula.kernel, {"step_size": step}, 10, 0.0, replayed=1)
     train(Training(objective, plan, "persistent", 1000, 500, 0.05), energy, rows)
-    assert gaussian_divergence(MEAN, COVARIANCE, energy) < 0.006 + bound(9, len(rows), 3)
+    assert gaussian_divergence(MEAN, COVARIANCE, energy) < 2 * bias + bound(9, len(rows), 2)
 
 
 def test_short_runs_match_moments_and_not_the_law() -> None:
@@ -211,7 +217,7 @@ def test_short_runs_match_moments_and_not_the_law() -> None:
     the energy that makes them so is not the data's. Within 0.05: five standard errors of 20,000 draws and of the learning.
     """
     energy, rows = start_gaussian()
-    plan = ChainPlan(ula.kernel, {"step_size": STEP}, 10, 0.0)
+    plan = ChainPlan(ula.kernel, {"step_size": 0.05}, 10, 0.0)
     train(Training(ContrastiveDivergence(0.0), plan, "noise", 2000, 600, 0.05), energy, rows)
     sampler = Sampler(copy.deepcopy(energy), plan, len(rows), seeded(5))
     sampler.position = energy.noise(len(rows), seeded(6))
@@ -231,7 +237,7 @@ RBM = {
     "pseudo_likelihood": Case(lambda: PseudoLikelihood(None), 1.5),
     "ratio_matching": Case(lambda: RatioMatching(None), 1.5),
     "nce": Case(lambda: NoiseContrastive(4), 1.5),
-    "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.2), 3),
+    "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.2), 2),
 }
 
 
@@ -259,7 +265,7 @@ def divergence(truth: Energy, model: Energy, points: Tensor) -> float:
 
 @pytest.mark.parametrize("name", RBM)
 def test_an_rbm(name: str) -> None:
-    """From other weights; what independent units leave is 20 times as much."""
+    """From small weights, at a KL of 0.18."""
     case, (truth, rows) = RBM[name], true_rbm()
     energy, limit = start_rbm(rows), bound(RBM_PARAMETERS, RBM_ROWS, case.inefficiency)
     assert divergence(truth, energy, states(truth)) > 0.1
@@ -287,11 +293,11 @@ def gibbs_plan(transitions: int) -> ChainPlan:
 
 @pytest.mark.parametrize("name", RBM_CHAINS)
 def test_an_rbm_by_gibbs_chains(name: str) -> None:
-    """Beside the rows' own error, at most 0.0068, that of an optimizer's walk among few chains: 0.02 in all."""
+    """Beside the rows' own error, that of an optimizer's walk among few chains: inefficiency 1.5."""
     truth, rows = true_rbm()
     energy = start_rbm(rows).float()
     train(RBM_CHAINS[name](), energy, rows.float())
-    assert divergence(truth, energy.double(), states(truth)) < 0.02
+    assert divergence(truth, energy.double(), states(truth)) < bound(RBM_PARAMETERS, RBM_ROWS, 1.5)
 
 
 # -- a mixture --------------------------------------------------------------------------------------------------------
@@ -299,11 +305,11 @@ def test_an_rbm_by_gibbs_chains(name: str) -> None:
 MIXTURE_ROWS = 10_000
 MIXTURE = {
     "score_matching": Case(lambda: ScoreMatching(PROBES["basis"], 0), 1.5),
-    "hutchinson": Case(lambda: ScoreMatching(SIGNS, 1), 3),
-    "sliced": Case(lambda: SlicedScoreMatching(SIGNS, 1), 3),
+    "hutchinson": Case(lambda: ScoreMatching(SIGNS, 1), 2),
+    "sliced": Case(lambda: SlicedScoreMatching(SIGNS, 1), 2),
     "denoising": Case(lambda: DenoisingScoreMatching((SIGMA,), 1), 3, SIGMA),
-    "nce": Case(lambda: NoiseContrastive(4), 1.5),
-    "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.5), 4),
+    "nce": Case(lambda: NoiseContrastive(4), 2),
+    "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.5), 6),
     "maximum_likelihood": Case(lambda: MaximumLikelihood(60), 1),
 }
 

@@ -66,6 +66,11 @@ class Scaled(Energy):
         return self.k * (x - self.mean).square().sum(1) / 2
 
 
+def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
+    """To this tolerance, absolute and relative."""
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
 def loss_of(objective: Objective, energy: Energy, batch: Batch) -> Tensor:
     """What one step descends: the sum of weight x total / rows."""
     return torch.stack([part.weight * part.total / part.rows for part in objective.parts(energy, batch)]).sum()
