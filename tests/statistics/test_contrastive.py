@@ -22,7 +22,7 @@ from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
 from pipeline.sampler import ChainPlan, Sampler
 from tests.conftest import states
 from tests.statistics.laws import numbers, scramble, seeded
-from tests.statistics.trainable import gradient_of, gradients_by_row, loss_of, z_limit
+from tests.statistics.trainable import close, gradient_of, gradients_by_row, loss_of, z_limit
 
 DRAWS = 10_000
 DATA = [0, 3, 7, 7, 9, 21, 30, 31]  # numbers of the states that are the data
@@ -132,6 +132,16 @@ def test_cd_k_through_the_gibbs_kernel_has_the_enumerated_expectation(slow_rbm: 
         assert worst_z(estimate, slow_rbm.ascent(wrong), variance, chains) > limit
     counts = torch.bincount(numbers(sampler.position, 2), minlength=32).double() / chains
     assert float((counts - slow_rbm.start @ torch.linalg.matrix_power(slow_rbm.transition, transitions)).abs().max()) < 0.02
+
+
+def test_the_l2_term_is_weighted_as_the_energies_are(tiny_rbm: BernoulliRBM) -> None:
+    """With weights 1.7 and 0.3 of two negatives: loss = -sum w E / 2 + 0.25 sum w E^2 / 2."""
+    negatives, weights = states(5)[[3, 19]], torch.tensor([1.7, 0.3], dtype=torch.float64)
+    loss = loss_of(ContrastiveDivergence(0.25), tiny_rbm, Batch(negatives=negatives, weights=weights))
+    first, second = tiny_rbm(negatives)
+    by_hand = (-(1.7 * first + 0.3 * second) + 0.25 * (1.7 * first.square() + 0.3 * second.square())) / 2
+    close(loss, by_hand, 1e-12)
+    close(gradient_of(loss, tiny_rbm), gradient_of(by_hand, tiny_rbm), 1e-12)
 
 
 # -- parts, halves and chunks -----------------------------------------------------------------------------------------
