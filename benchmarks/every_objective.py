@@ -31,6 +31,7 @@ REACH = 4.5
 GRID = 220
 
 
+ADAM = ("optimizer.name=adam", "optimizer.learning_rate=0.01")
 SHORT = "evaluation.transitions=50"  # short runs are judged by runs of their own length
 
 
@@ -73,9 +74,12 @@ def _trials() -> list[Trial]:
         "maximum_likelihood": ("objective=maximum_likelihood",),
         "pseudo_likelihood": ("objective=pseudo_likelihood",),
         "ratio_matching": ("objective=ratio_matching",),
-        "nce": ("objective=nce",),
-        "conditional_nce": ("objective=conditional_nce", "objective.scale=0.05"),
-        "mixture": ("objective=mixture", "objective.weights={pcd:1.0,pseudo_likelihood:0.1}"),
+        "nce": ("objective=nce", *ADAM),
+        "conditional_nce": ("objective=conditional_nce", "objective.scale=0.05", *ADAM),
+        "mixture": (
+            *("objective=mixture", "objective.weights={pcd:1.0,pseudo_likelihood:0.1}"),
+            "objective.terms.pcd.energy_l2=0",
+        ),
     }
     l2 = ("objective.energy_l2=0",)
     return [

@@ -26,6 +26,7 @@ LESS = {
     ("toy", "short_run"): ("kernel.transitions=20",),
     ("toy", "pcd, ladder"): ("trainer.steps=200",),
     ("toy", "mixture"): ("trainer.steps=300",),
+    ("digits_rbm", "nce"): ("trainer.steps=1000",),
     ("digits_rbm", "maximum_likelihood"): ("trainer.steps=150", "optimizer.learning_rate=0.4"),
 }
 
