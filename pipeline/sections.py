@@ -295,14 +295,15 @@ class Data(Section):
     @property
     def discrete_levels(self) -> int | None:
         """q where a row's values are 0, ..., q-1; None where they are real numbers."""
-        return {"real": None, "binary": 2}.get(getattr(self, "encoding", "real"), getattr(self, "levels", None))
+        encoding = getattr(self, "encoding", "real")
+        return {"real": None, "binary": 2, "sampled": 2}.get(encoding, getattr(self, "levels", None))
 
 
 Encoding = Annotated[
-    Literal["real", "binary", "categorical"],
+    Literal["real", "binary", "sampled", "categorical"],
     Field(
         description="real: grey levels scaled to [-1, 1]; binary: 1 from the middle grey level up, else 0; "
-        "categorical: cut into `levels` equal parts"
+        "sampled: 1 with probability grey / maximum, drawn once by split_seed; categorical: cut into `levels` equal parts"
     ),
 ]
 CategoricalLevels = Annotated[int, Field(ge=2, description="values 0, ..., levels-1 under encoding=categorical")]

@@ -125,10 +125,12 @@ def in_memory(train: Tensor, held_out: Tensor, noise: float, log_density: LogDen
     )
 
 
-def encode_grey(values: np.ndarray, maximum: int, encoding: str, levels: int) -> np.ndarray:
-    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle level up, `categorical` cuts
-    them into `levels` equal parts, 0, ..., levels-1.
+def encode_grey(values: np.ndarray, maximum: int, encoding: str, levels: int, generator: np.random.Generator) -> np.ndarray:
+    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle level up, `sampled` is 1 with
+    probability grey / maximum, `categorical` cuts them into `levels` equal parts, 0, ..., levels-1.
     """
+    if encoding == "sampled":
+        return (generator.random(values.shape, dtype=np.float32) * maximum < values).astype(np.float32)
     if encoding == "binary":
         return (values >= (maximum + 1) // 2).astype(np.float32)
     if encoding == "categorical":

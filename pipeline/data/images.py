@@ -13,6 +13,7 @@ import torch
 
 from pipeline.data.base import DataSet, encode_grey, in_memory, open_url, split
 from pipeline.errors import ConfigError, DataError
+from pipeline.rng import numpy_generator
 from pipeline.sections import DigitsData, IDXData
 
 
@@ -20,7 +21,7 @@ def digits(config: DigitsData) -> DataSet:
     """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with scikit-learn)."""
     from sklearn.datasets import load_digits
 
-    rows = encode_grey(load_digits().images, 16, config.encoding, config.levels)
+    rows = _encode(load_digits().images, 16, config)
     train, held_out = split(rows, config.held_out, config.split_seed)
     return in_memory(train, held_out, config.noise)
 
@@ -34,22 +35,27 @@ def idx(config: IDXData) -> DataSet:
     if not file_system.exists(path):
         raise DataError(f"data.path={config.path}: there is nothing there")
     if not file_system.isdir(path):
-        rows = encode_grey(read_idx(file_system, path), 255, config.encoding, config.levels)
+        rows = _encode(read_idx(file_system, path), 255, config)
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
     train = _find(file_system, path, "train-images-idx3-ubyte")
     if train is None:
         raise DataError(f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz there")
-    rows = encode_grey(read_idx(file_system, train), 255, config.encoding, config.levels)
+    rows = _encode(read_idx(file_system, train), 255, config)
     test = _find(file_system, path, "t10k-images-idx3-ubyte")
     if test is None:
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
-    others = encode_grey(read_idx(file_system, test), 255, config.encoding, config.levels)
+    others = _encode(read_idx(file_system, test), 255, config, "test-pixels")
     if others.shape[1:] != rows.shape[1:]:
         raise DataError(f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}")
     if config.held_out > len(others):
         raise ConfigError("data.held_out", config.held_out, f"there are {len(others)} rows in {test}; keep out at most that")
     chosen = np.random.RandomState(config.split_seed).permutation(len(others))[: config.held_out]
     return in_memory(torch.from_numpy(rows), torch.from_numpy(others[chosen]), config.noise)
+
+
+def _encode(values: np.ndarray, maximum: int, config: DigitsData | IDXData, stream: str = "pixels") -> np.ndarray:
+    """`encode_grey`, its pixels drawn from `SeedSequence(split_seed, stream)`: the same for every run on these data."""
+    return encode_grey(values, maximum, config.encoding, config.levels, numpy_generator(config.split_seed, stream))
 
 
 def _find(file_system: fsspec.AbstractFileSystem, folder: str, stem: str) -> str | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import math
 import re
 import struct
 import uuid
@@ -88,6 +89,38 @@ def test_scale_reaches_both_ends(tmp_path: Path) -> None:
     assert real.sample[0].flatten().tolist() == pytest.approx([-1, -1 / 255, 1 / 255, 1], abs=1e-6)
     binary = read(str(tmp_path / "pictures"), "energy=rbm", "kernel=gibbs", "data.encoding=binary", "data.noise=0")
     assert binary.sample[0].flatten().tolist() == [0, 0, 1, 1]
+
+
+SAMPLED = ("energy=rbm", "kernel=gibbs", "data.encoding=sampled", "data.noise=0")
+
+
+def test_sampled_pixels_are_one_with_probability_grey_over_maximum(tmp_path: Path) -> None:
+    """16 levels, 40,000 pixels of each: counts within 5 binomial standard errors (6e-7 each); the extremes without error."""
+    levels = np.arange(0, 256, 17, dtype=np.uint8)
+    write(str(tmp_path / "pictures"), encoded(np.tile(levels, (40_000, 1)).reshape(-1, 4, 4)))
+    rows = read(str(tmp_path / "pictures"), *SAMPLED).sample.flatten(1)
+    assert torch.isin(rows, torch.tensor([0.0, 1.0])).all()
+    rates = torch.from_numpy(levels / 255)
+    assert ((rows.double().mean(0) - rates).abs() <= 5 * (rates * (1 - rates) / len(rows)).sqrt()).all()
+    neighbours = torch.corrcoef(rows.T[1:-1])  # pixels are drawn each by itself
+    assert (neighbours - torch.eye(14)).abs().max() < 5 / math.sqrt(len(rows))
+
+
+def test_sampled_pixels_are_drawn_once_by_split_seed(folder: str) -> None:
+    """Another `seed` leaves them as they are, another `split_seed` does not; equal train and test images are drawn apart."""
+    pixels = np.full((30, 4, 3), 128, np.uint8)
+    write(f"{folder}/{TRAIN}", encoded(pixels))
+    write(f"{folder}/{TEST}", encoded(pixels))
+    once, again = (read(folder, *SAMPLED, f"seed={seed}", held_out=30) for seed in (0, 9))
+    assert torch.equal(once.sample, again.sample)
+    assert torch.equal(once.held_out, again.held_out)
+    drawn = once.positives(0).next(60)
+    assert (drawn[:, None] == once.sample).flatten(2).all(2).any(1).all(), "an epoch later the rows are the stored ones"
+    other = read(folder, *SAMPLED, held_out=30, split_seed=1)
+    for different in (other.sample, once.held_out):
+        assert 0.3 < (once.sample == different).float().mean() < 0.7
+    order = np.random.RandomState(0).permutation(30)
+    assert not torch.equal(once.held_out, once.sample[order])
 
 
 @pytest.mark.parametrize("suffix", ["", ".gz"])
