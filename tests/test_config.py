@@ -25,6 +25,7 @@ MIXTURE = ["objective=mixture"]
 NEEDED = {
     "idx": ["data.path=x"],
     "images": ["data.path=x"],
+    "mnist_rbm500": ["data.path=x"],
     "columns": ["data.path=x"],
     "improved_cd": ["kernel=ula"],
     "pseudo_likelihood": BINARY,

@@ -13,6 +13,7 @@ from pipeline.build import make_energy, make_plan, noisy_sample
 from pipeline.config import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy, unflatten_
+from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.evaluation import likelihood
 from pipeline.evaluation.diagnostics import split_r_hat
 from pipeline.evaluation.pictures import draw_samples
@@ -65,7 +66,7 @@ def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Prog
     untrained = make_energy(config, data.shape)
     untrained.initialise(noisy_sample(config, data))
     if energy.levels is not None:
-        return _discrete_figures(config, energy, untrained, data)
+        return (yield from _discrete_figures(config, energy, untrained, data))
     noise = torch_generator(config.data.split_seed, "held-out-noise")
     test = energy.into_domain(data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise))
     train = energy.into_domain(noisy_sample(config, data))
@@ -88,12 +89,18 @@ def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Prog
     return figures | {"baselines": {"untrained": before, **baselines}}
 
 
-def _discrete_figures(config: RunConfig, energy: Energy, untrained: Energy, data: DataSet) -> Figures:
+def _discrete_figures(
+    config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
+) -> Generator[Progress, None, Figures]:
     baselines = {"independent_components": likelihood.independent_levels(data, energy.levels or 2)}
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
         figures = likelihood.exact(energy, log_z, data.held_out, data.sample)
         before = likelihood.exact(untrained, log_z_before, data.held_out, data.sample)["test_log_likelihood"]
+    elif isinstance(energy, BernoulliRBM | PottsRBM) and config.evaluation.ais_temperatures:
+        assert isinstance(untrained, BernoulliRBM | PottsRBM)
+        figures = yield from likelihood.by_gibbs_annealing(energy, data, config)
+        before = yield from likelihood.untrained_rbm(untrained, data, config.seed)
     else:
         stream = (config.seed, "pseudo-likelihood")
         figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
@@ -109,6 +116,12 @@ def _in_words(figures: Figures) -> list[str]:
         text = f"held-out log-likelihood {figures['test_log_likelihood']:.2f}"
         text += f" ± {error:.2f}" if error is not None else ""
         lines.append(f"{text} nats a row ({figures['method']})")
+        if "log_z_gap" in figures:
+            forward, reverse = figures["log_z"], figures["log_z_reverse"]
+            lines.append(
+                f"  log Z {forward:.2f} ± {error:.2f} by forward AIS, too low on average; {reverse:.2f} ± "
+                f"{figures['log_z_reverse_standard_error']:.2f} by reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
+            )
         if "true_log_likelihood" in figures:
             lines.append(f"  the law itself scores {figures['true_log_likelihood']:.2f} on the same rows")
     elif "test_pseudo_log_likelihood" in figures:
