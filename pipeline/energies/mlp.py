@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import pairwise
+from itertools import chain, pairwise
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
 from pipeline.energies.deep import DeepEnergy, maybe_normalised, small
@@ -58,29 +59,12 @@ class MLPEnergy(DeepEnergy):
         return self._backward(x, _forward(x, hidden), hidden, last, beta)
 
     def slope_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """As double backward would, for less: with a_l = W_l z_{l-1} + b_l, z_l = silu(a_l), tangents t_0 = v,
-        t_l = silu'(a_l) W_l t_{l-1}, and adjoints r_l = dE/dz_l,
-
-            grad E = W_1' (silu'(a_1) r_1) + x / s^2,    v.H v = sum_l r_l . silu''(a_l) (W_l t_{l-1})^2 + |v|^2 / s^2
-        """
+        """As double backward would, in half the time and memory: see `SlopeAndCurvature`."""
         *hidden, last = self._linears
-        value, tangent = x.flatten(1), directions.flatten(2)
-        derivatives, pushed = [], []
-        for layer in hidden:
-            value, first, second = SiLUWithDerivatives.apply(linear(value, layer.weight, layer.bias))
-            ahead = linear(tangent, layer.weight)
-            tangent = first * ahead
-            derivatives.append((first, second))
-            pushed.append(ahead)
-        adjoint: Tensor = last.weight
-        curvatures = directions.new_zeros(directions.shape[:2])
-        for layer, (first, second), ahead in zip(reversed(hidden), reversed(derivatives), reversed(pushed), strict=True):
-            curvatures = curvatures + (adjoint * second * ahead.square()).sum(2)
-            adjoint = (adjoint * first) @ layer.weight
-        if self.box is None:
-            adjoint = adjoint + x.flatten(1) / self.base_scale**2
-            curvatures = curvatures + directions.flatten(2).square().sum(2) / self.base_scale**2
-        return adjoint.view_as(x), curvatures
+        tensors = [layer.weight for layer in hidden], [layer.bias for layer in hidden], [last.weight]
+        precision = 1 / self.base_scale**2 if self.box is None else 0.0
+        slope, curvatures = SlopeAndCurvature.apply(precision, x.flatten(1), directions.flatten(2), *chain(*tensors))
+        return slope.view_as(x), curvatures
 
     def _backward(
         self, x: Tensor, inputs: list[Tensor], hidden: list[nn.Linear], last: nn.Linear, beta: Tensor | None
@@ -94,29 +78,96 @@ class MLPEnergy(DeepEnergy):
         return gradient.view_as(x)
 
 
-class SiLUWithDerivatives(torch.autograd.Function):
-    """silu(a), silu'(a), silu''(a), elementwise; its backward pass keeps `a` alone, and makes the rest anew.
+class SlopeAndCurvature(torch.autograd.Function):
+    """grad E(x) [N, d] and v.H v [P, N] of a SiLU perceptron, their gradient in its weights worked out by hand as well.
 
-    With s = sigmoid(a), u = s (1 - s), w = 1 - 2 s: silu' = s + a u, silu'' = u (2 + a w), silu''' = u (3 w + a (w^2 - 2 u)).
+    With a_l = W_l z_{l-1} + b_l, z_l = silu(a_l), z_0 = x, tangents t_0 = v, p_l = W_l t_{l-1}, t_l = silu'(a_l) p_l, and
+    adjoints r_l = dE/dz_l, r_{l-1} = W_l' (silu'(a_l) r_l),
+
+        grad E = r_0 + x / s^2,    v.H v = sum_l r_l . silu''(a_l) p_l^2 + |v|^2 / s^2
+
+    Let a bar denote a gradient of the loss. Up the layers, from that of r_0, with g_l = silu'(a_l) r_l and k [P, N] that of v.H v,
+
+        bar g_l = W_l bar r_{l-1},    q_l = sum_P k p_l^2,    bar r_l = silu'(a_l) bar g_l + silu''(a_l) q_l
+
+    and down again, from bar t_L = bar z_L = 0,
+
+        bar p_l = silu'(a_l) bar t_l + 2 k r_l silu''(a_l) p_l
+        bar a_l = r_l (silu''(a_l) bar g_l + silu'''(a_l) q_l) + silu'(a_l) bar z_l + silu''(a_l) sum_P p_l bar t_l
+        bar W_l = g_l bar r_{l-1}' + bar p_l t_{l-1}' + bar a_l z_{l-1}',    bar t_{l-1} = W_l' bar p_l,    bar z_{l-1} = W_l' bar a_l
+
+    Kept between the passes are a_l, p_l and r_l alone; what is elementwise is made anew.
     """
 
     @staticmethod
-    def forward(ctx: Any, a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        ctx.save_for_backward(a)
-        first, second, _ = _derivatives(a)
-        return silu(a), first, second
+    def forward(ctx: Any, precision: float, x: Tensor, v: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        depth = len(tensors) // 2
+        weights, biases, adjoint = tensors[:depth], tensors[depth:-1], tensors[-1]
+        inputs, pushed, adjoints = [linear(x, weights[0], biases[0])], [linear(v, weights[0])], [adjoint]
+        for weight, bias in zip(weights[1:], biases[1:], strict=True):
+            pushed.append(linear(silu_backward(pushed[-1], inputs[-1].expand_as(pushed[-1])), weight))
+            inputs.append(linear(silu(inputs[-1]), weight, bias))
+        curvatures = v.square().sum(2).mul_(precision)
+        for weight, a, p in zip(reversed(weights), reversed(inputs), reversed(pushed), strict=True):
+            curvatures += (_second(a).mul_(adjoint) * p).mul_(p).sum(2)
+            adjoint = silu_backward(adjoint.expand_as(a), a) @ weight
+            adjoints.insert(0, adjoint)
+        slope = adjoints.pop(0).add_(x, alpha=precision)
+        ctx.save_for_backward(x, v, *weights, *inputs, *pushed, *adjoints)
+        return slope, curvatures
 
     @staticmethod
-    def backward(ctx: Any, value: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        (a,) = ctx.saved_tensors
-        d1, d2, d3 = _derivatives(a)
-        return d1.mul_(value).addcmul_(d2, first).addcmul_(d3, second)
+    @once_differentiable  # type: ignore[untyped-decorator]
+    def backward(ctx: Any, slope: Tensor, curvatures: Tensor) -> tuple[Tensor | None, ...]:
+        x, v, *saved = ctx.saved_tensors
+        depth = len(saved) // 4
+        weights, inputs, pushed, adjoints = (saved[i * depth : (i + 1) * depth] for i in range(4))
+        k = curvatures[:, :, None]
+        upwards, bar_inputs = [slope], []
+        for weight, a, p, r in zip(weights, inputs, pushed, adjoints, strict=True):
+            bar_g = linear(upwards[-1], weight)
+            q = (k * p).mul_(p).sum(0)
+            second = _second(a)
+            bar_inputs.append(_third(a).mul_(q).addcmul_(second, bar_g).mul_(r))
+            upwards.append(silu_backward(bar_g, a).addcmul_(second, q))
+            del bar_g, q, second
+        bar_last = upwards.pop().sum(0, keepdim=True)
+        bar_weights, bar_biases = [], []
+        bar_t = bar_z = None
+        for layer in reversed(range(depth)):
+            a, p, r, bar_a = inputs[layer], pushed[layer], adjoints[layer], bar_inputs.pop()
+            second = _second(a)
+            if bar_t is not None:
+                bar_a.addcmul_(second, (p * bar_t).sum(0)).add_(silu_backward(bar_z, a))
+            bar_p = (k * p).mul_(second.mul_(r)).mul_(2)
+            if bar_t is not None:
+                bar_p += silu_backward(bar_t, a.expand_as(p))
+            bar_t = bar_z = second = None
+            weight = silu_backward(r.expand_as(a), a).T @ upwards.pop()
+            z, t = x, v
+            if layer:
+                z, t = silu(inputs[layer - 1]), silu_backward(pushed[layer - 1], inputs[layer - 1].expand_as(pushed[layer - 1]))
+            weight.addmm_(bar_a.T, z).addmm_(bar_p.flatten(0, 1).T, t.flatten(0, 1))
+            bar_weights.insert(0, weight)
+            bar_biases.insert(0, bar_a.sum(0))
+            if layer:
+                bar_t, bar_z = bar_p @ weights[layer], bar_a @ weights[layer]
+        return None, None, None, *bar_weights, *bar_biases, bar_last
 
 
-def _derivatives(a: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def _second(a: Tensor) -> Tensor:
+    """silu''(a) = u (2 + a (1 - 2 s)), with s = sigmoid(a) and u = s (1 - s)."""
     s = torch.sigmoid(a)
-    u, w = s * (1 - s), 1 - 2 * s
-    return s + a * u, u * (2 + a * w), u * (3 * w + a * (w.square() - 2 * u))
+    factor = torch.rsub(s, 1, alpha=2).mul_(a).add_(2)
+    return factor.mul_(s.addcmul_(s, s, value=-1))
+
+
+def _third(a: Tensor) -> Tensor:
+    """silu'''(a) = u (3 (1 - 2 s) + a (1 - 6 u))."""
+    s = torch.sigmoid(a)
+    slope = torch.rsub(s, 3, alpha=6)
+    u = s.addcmul_(s, s, value=-1)
+    return torch.rsub(u, 1, alpha=6).mul_(a).add_(slope).mul_(u)
 
 
 def _forward(x: Tensor, hidden: list[nn.Linear]) -> list[Tensor]:
