@@ -138,11 +138,13 @@ class SlopeAndCurvature(torch.autograd.Function):
             a, p, r, bar_a = inputs[layer], pushed[layer], adjoints[layer], bar_inputs.pop()
             second = _second(a)
             if bar_t is not None:
-                bar_a.addcmul_(second, (p * bar_t).sum(0)).add_(silu_backward(bar_z, a))
+                bar_a += silu_backward(bar_z, a)
+                bar_z = None
+                bar_a.addcmul_(second, (p * bar_t).sum(0))
             bar_p = (k * p).mul_(second.mul_(r)).mul_(2)
             if bar_t is not None:
                 bar_p += silu_backward(bar_t, a.expand_as(p))
-            bar_t = bar_z = second = None
+            bar_t = second = None
             weight = silu_backward(r.expand_as(a), a).T @ upwards.pop()
             z, t = x, v
             if layer:
@@ -151,6 +153,7 @@ class SlopeAndCurvature(torch.autograd.Function):
             bar_weights.insert(0, weight)
             bar_biases.insert(0, bar_a.sum(0))
             if layer:
+                del z, t, weight
                 bar_t, bar_z = bar_p @ weights[layer], bar_a @ weights[layer]
         return None, None, None, *bar_weights, *bar_biases, bar_last
 

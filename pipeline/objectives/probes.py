@@ -27,7 +27,7 @@ def basis(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) ->
 
 def rademacher(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
     """Signs (Hutchinson 1990). Var[v.H v] = 2 sum_{i != j} H_ij^2 for symmetric H: the least of independent components."""
-    return torch.empty((probes, *x.shape), dtype=x.dtype, device=x.device).bernoulli_(0.5, generator=generator).mul_(2).sub_(1)
+    return torch.empty((probes, *x.shape), dtype=x.dtype, device=x.device).random_(2, generator=generator).mul_(2).sub_(1)
 
 
 def gaussian(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
