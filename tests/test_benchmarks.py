@@ -8,12 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import loops
+from benchmarks import loops, objectives
 from benchmarks.kernels import ENTRIES, MODELS, Pair, selected
 from pipeline.energies.base import Energy
 from pipeline.energies.conv import ConvEnergy
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.rbm import BernoulliRBM
+from pipeline.objectives import probes
 
 
 def test_loops_import_nothing_of_the_project() -> None:
@@ -54,3 +55,57 @@ def test_kernel_and_loop_run_the_same_chains(name: str, model: str) -> None:
 
 def test_every_energy_is_timed() -> None:
     assert {model for _, model in selected(None)} == set(MODELS)
+
+
+@pytest.fixture
+def tiny_model(monkeypatch: pytest.MonkeyPatch) -> str:
+    monkeypatch.setitem(objectives.MODELS, "tiny", objectives.Model(("energy=mlp", "energy.hidden=[6]"), 8, 8, trained=2))
+    monkeypatch.setattr(objectives, "SECONDS", 0.001)
+    return "tiny"
+
+
+def test_objectives_are_measured_by_a_contrastive_step(tiny_model: str) -> None:
+    names = ("cd", "hutchinson", "nce")
+    contrastive, hutchinson, nce = (objectives.measure(name, tiny_model, pairs=1) for name in names)
+    assert (contrastive["time_ratio"], contrastive["memory_ratio"], contrastive["gradient_variance"]) == (1.0, 1.0, None)
+    assert hutchinson.keys() == contrastive.keys()
+    assert hutchinson["gradient_variance"] == pytest.approx(hutchinson["variance"] * hutchinson["time_ratio"])
+    assert (hutchinson["probes"], nce["probes"]) == (1, 8)
+    assert nce["mib"] > contrastive["mib"] > 0
+
+
+def test_the_exact_trace_has_no_variance(tiny_model: str) -> None:
+    variance, deviation = objectives.Step("score_matching", tiny_model, 4, "cpu").spread(3)
+    assert variance < 1e-9
+    assert deviation < 1e-5
+
+
+def test_the_meter_sees_what_is_held_at_once() -> None:
+    def work() -> None:
+        first = torch.zeros(1 << 18)
+        del first
+        held = [torch.zeros(1 << 18) for _ in range(2)]
+        held.clear()
+
+    assert objectives.peak(work, "cpu") == 2 << 20
+
+
+@pytest.mark.parametrize("way", [objectives.double_backward, objectives.checkpointed, objectives.forward_over_reverse])
+def test_every_way_to_the_second_derivative_leads_there(way: objectives.Curvature) -> None:
+    energy, generator = tiny("784-512-512-1 MLP").double(), torch.Generator().manual_seed(0)
+    x, v = (torch.randn(size, dtype=torch.float64, generator=generator) for size in ((5, 20), (3, 5, 20)))
+    gradients = []
+    for slope, curvatures in (energy.slope_and_curvature(x, v), way(energy, x, v)):
+        loss = slope.square().sum() + curvatures.square().sum()
+        gradients.append(torch.autograd.grad(loss, [p for name, p in energy.named_parameters() if name != "layers.2.bias"]))
+    for ours, theirs in zip(*gradients, strict=True):
+        torch.testing.assert_close(theirs, ours, rtol=1e-9, atol=1e-12)
+
+
+def test_a_control_variate_leaves_the_mean_alone() -> None:
+    """Over a whole basis it is nothing."""
+    energy = tiny("784-512-512-1 MLP").double()
+    x = torch.randn(5, 20, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    basis = probes.basis(energy, x, 0, torch.Generator())
+    plain, controlled = (way(energy, x, basis)[1].mean(0) for way in (type(energy).slope_and_curvature, objectives.controlled))
+    torch.testing.assert_close(controlled, plain, rtol=1e-9, atol=1e-12)

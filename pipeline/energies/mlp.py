@@ -86,7 +86,7 @@ class SlopeAndCurvature(torch.autograd.Function):
 
         grad E = r_0 + x / s^2,    v.H v = sum_l r_l . silu''(a_l) p_l^2 + |v|^2 / s^2
 
-    Let a bar denote a gradient of the loss. Up the layers, from that of r_0, with g_l = silu'(a_l) r_l and k [P, N] that of v.H v,
+    Let a bar denote a gradient of the loss, k [P, N] that of v.H v. Up the layers, from that of r_0, with g_l = silu'(a_l) r_l,
 
         bar g_l = W_l bar r_{l-1},    q_l = sum_P k p_l^2,    bar r_l = silu'(a_l) bar g_l + silu''(a_l) q_l
 
@@ -94,7 +94,8 @@ class SlopeAndCurvature(torch.autograd.Function):
 
         bar p_l = silu'(a_l) bar t_l + 2 k r_l silu''(a_l) p_l
         bar a_l = r_l (silu''(a_l) bar g_l + silu'''(a_l) q_l) + silu'(a_l) bar z_l + silu''(a_l) sum_P p_l bar t_l
-        bar W_l = g_l bar r_{l-1}' + bar p_l t_{l-1}' + bar a_l z_{l-1}',    bar t_{l-1} = W_l' bar p_l,    bar z_{l-1} = W_l' bar a_l
+        bar t_{l-1} = W_l' bar p_l,    bar z_{l-1} = W_l' bar a_l
+        bar W_l = g_l bar r_{l-1}' + bar p_l t_{l-1}' + bar a_l z_{l-1}',    bar b_l = bar a_l
 
     Kept between the passes are a_l, p_l and r_l alone; what is elementwise is made anew.
     """
@@ -117,7 +118,7 @@ class SlopeAndCurvature(torch.autograd.Function):
         return slope, curvatures
 
     @staticmethod
-    @once_differentiable  # type: ignore[untyped-decorator]
+    @once_differentiable
     def backward(ctx: Any, slope: Tensor, curvatures: Tensor) -> tuple[Tensor | None, ...]:
         x, v, *saved = ctx.saved_tensors
         depth = len(saved) // 4
@@ -132,28 +133,31 @@ class SlopeAndCurvature(torch.autograd.Function):
             upwards.append(silu_backward(bar_g, a).addcmul_(second, q))
             del bar_g, q, second
         bar_last = upwards.pop().sum(0, keepdim=True)
-        bar_weights, bar_biases = [], []
+        bar_weights: list[Tensor] = []
+        bar_biases: list[Tensor] = []
         bar_t = bar_z = None
         for layer in reversed(range(depth)):
             a, p, r, bar_a = inputs[layer], pushed[layer], adjoints[layer], bar_inputs.pop()
             second = _second(a)
-            if bar_t is not None:
+            if bar_z is not None:
                 bar_a += silu_backward(bar_z, a)
                 bar_z = None
                 bar_a.addcmul_(second, (p * bar_t).sum(0))
             bar_p = (k * p).mul_(second.mul_(r)).mul_(2)
+            del second
             if bar_t is not None:
                 bar_p += silu_backward(bar_t, a.expand_as(p))
-            bar_t = second = None
-            weight = silu_backward(r.expand_as(a), a).T @ upwards.pop()
+                bar_t = None
+            bar_weight = silu_backward(r.expand_as(a), a).T @ upwards.pop()
             z, t = x, v
             if layer:
-                z, t = silu(inputs[layer - 1]), silu_backward(pushed[layer - 1], inputs[layer - 1].expand_as(pushed[layer - 1]))
-            weight.addmm_(bar_a.T, z).addmm_(bar_p.flatten(0, 1).T, t.flatten(0, 1))
-            bar_weights.insert(0, weight)
+                below = inputs[layer - 1]
+                z, t = silu(below), silu_backward(pushed[layer - 1], below.expand_as(pushed[layer - 1]))
+            bar_weight.addmm_(bar_a.T, z).addmm_(bar_p.flatten(0, 1).T, t.flatten(0, 1))
+            bar_weights.insert(0, bar_weight)
             bar_biases.insert(0, bar_a.sum(0))
+            del z, t, bar_weight
             if layer:
-                del z, t, weight
                 bar_t, bar_z = bar_p @ weights[layer], bar_a @ weights[layer]
         return None, None, None, *bar_weights, *bar_biases, bar_last
 

@@ -1,0 +1,345 @@
+"""Every objective beside a step of contrastive divergence: its time, its memory, and the variance of its gradient.
+
+    python -m benchmarks.objectives [--json FILE] [--device cpu|cuda] [--only OBJECTIVE[:ENERGY]] [--pairs 9]
+
+A step is the learner's: what the objective draws, its loss and gradient chunk by chunk, clipping, AdamW, the moving average.
+That of contrastive divergence has as many negatives as positives, given: no transitions are run. Rates are 0, so that
+weights stay those after `TRAINED` steps of denoising score matching. The last line is {"rows": [...]}:
+
+    ms, time_ratio          of a step, and over that of contrastive divergence on the same batch: the median over pairs of runs
+    mib, memory_ratio       the most that is allocated in a step above what is held before it, gradients not among that
+    variance                of the parameters' gradient over the objective's own draws at one batch of data: trace of its
+                            covariance / squared norm of its mean. null where the randomness is the chains'
+    gradient_variance       variance x time_ratio: at equal cost, for draws that are independent
+    loss_deviation          standard deviation of the loss over the same draws, nats, x sqrt(time_ratio)
+    probes                  directions, noises or noise samples for each row
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+from torch.profiler import ProfilerActivity, profile
+from torch.utils.checkpoint import checkpoint
+
+from pipeline.build import make_learner, open_data
+from pipeline.compose import compose
+from pipeline.data.base import DataSet, in_memory
+from pipeline.energies.base import Energy
+from pipeline.learner import Learner
+from pipeline.memory import keep_freed_memory
+from pipeline.objectives.base import Batch
+
+SECONDS = 0.15
+"""How long one timed run takes."""
+TRAINED = 200
+DRAWS, FEW_DRAWS = 16, 6
+"""For a variance; few where a step takes longer than a timed run."""
+NOISE = 0.3
+
+Curvature = Callable[[Energy, Tensor, Tensor], tuple[Tensor, Tensor]]
+"""`Energy.slope_and_curvature`, or another way to it."""
+
+
+class Model(NamedTuple):
+    """Settings of an energy, the side of its images (digits, scaled up), rows a batch, and how long it is trained."""
+
+    settings: tuple[str, ...]
+    side: int
+    rows: int
+    trained: int = TRAINED
+
+
+LARGE = ("energy=mlp", "energy.hidden=[512,512]")
+SMALL = ("energy=mlp", "energy.hidden=[128,128]")
+MODELS = {
+    "784-512-512-1 MLP": Model(LARGE, 28, 256),
+    "28x28 conv": Model(("energy=conv",), 28, 64),
+    "64-128-128-1 MLP": Model(SMALL, 8, 256),
+    "64-128-128-1 MLP, untrained": Model(SMALL, 8, 256, 0),
+}
+MLP, CONV, DIGITS, UNTRAINED = MODELS
+
+
+class Entry(NamedTuple):
+    """Settings of a step; `rows` of a batch where not the model's; `curvature` where not the energy's own."""
+
+    settings: tuple[str, ...]
+    models: tuple[str, ...] = (MLP, CONV)
+    rows: int | None = None
+    curvature: Curvature | None = None
+
+
+def forward_over_reverse(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """H v as the tangent of the gradient (Pearlmutter 1994)."""
+    gradient = torch.func.grad(lambda at: energy(at).sum())
+    curvatures = []
+    for v in directions:
+        slope, product = torch.func.jvp(gradient, (x,), (v,))[:2]
+        curvatures.append((product * v).flatten(1).sum(1))
+    return slope, torch.stack(curvatures)
+
+
+def differenced_gradients(energy: Energy, x: Tensor, directions: Tensor, epsilon: float = 0.05) -> tuple[Tensor, Tensor]:
+    """H v from the gradients at x - epsilon v and x + epsilon v."""
+    u = epsilon * directions
+    points = torch.cat([x[None], x + u, x - u])
+    here, ahead, behind = energy.slope(points.flatten(0, 1)).view_as(points).split([1, len(u), len(u)])
+    return here[0], ((ahead - behind) * directions).flatten(2).sum(2) / (2 * epsilon)
+
+
+def checkpointed(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """Double backward, the network's activations made anew in the second pass."""
+    with torch.enable_grad():
+        x = x.detach().requires_grad_()
+        value: Tensor = checkpoint(energy, x, use_reentrant=False)
+        (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
+        products = [torch.autograd.grad((slope * v).sum(), x, create_graph=True)[0] for v in directions]
+    return slope, torch.stack([(product * v).flatten(1).sum(1) for product, v in zip(products, directions, strict=True)])
+
+
+def double_backward(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    return Energy.slope_and_curvature(energy, x, directions)
+
+
+def controlled(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+    """v.H(x) v less its control variate v.B v - tr B, B the Hessian at the batch's mean (with a graph, as H has)."""
+    own = type(energy).slope_and_curvature
+    slope, curvatures = own(energy, x, directions)
+    basis = torch.eye(energy.dimension, dtype=x.dtype, device=x.device).view(-1, *x.shape[1:])
+    _, at_mean = own(energy, x.mean(0, keepdim=True), torch.cat([directions.flatten(0, 1), basis])[:, None])
+    along, exact = at_mean.split([curvatures.numel(), energy.dimension])
+    return slope, curvatures - along.view_as(curvatures) + exact.sum()
+
+
+def _hutchinson(probes: int, probe: str = "rademacher", *more: str) -> tuple[str, ...]:
+    return "objective=hutchinson", f"objective.probes={probes}", f"objective.probe={probe}", *more
+
+
+SMALL_ONES = (DIGITS, UNTRAINED)
+ENTRIES = {
+    "cd": Entry(("objective=cd",), tuple(MODELS)),
+    "improved_cd": Entry(("objective=improved_cd", "kernel=ula")),
+    "hutchinson": Entry(_hutchinson(1), tuple(MODELS)),
+    "sliced": Entry(("objective=sliced",)),
+    "finite_difference": Entry(("objective=finite_difference",)),
+    "finite_difference, chunk_rows=64": Entry(("objective=finite_difference", "trainer.chunk_rows=64"), (MLP,)),
+    "denoising": Entry(("objective=denoising",)),
+    "denoising_finite_difference": Entry(("objective=denoising_finite_difference",)),
+    "denoising_finite_difference, chunk_rows=64": Entry(
+        ("objective=denoising_finite_difference", "trainer.chunk_rows=64"), (MLP,)
+    ),
+    "nce": Entry(("objective=nce",)),
+    "conditional_nce": Entry(("objective=conditional_nce",)),
+    "score_matching": Entry(("objective=score_matching",), (MLP,), rows=16),
+    # many directions
+    "hutchinson, 8 rademacher": Entry(_hutchinson(8), (CONV,)),
+    "hutchinson, 64 rademacher, unchunked": Entry(_hutchinson(64), (MLP,)),
+    **{
+        f"hutchinson, 64 {probe}": Entry(_hutchinson(64, probe, "trainer.chunk_rows=16", "trainer.chunk_draws=16"), (MLP,))
+        for probe in ("rademacher", "sphere", "orthogonal", "hutch_pp")
+    },
+    **{
+        f"hutchinson, {probes} {probe}": Entry(_hutchinson(probes, probe), SMALL_ONES)
+        for probes in (12, 48)
+        for probe in ("rademacher", "sphere", "orthogonal", "hutch_pp")
+    },
+    "hutchinson, 1 sphere": Entry(_hutchinson(1, "sphere"), SMALL_ONES),
+    "hutchinson, control variate": Entry(_hutchinson(1), SMALL_ONES, curvature=controlled),
+    "hutchinson, 12 rademacher, control variate": Entry(_hutchinson(12), SMALL_ONES, curvature=controlled),
+    # ways to the second derivative
+    "double_backward": Entry(_hutchinson(1), curvature=double_backward),
+    "double_backward, chunk_rows=16": Entry(_hutchinson(1, "rademacher", "trainer.chunk_rows=16"), (CONV,)),
+    "double_backward, checkpointed": Entry(_hutchinson(1), curvature=checkpointed),
+    "forward_over_reverse": Entry(_hutchinson(1), curvature=forward_over_reverse),
+    "differenced_gradients": Entry(_hutchinson(1), curvature=differenced_gradients),
+}
+
+
+class Step:
+    """A learner's step on one batch, again and again."""
+
+    def __init__(self, name: str, model: str, rows: int, device: str) -> None:
+        entry = ENTRIES[name]
+        sizes = (f"trainer.batch_size={rows}", "chains.pools=1", f"chains.per_pool={rows}")
+        self._learner = learner(model, (*entry.settings, *sizes, f"device={device}"))
+        self._learner.energy.load_state_dict(weights(model))
+        if entry.curvature is not None:
+            setattr(self._learner.energy, "slope_and_curvature", partial(entry.curvature, self._learner.energy))  # noqa: B010
+        generator = torch.Generator().manual_seed(0)
+        x = data(MODELS[model].side).positives(0).next(rows)
+        y = (x + 0.1 * torch.randn(x.shape, generator=generator)).to(device)
+        noise = torch.randn(1, *x.shape, generator=generator).to(device)
+        x = x.to(device)
+        self._batch = Batch(x, negatives=y, previous=y, noise=noise, bank=y)
+        self._device = device
+        self._gradients = [p for p in self._learner.energy.parameters() if p.requires_grad]
+        objective = self._learner._terms[0].objective
+        drawn = objective.draw(self._learner.energy, x[:1], torch.Generator(device))
+        self.probes = len(drawn[0]) if drawn else 0
+        self()
+
+    def __call__(self, times: int = 1) -> None:
+        for _ in range(times):
+            loss, _ = self._learner._backward(self._batch)
+            self._learner._update(loss, 0.0)
+        if self._device == "cuda":
+            torch.cuda.synchronize()
+
+    def seconds(self, times: int) -> float:
+        clock = time.perf_counter()
+        self(times)
+        return time.perf_counter() - clock
+
+    def peak(self) -> int:
+        """Bytes."""
+        for parameter in self._gradients:
+            parameter.grad = None
+        return peak(self, self._device)
+
+    def spread(self, draws: int) -> tuple[float, float]:
+        """Variance of the gradient over draws, by the squared norm of its mean, and the deviation of the loss."""
+        losses, gradients = [], []
+        for _ in range(draws):
+            losses.append(self._learner._backward(self._batch)[0])
+            gradients.append(torch.cat([p.grad.flatten() for p in self._gradients if p.grad is not None]).double())
+        values = torch.stack(gradients)
+        total = float(values.var(0).sum())
+        # what the mean of so few has of their variance is taken off again
+        return total / (float(values.mean(0).square().sum()) - total / draws), statistics.stdev(losses)
+
+
+def peak(work: Callable[[], object], device: str) -> int:
+    """The most bytes that `work` has allocated at once, above what there was before."""
+    if device == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+        held = torch.cuda.memory_allocated()
+        work()
+        return torch.cuda.max_memory_allocated() - held
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
+        work()
+    results: Any = trace.profiler
+    events = sorted((e for e in results.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    held, most = 0, 0
+    for event in events:
+        held += event.nbytes()
+        most = max(most, held)
+    return most
+
+
+@cache
+def data(side: int) -> DataSet:
+    """The digits as images `[side, side]`."""
+    digits = open_data(compose(["data=digits"]))
+    train, held_out = (
+        interpolate(rows.view(-1, 1, 8, 8), (side, side), mode="bilinear")[:, 0] for rows in (digits.sample, digits.held_out)
+    )
+    return in_memory(train, held_out, NOISE)
+
+
+def learner(model: str, settings: tuple[str, ...]) -> Learner:
+    chosen = MODELS[model]
+    return make_learner(compose(["cluster=inline", *chosen.settings, *settings]), data(chosen.side))
+
+
+@cache
+def weights(model: str) -> dict[str, Tensor]:
+    """Those of the model's training, by denoising score matching."""
+    chosen = MODELS[model]
+    trainer = learner(model, ("objective=denoising", f"trainer.batch_size={chosen.rows}", "optimizer.warmup=0"))
+    for _ in range(chosen.trained):
+        trainer.step([])
+    return trainer.energy.state_dict()
+
+
+@cache
+def contrastive(model: str, rows: int, device: str) -> tuple[Step, int]:
+    """What others are measured by, and its peak."""
+    step = Step("cd", model, rows, device)
+    return step, step.peak()
+
+
+def measure(name: str, model: str, pairs: int, device: str = "cpu") -> dict[str, Any]:
+    """One row."""
+    rows = ENTRIES[name].rows or MODELS[model].rows
+    base, base_bytes = contrastive(model, rows, device)
+    step = base if name == "cd" else Step(name, model, rows, device)
+    took, bytes_ = step.seconds(1), base_bytes if name == "cd" else step.peak()
+    times, base_times = (max(1, math.ceil(SECONDS / one.seconds(1))) for one in (step, base))
+    own, ratios = [], []
+    for _ in range(pairs):
+        theirs, mine = base.seconds(base_times) / base_times, step.seconds(times) / times
+        own.append(mine)
+        ratios.append(mine / theirs)
+    ratio = 1.0 if name == "cd" else statistics.median(ratios)
+    row = {
+        "objective": name,
+        "energy": model,
+        "rows": rows,
+        "probes": step.probes,
+        "ms": statistics.median(own) * 1e3,
+        "time_ratio": ratio,
+        "mib": bytes_ / 2**20,
+        "memory_ratio": bytes_ / base_bytes,
+    }
+    variance, deviation = step.spread(DRAWS if took < SECONDS else FEW_DRAWS) if step.probes else (None, None)
+    row["variance"] = variance
+    row["gradient_variance"] = None if variance is None else variance * ratio
+    row["loss_deviation"] = None if deviation is None else deviation * math.sqrt(ratio)
+    return row | {"device": device, "ratios": [round(value, 4) for value in ratios]}
+
+
+def selected(only: str | None) -> Iterator[tuple[str, str]]:
+    """(objective, energy) of the rows asked for; of ENERGY a part is enough."""
+    objective, _, energy = (only or "").partition(":")
+    for model in MODELS:
+        for name, entry in ENTRIES.items():
+            if model in entry.models and objective in ("", name) and energy.lower() in model.lower():
+                yield name, model
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--pairs", type=int, default=9)
+    parser.add_argument("--only", metavar="OBJECTIVE[:ENERGY]", help="one objective, on energies whose name has ENERGY in it")
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--json", metavar="FILE", type=Path, help="keep the rows in a file as well")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    chosen = list(selected(arguments.only))
+    if not chosen:
+        parser.error(f"no row is called {arguments.only}; objectives: {'; '.join(ENTRIES)}; energies: {'; '.join(MODELS)}")
+    rows = []
+    print(f"{'objective':<44}{'energy':<28}{'ms':>9}{'time':>8}{'MiB':>8}{'memory':>8}{'variance':>12}{'loss':>9}", flush=True)
+    for name, model in chosen:
+        row = measure(name, model, arguments.pairs, arguments.device)
+        rows.append(row)
+        variance, deviation = (
+            "-" if row[key] is None else f"{row[key]:.3g}" for key in ("gradient_variance", "loss_deviation")
+        )
+        print(
+            f"{name:<44}{model:<28}{row['ms']:9.1f}{row['time_ratio']:8.3f}{row['mib']:8.2f}{row['memory_ratio']:8.3f}"
+            f"{variance:>12}{deviation:>9}",
+            flush=True,
+        )
+    result = json.dumps({"torch": torch.__version__, "machine": platform.machine(), "rows": rows})
+    if arguments.json:
+        arguments.json.write_text(result + "\n")
+    print(result)
+
+
+if __name__ == "__main__":
+    main()
