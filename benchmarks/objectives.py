@@ -6,10 +6,12 @@ A step is the learner's: what the objective draws, its loss and gradient chunk b
 That of contrastive divergence has as many negatives as positives, given: no transitions are run. Rates are 0, so that
 weights stay those after `TRAINED` steps of denoising score matching. The last line is {"rows": [...]}:
 
-    ms, time_ratio          of a step, and over that of contrastive divergence on the same batch: the median over pairs of runs
+    ms, time_ratio          of a step (on a CPU, of processor time), and over that of contrastive divergence on the same batch:
+                            medians over pairs of runs
     mib, memory_ratio       the most that is allocated in a step above what is held before it, gradients not among that
     variance                of the parameters' gradient over the objective's own draws at one batch of data: trace of its
-                            covariance / squared norm of its mean. null where the randomness is the chains'
+                            covariance / squared norm of its mean. null where the randomness is the chains', or
+                            the mean is lost in it
     gradient_variance       variance x time_ratio: at equal cost, for draws that are independent
     loss_deviation          standard deviation of the loss over the same draws, nats, x sqrt(time_ratio)
     probes                  directions, noises or noise samples for each row
@@ -45,7 +47,7 @@ from pipeline.objectives.base import Batch
 SECONDS = 0.15
 """How long one timed run takes."""
 TRAINED = 200
-DRAWS, FEW_DRAWS = 16, 6
+DRAWS, FEW_DRAWS = 64, 6
 """For a variance; few where a step takes longer than a timed run."""
 NOISE = 0.3
 
@@ -199,9 +201,11 @@ class Step:
             torch.cuda.synchronize()
 
     def seconds(self, times: int) -> float:
-        clock = time.perf_counter()
+        """Of this process's own on a CPU, which others on the machine delay but do not lengthen."""
+        now = time.process_time if self._device == "cpu" else time.perf_counter
+        clock = now()
         self(times)
-        return time.perf_counter() - clock
+        return now() - clock
 
     def peak(self) -> int:
         """Bytes."""
@@ -209,16 +213,20 @@ class Step:
             parameter.grad = None
         return peak(self, self._device)
 
-    def spread(self, draws: int) -> tuple[float, float]:
+    def spread(self, draws: int) -> tuple[float | None, float]:
         """Variance of the gradient over draws, by the squared norm of its mean, and the deviation of the loss."""
-        losses, gradients = [], []
+        losses = []
+        size = sum(p.numel() for p in self._gradients)
+        total, squares = torch.zeros(size, dtype=torch.float64, device=self._device), 0.0
         for _ in range(draws):
             losses.append(self._learner._backward(self._batch)[0])
-            gradients.append(torch.cat([p.grad.flatten() for p in self._gradients if p.grad is not None]).double())
-        values = torch.stack(gradients)
-        total = float(values.var(0).sum())
-        # what the mean of so few has of their variance is taken off again
-        return total / (float(values.mean(0).square().sum()) - total / draws), statistics.stdev(losses)
+            gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._gradients])
+            total += gradient
+            squares += float(gradient.double().square().sum())
+        of_mean = float(total.square().sum()) / draws**2
+        variance = (squares - draws * of_mean) / (draws - 1)
+        mean = of_mean - variance / draws  # what the mean of so few has of their variance taken off
+        return (variance / mean if mean > 0 else None), statistics.stdev(losses)
 
 
 def peak(work: Callable[[], object], device: str) -> int:
