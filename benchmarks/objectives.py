@@ -47,8 +47,8 @@ from pipeline.objectives.base import Batch
 SECONDS = 0.15
 """How long one timed run takes."""
 TRAINED = 200
-DRAWS, FEW_DRAWS = 64, 6
-"""For a variance; few where a step takes longer than a timed run."""
+DRAWS, FEW_DRAWS = 32, 6
+"""For a variance; few, and fewer pairs, where a step takes longer than a timed run."""
 NOISE = 0.3
 
 Curvature = Callable[[Energy, Tensor, Tensor], tuple[Tensor, Tensor]]
@@ -287,7 +287,7 @@ def measure(name: str, model: str, pairs: int, device: str = "cpu") -> dict[str,
     took, bytes_ = step.seconds(1), base_bytes if name == "cd" else step.peak()
     times, base_times = (max(1, math.ceil(SECONDS / one.seconds(1))) for one in (step, base))
     own, ratios = [], []
-    for _ in range(pairs):
+    for _ in range(pairs if took < SECONDS else min(pairs, 5)):
         theirs, mine = base.seconds(base_times) / base_times, step.seconds(times) / times
         own.append(mine)
         ratios.append(mine / theirs)
