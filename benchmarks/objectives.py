@@ -224,7 +224,7 @@ class Step:
             total += gradient
             squares += float(gradient.double().square().sum())
         of_mean = float(total.square().sum()) / draws**2
-        variance = (squares - draws * of_mean) / (draws - 1)
+        variance = max(0.0, squares - draws * of_mean) / (draws - 1)
         mean = of_mean - variance / draws  # what the mean of so few has of their variance taken off
         return (variance / mean if mean > 0 else None), statistics.stdev(losses)
 
