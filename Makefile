@@ -33,6 +33,7 @@ test: setup  ## the whole suite
 
 experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 15 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
+	$(PY) -m benchmarks.every_objective --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
 

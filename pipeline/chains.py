@@ -51,9 +51,9 @@ class Chains:
         self._age += transitions
         energy, reseeded = self._reseed(done.energy, done.broken)
         previous, noise = done.previous, done.noise
-        if previous is not None and noise is not None and reseeded:  # a chain made anew has no past: it replays from itself
+        if previous is not None and noise is not None and reseeded:  # a chain made anew has no past: it replays to where it is
             lost = per_chain(done.broken, previous)
-            previous, noise = torch.where(lost, sampler.position, previous), torch.where(lost, 0.0, noise)
+            previous, noise = torch.where(lost, sampler.position, previous), torch.where(lost, torch.nan, noise)
         acceptance = done.acceptance[-self._count :]
         batch = negatives.encode(
             sampler.position[-self._count :],

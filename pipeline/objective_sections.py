@@ -53,7 +53,10 @@ class ContrastiveObjective(ObjectiveSection):
 
 
 class PCDObjective(ContrastiveObjective):
-    """Persistent contrastive divergence (Tieleman 2008)."""
+    """Persistent contrastive divergence (Tieleman 2008).
+
+    A replay buffer larger than a step's negatives: trainer.negatives below chains.pools x chains.per_pool; pools take turns.
+    """
 
     equilibrium_negatives: ClassVar[bool] = True
     name: Literal["pcd"]

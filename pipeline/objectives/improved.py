@@ -56,7 +56,7 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         x = batch.previous
         for noise in batch.noise:
             x = self._replay(x, noise, Slopes(energy.slope, energy.box))
-        stopped = {name: value.detach() for name, value in energy.state_dict().items()}
+        stopped = energy.state_dict()  # the same numbers without a graph
         yield Part("sampler_energy", torch.func.functional_call(energy, stopped, x).sum(), len(x), self._kl)
         if self._entropy:
             bank = x if len(batch.bank) == len(x) else batch.bank

@@ -30,7 +30,7 @@ class IndependentLevels:
 
     def __init__(self, rows: Tensor, levels: int) -> None:
         self._shape = rows.shape[1:]
-        self._logits = log_frequencies(rows, levels).log_softmax(-1)  # [d, q]
+        self._logits = log_frequencies(rows, levels)  # [d, q]; not normalised, where shares were kept off 0
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         logits = self._logits.to(generator.device)
