@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from pipeline.energies.base import Energy, flatten, unflatten_
 from pipeline.energies.deep import iterate_spectral_norms
 from pipeline.errors import DivergenceError
 from pipeline.negatives import decode
-from pipeline.objectives.base import Batch, Chunking, Term
+from pipeline.objectives.base import Batch, Chunking, Objective, Term
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.rng import torch_generator
 from pipeline.staleness import LagController, batch_weights
@@ -168,26 +169,27 @@ class Learner:
         values: list[Tensor] = []
         means: dict[str, Tensor] = {}
         for term in self._terms:
-            drawn = term.objective.draw(self.energy, batch.positives, self._generator)
-            whole = batch._replace(drawn=drawn)
-            if self._chunking.rows and batch.negatives is not None:
-                whole = whole._replace(weights=batch.weigh(self._energies(batch.negatives, self._chunking.rows)))
-            for chunk, share in self._chunking.split(whole):
+            for chunk, share in self._chunks(term.objective, batch):
                 losses = []
                 for part in term.objective.parts(self.energy, chunk):
                     mean = share * part.total / part.rows
                     losses.append(term.weight * part.weight * mean)
                     means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
-                if losses:  # a chunk of negatives says nothing to an objective that needs none
-                    loss = torch.stack(losses).sum()
-                    loss.backward()
-                    values.append(loss.detach())
+                loss = torch.stack(losses).sum()
+                loss.backward()
+                values.append(loss.detach())
         value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
         return value, dict(zip(means, rest, strict=True))
 
-    @torch.no_grad()
-    def _energies(self, x: Tensor, rows: int) -> Tensor:
-        return torch.cat([self.energy(chunk) for chunk in x.split(rows)])
+    def _chunks(self, objective: Objective, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        """What the objective learns from, with what it draws for the rows, in chunks with their shares."""
+        if not objective.consumes_chains:
+            batch = Batch(batch.positives)
+        elif self._chunking.rows is not None and batch.negatives is not None:
+            with torch.no_grad():
+                energies = torch.cat([self.energy(rows) for rows in batch.negatives.split(self._chunking.rows)])
+            batch = batch._replace(weights=batch.weigh(energies))
+        return self._chunking.split(batch, partial(objective.draw, self.energy, generator=self._generator))
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before, whether skipped."""

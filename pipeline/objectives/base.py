@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -51,7 +51,10 @@ class Objective(nn.Module):
     """A loss. It draws nothing itself: `draw` makes the random inputs of a step, `parts` is a function of them.
 
     Most have no parameters; those that do (the log Z of noise-contrastive estimation) are learned beside the energy's.
+    `consumes_chains` says whether it learns from negatives.
     """
+
+    consumes_chains: ClassVar[bool] = False
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
         """Hook for what is best started from the data, `[S, *shape]`, and the untrained energy; none by default."""
@@ -73,26 +76,37 @@ class Term(NamedTuple):
     objective: Objective
 
 
+Draw = Callable[[Tensor], tuple[Tensor, ...]]
+"""`Objective.draw` as a function of the positives alone."""
+
+
 class Chunking(NamedTuple):
     """At most how many rows, and how many of what was drawn for each, are worked on at once; None: all."""
 
     rows: int | None = None
     draws: int | None = None
 
-    def split(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
-        """The batch in chunks of one side each, with their shares of it: means over chunks, so weighted, are the whole's.
+    def split(self, batch: Batch, draw: Draw | None = None) -> Iterator[tuple[Batch, float]]:
+        """The batch in chunks, each with its share of its side: means over chunks, so weighted, are those of the whole.
 
-        Where nothing is to be split, the batch as it is. Split negatives need `weights`, which are normalised over more rows
-        than a chunk has.
+        Where rows are split, a chunk has one side alone, and negatives need `weights`, which are normalised over more rows than
+        a chunk has. With `draw`, what is drawn for rows is drawn when their turn comes, so that no more of it is held.
         """
-        if self == (None, None):
+        for some, share in self._split_rows(batch):
+            if draw is not None and some.positives is not None:
+                some = some._replace(drawn=draw(some.positives))
+            for piece, part in self._split_draws(some):
+                yield piece, share * part
+
+    def _split_rows(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        if self.rows is None:
             yield batch, 1.0
             return
         if batch.positives is not None:
-            yield from self._split_positives(batch, batch.positives)
+            for rows, share in _slices(len(batch.positives), self.rows):
+                yield Batch(batch.positives[rows], tuple(values[:, rows] for values in batch.drawn)), share
         if batch.negatives is not None:
-            total = len(batch.negatives)
-            for rows in _slices(total, self.rows):
+            for rows, share in _slices(len(batch.negatives), self.rows):
                 piece = batch._replace(
                     positives=None,
                     drawn=(),
@@ -101,18 +115,16 @@ class Chunking(NamedTuple):
                     previous=None if batch.previous is None else batch.previous[rows],
                     noise=None if batch.noise is None else batch.noise[:, rows],
                 )
-                yield piece, (rows.stop - rows.start) / total
+                yield piece, share
 
-    def _split_positives(self, batch: Batch, positives: Tensor) -> Iterator[tuple[Batch, float]]:
-        draws = len(batch.drawn[0]) if batch.drawn else 1
-        for rows in _slices(len(positives), self.rows):
-            for some in _slices(draws, self.draws):
-                drawn = tuple(values[some, rows] for values in batch.drawn)
-                share = (rows.stop - rows.start) * (some.stop - some.start) / (len(positives) * draws)
-                yield Batch(positives[rows], drawn), share
+    def _split_draws(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
+        for some, share in _slices(len(batch.drawn[0]) if batch.drawn else 1, self.draws):
+            yield batch._replace(drawn=tuple(values[some] for values in batch.drawn)), share
 
 
-def _slices(total: int, most: int | None) -> Iterator[slice]:
+def _slices(total: int, most: int | None) -> Iterator[tuple[slice, float]]:
+    """Slices of at most `most`, and what share of the total each is."""
     size = total if most is None else most
     for start in range(0, total, size):
-        yield slice(start, min(start + size, total))
+        stop = min(start + size, total)
+        yield slice(start, stop), (stop - start) / total

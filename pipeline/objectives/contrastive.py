@@ -22,6 +22,8 @@ class ContrastiveDivergence(Objective):
     magnitude, near zero (Du & Mordatch 2019, section 3.3: weight 0.1 to 1 for deep nets on images).
     """
 
+    consumes_chains = True
+
     def __init__(self, energy_l2: float) -> None:
         super().__init__()
         self.energy_l2 = energy_l2

@@ -79,10 +79,12 @@ class FiniteDifferenceScoreMatching(_Directional):
         """Parts named score and trace, as of sliced score matching."""
         if batch.positives is None:
             return
-        x, u = batch.positives, self._epsilon * batch.drawn[0]
-        points = torch.cat([x[None] + u, x[None] - u, x[None]])
-        *values, here = energy(points.flatten(0, 1)).view(len(points), len(x)).split([len(u), len(u), 1])
-        ahead, behind = values
+        x, directions = batch.positives, batch.drawn[0]
+        probes = len(directions)
+        points = x.expand(2 * probes + 1, *x.shape).clone()
+        points[:probes].add_(directions, alpha=self._epsilon)
+        points[probes:-1].sub_(directions, alpha=self._epsilon)
+        ahead, behind, here = energy(points.flatten(0, 1)).view(len(points), len(x)).split([probes, probes, 1])
         along = (ahead - behind) / (2 * self._epsilon)
         curvatures = (ahead + behind - 2 * here) / self._epsilon**2
         yield Part("score", along.square().sum() / 2, along.numel())
@@ -147,9 +149,13 @@ class FiniteDifferenceDenoising(DenoisingScoreMatching):
         if batch.positives is None:
             return
         noise, sigmas, directions = batch.drawn
-        here = batch.positives + sigmas.view(*sigmas.shape, *(1,) * (noise.ndim - 2)) * noise
-        u = self._epsilon * directions
-        ahead, behind = energy(torch.cat([here + u, here - u]).flatten(0, 1)).view(2, *sigmas.shape)
+        wanted = torch.einsum("pni,pni->pn", directions.flatten(2), noise.flatten(2))
+        points = torch.addcmul(batch.positives, noise, sigmas.view(*sigmas.shape, *(1,) * (noise.ndim - 2))).repeat(
+            2, *(1,) * (noise.ndim - 1)
+        )
+        points[: len(noise)].add_(directions, alpha=self._epsilon)
+        points[len(noise) :].sub_(directions, alpha=self._epsilon)
+        ahead, behind = energy(points.flatten(0, 1)).view(2, *sigmas.shape)
         along = (ahead - behind) / (2 * self._epsilon)
-        residual = sigmas * along - (directions * noise).flatten(2).sum(2)
+        residual = sigmas * along - wanted
         yield Part("denoising", residual.square().sum() / 2, residual.numel())
