@@ -160,7 +160,7 @@ ENTRIES = {
         for probe in ("rademacher", "sphere", "orthogonal", "hutch_pp")
     },
     "hutchinson, 1 sphere": Entry(_hutchinson(1, "sphere"), SMALL_ONES),
-    "hutchinson, control variate": Entry(_hutchinson(1), SMALL_ONES, curvature=controlled),
+    "hutchinson, control variate": Entry(_hutchinson(1), (MLP, *SMALL_ONES), curvature=controlled),
     "hutchinson, 12 rademacher, control variate": Entry(_hutchinson(12), SMALL_ONES, curvature=controlled),
     # ways to the second derivative
     "double_backward": Entry(_hutchinson(1), curvature=double_backward),
