@@ -151,7 +151,7 @@ ENTRIES = {
     "hutchinson, 8 rademacher": Entry(_hutchinson(8), (CONV,)),
     "hutchinson, 64 rademacher, unchunked": Entry(_hutchinson(64), (MLP,)),
     **{
-        f"hutchinson, 64 {probe}": Entry(_hutchinson(64, probe, "trainer.chunk_rows=16", "trainer.chunk_draws=16"), (MLP,))
+        f"hutchinson, 64 {probe}": Entry(_hutchinson(64, probe, "trainer.chunk_rows=8", "trainer.chunk_draws=32"), (MLP,))
         for probe in ("rademacher", "sphere", "orthogonal", "hutch_pp")
     },
     **{
