@@ -1,0 +1,92 @@
+"""Published figures beside this project's, every row a run through the front door.
+
+    python -m benchmarks.reproductions --mnist FOLDER [--json docs/reproductions.json] [--only NAME ...]
+
+FOLDER holds MNIST's IDX files. With --only the file's other rows stay as they are.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+SALAKHUTDINOV_MURRAY = "Salakhutdinov & Murray 2008, Table 1"
+SMALL = "energy.hidden=20 objective=cd objective.energy_l2=0 trainer.steps=15000"
+FIGURES = (
+    "test_log_likelihood",
+    "test_rows_standard_error",
+    "train_log_likelihood",
+    "method",
+    "log_z",
+    "log_z_standard_error",
+    "log_z_reverse",
+    "log_z_reverse_standard_error",
+    "log_z_gap",
+)
+
+
+class Row(NamedTuple):
+    """`published`: the paper's mean test log-likelihood, nats; None where it has one that could not be checked."""
+
+    overrides: str
+    published: float | None
+    source: str
+
+
+ROWS = {
+    "PCD, 500 hidden units": Row("", -86.34, f"{SALAKHUTDINOV_MURRAY}, CD25(500)"),
+    "CD-1, 20 hidden units": Row(f"{SMALL} kernel.transitions=1", None, f"{SALAKHUTDINOV_MURRAY}, CD1(20)"),
+    "CD-3, 20 hidden units": Row(f"{SMALL} kernel.transitions=3", None, f"{SALAKHUTDINOV_MURRAY}, CD3(20)"),
+    "CD-25, 20 hidden units": Row(f"{SMALL} kernel.transitions=25", None, f"{SALAKHUTDINOV_MURRAY}, CD25(20)"),
+}
+
+
+def make(name: str, mnist: str) -> dict[str, Any]:
+    """One row: its command, run and timed, and what its summary says."""
+    row = ROWS[name]
+    arguments = ["experiment=mnist_rbm500", *row.overrides.split()]
+    with tempfile.TemporaryDirectory() as folder:
+        clock = time.perf_counter()
+        subprocess.run(
+            [sys.executable, "-m", "pipeline.train", *arguments, f"data.path={mnist}", f"output={folder}", "metrics.port=0"],
+            check=True,
+            stdout=subprocess.DEVNULL,
+        )
+        seconds = time.perf_counter() - clock
+        summary = json.loads((Path(folder) / "summary.json").read_text())
+    return {
+        "name": name,
+        "command": " ".join(["python -m pipeline.train", *arguments, "data.path=FOLDER"]),
+        "published": row.published,
+        "source": row.source,
+        **{key: summary[key] for key in FIGURES if key in summary},
+        "training_seconds": summary["wall_seconds"],
+        "seconds": round(seconds, 1),
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--mnist", required=True, help="folder with MNIST's IDX files")
+    parser.add_argument("--json", type=Path, help="write the rows there, after each one")
+    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
+    arguments = parser.parse_args()
+    rows: dict[str, dict[str, Any]] = {}
+    if arguments.json and arguments.json.exists():
+        rows = {row["name"]: row for row in json.loads(arguments.json.read_text())}
+    for name in arguments.only:
+        rows[name] = row = make(name, arguments.mnist)
+        print(f"{name:<28}{row['test_log_likelihood']:9.2f}  published {row['published']}  {row['seconds']:.0f} s", flush=True)
+        if arguments.json:
+            ordered = [rows[name] for name in ROWS if name in rows]
+            arguments.json.write_text(json.dumps(ordered, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
