@@ -47,10 +47,14 @@ ROWS = {
 }
 
 
+def arguments_of(name: str) -> list[str]:
+    """What the row's run says on the command line, but for the data's folder."""
+    return ["experiment=mnist_rbm500", *ROWS[name].overrides.split()]
+
+
 def make(name: str, mnist: str) -> dict[str, Any]:
     """One row: its command, run and timed, and what its summary says."""
-    row = ROWS[name]
-    arguments = ["experiment=mnist_rbm500", *row.overrides.split()]
+    row, arguments = ROWS[name], arguments_of(name)
     with tempfile.TemporaryDirectory() as folder:
         clock = time.perf_counter()
         subprocess.run(

@@ -10,6 +10,8 @@ import torch
 
 from benchmarks import loops, objectives
 from benchmarks.kernels import ENTRIES, MODELS, Pair, selected
+from benchmarks.reproductions import ROWS, arguments_of
+from pipeline.compose import compose
 from pipeline.energies.base import Energy
 from pipeline.energies.conv import ConvEnergy
 from pipeline.energies.mlp import MLPEnergy
@@ -109,3 +111,8 @@ def test_a_control_variate_leaves_the_mean_alone() -> None:
     basis = probes.basis(energy, x, 0, torch.Generator())
     plain, controlled = (way(energy, x, basis)[1].mean(0) for way in (type(energy).slope_and_curvature, objectives.controlled))
     torch.testing.assert_close(controlled, plain, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("name", ROWS)
+def test_every_reproduction_is_a_valid_run(name: str) -> None:
+    compose([*arguments_of(name), "data.path=x"])
