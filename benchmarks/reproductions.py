@@ -80,8 +80,8 @@ HEAD = """# Published figures, made again
 
 `python -m benchmarks.reproductions --mnist FOLDER --docs docs` makes every row through `python -m pipeline.train`
 ([reproductions.json](reproductions.json)). FOLDER holds MNIST's IDX files, `train-images-idx3-ubyte` and
-`t10k-images-idx3-ubyte`, which this project does not ship. Mean log-likelihoods in nats; of the test set's 10,000 rows or of the
-60,000 training rows, as the source has it. Time: of training, on 2 cores; all: with evaluation.
+`t10k-images-idx3-ubyte`, which this project does not ship. Mean log-likelihoods in nats; of the test set's 10,000 rows or of
+the 60,000 training rows, as the source has it. Time: of training, on 2 cores; all: with evaluation.
 
 | model | published | ours | log Z | time, all | source | command |
 |---|---|---|---|---|---|---|
