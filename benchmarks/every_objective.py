@@ -55,7 +55,7 @@ def _trials() -> list[Trial]:
         "cd": ("objective=cd",),
         "short_run": ("objective=short_run", "kernel=ula", "kernel.transitions=50", *TEMPERED, SHORT),
         "improved_cd": ("objective=improved_cd", "kernel=ula", "kernel.step_size=0.02", "kernel.transitions=10"),
-        "maximum_likelihood": ("objective=maximum_likelihood", "objective.grid=100"),
+        "maximum_likelihood": ("objective=maximum_likelihood", "objective.grid=100", "energy.hidden=[64,64]"),
         "mixture": ("objective=mixture", "objective.weights={cd:1.0,hutchinson:0.01}"),
     }
     without_chains = ("score_matching", "hutchinson", "sliced", "finite_difference", "denoising")
