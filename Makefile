@@ -31,7 +31,7 @@ check: lint types fast  ## the quick one
 test: setup  ## the whole suite
 	$(PY) -m pytest
 
-experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 15 minutes; brings JAX)
+experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 40 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
 	$(PY) -m benchmarks.every_objective --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'

@@ -57,7 +57,7 @@ class RatesBridge(Energy):
 
         E_beta(v, h) = -((1 - beta) b_0 + beta b).phi(v) - beta (c.h + phi(v).W h),
 
-    the base-rate model of Salakhutdinov & Murray (2008, section 4.1): b_0 are the biases that a model starts from on these
+    the base-rate model of Salakhutdinov & Murray (2008): b_0 are the biases that a model starts from on these
     rows, nearer to what it has learned than its own biases b without the weights they were learned with.
     """
 
@@ -135,7 +135,7 @@ def reverse_log_partition(
     """AIS from the model to its base law: Z_0 / Z = E[w], so log Z is overestimated on average, for draws of the model.
 
     Those are made by `temperatures` Gibbs sweeps of the model from `starts` [N, *shape], one particle each. As far as they
-    are not yet draws of the model, the bound from above is not one (Grosse, Ghahramani & Adams 2015, section 2.3); forward
+    are not yet draws of the model, the bound from above is not one (Grosse, Ghahramani & Adams 2015); forward
     and reverse estimates that agree, from starts as different as noise and data, say that both are right.
     """
     target, state = Target(path), gibbs.init(starts, Target(path))
