@@ -58,6 +58,7 @@ def test_a_run_leaves_what_it_promises(tmp_path: Path, capsys: pytest.CaptureFix
         assert path in printed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["deep", "conv"])
 @pytest.mark.parametrize(
     "overrides",

@@ -29,6 +29,8 @@ from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy
 from pipeline.train import main
 from tests.statistics.test_rbms import HIDDEN, hidden_states, make
 
+pytestmark = pytest.mark.slow  # as a group
+
 LIMIT = 5.0
 
 

@@ -37,6 +37,8 @@ from tests.statistics.test_score_matching import (
     with_gradient,
 )
 
+pytestmark = pytest.mark.slow  # as a group
+
 EYE = torch.eye(4, dtype=torch.float64)
 OBJECTIVES: dict[str, Callable[[tuple[float, ...]], Objective]] = {
     "denoising": lambda sigmas: DenoisingScoreMatching(sigmas, 1),

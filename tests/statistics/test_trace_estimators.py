@@ -31,6 +31,8 @@ from tests.statistics.test_score_matching import (
     require_unbiased,
 )
 
+pytestmark = pytest.mark.slow  # as a group
+
 # the number of directions asked for; hutch_pp: one sketched, three drawn
 LAWS: dict[str, int] = {"rademacher": 1, "gaussian": 1, "sphere": 1, "orthogonal": 2, "hutch_pp": 5}
 Directional = type[ScoreMatching] | type[SlicedScoreMatching]
