@@ -236,7 +236,9 @@ def rehearse(config: RunConfig, energy: Energy) -> None:
     rows = energy.noise(16, generator)
     try:
         for term in make_terms(config, energy, rows):
-            batch = Batch(rows, term.objective.draw(energy, rows, generator), rows)
+            # one draw a row: exact score matching would take as many second derivatives as there are dimensions
+            drawn = tuple(values[:1] for values in term.objective.draw(energy, rows, generator))
+            batch = Batch(rows, drawn, rows)
             batch = batch._replace(previous=rows, noise=energy.noise(16, generator)[None], bank=energy.noise(16, generator))
             loss = torch.stack([part.total for part in term.objective.parts(deepcopy(energy), batch)]).sum()
             loss.backward()

@@ -9,7 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable, Generator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,6 +27,7 @@ from pipeline.evaluation.ais import AISResult, RatesBridge, gibbs_log_partition,
 from pipeline.kernels import gibbs
 from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy
 from pipeline.train import main
+from tests.statistics.test_evaluation import run
 from tests.statistics.test_rbms import HIDDEN, hidden_states, make
 
 pytestmark = pytest.mark.slow  # as a group
@@ -56,14 +57,6 @@ def known() -> Known:
     logs = h @ rbm.hidden_bias + rbm.visible_log_partition(torch.addmm(rbm.visible_bias, h, rbm.weight))
     chosen = torch.multinomial(torch.softmax(logs.double(), 0), 1000, replacement=True, generator=generator)
     return Known(rbm, log_z, rbm.conditional("visible", h[chosen]).sample(generator))
-
-
-def run(steps: Generator[object, None, AISResult]) -> AISResult:
-    while True:
-        try:
-            next(steps)
-        except StopIteration as stop:
-            return stop.value
 
 
 def forward(known: Known, temperatures: int = 400, particles: int = 100, seed: int = 0) -> AISResult:
