@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from pipeline import plugins, sections
+from pipeline import energy_sections, kernel_sections, plugins
 from pipeline.chains import Chains
 from pipeline.config import RunConfig
 from pipeline.data import columns, images, toys
@@ -22,7 +22,9 @@ from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
+from pipeline.energy_sections import EnergyConfig
 from pipeline.errors import ConfigError
+from pipeline.kernel_sections import KernelConfig
 from pipeline.kernels import (
     gibbs,
     gibbs_with_gradients,
@@ -55,7 +57,6 @@ from pipeline.objectives.score_matching import (
 )
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
-from pipeline.sections import EnergyConfig, KernelConfig
 
 ENERGIES: dict[str, Callable[..., Energy]] = {
     "mlp": MLPEnergy,
@@ -158,13 +159,13 @@ def construct_energy(section: EnergyConfig, shape: Sequence[int], seed: int = 0)
     """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "weights").initial_seed())
-        if isinstance(section, sections.CustomEnergy):
+        if isinstance(section, energy_sections.CustomEnergy):
             domain = section.model_dump(include={"levels", "base_scale", "box"})
             return CustomEnergy(shape, find_module(section, shape), **domain)
         return ENERGIES[section.name](shape, **section.model_dump(exclude={"name"}))
 
 
-def find_module(section: sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:
+def find_module(section: energy_sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:
     """The user's module: a copy of the one given in code, or what the installed package's entry point makes."""
     if section._module is not None:
         return deepcopy(section._module)
@@ -176,7 +177,7 @@ def find_module(section: sections.CustomEnergy, shape: Sequence[int]) -> nn.Modu
     return module
 
 
-def find_proposal(section: sections.MetropolisHastingsKernel) -> metropolis_hastings.Proposal:
+def find_proposal(section: kernel_sections.MetropolisHastingsKernel) -> metropolis_hastings.Proposal:
     """The proposal given in code, one of this project's, or what an installed package's entry point makes."""
     if section._proposal is not None:
         return section._proposal
@@ -203,9 +204,9 @@ def replay_of(section: KernelConfig) -> Replay:
 def make_plan(config: RunConfig) -> ChainPlan:
     """How the run's chains run."""
     kernel = config.kernel
-    ladder = kernel if isinstance(kernel, sections.ReplicaExchangeKernel) else None
+    ladder = kernel if isinstance(kernel, kernel_sections.ReplicaExchangeKernel) else None
     within = ladder.inner if ladder else kernel
-    tuned = within if isinstance(within, sections.TunedKernel) else None
+    tuned = within if isinstance(within, kernel_sections.TunedKernel) else None
     start = config.contrastive.start if config.contrastive else None
     return ChainPlan(
         make_kernel(kernel),

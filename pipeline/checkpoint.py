@@ -21,8 +21,8 @@ from torch import nn
 import pipeline
 from pipeline.config import RunConfig
 from pipeline.energies.base import Energy, signature, unflatten_
+from pipeline.energy_sections import CustomEnergy, EnergyConfig
 from pipeline.errors import CheckpointError
-from pipeline.sections import CustomEnergy, EnergyConfig
 from pipeline.types import Part
 
 FORMAT = 3  # 1: before chains kept what they had adapted; 2: before objectives had random streams and parameters

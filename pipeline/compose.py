@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from pipeline.config import GROUPS, RunConfig, check_combinations
 from pipeline.errors import ConfigError
-from pipeline.sections import Section
+from pipeline.fields import Section
 
 PATH_KEYS = ("output", "init_from", "data.path")
 # a choice of the group `kernel` at another place, as people write it and as Hydra does

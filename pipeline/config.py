@@ -16,23 +16,20 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
+from pipeline.data_sections import DataConfig
+from pipeline.energy_sections import CustomEnergy, EnergyConfig
 from pipeline.errors import ConfigError
-from pipeline.objective_sections import MixtureObjective, ObjectiveConfig, PlainObjective, terms_of
-from pipeline.sections import (
-    CustomEnergy,
-    DataConfig,
-    EnergyConfig,
-    KernelConfig,
-    MetropolisHastingsKernel,
+from pipeline.fields import (
     NonNegativeFloat,
     NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     Probability,
-    ReplicaExchangeKernel,
     Section,
     about,
 )
+from pipeline.kernel_sections import KernelConfig, MetropolisHastingsKernel, ReplicaExchangeKernel
+from pipeline.objective_sections import MixtureObjective, ObjectiveConfig, PlainObjective, terms_of
 
 GROUPS = ("energy", "kernel", "objective", "data", "trainer", "cluster", "experiment")
 

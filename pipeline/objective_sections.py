@@ -1,4 +1,4 @@
-"""The sections of the configuration that `objective=NAME` decides; see `pipeline.sections`."""
+"""The sections of the configuration that `objective=NAME` decides; see `pipeline.energy_sections`."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
-from pipeline.sections import (
+from pipeline.fields import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,

@@ -10,12 +10,13 @@ from pydantic import TypeAdapter
 
 from pipeline.build import KERNELS
 from pipeline.compose import choices, compose_raw
+from pipeline.fields import Section
+from pipeline.kernel_sections import Kernel, KernelConfig
 from pipeline.objective_sections import MixtureObjective, ObjectiveConfig, ObjectiveSection
-from pipeline.sections import Kernel, KernelConfig, Section
 
 HEAD = """# Kernels
 
-Made by `python -m pipeline.reference kernels` from the code's registry (`pipeline/build.py`, `pipeline/sections.py`).
+Made by `python -m pipeline.reference kernels` from the code's registry (`pipeline/build.py`, `pipeline/kernel_sections.py`).
 Every kernel is a pair `init(position, target) -> State`, `step(generator, state, target, **parameters) -> (State, Info)`
 (`pipeline/kernels/NAME.py`, whose docstring has the formulas and their source), and works on all chains of a batch at once.
 `tests/statistics` proves each on the laws named here: that it leaves them as they are, that it finds them from a bad start, and

@@ -2,10 +2,31 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import numpy as np
 from torch import Tensor
+
+
+class Rows(NamedTuple):
+    """Rows of data. `position` [N, *shape]; `context` [N, *context_shape] is what a conditional model conditions on, and
+    `number` [N] int64 says which training rows they are; None where there is no context, or rows have no numbers. Tensors, or
+    arrays on their way between processes.
+    """
+
+    position: Any
+    context: Any = None
+    number: Any = None
+
+    def map(self, function: Callable[[Any], Any]) -> Rows:
+        """The function's value of each field that is there."""
+        return Rows(*(None if field is None else function(field) for field in self))
+
+    def chunk(self, pieces: int) -> list[Rows]:
+        """As `torch.chunk` cuts them."""
+        fields = [[None] * pieces if field is None else field.chunk(pieces) for field in self]
+        return [Rows(*piece) for piece in zip(*fields, strict=True)]
 
 
 class Weights(NamedTuple):

@@ -19,9 +19,9 @@ import torch
 from torch import Tensor
 
 from pipeline.data.base import DataSet, NoisyRows, in_memory, open_url, split
+from pipeline.data_sections import ColumnsData
 from pipeline.errors import ConfigError, DataError
 from pipeline.rng import numpy_generator
-from pipeline.sections import ColumnsData
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 

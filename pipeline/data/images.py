@@ -12,9 +12,9 @@ import numpy as np
 import torch
 
 from pipeline.data.base import DataSet, encode_grey, in_memory, open_url, split
+from pipeline.data_sections import DigitsData, IDXData
 from pipeline.errors import ConfigError, DataError
 from pipeline.rng import numpy_generator
-from pipeline.sections import DigitsData, IDXData
 
 
 def digits(config: DigitsData) -> DataSet:

@@ -10,8 +10,8 @@ import torch
 from torch import Tensor
 
 from pipeline.data.base import DataSet, LogDensity, in_memory, split
+from pipeline.data_sections import ToyData
 from pipeline.errors import ConfigError
-from pipeline.sections import ToyData
 
 Draw = Callable[[np.random.RandomState, int], np.ndarray]
 

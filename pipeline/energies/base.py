@@ -28,6 +28,7 @@ class Energy(nn.Module):
 
     blocks: Sequence[str] = ()
     undecayed: Sequence[str] = ()
+    contexts = 1  # how many it is bound to: row i of k contexts x N positions has context i mod k (`pipeline.energies.given`)
 
     def __init__(
         self,
@@ -44,6 +45,18 @@ class Energy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    def given(self, context: Tensor | None) -> Energy:  # noqa: ARG002 - conditional energies ask
+        """The energy of positions under `context` [N, *context_shape]; one that conditions on nothing is what it is."""
+        return self
+
+    def complete(self, rows: Tensor) -> Tensor:
+        """Data rows `[N, *data shape]` with the latent columns of a position filled in; where there are none, as they are."""
+        return rows
+
+    def visible(self, x: Tensor) -> Tensor:
+        """The data's part of positions `[N, *shape]`, `[N, *data shape]`: all of them where there are no latent columns."""
+        return x
 
     def base(self, x: Tensor) -> Tensor:
         """E_0(x), `[N, *shape] -> [N]` nats: |x|^2 / (2 s^2) on R^d, else 0."""
@@ -125,7 +138,7 @@ class Energy(nn.Module):
         return gradient, torch.stack(curvatures)
 
     def log_sum(self) -> Tensor | None:
-        """log Z in nats, [], with a graph to the parameters, where it can be had exactly; else None."""
+        """log Z in nats, [], or [N] where bound to N contexts, with a graph, where it can be had exactly; else None."""
         return None
 
     @torch.no_grad()
@@ -136,7 +149,8 @@ class Energy(nn.Module):
 
 
 class Target:
-    """An energy bound to the weights it has now and, on a ladder, to `beta` [N]: what a kernel samples from.
+    """An energy bound to the weights it has now, to a context where it has one, and on a ladder to `beta` [N]: what a kernel
+    samples from.
 
     Energies and gradients cached in a kernel's State hold only under the weights that made them; when the energy's weights
     change, call `refresh`, then the kernel's `init` again. Outside a box the energy is inf.
@@ -145,37 +159,52 @@ class Target:
     stay exact: their accept step holds for any proposal drift that is a fixed function of the position.
     """
 
-    def __init__(self, energy: Energy, beta: Tensor | None = None, force: torch.dtype | None = None) -> None:
+    def __init__(
+        self,
+        energy: Energy,
+        beta: Tensor | None = None,
+        force: torch.dtype | None = None,
+        context: Tensor | None = None,
+    ) -> None:
         self._energy = energy.eval().requires_grad_(False)  # so that nothing below builds a graph
         self._rough = None if force is None else copy.deepcopy(energy).to(force)
         self._force = force
         self.beta = beta
         self.blocks, self.levels, self.box = energy.blocks, energy.levels, energy.box
+        self.bind(context)
+
+    def bind(self, context: Tensor | None) -> None:
+        """From now on under `context` [N, *context_shape], one a chain: None where the energy conditions on nothing."""
+        self._context = context
+        self._bound = self._energy.given(context)
+        if self._rough is not None:
+            self._bound_rough = self._rough.given(None if context is None else context.to(self._force))
 
     def refresh(self) -> None:
         """Takes over weights that changed."""
         if self._rough is not None:
             self._rough.load_state_dict(self._energy.state_dict())
+        self.bind(self._context)
 
     def energy(self, x: Tensor) -> Tensor:
         beta = self._beta(x)
-        return self._bounded(x, self._energy.forward(x) if beta is None else self._energy.tempered(x, beta))
+        return self._bounded(x, self._bound.forward(x) if beta is None else self._bound.tempered(x, beta))
 
     def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._rough is not None:
             return self.energy(x), self.gradient(x)
-        energy, gradient = self._energy.energy_and_gradient(x, self._beta(x))
+        energy, gradient = self._bound.energy_and_gradient(x, self._beta(x))
         return self._bounded(x, energy), gradient
 
     def gradient(self, x: Tensor) -> Tensor:
         """The force alone: cheaper than with its energy where it is of low precision."""
         if self._rough is None:
-            return self._energy.gradient(x, self._beta(x))
+            return self._bound.gradient(x, self._beta(x))
         beta = self._beta(x)
-        return self._rough.gradient(x.to(self._force), None if beta is None else beta.to(self._force)).to(x.dtype)
+        return self._bound_rough.gradient(x.to(self._force), None if beta is None else beta.to(self._force)).to(x.dtype)
 
     def conditional(self, block: str, value: Tensor) -> Conditional:
-        return self._energy.conditional(block, value, self._beta(value))
+        return self._bound.conditional(block, value, self._beta(value))
 
     def _beta(self, x: Tensor) -> Tensor | None:
         """One beta a row; a kernel may ask for several rows a chain at once, copies of all chains one after the other."""

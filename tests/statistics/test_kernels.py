@@ -16,7 +16,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipeline import sections
+from pipeline import kernel_sections
 from pipeline.build import KERNELS, make_kernel
 from pipeline.energies.base import Energy, Target
 from pipeline.energies.laws import Gaussian, GaussianMixture
@@ -54,7 +54,7 @@ class Setting(NamedTuple):
     enough: int
 
     @property
-    def section(self) -> sections.KernelConfig:
+    def section(self) -> kernel_sections.KernelConfig:
         return configured(self.name, **self.options)
 
     @property
@@ -66,11 +66,11 @@ class Setting(NamedTuple):
         return "-".join([self.name, self.law, *(f"{value}" for value in self.options.values())]).replace(" ", "")
 
 
-def configured(name: str, **options: Any) -> sections.KernelConfig:
+def configured(name: str, **options: Any) -> kernel_sections.KernelConfig:
     keys = {"name": name, "transitions": 1, **DEFAULTS.get(name, {}), **options}
     if "inner" in keys:
         keys["inner"] = configured(**keys["inner"])
-    section: sections.KernelConfig = TypeAdapter(sections.KernelConfig).validate_python(keys)
+    section: kernel_sections.KernelConfig = TypeAdapter(kernel_sections.KernelConfig).validate_python(keys)
     return section
 
 
