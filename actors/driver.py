@@ -53,7 +53,9 @@ class Pool:
 class RayRunner:
     """The algorithm of `pipeline.loop`, its parts in actors."""
 
-    def __init__(self, config: RunConfig, output: str, shape: tuple[int, ...]) -> None:
+    def __init__(
+        self, config: RunConfig, output: str, shape: tuple[int, ...], context_shape: tuple[int, ...] | None = None
+    ) -> None:
         self._config = config
         self._store = CheckpointStore(output, config.checkpoint.keep)
         cluster = config.cluster
@@ -62,7 +64,7 @@ class RayRunner:
         ).remote(config)
         options = {"num_cpus": cluster.pool_cpus, "num_gpus": cluster.pool_gpus}
         make_pool = ChainPool.options(**options)  # type: ignore[attr-defined]
-        self._pools = [Pool(make_pool.remote(config, shape, i)) for i in range(config.pools)]
+        self._pools = [Pool(make_pool.remote(config, shape, i, context_shape)) for i in range(config.pools)]
         self._rounds: list[Round] = []  # asked for and not consumed, oldest first
         self._ready: list[tuple[Round, RoundReport]] = []  # finished, waiting for a step (first come)
         self._version = 0
@@ -160,7 +162,7 @@ class RayRunner:
             if not wanted:
                 continue
             starts: list[Any] = [None] * len(turn)
-            if self._config.starts_at_data:
+            if self._config.sends_starts:
                 returned = self._server.starts.options(num_returns=len(turn)).remote(self._version, step, len(turn))
                 starts = returned if len(turn) > 1 else [returned]
             oldest = self._weights[0][0]

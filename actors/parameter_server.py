@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import numpy as np
 import pyarrow as pa
 import ray
 import torch
@@ -14,7 +13,7 @@ from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
 from pipeline.errors import OutOfStepError
 from pipeline.evaluation.report import evaluate
-from pipeline.types import Figures, Part, Progress, StepReport, Weights
+from pipeline.types import Figures, Part, Progress, Rows, StepReport, Weights
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0)
@@ -36,10 +35,11 @@ class ParameterServer:
         self._expect(version)
         return self._learner.publish()
 
-    def starts(self, version: int, step: int, pieces: int) -> tuple[np.ndarray, ...]:
-        """The positives of step `step`, `[rows, *shape]` each, in as many pieces as pools will start chains at them."""
+    def starts(self, version: int, step: int, pieces: int) -> tuple[Rows, ...]:
+        """The data rows of step `step`, as arrays, in as many pieces as pools will start chains at them, or run under them."""
         self._expect(version)
-        return tuple(piece.numpy() for piece in self._learner.starts(step).chunk(pieces))
+        pieces_of = self._learner.starts(step).chunk(pieces)
+        return tuple(piece.map(lambda field: field.numpy()) for piece in pieces_of)
 
     def _expect(self, version: int) -> None:
         """Raises `OutOfStepError` where the version is not the one that the driver takes it for."""
@@ -57,7 +57,7 @@ class ParameterServer:
 
     def save_absent(self, pool: int, incarnation: int, round: int, last: pa.RecordBatch | None, folder: str) -> Part:
         """The part of a pool that is away, as it will be when it has taken up the chains of the `last` batch it sent."""
-        chains = make_chains(self._config, self._data.shape, pool)
+        chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
         chains.revive(incarnation, round, last)
         return write_part(folder, f"pool-{pool}.pt", chains.state_dict())
 

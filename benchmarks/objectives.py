@@ -182,7 +182,7 @@ class Step:
         if entry.curvature is not None:
             setattr(self._learner.energy, "slope_and_curvature", partial(entry.curvature, self._learner.energy))  # noqa: B010
         generator = torch.Generator().manual_seed(0)
-        x = data(MODELS[model].side).positives(0).next(rows)
+        x = data(MODELS[model].side).positives(0).next(rows).position
         y = (x + 0.1 * torch.randn(x.shape, generator=generator)).to(device)
         noise = torch.randn(1, *x.shape, generator=generator).to(device)
         x = x.to(device)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.energies.base import Energy
 
@@ -25,3 +25,14 @@ def load(url: str, energy: nn.Module | None = None) -> Energy:
     from pipeline.checkpoint import load_energy
 
     return load_energy(url, energy)
+
+
+def log_ratio(energy: Energy, x: Tensor, other: Tensor) -> Tensor:
+    """log p(x) / p(x') = E(x') - E(x), by row, `[N]` nats: Z cancels, and need not be known.
+
+    `x` and `other` are positions [N, *shape] in the energy's domain. Raises `ValueError` where they are of another shape.
+    """
+    for rows in (x, other):
+        if tuple(rows.shape[1:]) != energy.shape:
+            raise ValueError(f"positions are [N, {', '.join(map(str, energy.shape))}], not {list(rows.shape)}")
+    return energy(other) - energy(x)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from copy import deepcopy
 from functools import partial
@@ -13,13 +14,18 @@ from torch import Tensor, nn
 from pipeline import energy_sections, kernel_sections, plugins
 from pipeline.chains import Chains
 from pipeline.config import RunConfig
-from pipeline.data import columns, images, toys
+from pipeline.data import columns, conditional_toys, images, ising, nothing, tags, toys
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
+from pipeline.energies.conditional_mlp import ConditionalMLP
 from pipeline.energies.conv import ConvEnergy
 from pipeline.energies.custom import CustomEnergy
+from pipeline.energies.dbm import DeepBoltzmannMachine
+from pipeline.energies.exponential_family import family
+from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.mlp import MLPEnergy
+from pipeline.energies.pairwise import PairwiseEnergy
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
 from pipeline.energy_sections import EnergyConfig
@@ -44,7 +50,9 @@ from pipeline.objective_sections import FastPCDObjective, MixtureObjective, term
 from pipeline.objectives.base import Batch, Objective, Term
 from pipeline.objectives.contrastive import ContrastiveDivergence, FastWeights
 from pipeline.objectives.improved import ImprovedContrastiveDivergence, Replay
+from pipeline.objectives.labels import LabelLikelihood
 from pipeline.objectives.likelihood import MaximumLikelihood
+from pipeline.objectives.moments import MomentMatching, MomentMatchingByChains
 from pipeline.objectives.noise_contrastive import ConditionalNoiseContrastive, NoiseContrastive
 from pipeline.objectives.probes import PROBES
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
@@ -64,8 +72,13 @@ ENERGIES: dict[str, Callable[..., Energy]] = {
     "rbm": BernoulliRBM,
     "gaussian_rbm": GaussianRBM,
     "potts_rbm": PottsRBM,
+    "dbm": DeepBoltzmannMachine,
     "lattice": PottsLattice,
     "quadratic": QuadraticBinary,
+    "conditional_mlp": ConditionalMLP,
+    "label_mlp": LabelMLP,
+    "pairwise": PairwiseEnergy,
+    "maxent": family,
 }
 
 
@@ -92,6 +105,7 @@ KERNELS = {
         ("mixture", "gaussian", "rbm"),
     ),
 }
+MOMENTS = {"exact": MomentMatching, "chains": MomentMatchingByChains}
 # an objective from its section and the run's
 OBJECTIVES: dict[str, Callable[[Any, RunConfig], Objective]] = {
     "pcd": lambda section, _: ContrastiveDivergence(section.energy_l2),
@@ -102,6 +116,7 @@ OBJECTIVES: dict[str, Callable[[Any, RunConfig], Objective]] = {
         section.energy_l2, section.kl, section.entropy, replay_of(config.kernel)
     ),
     "maximum_likelihood": lambda section, _: MaximumLikelihood(section.grid),
+    "label_likelihood": lambda _, __: LabelLikelihood(),
     "score_matching": lambda _, __: ScoreMatching(PROBES["basis"], 0),
     "hutchinson": lambda section, _: ScoreMatching(PROBES[section.probe], section.probes),
     "sliced": lambda section, _: SlicedScoreMatching(PROBES[section.probe], section.probes),
@@ -116,27 +131,29 @@ OBJECTIVES: dict[str, Callable[[Any, RunConfig], Objective]] = {
     "conditional_nce": lambda section, _: ConditionalNoiseContrastive(section.draws, section.scale),
     "pseudo_likelihood": lambda section, _: PseudoLikelihood(section.sites),
     "ratio_matching": lambda section, _: RatioMatching(section.sites),
+    "moments": lambda section, _: MOMENTS[section.expectation](section.moments, section.l1, section.l2),
 }
 DATA: dict[str, Callable[[Any], DataSet]] = {
     "digits": images.digits,
     "idx": images.idx,
     "toy": toys.toy,
+    "conditional_toy": conditional_toys.conditional_toy,
+    "tags": tags.tags,
     "columns": columns.columns,
+    "ising": ising.ising,
+    "none": nothing.nothing,
 }
 
 
 def open_data(config: RunConfig) -> DataSet:
     """The data set, checked against what the configuration asks of it. Raises `ConfigError`, `DataError`."""
     data = DATA[config.data.name](config.data)
-    if config.trainer.batch_size > data.rows:
-        remedy = f"the data have {data.rows} training rows; use at most that"
-        raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
-    box = config.energy.domain.box
-    low = float(min(data.sample.min(), data.held_out.min()))
-    high = float(max(data.sample.max(), data.held_out.max()))
-    if box is not None and (low < box[0] or high > box[1]):
-        raise ConfigError("energy.box", list(box), f"the data reach from {low:g} to {high:g}; the box must hold them")
-    dimension = data.sample[0].numel()
+    if config.energy.takes_context and data.context is None:
+        remedy = f"energy={config.energy.name} conditions on a context, and these rows have none; use data with contexts"
+        raise ConfigError("data", config.data.name, remedy)
+    if data.rows:
+        _check_rows(config, data)
+    dimension = math.prod(data.shape)
     mass = config.kernel.parameters.get("mass")
     if isinstance(mass, tuple) and len(mass) != dimension:
         key = "kernel.inner.mass" if config.kernel.name == "replica_exchange" else "kernel.mass"
@@ -150,19 +167,41 @@ def open_data(config: RunConfig) -> DataSet:
     return data
 
 
-def make_energy(config: RunConfig, shape: Sequence[int]) -> Energy:
+def _check_rows(config: RunConfig, data: DataSet) -> None:
+    """There are enough of them, and a box holds them."""
+    if config.conditional and config.reweight and config.trainer.lag and not keeps_chains(config, data):
+        remedy = f"fewer than the {data.rows} training rows, so chains start anew and cannot be reweighted; keep as many, or use lag 0"
+        raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
+    if config.trainer.batch_size > data.rows:
+        remedy = f"the data have {data.rows} training rows; use at most that"
+        raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
+    box = config.energy.domain.box
+    low = float(min(data.sample.min(), data.held_out.min()))
+    high = float(max(data.sample.max(), data.held_out.max()))
+    if box is not None and (low < box[0] or high > box[1]):
+        raise ConfigError("energy.box", list(box), f"the data reach from {low:g} to {high:g}; the box must hold them")
+
+
+def make_energy(config: RunConfig, shape: Sequence[int], context_shape: Sequence[int] | None = None) -> Energy:
     """The energy with its initial weights, from the stream "weights"; torch's global one is left as it was."""
-    return construct_energy(config.energy, shape, config.seed)
+    return construct_energy(config.energy, shape, context_shape, config.seed)
 
 
-def construct_energy(section: EnergyConfig, shape: Sequence[int], seed: int = 0) -> Energy:
+def construct_energy(
+    section: EnergyConfig, shape: Sequence[int], context_shape: Sequence[int] | None = None, seed: int = 0
+) -> Energy:
     """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into."""
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "weights").initial_seed())
         if isinstance(section, energy_sections.CustomEnergy):
             domain = section.model_dump(include={"levels", "base_scale", "box"})
             return CustomEnergy(shape, find_module(section, shape), **domain)
-        return ENERGIES[section.name](shape, **section.model_dump(exclude={"name"}))
+        options = section.model_dump(exclude={"name"})
+        if isinstance(section, energy_sections.MaxentEnergy):
+            options["given"] = section._features
+        if section.takes_context:
+            options["context_shape"] = context_shape
+        return ENERGIES[section.name](shape, **options)
 
 
 def find_module(section: energy_sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:
@@ -219,30 +258,35 @@ def make_plan(config: RunConfig) -> ChainPlan:
         adapt_rounds=tuned.adapt_rounds if tuned else None,
         force=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
         replayed=getattr(config.contrastive, "replayed", 0),
+        start_at_data=config.starts_at_data,
+        per_context=config.chains.per_context,
     )
 
 
-def rehearse(config: RunConfig, energy: Energy) -> None:
+def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
     """One transition of two chains and a first loss: what code of the user's own fails at, or an objective cannot have of this
     energy, a `ConfigError` says before anything starts.
     """
     generator = torch_generator(config.seed, "rehearsal")
     try:
-        Sampler(deepcopy(energy), make_plan(config), 2, generator).advance(generator, 1)
+        sampler = Sampler(deepcopy(energy), make_plan(config), 2, generator)
+        sampler.bind(data.context.sample[:2] if data.context is not None else None)
+        sampler.advance(generator, 1)
     except ConfigError:
         raise
     except Exception as error:
         remedy = f"a first transition on energy={config.energy.name} failed ({type(error).__name__}: {error})"
         raise ConfigError("kernel", config.kernel.name, remedy) from error
-    rows = energy.noise(16, generator)
+    rows, context = energy.noise(16, generator), _first_contexts(data, 16)
     try:
-        for term in make_terms(config, energy, rows):
+        for term in make_terms(config, energy, rows, context):
             # one draw a row: exact score matching would take as many second derivatives as there are dimensions
             drawn = tuple(values[:1] for values in term.objective.draw(energy, rows, generator))
-            batch = Batch(rows, drawn, rows)
+            batch = Batch(rows, drawn, rows, context=context, negative_context=context)
             batch = batch._replace(previous=rows, noise=energy.noise(16, generator)[None], bank=energy.noise(16, generator))
             loss = torch.stack([part.total for part in term.objective.parts(deepcopy(energy), batch)]).sum()
             loss.backward()
+            term.objective.check(energy, energy.into_domain(noisy_sample(config, data)))
     except ConfigError:
         raise
     except Exception as error:
@@ -250,9 +294,16 @@ def rehearse(config: RunConfig, energy: Energy) -> None:
         raise ConfigError("objective", config.objective.name, remedy) from error
 
 
-def make_chains(config: RunConfig, shape: Sequence[int], pool: int) -> Chains:
+def _first_contexts(data: DataSet, count: int) -> Tensor | None:
+    """`count` contexts of training rows, over again where there are fewer; None where rows have none."""
+    if data.context is None:
+        return None
+    return data.context.sample[torch.arange(count) % len(data.context.sample)]
+
+
+def make_chains(config: RunConfig, shape: Sequence[int], pool: int, context_shape: Sequence[int] | None = None) -> Chains:
     keep_freed_memory()
-    energy, plan = make_energy(config, shape), make_plan(config)
+    energy, plan = make_energy(config, shape, context_shape), make_plan(config)
     return Chains(energy, plan, config.chains.per_pool, pool=pool, seed=config.seed, device=config.device)
 
 
@@ -264,20 +315,27 @@ def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
 
 def make_learner(config: RunConfig, data: DataSet) -> Learner:
     keep_freed_memory()
-    energy = make_energy(config, data.shape)
+    energy = make_energy(config, data.shape, data.context_shape)
     energy.initialise(noisy_sample(config, data))
-    terms = make_terms(config, energy, energy.into_domain(noisy_sample(config, data)))
-    return Learner(config, energy, terms, data.positives(config.seed), fast_weights(config))
+    rows = energy.into_domain(noisy_sample(config, data))
+    terms = make_terms(config, energy, rows, _first_contexts(data, 1))
+    return Learner(config, energy, terms, data.positives(config.seed), fast_weights(config), keeps_chains(config, data))
 
 
-def make_terms(config: RunConfig, energy: Energy, rows: Tensor) -> list[Term]:
-    """The objectives of the sum, started from training rows `[S, *shape]` and the untrained `energy`."""
+def keeps_chains(config: RunConfig, data: DataSet) -> bool:
+    """Whether pools keep chains for each training row of a conditional model."""
+    persistent = config.contrastive is not None and config.contrastive.start == "persistent"
+    return config.conditional and persistent and data.rows <= config.chains.kept_contexts
+
+
+def make_terms(config: RunConfig, energy: Energy, rows: Tensor, context: Tensor | None = None) -> list[Term]:
+    """The objectives of the sum, started from training rows `[S, *shape]`, a few contexts, and the untrained `energy`."""
     several = config.objective.name == "mixture"
     weights = config.objective.weights if isinstance(config.objective, MixtureObjective) else {}
     terms = []
     for name, section in terms_of(config.objective).items():
         objective = OBJECTIVES[name](section, config)
-        objective.initialise(energy, rows, torch_generator(config.seed, "objective", 1))
+        objective.initialise(energy.given(context), rows, torch_generator(config.seed, "objective", 1))
         terms.append(Term(f"{name}." if several else "", weights.get(name, 1.0), objective))
     return terms
 

@@ -14,13 +14,15 @@ from pipeline.energies.base import Energy, unflatten_
 from pipeline.kernels.base import per_chain
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
-from pipeline.types import RoundReport, Weights
+from pipeline.types import RoundReport, Rows, Weights
 
 
 class Chains:
     """`count` persistent chains of pool number `pool`.
 
-    Streams: `SeedSequence(seed, "chains", pool)`; a later incarnation, made after its process died, has its own.
+    Those of a conditional model run under the contexts of the rows that a round is sent: taken up where they were left when
+    the rows are numbered (`KeptChains`), else begun anew. Streams: `SeedSequence(seed, "chains", pool)`; a later incarnation,
+    made after its process died, has its own.
     """
 
     def __init__(self, energy: Energy, plan: ChainPlan, count: int, *, pool: int, seed: int, device: str) -> None:
@@ -33,19 +35,18 @@ class Chains:
         self._generator = torch_generator(seed, "chains", pool, device=self._device)
         self._sampler = Sampler(self._energy, plan, count, self._generator)
         self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
+        self._kept = KeptChains(plan.per_context)
         self._unplaced = True  # until weights come: an energy's base law may depend on them
 
-    def advance(self, weights: Weights, start: Tensor | None = None) -> tuple[pa.RecordBatch, RoundReport]:
-        """One round: adopt `weights`, k transitions from where the chains are (or from `start` [M, *shape]), encode.
+    def advance(self, weights: Weights, start: Rows | None = None) -> tuple[pa.RecordBatch, RoundReport]:
+        """One round: adopt `weights`, k transitions from where the chains are (or of and under the rows `start`), encode.
 
         A chain that is no longer finite starts anew from noise and is counted; its row holds the fresh position.
         """
         clock = time.perf_counter()
         self._adopt(weights)
         sampler, transitions = self._sampler, self._plan.transitions
-        if start is not None:
-            sampler.position = start.to(self._device, torch.float32).view_as(sampler.position).clone()
-            self._age.zero_()
+        seats = None if start is None else self._seat(start)
         restarted = self._restart()
         done = sampler.advance(self._generator, transitions)
         self._age += transitions
@@ -54,6 +55,8 @@ class Chains:
         if previous is not None and noise is not None and reseeded:  # a chain made anew has no past: it replays to where it is
             lost = per_chain(done.broken, previous)
             previous, noise = torch.where(lost, sampler.position, previous), torch.where(lost, torch.nan, noise)
+        if seats is not None and seats.number is not None:
+            self._kept.put(seats.number, sampler.position, self._age)
         acceptance = done.acceptance[-self._count :]
         batch = negatives.encode(
             sampler.position[-self._count :],
@@ -66,6 +69,8 @@ class Chains:
             version=weights.version,
             previous=previous,
             noise=noise,
+            context=None if seats is None else seats.context,
+            number=None if seats is None else seats.number,
         )
         report = RoundReport(
             pool=self._pool,
@@ -91,6 +96,20 @@ class Chains:
             self._sampler.position = self._energy.noise(len(self._sampler.position), self._generator)
             self._unplaced = False
             self._version = weights.version
+
+    def _seat(self, start: Rows) -> Rows:
+        """Chains put at and under the rows sent, `per_context` one after the other for each; the rows, one for each chain."""
+        copies = self._plan.per_context
+        rows = start.map(lambda field: field.to(self._device).repeat_interleave(copies, 0))
+        if self._plan.start_at_data:
+            position, age = self._energy.complete(rows.position), torch.zeros_like(self._age)
+        else:
+            position, age = self._energy.noise(self._count, self._generator), torch.zeros_like(self._age)
+            if rows.number is not None:
+                position, age = self._kept.take(rows.number, position)
+        self._sampler.position, self._age = position, age
+        self._sampler.bind(rows.context)
+        return rows
 
     def _restart(self) -> int:
         """Every chain (of a ladder's lowest rung) starts anew from noise with the plan's probability; how many did."""
@@ -123,6 +142,7 @@ class Chains:
             "position": self._sampler.position.cpu(),
             "tuning": self._sampler.tuning(),
             "age": self._age.cpu(),
+            "kept": self._kept.state_dict(),
             "generator": self._generator.get_state(),
             "device": self._device.type,
             "round": self.round,
@@ -134,6 +154,7 @@ class Chains:
         self._sampler.position = state["position"].to(self._device)
         self._sampler.load_tuning(state["tuning"])
         self._age = state["age"].to(self._device)
+        self._kept.load_state_dict(state["kept"], self._device)
         self.round, self.incarnation = state["round"], state["incarnation"]
         if state["device"] == self._device.type:
             self._generator.set_state(state["generator"])
@@ -142,7 +163,9 @@ class Chains:
             self._generator = torch_generator(self._seed, "chains", self._pool, self.incarnation, device=self._device)
 
     def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None) -> None:
-        """Takes up the chains of the `last` batch an earlier incarnation sent; without one they start from noise."""
+        """Takes up the chains of the `last` batch an earlier incarnation sent; without one, and for rows that are not in it,
+        they start from noise.
+        """
         self.incarnation, self.round = incarnation, round
         self._generator = torch_generator(self._seed, "chains", self._pool, incarnation, device=self._device)
         self._age.zero_()
@@ -154,3 +177,55 @@ class Chains:
             position = position.repeat(self._plan.rungs, *(1,) * len(self._energy.shape))
             self._age = chains.age.to(self._device, copy=True)
             self._sampler.position = position
+            if chains.number is not None:
+                self._kept.put(chains.number.to(self._device, copy=True), position, self._age)
+
+
+class KeptChains:
+    """The chains that a pool keeps for training rows, C each, in tables that grow to the largest row number seen."""
+
+    def __init__(self, per_row: int) -> None:
+        self._per_row = per_row
+        self._position: Tensor | None = None  # [R, C, *shape]
+        self._age: Tensor | None = None  # [R, C] int64, in transitions; -1: no chain yet
+
+    def take(self, number: Tensor, fresh: Tensor) -> tuple[Tensor, Tensor]:
+        """Positions [N C, *shape] and ages [N C] of the chains of rows `number` [N C], each row's C one after the other; those
+        that are not there yet are `fresh`, of age 0.
+        """
+        rows = number[:: self._per_row]
+        self._grow(int(rows.max()) + 1, fresh)
+        assert self._position is not None
+        assert self._age is not None
+        position, age = self._position[rows].flatten(0, 1), self._age[rows].flatten()
+        missing = age < 0
+        return torch.where(per_chain(missing, fresh), fresh, position), age.clamp(min=0)
+
+    def put(self, number: Tensor, position: Tensor, age: Tensor) -> None:
+        """The chains of rows `number` as they are now; arguments as `take` gives them."""
+        rows = number[:: self._per_row]
+        self._grow(int(rows.max()) + 1, position)
+        assert self._position is not None
+        assert self._age is not None
+        self._position[rows] = position.unflatten(0, (-1, self._per_row))
+        self._age[rows] = age.view(-1, self._per_row)
+
+    def _grow(self, rows: int, like: Tensor) -> None:
+        before = 0 if self._age is None else len(self._age)
+        if rows <= before:
+            return
+        rows = max(rows, 2 * before)
+        position = like.new_zeros((rows, self._per_row, *like.shape[1:]))
+        age = torch.full((rows, self._per_row), -1, device=like.device)
+        if self._position is not None and self._age is not None:
+            position[:before], age[:before] = self._position, self._age
+        self._position, self._age = position, age
+
+    def state_dict(self) -> dict[str, Any] | None:
+        return (
+            None if self._position is None or self._age is None else {"position": self._position.cpu(), "age": self._age.cpu()}
+        )
+
+    def load_state_dict(self, state: dict[str, Any] | None, device: torch.device) -> None:
+        if state is not None:
+            self._position, self._age = state["position"].to(device, copy=True), state["age"].to(device, copy=True)

@@ -25,7 +25,7 @@ from pipeline.energy_sections import CustomEnergy, EnergyConfig
 from pipeline.errors import CheckpointError
 from pipeline.types import Part
 
-FORMAT = 3  # 1: before chains kept what they had adapted; 2: before objectives had random streams and parameters
+FORMAT = 4  # 1: before chains kept what they had adapted; 2: before objectives had random streams; 3: before contexts
 MANIFEST = "manifest.json"
 # what a resumed run must have in common with the one that wrote the checkpoint
 BINDING = (
@@ -39,6 +39,7 @@ BINDING = (
     "data",
     "chains.pools",
     "chains.per_pool",
+    "chains.per_context",
     "optimizer.name",
 )
 
@@ -61,6 +62,8 @@ class Checkpoint:
         self.folder, self.manifest = folder, manifest
         self.step: int = manifest["step"]
         self.shape = tuple(manifest["shape"])
+        context_shape = manifest.get("context_shape")
+        self.context_shape = None if context_shape is None else tuple(context_shape)
 
     def read(self, name: str) -> dict[str, Any]:
         """A part, its checksum verified. Raises `CheckpointError`."""
@@ -146,7 +149,8 @@ class CheckpointStore:
             "step": step,
             "written": time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime()),
             "config": config.model_dump(mode="json"),
-            "shape": list(energy.shape),
+            "shape": list(energy.data_shape),
+            "context_shape": None if energy.context_shape is None else list(energy.context_shape),
             "signature": signature(energy),
             "parts": {part.name: {"bytes": part.bytes, "sha256": part.sha256} for part in parts},
         }
@@ -226,7 +230,7 @@ def load_energy(url: str, module: nn.Module | None) -> Energy:
         section._module = module
         if module is None and section.entry_point is None:
             raise CheckpointError(f"{checkpoint.folder}: its module was given in code; give it again, load(url, energy=module)")
-    energy = construct_energy(section, checkpoint.shape)
+    energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
     checkpoint.check_signature(energy)
     unflatten_(energy, checkpoint.read("energy.pt")["weights"].numpy())
     return energy.eval().requires_grad_(False)

@@ -6,7 +6,7 @@ Hydra's compose API only, not its `main` decorator: nothing in `hydra.*` may be 
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,7 +171,7 @@ def _nearest(key: str) -> str:
     return f"did you mean {' or '.join(near)}? (--help lists all)" if near else "--help lists all keys"
 
 
-def validate(raw: dict[str, Any]) -> RunConfig:
+def validate(raw: dict[str, Any], check: Callable[[RunConfig], None] = check_combinations) -> RunConfig:
     """Typed and frozen, or a `ConfigError` that names the first thing wrong (and counts the others)."""
     for group, section in raw.items():
         for key, value in section.items() if isinstance(section, dict) else ():
@@ -180,12 +180,13 @@ def validate(raw: dict[str, Any]) -> RunConfig:
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
-        raise _readable(error) from error
-    check_combinations(config)
+        raise readable(error) from error
+    check(config)
     return config
 
 
-def _readable(error: ValidationError) -> ConfigError:
+def readable(error: ValidationError) -> ConfigError:
+    """The first thing wrong, as a person can act on it."""
     problems = error.errors(include_url=False)
     first = problems[0]
     key = _path(first["loc"])

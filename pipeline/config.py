@@ -22,6 +22,7 @@ from pipeline.errors import ConfigError
 from pipeline.fields import (
     NonNegativeFloat,
     NonNegativeInt,
+    Number,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -31,6 +32,7 @@ from pipeline.fields import (
 from pipeline.kernel_sections import KernelConfig, MetropolisHastingsKernel, ReplicaExchangeKernel
 from pipeline.objective_sections import MixtureObjective, ObjectiveConfig, PlainObjective, terms_of
 
+LEAST_PER_CONTEXT = 8
 GROUPS = ("energy", "kernel", "objective", "data", "trainer", "cluster", "experiment")
 
 
@@ -68,6 +70,10 @@ class Chains(Section):
     per_pool: PositiveInt = about("persistent chains in each")
     restart: Probability = about("chance a round that a persistent chain starts anew from noise (Du & Mordatch 2019: 0.05)")
     burn_in: NonNegativeInt = about("transitions after which a chain that started anew counts as a negative")
+    per_context: PositiveInt = about("chains for each row of a step that a conditional model is trained on")
+    kept_contexts: NonNegativeInt = about(
+        "training rows up to which a conditional model's persistent chains are kept by row; beyond, they start anew each round"
+    )
 
 
 class Checkpoint(Section):
@@ -80,11 +86,22 @@ class Metrics(Section):
     every: PositiveInt = about("steps between rows of metrics.jsonl")
 
 
+class Judgement(Section):
+    """A figure of the summary, by name, and what it is held against: a number, or the name of another figure."""
+
+    figure: str
+    sense: Literal["at_least", "at_most"]
+    reference: Number | str
+
+
 class Evaluation(Section):
     samples: NonNegativeInt = about("chains started at noise for samples.png; 0: no picture")
     transitions: PositiveInt = about("transitions from noise to sample")
     ais_temperatures: NonNegativeInt = about("intermediate laws of annealed importance sampling; 0: no AIS")
     ais_particles: PositiveInt = about("particles of annealed importance sampling")
+    judged: Judgement | None = about(
+        "{figure, sense: at_least or at_most, reference}: what the summary's `judged` says; null: nothing"
+    )
 
 
 class Cluster(Section):
@@ -124,8 +141,18 @@ class RunConfig(Section):
         return next((term for term in terms_of(self.objective).values() if term.start), None)
 
     @property
+    def conditional(self) -> bool:
+        """Whether positions are learned given the rows' contexts."""
+        return self.energy.conditional
+
+    @property
     def starts_at_data(self) -> bool:
         return self.contrastive is not None and self.contrastive.start == "data"
+
+    @property
+    def sends_starts(self) -> bool:
+        """Whether chains are sent a step's rows: to start at, or to run under their contexts."""
+        return self.contrastive is not None and (self.starts_at_data or self.conditional)
 
     @property
     def pools(self) -> int:
@@ -144,9 +171,13 @@ class RunConfig(Section):
 
     @property
     def reweightable(self) -> bool:
-        """Whether importance weights for stale negatives are valid: an invariant kernel, negatives near equilibrium."""
+        """Whether importance weights for stale negatives are valid: an invariant kernel, negatives near equilibrium, and at
+        least 8 of them under each context, for a softmax over one chain is 1.
+        """
         objective = self.contrastive
-        return objective is not None and objective.equilibrium_negatives and self.kernel.leaves_invariant(self.energy)
+        enough = not self.conditional or self.chains.per_context >= LEAST_PER_CONTEXT
+        equilibrium = objective is not None and objective.equilibrium_negatives
+        return equilibrium and enough and self.kernel.leaves_invariant(self.energy)
 
     @property
     def reweight(self) -> bool:
@@ -154,8 +185,8 @@ class RunConfig(Section):
 
     @property
     def assigned_rounds(self) -> bool:
-        """Whether step t consumes round t (lock-step, exact lag, starts at data) or whichever rounds come first."""
-        return self.trainer.lag == 0 or self.trainer.lag_mode == "exact" or self.starts_at_data
+        """Whether step t consumes round t (lock-step, exact lag, chains sent a step's rows) or whichever come first."""
+        return self.trainer.lag == 0 or self.trainer.lag_mode == "exact" or self.sends_starts
 
     def carrying(self, energy: Any = None, proposal: Any = None) -> RunConfig:
         """This configuration with a module or a proposal given in code, which travel with it but are not part of it.
@@ -193,14 +224,23 @@ def _called(thing: Any) -> str:
 
 def check_combinations(config: RunConfig) -> None:
     """Raises `ConfigError` for the first of them that makes no sense."""
-    _check_domains(config)
+    _check_no_data(config)
+    check_domains(config)
     for name, objective in terms_of(config.objective).items():
         _check_objective(config, name, objective)
     _check_batches(config)
     _check_devices(config)
 
 
-def _check_domains(config: RunConfig) -> None:
+def _check_no_data(config: RunConfig) -> None:
+    """What is learned needs rows, or comes with its moments."""
+    if config.data.name == "none" and config.objective.name != "moments":
+        raise ConfigError("data", "none", f"objective={config.objective.name} learns from rows; use objective=moments")
+    if config.data.name == "none" and config.objective.moments is None:  # type: ignore[union-attr]
+        raise ConfigError("objective.moments", "null", "with data=none there are no rows to take them from; give them")
+
+
+def check_domains(config: RunConfig) -> None:
     """Energy, kernel and data live in one domain."""
     energy, data, domain = config.energy, config.data, config.energy.domain
     ladder = config.kernel if isinstance(config.kernel, ReplicaExchangeKernel) else None
@@ -217,11 +257,15 @@ def _check_domains(config: RunConfig) -> None:
             "energy.box", list(domain.box), f"energy.levels={domain.levels} is a domain already; give one of them"
         )
     if data.discrete_levels != domain.levels:
+        encoded = getattr(data, "encoding", "real") != "real"
         if domain.levels is None:
-            remedy = f"energy={energy.name} is a density on {domain}; use real, or energy=rbm, potts_rbm, quadratic, lattice"
-            raise ConfigError("data.encoding", data.encoding, remedy)  # type: ignore[union-attr]
-        if data.name == "toy":
-            raise ConfigError("data", data.name, f"energy={energy.name} is over {domain}, data=toy in R^2; use energy=mlp")
+            remedy = f"energy={energy.name} is a density on {domain}; use "
+            remedy += "real, or energy=rbm, potts_rbm, quadratic, lattice" if encoded else "energy=pairwise"
+            raise ConfigError("data.encoding" if encoded else "data", data.encoding if encoded else data.name, remedy)  # type: ignore[union-attr]
+        if not hasattr(data, "encoding"):
+            where = f"{{0, ..., {data.discrete_levels - 1}}}^d" if data.discrete_levels else "R^d"
+            remedy = f"energy={energy.name} is over {domain}, data={data.name} in {where}; use another energy"
+            raise ConfigError("data", data.name, remedy)
         wanted = "binary" if domain.levels == 2 else f"categorical data.levels={domain.levels}"
         raise ConfigError("data", data.name, f"energy={energy.name} is over {domain}; set data.encoding={wanted}")
     if domain.levels and data.noise:
@@ -252,6 +296,16 @@ def _check_objective(config: RunConfig, name: str, objective: PlainObjective) ->
             raise ConfigError("objective.scale", objective.scale, f"{where}, where it is the chance of a flip; use less than 1")
     if getattr(objective, "probe", None) == "hutch_pp" and getattr(objective, "probes", 1) < 3:
         raise ConfigError("objective.probes", objective.probes, "hutch_pp divides them among three uses; use at least 3")  # type: ignore[union-attr]
+    if config.conditional and objective.name in ("nce", "improved_cd"):
+        reason = {"nce": "learns one log Z", "improved_cd": "takes neighbours for draws of one law"}[objective.name]
+        raise ConfigError("objective", name, f"{reason}, energy={config.energy.name} has one for each context; use pcd or cd")
+    if objective.name == "moments" and config.energy.name != "maxent":
+        raise ConfigError("objective", name, f"energy={config.energy.name} declares no features; use energy=maxent")
+    if objective.needs_labels and not config.energy.has_labels:
+        raise ConfigError("objective", name, f"energy={config.energy.name} knows no labels; use energy=label_mlp")
+    if config.energy.latents and not objective.latents:
+        remedy = f"energy={config.energy.name} has latent units, for whose means {name} is not defined; use pcd or fast_pcd"
+        raise ConfigError("objective", name, remedy)
     if objective.name == "improved_cd":
         if not kernel.replays:
             raise ConfigError("kernel", kernel.name, "objective=improved_cd goes back through transitions; use kernel=ula")
@@ -281,21 +335,33 @@ def _check_batches(config: RunConfig) -> None:
             trainer.negatives,
             f"must be a multiple of chains.per_pool={chains.per_pool}, at most all {total} chains",
         )
-    if objective.start == "data" and config.negatives != trainer.batch_size:
-        raise ConfigError(
-            "trainer.batch_size",
-            trainer.batch_size,
-            f"objective=cd starts one chain at each positive; use {config.negatives} (= the step's negatives)",
-        )
+    if chains.per_context > 1 and not config.conditional:
+        raise ConfigError("chains.per_context", chains.per_context, f"energy={config.energy.name} has no contexts; use 1")
+    if chains.per_pool % chains.per_context:
+        remedy = f"must divide chains.per_pool={chains.per_pool}"
+        raise ConfigError("chains.per_context", chains.per_context, remedy)
+    rows = config.negatives // chains.per_context
+    if config.sends_starts and rows != trainer.batch_size:
+        remedy = "objective=cd starts one chain at each positive"
+        if config.conditional:
+            remedy = f"a conditional model has chains.per_context={chains.per_context} chains for each row of a step"
+        raise ConfigError("trainer.batch_size", trainer.batch_size, f"{remedy}; use {rows} (of {config.negatives} negatives)")
+    if config.conditional and kernel.name == "replica_exchange":
+        remedy = f"energy={config.energy.name} is conditional, and a ladder's chains stay under one law; use its inner kernel"
+        raise ConfigError("kernel", kernel.name, remedy)
     if objective.start != "persistent" and kernel.name == "replica_exchange":
         remedy = f"objective={objective.name} starts chains at {objective.start}, a ladder's are its own; use objective=pcd"
         raise ConfigError("kernel", kernel.name, remedy)
     if trainer.reweight is True and not config.reweightable:
         invariant = config.kernel.leaves_invariant(config.energy)
         culprit = f"objective={objective.name}" if invariant else f"kernel={config.kernel.name} with its noise, or in a box"
+        if config.conditional and objective.equilibrium_negatives and invariant:
+            remedy = f"weights are normalised over one context's chains; use chains.per_context={LEAST_PER_CONTEXT} or more"
+            raise ConfigError("chains.per_context", chains.per_context, remedy)
         raise ConfigError("trainer.reweight", "true", f"not valid for {culprit}: its negatives are not from exp(-E); use auto")
-    if trainer.lag > 2 and not config.reweightable:
-        raise ConfigError("trainer.lag", trainer.lag, "these negatives cannot be reweighted; use at most 2")
+    most = 1 if config.conditional and objective.equilibrium_negatives else 2
+    if trainer.lag > most and not config.reweightable:
+        raise ConfigError("trainer.lag", trainer.lag, f"these negatives cannot be reweighted; use at most {most}")
 
 
 def _check_devices(config: RunConfig) -> None:

@@ -16,8 +16,10 @@ Number = Annotated[float, Field(allow_inf_nan=False)]
 Levels = Annotated[int, Field(ge=2)]
 Box = Annotated[tuple[Number, Number], Field(strict=False)]
 Masses = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+Numbers = Annotated[tuple[Number, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
 Sizes = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
+Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Shape = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 
 

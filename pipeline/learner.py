@@ -25,7 +25,7 @@ from pipeline.objectives.base import Batch, Chunking, Objective, Term
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.rng import torch_generator
 from pipeline.staleness import LagController, batch_weights
-from pipeline.types import Negatives, Part, StepReport, Weights
+from pipeline.types import Negatives, Part, Rows, StepReport, Weights
 
 MAX_SKIPPED_IN_A_ROW = 20
 
@@ -43,7 +43,8 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
 
 class Learner:
     """Owns the weights, their moving average, the optimizer and the positives. One `step` is one optimizer update of the
-    weighted sum of the `terms`. With `fast` weights, those are what it publishes its own with, for chains.
+    weighted sum of the `terms`. With `fast` weights, those are what it publishes its own with, for chains. `keeps_chains`:
+    pools keep chains for each training row.
 
     The version counts the steps; a step that was skipped (a loss or gradient that is not finite) counts as one that left
     the weights as they were. Raises `DivergenceError` after 20 of those in a row.
@@ -56,8 +57,9 @@ class Learner:
         terms: Sequence[Term],
         positives: Positives,
         fast: Callable[[Sequence[Tensor]], FastWeights] | None = None,
+        keeps_chains: bool = False,
     ) -> None:
-        self._config = config
+        self._config, self._keeps_chains = config, keeps_chains
         self._device = torch.device(config.device)
         self.energy = energy.to(self._device).eval()
         self._positives = positives
@@ -70,7 +72,7 @@ class Learner:
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = _make_optimizer(config.optimizer, energy, list(self._objectives.parameters()))
         self._staging = torch.empty((config.negatives, energy.dimension), device=self._device)
-        self._drawn: deque[Tensor] = deque()
+        self._drawn: deque[Rows] = deque()
         trainer = config.trainer
         # what is not reweighted has no ESS to steer by
         steered = config.reweight and trainer.lag_mode == "bound" and not config.assigned_rounds
@@ -85,10 +87,14 @@ class Learner:
         laid_over = [own + fast for own, fast in zip(self._parameters, self._fast.values, strict=True)]
         return Weights(self.version, self._flat_with(laid_over))
 
-    def starts(self, step: int) -> Tensor:
-        """The positives `[N, *shape]` of step `step` (this one or a later one), drawn ahead for chains to start at."""
+    def starts(self, step: int) -> Rows:
+        """The data rows of step `step` (this one or a later one), drawn ahead: what chains start at, or run under. They are
+        numbered where pools are to keep chains for each.
+        """
         while len(self._drawn) <= step - self.version:
-            self._drawn.append(self.energy.into_domain(self._positives.next(self._config.trainer.batch_size)))
+            rows = self._positives.next(self._config.trainer.batch_size)
+            number = rows.number if self._keeps_chains else None
+            self._drawn.append(rows._replace(position=self.energy.into_domain(rows.position), number=number))
         return self._drawn[step - self.version]
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
@@ -96,13 +102,20 @@ class Learner:
         clock = _Stopwatch()
         negatives, received = self._stage(batches) if batches else (None, [])
         clock.lap("staging")
-        positives = self.starts(self.version).to(self._device)
+        rows = self.starts(self.version).map(lambda field: field.to(self._device))
         self._drawn.popleft()
         clock.lap("data")
         lags = tuple(self.version - batch.version for batch in received)
         assert min(lags, default=0) >= 0, f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
         ess: list[float] = []
-        batch = Batch(positives, negatives=negatives, weigh=self._weigher(received, lags, ess), bank=negatives)
+        batch = Batch(
+            self.energy.complete(rows.position),
+            context=rows.context,
+            negatives=negatives,
+            negative_context=self._contexts(received),
+            weigh=self._weigher(received, lags, ess),
+            bank=negatives,
+        )
         loss, parts = self._backward(self._with_past(batch, received))
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
@@ -136,6 +149,13 @@ class Learner:
             row += len(negatives.position)
         return self._staging[:row].view(row, *self.energy.shape), received
 
+    def _contexts(self, received: Sequence[Negatives]) -> Tensor | None:
+        """The negatives' contexts `[M, *context_shape]`, where they have any."""
+        contexts = [negatives.context for negatives in received if negatives.context is not None]
+        if not contexts or not self._config.conditional:
+            return None
+        return torch.cat(contexts).to(self._device).view(-1, *(self.energy.context_shape or ()))
+
     def _with_past(self, batch: Batch, received: Sequence[Negatives]) -> Batch:
         """The batch with what a replay of the negatives' last transitions needs, where the pools sent it."""
         previous = [negatives.previous for negatives in received if negatives.previous is not None]
@@ -148,14 +168,16 @@ class Learner:
         )
 
     def _weigher(self, received: Sequence[Negatives], lags: Sequence[int], ess: list[float]) -> Callable[[Tensor], Tensor]:
-        """E_now [M] to weights [M] of mean 1, normalised within each pool and version; fills `ess`, a ratio each."""
+        """E_now [M] to weights [M] of mean 1, normalised within each pool, version and context; fills `ess`, a ratio each."""
 
         def weigh(energy_now: Tensor) -> Tensor:
             pieces = energy_now.split([len(batch.energy) for batch in received])
             weights = []
             for batch, lag, now in zip(received, lags, pieces, strict=True):
                 counts = batch.age.to(now.device) >= self._config.chains.burn_in
-                piece, ratio = batch_weights(batch.energy.to(now.device), now, counts, lag, self._config.reweight)
+                contexts = len(now) // self._config.chains.per_context if self._config.conditional else 1
+                then, reweight = batch.energy.to(now.device), self._config.reweight
+                piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
                 weights.append(piece * len(now))
                 ess.append(ratio)
             return torch.cat(weights).to(energy_now.dtype)
@@ -184,11 +206,12 @@ class Learner:
     def _chunks(self, objective: Objective, batch: Batch) -> Iterator[tuple[Batch, float]]:
         """What the objective learns from, with what it draws for the rows, in chunks with their shares."""
         if not objective.consumes_chains:
-            batch = Batch(batch.positives)
+            batch = Batch(batch.positives, context=batch.context)
         elif self._chunking.rows is not None and batch.negatives is not None:
+            chunks = self._chunking.split(Batch(negatives=batch.negatives, negative_context=batch.negative_context))
             with torch.no_grad():
-                energies = torch.cat([self.energy(rows) for rows in batch.negatives.split(self._chunking.rows)])
-            batch = batch._replace(weights=batch.weigh(energies))
+                energies = [self.energy.given(some.negative_context)(some.negatives) for some, _ in chunks]
+            batch = batch._replace(weights=batch.weigh(torch.cat(energies)))
         return self._chunking.split(batch, partial(objective.draw, self.energy, generator=self._generator))
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
@@ -261,7 +284,7 @@ class Learner:
             "generator": self._generator.get_state(),
             "device": self._device.type,
             "positives": self._positives.state_dict(),
-            "drawn": list(self._drawn),
+            "drawn": [tuple(rows) for rows in self._drawn],
             "controller": self._controller.state_dict(),
         }
 
@@ -279,7 +302,7 @@ class Learner:
         if state["device"] == self._device.type:  # a stream cannot move from one kind of device to another
             self._generator.set_state(state["generator"])
         self._positives.load_state_dict(state["positives"])
-        self._drawn = deque(state["drawn"])
+        self._drawn = deque(Rows(*rows) for rows in state["drawn"])
         self._controller.load_state_dict(state["controller"])
 
 

@@ -33,7 +33,7 @@ class InlineRunner:
         torch.set_num_threads(config.cluster.threads)
         self._data = open_data(config)
         self._learner = make_learner(config, self._data)
-        self._pools = [make_chains(config, self._data.shape, pool) for pool in range(config.pools)]
+        self._pools = [make_chains(config, self._data.shape, pool, self._data.context_shape) for pool in range(config.pools)]
         lag = config.trainer.lag if config.trainer.lag_mode == "exact" else 0
         self._window: deque[Weights] = deque(maxlen=lag + 1)
 
@@ -51,7 +51,7 @@ class InlineRunner:
         reports: list[RoundReport] = []
         for number, pool in enumerate(pools_of_step(config, step)):
             start = None
-            if config.starts_at_data:
+            if config.sends_starts:
                 start = self._learner.starts(step).chunk(config.batches_per_step)[number]
             batch, report = self._pools[pool].advance(self._window[0], start)
             batches.append(batch)

@@ -14,19 +14,20 @@ from torch import Tensor
 from pipeline.energies.base import read_only_tensor
 from pipeline.types import Negatives
 
-COLUMNS = ("position", "chain", "energy", "acceptance", "age", "pool", "incarnation", "round", "version")
 
-
-def schema(dimension: int, replayed: int = 0) -> pa.Schema:
+def schema(dimension: int, replayed: int = 0, context: int = 0, numbered: bool = False) -> pa.Schema:
     """The columns of a batch, one row a chain. `energy` in nats, `age` in transitions since the chain's start.
 
     Where the last `replayed` transitions are to be replayed, `previous` is the position before them, and `noise` what they
-    drew, one after the other.
+    drew, one after the other. Where chains run under contexts, of `context` numbers each, those are there, and the numbers of
+    the training rows they are of, where chains are kept by row.
     """
     past = [("previous", pa.list_(pa.float32(), dimension)), ("noise", pa.list_(pa.float32(), dimension * replayed))]
     return pa.schema(
         [
             *(past if replayed else ()),
+            *([("context", pa.list_(pa.float32(), context))] if context else ()),
+            *([("number", pa.int64())] if numbered else ()),
             ("position", pa.list_(pa.float32(), dimension)),
             ("chain", pa.int64()),
             ("energy", pa.float32()),
@@ -52,14 +53,18 @@ def encode(
     version: int,
     previous: Tensor | None = None,
     noise: Tensor | None = None,
+    context: Tensor | None = None,
+    number: Tensor | None = None,
 ) -> pa.RecordBatch:
-    """A round of one pool: `position` and `previous` [M, *shape], `noise` [L, M, *shape], the rest [M]; the numbers are the
-    same for every row.
+    """A round of one pool: `position` and `previous` [M, *shape], `noise` [L, M, *shape], `context` [M, *context_shape],
+    the rest [M]; the numbers are the same for every row.
     """
     rows, replayed = len(position), 0 if noise is None else len(noise)
     past = [] if previous is None or noise is None else [_lists(previous), _lists(noise.transpose(0, 1))]
     columns = [
         *past,
+        *([] if context is None else [_lists(context)]),
+        *([] if number is None else [pa.array(number.cpu().numpy())]),
         _lists(position),
         pa.array(np.arange(rows, dtype=np.int64)),
         pa.array(energy.cpu().numpy()),
@@ -70,7 +75,8 @@ def encode(
             for value, kind in ((pool, np.int32), (incarnation, np.int32), (round, np.int64), (version, np.int64))
         ),
     ]
-    return pa.RecordBatch.from_arrays(columns, schema=schema(position[0].numel(), replayed))
+    width = 0 if context is None else context[0].numel()
+    return pa.RecordBatch.from_arrays(columns, schema=schema(position[0].numel(), replayed, width, number is not None))
 
 
 def _lists(values: Tensor) -> pa.FixedSizeListArray:
@@ -81,13 +87,16 @@ def _lists(values: Tensor) -> pa.FixedSizeListArray:
 def decode(batch: pa.RecordBatch) -> Negatives:
     """Views of the batch's buffers as tensors, and its numbers; nothing of the size of the positions is copied."""
     position, noise = _rows(batch, "position"), None
-    replayed = "noise" in batch.schema.names
+    there = batch.schema.names
+    replayed = "noise" in there
     if replayed:
         noise = _rows(batch, "noise").view(len(batch), -1, position.shape[1]).transpose(0, 1)
     return Negatives(
         position=position,
         previous=_rows(batch, "previous") if replayed else None,
         noise=noise,
+        context=_rows(batch, "context") if "context" in there else None,
+        number=read_only_tensor(batch.column("number").to_numpy(zero_copy_only=True)) if "number" in there else None,
         energy=read_only_tensor(batch.column("energy").to_numpy(zero_copy_only=True)),
         age=read_only_tensor(batch.column("age").to_numpy(zero_copy_only=True)),
         **{name: batch.column(name)[0].as_py() for name in ("pool", "incarnation", "round", "version")},

@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.fields import (
     NonNegativeFloat,
+    Numbers,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -32,12 +33,15 @@ Epsilon = Annotated[float, Field(gt=0, allow_inf_nan=False, description="differe
 
 class ObjectiveSection(Section):
     """`domain`: where it is defined; `in_box`: whether in a box as well; `equilibrium_negatives`: whether the negatives are
-    taken for draws of exp(-E), so that old ones may be reweighted.
+    taken for draws of exp(-E), so that old ones may be reweighted; `latents`: whether positives may hold the means of latent
+    units, as where they enter through E alone, and E is linear in those.
     """
 
     domain: ClassVar[Where] = "any"
     in_box: ClassVar[bool] = True
     equilibrium_negatives: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    latents: ClassVar[bool] = False
 
     @property
     def start(self) -> Start | None:
@@ -59,6 +63,7 @@ class PCDObjective(ContrastiveObjective):
     """
 
     equilibrium_negatives: ClassVar[bool] = True
+    latents: ClassVar[bool] = True
     name: Literal["pcd"]
 
     @property
@@ -79,6 +84,7 @@ class CDObjective(ContrastiveObjective):
 class ShortRunObjective(ContrastiveObjective):
     """Non-convergent short runs: chains start at noise every round (Nijkamp et al. 2019)."""
 
+    latents: ClassVar[bool] = True
     name: Literal["short_run"]
 
     @property
@@ -89,6 +95,7 @@ class ShortRunObjective(ContrastiveObjective):
 class FastPCDObjective(ContrastiveObjective):
     """Persistent chains, driven on by fast weights (Tieleman & Hinton 2009)."""
 
+    latents: ClassVar[bool] = True
     name: Literal["fast_pcd"]
     fast_rate: PositiveFloat = about("learning rate of the fast weights, which only the chains see")
     fast_decay: Probability = about("what is left of the fast weights a step later (Tieleman & Hinton 2009: 0.95)")
@@ -115,8 +122,31 @@ class ImprovedCDObjective(ContrastiveObjective):
 class MaximumLikelihoodObjective(ObjectiveSection):
     """Exact maximum likelihood: log Z by enumeration, or by a midpoint rule in one or two dimensions."""
 
+    latents: ClassVar[bool] = True
     name: Literal["maximum_likelihood"]
     grid: PositiveInt = about("points a side of the midpoint rule for log Z in one or two real dimensions")
+
+
+class LabelLikelihoodObjective(ObjectiveSection):
+    """The log-likelihood of labels given positions, under a joint energy of both (Grathwohl et al. 2020)."""
+
+    needs_labels: ClassVar[bool] = True
+    name: Literal["label_likelihood"]
+
+
+class MomentsObjective(ObjectiveSection):
+    """Moment matching, the dual of maximum entropy: E[phi] = mu for the features phi of energy=maxent (Jaynes 1957)."""
+
+    equilibrium_negatives: ClassVar[bool] = True
+    name: Literal["moments"]
+    moments: Numbers | None = about("mu, one number a feature; null: the means over (at most 20,000) training rows")
+    expectation: Literal["exact", "chains"] = about("where E[phi] comes from: log Z by enumeration or quadrature, or chains")
+    l1: NonNegativeFloat = about("how far each moment may miss its target, in its own units (Dudik, Phillips & Schapire 2004)")
+    l2: NonNegativeFloat = about("ridge: moments miss theirs by l2 times the parameter (Chen & Rosenfeld 2000)")
+
+    @property
+    def start(self) -> Start | None:
+        return "persistent" if self.expectation == "chains" else None
 
 
 # -- score matching ---------------------------------------------------------------------------------------------------
@@ -213,6 +243,8 @@ AnyPlain = (
     | FastPCDObjective
     | ImprovedCDObjective
     | MaximumLikelihoodObjective
+    | MomentsObjective
+    | LabelLikelihoodObjective
     | ExactScoreMatchingObjective
     | HutchinsonObjective
     | SlicedObjective

@@ -17,7 +17,8 @@ class ChainPlan(NamedTuple):
     """How chains run. `restart`: chance a round that a chain starts anew from noise; `rungs`: of the ladder, 1 where there is
     none, moved in the first `ladder_rounds` rounds; `target_acceptance`: what the step size is adapted to in the first
     `adapt_rounds` rounds (None: all); `force`: the precision of gradients where it is not the energy's; `replayed`: of how many
-    last transitions a round is to tell where they began and what noise they drew.
+    last transitions a round is to tell where they began and what noise they drew. `start_at_data`: chains begin a round at the
+    rows they are sent; `per_context`: how many chains each row that is sent has, where the model is conditional.
     """
 
     kernel: Kernel
@@ -30,6 +31,8 @@ class ChainPlan(NamedTuple):
     adapt_rounds: int | None = None
     force: torch.dtype | None = None
     replayed: int = 0
+    start_at_data: bool = False
+    per_context: int = 1
 
 
 class Advance(NamedTuple):
@@ -75,6 +78,10 @@ class Sampler:
     def step_size(self) -> float | None:
         """Of the model's rung, where the kernel has one."""
         return self._plan.parameters.get("step_size") if self._steps is None else self._steps.values[-1]
+
+    def bind(self, context: Tensor | None) -> None:
+        """From now on under `context` [N, *context_shape], one a chain, on every rung the same."""
+        self._target.bind(context)
 
     def refresh(self) -> None:
         """To be called when the energy's weights have changed."""

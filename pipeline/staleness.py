@@ -13,12 +13,12 @@ from torch import Tensor
 
 
 def importance_weights(energy_then: Tensor, energy_now: Tensor) -> Tensor:
-    """`w_i = softmax_i(E_then(x_i) - E_now(x_i))`, `[M]`, float64, summing to 1.
+    """`w_i = softmax_i(E_then(x_i) - E_now(x_i))`, `[..., M]`, float64, summing to 1 over the last axis.
 
-    `energy_then` and `energy_now` [M] in nats, of one pool's batch under the version that shaped it and the one that
-    consumes it. Worked in log space; used as they are, untruncated and untempered.
+    `energy_then` and `energy_now` [..., M] in nats, of one pool's batch (and one context) under the version that shaped it and
+    the one that consumes it. Worked in log space; used as they are, untruncated and untempered.
     """
-    return torch.softmax(energy_then.double() - energy_now.double(), 0)
+    return torch.softmax(energy_then.double() - energy_now.double(), -1)
 
 
 def effective_sample_size(weights: Tensor) -> float:
@@ -26,20 +26,24 @@ def effective_sample_size(weights: Tensor) -> float:
     return float(1 / (len(weights) * weights.square().sum()))
 
 
-def batch_weights(energy_then: Tensor, energy_now: Tensor, counts: Tensor, lag: int, reweight: bool) -> tuple[Tensor, float]:
+def batch_weights(
+    energy_then: Tensor, energy_now: Tensor, counts: Tensor, lag: int, reweight: bool, contexts: int = 1
+) -> tuple[Tensor, float]:
     """A batch's weights [M], float64, summing to 1, and their ESS as a ratio of the rows that count.
 
-    `counts` [M] bool leaves out chains still in their burn-in; where none counts, all do. At lag 0, or without reweighting,
-    the weights are exactly uniform.
+    Rows come context by context, as many for each of the `contexts`, which share the weight evenly: each has a law, and a Z,
+    of its own, and weights are normalised within it. `counts` [M] bool leaves out chains still in their burn-in; where none
+    of a context counts, all do. At lag 0, or without reweighting, the weights are exactly uniform. The ESS is a mean over
+    contexts.
     """
-    if not counts.any():
-        counts = torch.ones_like(counts)
-    weights = torch.zeros(len(counts), dtype=torch.float64, device=energy_now.device)
+    then, now, counts = (values.view(contexts, -1) for values in (energy_then, energy_now, counts))
+    counts = counts | ~counts.any(1, keepdim=True)
+    size = counts.sum(1, keepdim=True).double()
     if lag == 0 or not reweight:
-        weights[counts] = 1 / float(counts.sum())
-        return weights, 1.0
-    weights[counts] = importance_weights(energy_then[counts], energy_now[counts])
-    return weights, effective_sample_size(weights[counts])
+        return (counts / (contexts * size)).flatten(), 1.0
+    weights = importance_weights(then.masked_fill(~counts, -torch.inf), now)
+    ess = 1 / (size * weights.square().sum(1, keepdim=True))
+    return (weights / contexts).flatten(), float(ess.mean())
 
 
 class LagController:

@@ -45,9 +45,9 @@ def run(config: RunConfig, energy: nn.Module | None = None, proposal: Proposal |
 
     config = with_absolute_paths(config.carrying(energy, proposal))
     output = resolve_output(config)
-    shape = open_data(config).shape
-    model = make_energy(config, shape)
-    rehearse(config, model)
+    data = open_data(config)
+    model = make_energy(config, data.shape, data.context_shape)
+    rehearse(config, model, data)
     _check_portable(config, energy)
     display = Display()
     display.say(
@@ -64,7 +64,7 @@ def run(config: RunConfig, energy: nn.Module | None = None, proposal: Proposal |
 
         display.say("joining the Ray cluster" if os.environ.get("RAY_ADDRESS") else "starting Ray and its actors")
         connect(config, output)
-        return RayRunner(config, output, shape)
+        return RayRunner(config, output, data.shape, data.context_shape)
 
     summary = Run(config, output, model, display).execute(make_runner)
     display.say(in_words(summary))

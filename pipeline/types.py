@@ -40,7 +40,8 @@ class Negatives(NamedTuple):
     """One pool's round, decoded. Tensors are views of the batch's own memory: read them, never write.
 
     `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that shaped it; `age` [M]
-    int64, transitions since the chain's start. Where transitions are replayed, `previous` [M, d] is the position before the
+    int64, transitions since the chain's start. Under contexts, `context` [M, c] is each chain's, and `number` [M] int64 its
+    training row, where chains are kept by row. Where transitions are replayed, `previous` [M, d] is the position before the
     last L of them, and `noise` [L, M, d] what they drew; else None.
     """
 
@@ -53,6 +54,8 @@ class Negatives(NamedTuple):
     version: int
     previous: Tensor | None = None
     noise: Tensor | None = None
+    context: Tensor | None = None
+    number: Tensor | None = None
 
 
 class RoundReport(NamedTuple):

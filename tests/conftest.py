@@ -33,7 +33,13 @@ SMALL_DEEP = (
     "evaluation.ais_particles=8",
     "metrics.port=0",
 )
+SMALL_TAGS = (
+    *("experiment=conditional_structured", "data.rows=200", "data.held_out=40", "trainer.batch_size=8", "chains.per_pool=32"),
+    *("kernel.transitions=4", "trainer.steps=20", "checkpoint.every=10", "evaluation.transitions=20", "evaluation.samples=8"),
+    "metrics.port=0",
+)
 SMALL = {
+    "conditional": SMALL_TAGS,
     "rbm": SMALL_RBM,
     "deep": (*SMALL_DEEP, "energy.hidden=[16,16]"),
     "ladder": (
@@ -51,7 +57,7 @@ def _one_thread() -> None:
 
 @pytest.fixture
 def small() -> Callable[..., RunConfig]:
-    """`small("rbm" | "deep" | "ladder" | "conv", *overrides)`: a configuration whose run takes a second."""
+    """`small("rbm" | "deep" | "ladder" | "conv" | "conditional", *overrides)`: a configuration whose run takes a second."""
 
     def make(kind: str, *overrides: str) -> RunConfig:
         return compose([*SMALL[kind], *overrides])

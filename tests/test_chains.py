@@ -16,7 +16,7 @@ from pipeline.config import RunConfig
 from pipeline.energies.base import flatten
 from pipeline.kernels import gibbs
 from pipeline.sampler import ChainPlan
-from pipeline.types import Weights
+from pipeline.types import Rows, Weights
 
 Small = Callable[..., RunConfig]
 
@@ -88,10 +88,10 @@ def test_pools_and_seeds_have_streams_of_their_own(small: Small) -> None:
 
 def test_starts_are_where_chains_begin(small: Small) -> None:
     """With a step size of nearly nothing, chains stay where they were put; their age begins anew."""
-    config = small("deep", "kernel.step_size=1e-12", "chains.restart=0")
+    config = small("deep", "objective=cd", "kernel.step_size=1e-12")
     chains = make_chains(config, (8, 8), 0)
     start = torch.randn(8, 8, 8)
-    received = negatives.decode(chains.advance(weights(config), start)[0])
+    received = negatives.decode(chains.advance(weights(config), Rows(start))[0])
     torch.testing.assert_close(received.position.view(8, 8, 8), start, rtol=0, atol=1e-4)
     assert received.age.tolist() == [2] * 8
 

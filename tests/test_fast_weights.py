@@ -60,7 +60,7 @@ def test_the_gradient_is_taken_at_theta(small: Small) -> None:
     energy = make_energy(config, (8, 8))
     unflatten_(energy, theta)
     negatives = torch.cat([decode(batch).position for batch in batches]).view(-1, 8, 8)
-    (energy(learner.starts(1)).mean() - energy(negatives).mean()).backward()
+    (energy(learner.starts(1).position).mean() - energy(negatives).mean()).backward()
     by_hand = torch.cat([(p - 0.1 * p.grad).detach().flatten() for p in energy.parameters()])  # type: ignore[operator]
     learner.step(batches)
     np.testing.assert_allclose(flatten(learner.energy), by_hand.numpy(), atol=1e-6)

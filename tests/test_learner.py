@@ -44,7 +44,7 @@ def test_a_plain_sgd_step_is_the_gradients(small: Small) -> None:
     batches = rounds()
     energy = make_energy(config, (8, 8))
     unflatten_(energy, learner.publish().flat)
-    positives = open_data(config).positives(config.seed).next(config.trainer.batch_size)
+    positives = open_data(config).positives(config.seed).next(config.trainer.batch_size).position
     negatives = torch.cat([torch.tensor(batch.column("position").to_pylist()) for batch in batches])
     (energy(positives).mean() - energy(negatives).mean()).backward()
     by_hand = torch.cat([(p - 0.1 * p.grad).detach().flatten() for p in energy.parameters()])  # type: ignore[operator]
@@ -136,16 +136,16 @@ def test_a_run_that_keeps_diverging_stops_with_advice(small: Small) -> None:
 def test_starts_are_the_rows_the_step_learns_from(small: Small) -> None:
     """Drawn ahead, in order, and used once."""
     learner, rounds = make(small("rbm", "trainer.steps=5"))
-    ahead = [learner.starts(step).clone() for step in (1, 0, 2)]
+    ahead = [learner.starts(step).position.clone() for step in (1, 0, 2)]
     reference = open_data(small("rbm")).positives(0)
-    expected = [reference.next(100) for _ in range(4)]
+    expected = [reference.next(100).position for _ in range(4)]
     assert torch.equal(ahead[1], expected[0])
     assert torch.equal(ahead[0], expected[1])
     learner.step(rounds())
-    assert torch.equal(learner.starts(1), expected[1])
+    assert torch.equal(learner.starts(1).position, expected[1])
     learner.step(rounds())
     learner.step(rounds())
-    assert torch.equal(learner.starts(3), expected[3])
+    assert torch.equal(learner.starts(3).position, expected[3])
 
 
 @pytest.mark.parametrize(
@@ -202,9 +202,9 @@ def test_flat_weights_include_buffers(small: Small) -> None:
 def test_noisy_positives_stay_in_the_box(small: Small) -> None:
     """What the data's noise pushes out is folded back at the wall: |2 high - x|."""
     learner, _ = make(small("deep", "energy.box=[-1,1]", "data.noise=0.5"))
-    rows = learner.starts(0)
+    rows = learner.starts(0).position
     assert float(rows.abs().max()) <= 1
-    free = make(small("deep", "data.noise=0.5"))[0].starts(0)
+    free = make(small("deep", "data.noise=0.5"))[0].starts(0).position
     outside = free > 1
     assert outside.any()
     torch.testing.assert_close(rows[outside & (free < 3)], (2 - free)[outside & (free < 3)])

@@ -19,7 +19,7 @@ def batch(rows: int = 6, shape: tuple[int, ...] = (2, 3)) -> pa.RecordBatch:
 
 def test_every_fact_is_a_column() -> None:
     made = batch()
-    assert tuple(made.schema.names) == negatives.COLUMNS
+    assert made.schema.names == ["position", "chain", "energy", "acceptance", "age", "pool", "incarnation", "round", "version"]
     assert made.schema.equals(negatives.schema(6))
     assert made.column("chain").to_pylist() == list(range(6))
     for name, value in (("pool", 3), ("incarnation", 1), ("round", 7), ("version", 42)):

@@ -12,15 +12,17 @@ from torch import Tensor
 
 from pipeline.errors import ConfigError
 from pipeline.rng import numpy_generator, torch_generator
+from pipeline.types import Rows
 
-LogDensity = Callable[[Tensor], Tensor]
+LogDensity = Callable[..., Tensor]
+"""log p(x), or of a conditional law log p(x | c) of positions and contexts: `[N]` nats."""
 
 
 class Positives(Protocol):
     """An endless stream of training rows."""
 
-    def next(self, count: int) -> Tensor:
-        """The next `count` rows, `[count, *shape]` float32."""
+    def next(self, count: int) -> Rows:
+        """The next `count` rows, float32."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
@@ -28,11 +30,20 @@ class Positives(Protocol):
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
 
 
+class Contexts(NamedTuple):
+    """The contexts of a data set's rows, each `[*shape]`: of the held-out ones [H, *shape], and of the sample [S, *shape]."""
+
+    shape: tuple[int, ...]
+    held_out: Tensor
+    sample: Tensor
+
+
 class DataSet(NamedTuple):
     """`held_out` [H, *shape] and `sample` [S, *shape] (training rows, all of them where they fit in memory), as stored.
 
     `noise` is the standard deviation of what is added to a row when it is drawn: the law learned is the smoothed one.
-    `log_density` [N, *shape] -> [N] nats is given where the law is known.
+    `log_density` is given where the law is known. `context` is there where rows have one: a label, or what a
+    conditional law conditions on.
     """
 
     shape: tuple[int, ...]
@@ -42,10 +53,15 @@ class DataSet(NamedTuple):
     noise: float
     positives: Callable[[int], Positives]
     log_density: LogDensity | None = None
+    context: Contexts | None = None
+
+    @property
+    def context_shape(self) -> tuple[int, ...] | None:
+        return None if self.context is None else self.context.shape
 
 
 class NoisyRows:
-    """Adds Gaussian noise afresh to every row drawn; its stream is `SeedSequence(seed, "data-noise")`."""
+    """Adds Gaussian noise afresh to every position drawn, not to contexts; its stream is `SeedSequence(seed, "data-noise")`."""
 
     def __init__(self, seed: int, noise: float) -> None:
         self._noise = noise
@@ -64,10 +80,10 @@ class NoisyRows:
 
 
 class TensorPositives:
-    """Rows of a tensor, each once an epoch, in an order drawn from `SeedSequence(seed, "data", epoch)`."""
+    """Rows of tensors, numbered, each once an epoch, in an order drawn from `SeedSequence(seed, "data", epoch)`."""
 
-    def __init__(self, rows: Tensor, seed: int, noise: float) -> None:
-        self._rows, self._seed = rows, seed
+    def __init__(self, rows: Tensor, seed: int, noise: float, context: Tensor | None = None) -> None:
+        self._rows, self._context, self._seed = rows, context, seed
         self._noisy = NoisyRows(seed, noise)
         self._start_epoch(0)
 
@@ -75,7 +91,7 @@ class TensorPositives:
         self._epoch, self._cursor = epoch, 0
         self._order = torch.from_numpy(numpy_generator(self._seed, "data", epoch).permutation(len(self._rows)))
 
-    def next(self, count: int) -> Tensor:
+    def next(self, count: int) -> Rows:
         chosen = []
         while count:
             if self._cursor == len(self._order):
@@ -84,7 +100,8 @@ class TensorPositives:
             chosen.append(piece)
             self._cursor += len(piece)
             count -= len(piece)
-        return self._noisy(self._rows[torch.cat(chosen)])
+        number = torch.cat(chosen)
+        return Rows(self._noisy(self._rows[number]), None if self._context is None else self._context[number], number)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "cursor": self._cursor, "noise": self._noisy.get_state()}
@@ -112,16 +129,23 @@ def split(rows: np.ndarray, held_out: int, split_seed: int) -> tuple[Tensor, Ten
     return shuffled[:-held_out], shuffled[-held_out:]
 
 
-def in_memory(train: Tensor, held_out: Tensor, noise: float, log_density: LogDensity | None = None) -> DataSet:
-    """A data set of two tensors of rows, `[N, *shape]` and `[H, *shape]`."""
+def in_memory(
+    train: Tensor,
+    held_out: Tensor,
+    noise: float,
+    log_density: LogDensity | None = None,
+    context: tuple[Tensor, Tensor] | None = None,
+) -> DataSet:
+    """A data set of two tensors of rows, `[N, *shape]` and `[H, *shape]`, and of two of contexts where they have them."""
     return DataSet(
         shape=tuple(train.shape[1:]),
         rows=len(train),
         held_out=held_out,
         sample=train,
         noise=noise,
-        positives=lambda seed: TensorPositives(train, seed, noise),
+        positives=lambda seed: TensorPositives(train, seed, noise, None if context is None else context[0]),
         log_density=log_density,
+        context=None if context is None else Contexts(tuple(context[0].shape[1:]), context[1], context[0]),
     )
 
 

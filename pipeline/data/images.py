@@ -18,12 +18,18 @@ from pipeline.rng import numpy_generator
 
 
 def digits(config: DigitsData) -> DataSet:
-    """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with scikit-learn)."""
+    """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with scikit-learn).
+
+    Of an image and its label, `data.position` says which is the position, and the other is the context.
+    """
     from sklearn.datasets import load_digits
 
-    rows = _encode(load_digits().images, 16, config)
-    train, held_out = split(rows, config.held_out, config.split_seed)
-    return in_memory(train, held_out, config.noise)
+    digits = load_digits()
+    images = split(_encode(digits.images, 16, config), config.held_out, config.split_seed)
+    labels = split(digits.target, config.held_out, config.split_seed)
+    if config.position == "image":
+        return in_memory(*images, config.noise, context=labels)
+    return in_memory(labels[0][:, None], labels[1][:, None], config.noise, context=images)
 
 
 def idx(config: IDXData) -> DataSet:

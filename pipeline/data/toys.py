@@ -81,6 +81,44 @@ def log_checkerboard(x: Tensor) -> Tensor:
     return torch.where(inside, torch.tensor(-math.log(8), dtype=torch.float64), -math.inf)
 
 
+RING_RADIUS, RING_STD = 2.0, 0.3
+
+
+def draw_ring(random: np.random.RandomState, count: int) -> np.ndarray:
+    angles = 2 * math.pi * random.rand(count)
+    return RING_RADIUS * np.stack([np.cos(angles), np.sin(angles)], 1) + RING_STD * random.randn(count, 2)
+
+
+def log_ring(x: Tensor) -> Tensor:
+    """A circle of radius R = 2, uniform, in isotropic noise of s = 0.3: with r = |x| and the Bessel function I_0,
+
+    log p(x) = log I_0(r R / s^2) - (r^2 + R^2) / (2 s^2) - log(2 pi s^2)
+    """
+    radius, variance = torch.linalg.vector_norm(x.double(), dim=1), RING_STD**2
+    bessel = torch.special.i0e(radius * RING_RADIUS / variance).log()  # of I_0(z) exp(-z), which completes the square
+    return bessel - (radius - RING_RADIUS).square() / (2 * variance) - math.log(2 * math.pi * variance)
+
+
+STRIPE_LENGTH, STRIPE_WIDTHS, STRIPE_SHARES = 1.5, (0.5, 1.5), (0.8, 0.2)
+
+
+def draw_stripe(random: np.random.RandomState, count: int) -> np.ndarray:
+    widths = np.where(random.rand(count) < STRIPE_SHARES[0], *STRIPE_WIDTHS)
+    return np.stack([STRIPE_LENGTH * random.randn(count), widths * random.randn(count)], 1)
+
+
+def log_stripe(x: Tensor) -> Tensor:
+    """x_1 ~ N(0, 1.5^2) and, independent of it, x_2 ~ 0.8 N(0, 0.5^2) + 0.2 N(0, 1.5^2)."""
+    length, width = x.double().unbind(1)
+    parts = [math.log(share) + _log_normal(width, std) for share, std in zip(STRIPE_SHARES, STRIPE_WIDTHS, strict=True)]
+    return _log_normal(length, STRIPE_LENGTH) + torch.logsumexp(torch.stack(parts), 0)
+
+
+def _log_normal(x: Tensor, std: float) -> Tensor:
+    """log N(x; 0, std^2)."""
+    return -(x / std).square() / 2 - math.log(std * math.sqrt(2 * math.pi))
+
+
 def _log_isotropic_mixture(x: Tensor, centres: Tensor, std: float) -> Tensor:
     squared = torch.cdist(x.double(), centres.double()).square()
     return torch.logsumexp(-squared / (2 * std**2), 1) - math.log(len(centres)) - math.log(2 * math.pi * std**2)
@@ -90,4 +128,6 @@ LAWS: dict[str, tuple[Draw, LogDensity]] = {
     "8gaussians": (draw_8gaussians, log_8gaussians),
     "two_moons": (draw_two_moons, log_two_moons),
     "checkerboard": (draw_checkerboard, log_checkerboard),
+    "ring": (draw_ring, log_ring),
+    "stripe": (draw_stripe, log_stripe),
 }

@@ -28,6 +28,7 @@ class Energy(nn.Module):
 
     blocks: Sequence[str] = ()
     undecayed: Sequence[str] = ()
+    context_shape: tuple[int, ...] | None = None  # of the contexts that it knows
     contexts = 1  # how many it is bound to: row i of k contexts x N positions has context i mod k (`pipeline.energies.given`)
 
     def __init__(
@@ -40,6 +41,7 @@ class Energy(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
+        self.data_shape = self.shape  # of a row of data: a position without the latent columns that `complete` adds
         self.dimension = math.prod(self.shape)
         self.levels, self.box, self.base_scale = levels, box, base_scale
 
@@ -139,6 +141,10 @@ class Energy(nn.Module):
 
     def log_sum(self) -> Tensor | None:
         """log Z in nats, [], or [N] where bound to N contexts, with a graph, where it can be had exactly; else None."""
+        return None
+
+    def argmax(self) -> Tensor | None:
+        """The most probable positions, one for each context, `[contexts, *shape]`, where there is an exact way; else None."""
         return None
 
     @torch.no_grad()

@@ -42,6 +42,12 @@ class DeepEnergy(Energy):
             return values
         return torch.add(values, squared_norm(x), alpha=0.5 / self.base_scale**2)
 
+    def with_base_gradient(self, gradient: Tensor, x: Tensor) -> Tensor:
+        """`gradient` [N, d], which it overwrites, + grad E_0(x), as [N, *shape]."""
+        if self.levels is None and self.box is None:
+            gradient.add_(x.flatten(1), alpha=1 / self.base_scale**2)
+        return gradient.view_as(x)
+
 
 @torch.no_grad()
 def small(layer: nn.Linear) -> nn.Linear:

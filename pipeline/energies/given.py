@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import copy
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.energies.discrete import ENUMERABLE_STATES, all_states
+from pipeline.energies.discrete import ENUMERABLE_STATES, all_states, log_sum_over_states
 
 
 class ConditionalEnergy(Energy):
@@ -16,6 +18,8 @@ class ConditionalEnergy(Energy):
 
     `given(context)` is an energy of positions alone, and all that kernels, chains and objectives ever see.
     """
+
+    context_shape: tuple[int, ...]
 
     def __init__(
         self,
@@ -34,8 +38,12 @@ class ConditionalEnergy(Energy):
         return context
 
     def of(self, x: Tensor, code: Tensor) -> Tensor:
-        """E(x | c) of positions `[N, *shape]` under codes `[N, ...]`, `[N]` nats."""
+        """E(x | c) of positions `[N, *shape]` under codes `[N, ...]`, `[N]` nats. It writes to neither."""
         raise NotImplementedError
+
+    def of_all(self, states: Tensor, code: Tensor) -> Tensor:
+        """E(x | c) of each of the `states` `[S, *shape]` under each of the codes `[N, ...]`, `[S, N]` nats."""
+        return self.of(states.repeat_interleave(len(code), 0), repeated(code, len(states))).view(len(states), len(code))
 
     def gradient_of(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
         """`of`, and its gradient in x as `Energy.energy_and_gradient` has it; by autograd, a model may bring its own way."""
@@ -49,12 +57,24 @@ class ConditionalEnergy(Energy):
         """log Z(c) `[N]`, nats, with a graph, where it can be had exactly: here by enumeration of at most 2^20 states."""
         if self.levels is None or self.levels**self.dimension > ENUMERABLE_STATES:
             return None
-        sums = []
+        return log_sum_over_states(
+            self.levels, self.dimension, lambda states: -self.of_all(states.view(-1, *self.shape), code), code
+        )
+
+    def argmax_of(self, code: Tensor) -> Tensor | None:
+        """The most probable positions `[N, *shape]`, where they can be had exactly: here by enumeration of at most 2^20 states.
+        Of several that are equally probable, one.
+        """
+        if self.levels is None or self.levels**self.dimension > ENUMERABLE_STATES:
+            return None
+        least = code.new_full((len(code),), torch.inf)
+        position = code.new_zeros(len(code), *self.shape)
         for states in all_states(self.levels, self.dimension, code.device):
-            x = states.to(code.dtype).repeat_interleave(len(code), 0).view(-1, *self.shape)
-            energies = self.of(x, repeated(code, len(states)))
-            sums.append(torch.logsumexp(-energies.view(len(states), len(code)), 0))
-        return torch.logsumexp(torch.stack(sums), 0)
+            x = states.to(code.dtype).view(-1, *self.shape)
+            energies, number = self.of_all(x, code).min(0)
+            lower = energies < least
+            least[lower], position[lower] = energies[lower], x[number[lower]]
+        return position
 
     def given(self, context: Tensor | None) -> Energy:
         return self if context is None else Given(self, context)
@@ -64,13 +84,30 @@ class Given(Energy):
     """A conditional energy bound to contexts `[N, *context_shape]`: an energy of positions.
 
     Of k N positions, copies of all N one after the other, row i has context i mod N: what a kernel or an objective asks that
-    looks at several positions for each chain or row.
+    looks at several positions for each chain or row. The code is worked out here; under weights that changed, bind anew.
     """
 
     def __init__(self, energy: ConditionalEnergy, context: Tensor) -> None:
         super().__init__(energy.shape, levels=energy.levels, box=energy.box, base_scale=energy.base_scale)
         self.energy, self.contexts = energy, len(context)
-        self._code = energy.encode(context)
+        self._context, self._code = context, energy.encode(context)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Given:
+        """The model's copy, bound to the same contexts: a code with a graph cannot be copied."""
+        return Given(copy.deepcopy(self.energy, memo), self._context)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Given:
+        """The contexts follow the model to another device or precision."""
+        super()._apply(fn, recurse)
+        self._context = fn(self._context)
+        self._code = self.energy.encode(self._context)
+        return self
+
+    def requires_grad_(self, requires_grad: bool = True) -> Given:
+        """The code follows: of a model that is frozen it has no graph, which a chain would go on building."""
+        super().requires_grad_(requires_grad)
+        self._code = self.energy.encode(self._context)
+        return self
 
     def _codes(self, x: Tensor) -> Tensor:
         return repeated(self._code, len(x) // self.contexts)
@@ -92,7 +129,12 @@ class Given(Energy):
     def log_sum(self) -> Tensor | None:
         return self.energy.log_sum_of(self._code)
 
+    def argmax(self) -> Tensor | None:
+        return self.energy.argmax_of(self._code)
+
 
 def repeated(code: Tensor, copies: int) -> Tensor:
-    """`copies` of `[N, ...]` one after the other, `[copies N, ...]`."""
+    """`copies` of `[N, ...]` one after the other, `[copies N, ...]`; not to be written to."""
+    if len(code) == 1:
+        return code.expand(copies, *code.shape[1:])
     return code if copies == 1 else code.repeat(copies, *(1,) * (code.ndim - 1))

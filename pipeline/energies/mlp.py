@@ -36,27 +36,23 @@ class MLPEnergy(DeepEnergy):
         self._linears = cast(tuple[nn.Linear, ...], tuple(self.layers))
 
     def network(self, x: Tensor) -> Tensor:
-        *hidden, last = self._linears
-        value = x.flatten(1)
-        for layer in hidden:
-            value = linear(value, layer.weight, layer.bias)
-            value = silu(value, inplace=not value.requires_grad)  # autograd needs what is before it
-        return linear(value, last.weight, last.bias).squeeze(1)
+        first, *others = self._linears
+        return output(linear(x.flatten(1), first.weight, first.bias), others).squeeze(1)
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """As autograd would, with one pass forward and one back by hand, which spares autograd's graph."""
-        *hidden, last = self._linears
-        inputs = _forward(x, hidden)
+        first, *others, last = self._linears
+        inputs = silu_inputs(linear(x.flatten(1), first.weight, first.bias), others)
         energy = linear(silu(inputs[-1]), last.weight, last.bias).squeeze(1)
         if beta is not None:
             energy.mul_(beta)
-        return self.with_base(energy, x), self._backward(x, inputs, hidden, last, beta)
+        return self.with_base(energy, x), self._backward(x, inputs, beta)
 
     @torch.no_grad()
     def gradient(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
-        *hidden, last = self._linears
-        return self._backward(x, _forward(x, hidden), hidden, last, beta)
+        first, *others, _ = self._linears
+        return self._backward(x, silu_inputs(linear(x.flatten(1), first.weight, first.bias), others), beta)
 
     def slope_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """As double backward would, in half the time and memory: see `SlopeAndCurvature`."""
@@ -66,16 +62,11 @@ class MLPEnergy(DeepEnergy):
         slope, curvatures = SlopeAndCurvature.apply(precision, x.flatten(1), directions.flatten(2), *chain(*tensors))
         return slope.view_as(x), curvatures
 
-    def _backward(
-        self, x: Tensor, inputs: list[Tensor], hidden: list[nn.Linear], last: nn.Linear, beta: Tensor | None
-    ) -> Tensor:
+    def _backward(self, x: Tensor, inputs: list[Tensor], beta: Tensor | None) -> Tensor:
         """The gradient [N, *shape], of E or E_beta, from the `inputs` of the SiLUs."""
-        gradient: Tensor = last.weight if beta is None else last.weight * beta[:, None]
-        for layer, before in zip(reversed(hidden), reversed(inputs), strict=True):
-            gradient = silu_backward(gradient.expand_as(before), before) @ layer.weight
-        if self.box is None:
-            gradient.add_(x.flatten(1), alpha=1 / self.base_scale**2)
-        return gradient.view_as(x)
+        *hidden, last = self._linears
+        gradient = pull_back(last.weight if beta is None else last.weight * beta[:, None], inputs, hidden)
+        return self.with_base_gradient(gradient, x)
 
 
 class SlopeAndCurvature(torch.autograd.Function):
@@ -177,10 +168,28 @@ def _third(a: Tensor) -> Tensor:
     return torch.rsub(u, 1, alpha=6).mul_(a).add_(slope).mul_(u)
 
 
-def _forward(x: Tensor, hidden: list[nn.Linear]) -> list[Tensor]:
-    """What goes into each SiLU, `[N, width]` each."""
-    first, *others = hidden
-    inputs = [linear(x.flatten(1), first.weight, first.bias)]
-    for layer in others:
+def output(value: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
+    """What `value` [N, width], a linear layer's, becomes behind a SiLU and a linear layer for each of `layers`, [N, outputs].
+    It may be overwritten.
+    """
+    for layer in layers:
+        value = silu(value, inplace=not value.requires_grad)  # autograd needs what is before it
+        value = linear(value, layer.weight, layer.bias)
+    return value
+
+
+def silu_inputs(first: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
+    """What goes into each SiLU, `[N, width]` each: `first`, and what each of the hidden `layers` behind it gives."""
+    inputs = [first]
+    for layer in layers:
         inputs.append(linear(silu(inputs[-1]), layer.weight, layer.bias))
     return inputs
+
+
+def pull_back(gradient: Tensor, inputs: Sequence[Tensor], hidden: Sequence[nn.Linear]) -> Tensor:
+    """The gradient in x, [N, d], from that in the last SiLU's values, [N, width] or [1, width]: down the `hidden` layers, with
+    the `inputs` of their SiLUs.
+    """
+    for layer, before in zip(reversed(hidden), reversed(inputs), strict=True):
+        gradient = silu_backward(gradient.expand_as(before), before) @ layer.weight
+    return gradient

@@ -106,17 +106,27 @@ def by_annealing(energy: Energy, data: DataSet, test: Tensor, config: RunConfig)
 
 
 def by_gibbs_annealing(energy: BernoulliRBM | PottsRBM, data: DataSet, config: RunConfig) -> Generator[Progress, None, Figures]:
-    """Likelihood with log Z by AIS from units at the training rows' rates; and log Z by AIS back, from chains begun at rows.
+    """Likelihood with log Z by AIS, see `log_z_both_ways`."""
+    figures = yield from log_z_both_ways(energy, data.sample, config)
+    test = -energy(data.held_out).double() - figures["log_z"]
+    return figures | {
+        "test_log_likelihood": float(test.mean()),
+        "test_rows_standard_error": float(test.std() / math.sqrt(len(test))),
+        "train_log_likelihood": float((-energy(data.sample).double() - figures["log_z"]).mean()),
+    }
+
+
+def log_z_both_ways(energy: BernoulliRBM | PottsRBM, rows: Tensor, config: RunConfig) -> Generator[Progress, None, Figures]:
+    """log Z by AIS from units at the rates of `rows` [S, *shape]; and by AIS back, from chains begun at rows.
 
     Forward log Z is too low on average and reverse log Z too high: the truth is between them, or near both.
     """
     temperatures, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
     generator = torch_generator(config.seed, "ais")
-    path = RatesBridge(energy, data.sample)
+    path = RatesBridge(energy, rows)
     result = yield from gibbs_log_partition(path, temperatures, particles, generator)
-    starts = data.sample[torch.randint(len(data.sample), (particles,), generator=generator)]
+    starts = rows[torch.randint(len(rows), (particles,), generator=generator)]
     reverse = yield from reverse_log_partition(path, temperatures, starts, generator)
-    test = -energy(data.held_out).double() - result.log_z
     return {
         "log_z": result.log_z,
         "log_z_standard_error": result.standard_error,
@@ -124,9 +134,6 @@ def by_gibbs_annealing(energy: BernoulliRBM | PottsRBM, data: DataSet, config: R
         "log_z_reverse": reverse.log_z,
         "log_z_reverse_standard_error": reverse.standard_error,
         "log_z_gap": reverse.log_z - result.log_z,
-        "test_log_likelihood": float(test.mean()),
-        "test_rows_standard_error": float(test.std() / math.sqrt(len(test))),
-        "train_log_likelihood": float((-energy(data.sample).double() - result.log_z).mean()),
         "method": f"AIS, {temperatures} temperatures, {particles} particles",
     }
 

@@ -16,9 +16,9 @@ COLUMNS = 5
 
 def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str) -> None:
     """Images for rows that are images, the plane for rows of two numbers, else each component's histogram."""
-    if len(data.shape) >= 2:
+    if len(data.shape) >= 2 and data.rows:
         figure = _images(energy, samples, data, caption)
-    elif data.shape == (2,) and energy.levels is None:
+    elif data.shape == (2,) and energy.levels is None and data.rows:
         figure = _plane(energy, samples, data, caption)
     else:
         figure = _histograms(samples, data, caption)
@@ -82,7 +82,7 @@ def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figu
 
 
 def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Marginals of the first 16 components, samples over held-out rows."""
+    """Marginals of the first 16 components, samples over held-out rows where there are any."""
     shown = min(16, samples.flatten(1).shape[1])
     figure = Figure(figsize=(10, 2.2 * -(-shown // 4)), layout="constrained")
     for number, axis in enumerate(figure.subplots(-(-shown // 4), 4, squeeze=False).flat):
@@ -90,6 +90,8 @@ def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
             axis.set_axis_off()
             continue
         for rows, label in ((data.held_out, "held-out"), (samples, "samples")):
+            if not len(rows):
+                continue
             axis.hist(rows.flatten(1)[:, number].cpu().numpy(), bins=30, density=True, alpha=0.5, label=label)
         axis.set_title(f"component {number}", fontsize=8)
     figure.axes[0].legend(fontsize=8)

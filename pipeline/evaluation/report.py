@@ -4,19 +4,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator, Iterator
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.build import make_energy, make_plan, noisy_sample
-from pipeline.config import RunConfig
+from pipeline.config import Judgement, RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy, unflatten_
+from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.evaluation import likelihood
+from pipeline.evaluation.conditional import conditional_figures, reach
+from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.diagnostics import split_r_hat
+from pipeline.evaluation.labels import label_figures
+from pipeline.evaluation.moments import moment_figures, moment_words
 from pipeline.evaluation.pictures import draw_samples
+from pipeline.objective_sections import terms_of
+from pipeline.objectives.moments import family_of
 from pipeline.rng import torch_generator
 from pipeline.sampler import Sampler
 from pipeline.types import Figures, Progress
@@ -27,21 +35,69 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
 
     On the CPU whatever the training's device: the data are there, and what is left is small.
     """
-    energy = make_energy(config, data.shape).requires_grad_(False).eval()
+    energy, untrained = (make_energy(config, data.shape, data.context_shape).requires_grad_(False).eval() for _ in range(2))
     unflatten_(energy, weights)
+    untrained.initialise(noisy_sample(config, data))
+    figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
     if config.evaluation.samples:
-        samples, r_hat = yield from sample_from_noise(config, energy)
-        caption = (
-            f"{config.name}: {len(samples)} samples, chains started at noise, "
-            f"{config.evaluation.transitions:,} {config.kernel.name} transitions each"
-        )
-        draw_samples(energy, samples, data, caption, output)
+        figures["samples_r_hat"] = yield from _draw(config, energy, data, output)
     with torch.no_grad():
-        figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
-        if config.evaluation.samples:
-            figures["samples_r_hat"] = r_hat
-        figures |= yield from _figures(config, energy, data)
+        if data.rows:
+            figures |= yield from _figures(config, energy, untrained, data)
+        if "moments" in terms_of(config.objective):
+            figures |= yield from moment_figures(config, family_of(energy), data, output)
+    if config.evaluation.judged is not None:
+        figures["judged"] = judge(config.evaluation.judged, figures)
     yield figures | {"words": _in_words(figures)}
+
+
+def judge(wanted: Judgement, figures: Figures) -> Figures:
+    """What `evaluation.judged` asks, answered: the figure, what it is held against, and whether it passes."""
+    value = _look_up(figures, wanted.figure)
+    reference = _look_up(figures, wanted.reference) if isinstance(wanted.reference, str) else wanted.reference
+    passes = value is not None and reference is not None
+    if passes:
+        passes = value >= reference if wanted.sense == "at_least" else value <= reference
+    return {"name": wanted.figure, "value": value, "sense": wanted.sense, "reference": reference, "passes": passes}
+
+
+def _look_up(figures: Figures, name: str) -> Any:
+    """The figure called `name`, with dots between the keys of what is nested; None where there is none."""
+    value: Any = figures
+    for key in name.split("."):
+        value = value.get(key) if isinstance(value, dict) else None
+    return value
+
+
+def _draw(config: RunConfig, energy: Energy, data: DataSet, output: str) -> Generator[Progress, None, float | None]:
+    """Writes `samples.png`; the samples' split R-hat."""
+    context = sample_contexts(config, data)
+    bound = energy.given(context)
+    if isinstance(energy, LabelMLP):
+        assert context is not None
+        bound = energy.of_class(context)
+    samples, r_hat = yield from sample_from_noise(config, bound)
+    caption = (
+        f"{config.name}: {len(samples)} samples, chains started at noise, "
+        f"{config.evaluation.transitions:,} {config.kernel.name} transitions each"
+    )
+    if config.conditional and not config.energy.has_labels:
+        assert context is not None
+        draw_conditional(energy, samples, context, data, caption, output)
+    else:
+        draw_samples(bound, energy.visible(samples), data, caption, output)
+    return r_hat
+
+
+def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
+    """The contexts of the samples that are shown: as many of each label, or those of held-out rows; None without any."""
+    if data.context is None or not config.energy.takes_context:
+        return None
+    number = torch.arange(config.evaluation.samples)
+    if not config.energy.has_labels:
+        return data.context.held_out[number % len(data.context.held_out)]
+    labels = data.context.sample.unique()
+    return labels[number * len(labels) // config.evaluation.samples]
 
 
 def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, None, tuple[Tensor, float | None]]:
@@ -61,12 +117,20 @@ def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, 
     return sampler.position[-config.evaluation.samples :], r_hat if math.isfinite(r_hat) else None
 
 
-def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Progress, None, Figures]:
+def _figures(config: RunConfig, energy: Energy, untrained: Energy, data: DataSet) -> Generator[Progress, None, Figures]:
     """The held-out figure of the trained energy, and what the untrained one and simple models score on it."""
-    untrained = make_energy(config, data.shape)
-    untrained.initialise(noisy_sample(config, data))
+    if config.conditional:
+        return (yield from conditional_figures(config, energy, untrained, data))
+    if isinstance(energy, LabelMLP):
+        return label_figures(energy, data) | (yield from _continuous_figures(config, energy, untrained, data))
     if energy.levels is not None:
         return (yield from _discrete_figures(config, energy, untrained, data))
+    return (yield from _continuous_figures(config, energy, untrained, data))
+
+
+def _continuous_figures(
+    config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
+) -> Generator[Progress, None, Figures]:
     noise = torch_generator(config.data.split_seed, "held-out-noise")
     test = energy.into_domain(data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise))
     train = energy.into_domain(noisy_sample(config, data))
@@ -77,8 +141,7 @@ def _figures(config: RunConfig, energy: Energy, data: DataSet) -> Generator[Prog
         before = likelihood.exact(untrained, log_z_before, test, train)["test_log_likelihood"]
     elif data.shape == (2,):
         # far beyond the data and the base term; a trained network may move mass between, not past them
-        reach = max(6 * energy.base_scale, 1.5 * float(data.sample.abs().max()))
-        box = energy.box or (-reach, reach)
+        box = reach(energy, data)
         figures = likelihood.two_dimensional(energy, data, test, box)
         before = likelihood.two_dimensional(untrained, data, test, box)["test_log_likelihood"]
     elif config.evaluation.ais_temperatures:
@@ -110,7 +173,7 @@ def _discrete_figures(
 
 def _in_words(figures: Figures) -> list[str]:
     """The figures for a person."""
-    lines = []
+    lines = moment_words(figures) if "moments" in figures else []
     if "test_log_likelihood" in figures:
         error = figures.get("log_z_standard_error")
         text = f"held-out log-likelihood {figures['test_log_likelihood']:.2f}"
@@ -123,9 +186,21 @@ def _in_words(figures: Figures) -> list[str]:
                 f"{figures['log_z_reverse_standard_error']:.2f} by reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
             )
         if "true_log_likelihood" in figures:
-            lines.append(f"  the law itself scores {figures['true_log_likelihood']:.2f} on the same rows")
+            gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
+            truth = f"  the law itself scores {figures['true_log_likelihood']:.3f} on the same rows"
+            lines.append(f"{truth}: {gap:.3f} ± {spread:.3f} nats more")
     elif "test_pseudo_log_likelihood" in figures:
         lines.append(f"held-out pseudo-log-likelihood {figures['test_pseudo_log_likelihood']:.2f} nats a row")
+    if "test_accuracy" in figures:
+        lines.append(
+            f"label of held-out rows right: {figures['test_accuracy']:.1%} (the commonest: {figures['commonest_label']:.1%}), "
+            f"log p(label) {figures['test_label_log_likelihood']:.3f} nats a row"
+        )
+    if "accuracy" in figures:
+        lines.append(
+            f"most probable position right: {figures['accuracy']:.1%} of held-out rows, "
+            f"{figures['accuracy_by_component']:.1%} of components (search: {figures['search']})"
+        )
     if figures.get("samples_r_hat") is not None:
         lines.append(f"  split R-hat of the samples' energies {figures['samples_r_hat']:.2f} (1: the chains agree)")
     names = {
@@ -134,4 +209,13 @@ def _in_words(figures: Figures) -> list[str]:
         "independent_components": "independent components",
     }
     baselines = [f"{names[name]} {value:.2f}" for name, value in figures.get("baselines", {}).items()]
-    return [*lines, f"  on the same rows: {', '.join(baselines)}"] if baselines else lines
+    if baselines:
+        lines.append(f"  on the same rows: {', '.join(baselines)}")
+    if "judged" in figures:
+        verdict = figures["judged"]
+        value, reference = (
+            f"{number:.4g}" if number is not None else "missing" for number in (verdict["value"], verdict["reference"])
+        )
+        sense, passes = verdict["sense"].replace("_", " "), "passes" if verdict["passes"] else "does not pass"
+        lines.append(f"  judged by {verdict['name']}: {value}, {sense} {reference}: {passes}")
+    return lines

@@ -27,10 +27,11 @@ class Batch(NamedTuple):
     """What one step learns from, or one chunk of it; a chunk may hold one of the two sides alone.
 
     `positives` [N, *shape]; `drawn` is what the objective drew for them, `[P, N, ...]` each: P directions, noises or sites
-    for every row. `negatives` [M, *shape]; their weights, [M] of mean over the step 1, are `weights` where they are known
-    beforehand, else `weigh` of their energies. Where the objective replays transitions, `previous` [M, *shape] is where the
-    chains were before the last L of them, and `noise` [L, M, *shape] the standard normal draws that these used; `bank`
-    [B, *shape] holds all negatives of the step, whatever the chunk.
+    for every row; `context` [N, *context_shape] is theirs, where rows have one. `negatives` [M, *shape], under
+    `negative_context` where the model is conditional; their weights, [M] of mean over the step 1, are `weights` where they
+    are known beforehand, else `weigh` of their energies. Where the objective replays transitions, `previous` [M, *shape] is
+    where the chains were before the last L of them, and `noise` [L, M, *shape] the standard normal draws that these used;
+    `bank` [B, *shape] holds all negatives of the step, whatever the chunk.
     """
 
     positives: Tensor | None = None
@@ -41,6 +42,8 @@ class Batch(NamedTuple):
     previous: Tensor | None = None
     noise: Tensor | None = None
     bank: Tensor | None = None
+    context: Tensor | None = None
+    negative_context: Tensor | None = None
 
     def weights_of(self, energies: Tensor) -> Tensor:
         """The weights of the negatives, whose energies are `energies` [M]; without a graph."""
@@ -58,6 +61,9 @@ class Objective(nn.Module):
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
         """Hook for what is best started from the data, `[S, *shape]`, and the untrained energy; none by default."""
+
+    def check(self, energy: Energy, rows: Tensor) -> None:
+        """Hook: raises `ConfigError` where no parameters could have what would be learned from training rows `[S, *shape]`."""
 
     def draw(self, energy: Energy, positives: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:  # noqa: ARG002
         """The random inputs for `positives` [N, *shape], `[P, N, ...]` each; none by default."""
@@ -104,15 +110,18 @@ class Chunking(NamedTuple):
             return
         if batch.positives is not None:
             for rows, share in _slices(len(batch.positives), self.rows):
-                yield Batch(batch.positives[rows], tuple(values[:, rows] for values in batch.drawn)), share
+                drawn = tuple(values[:, rows] for values in batch.drawn)
+                yield Batch(batch.positives[rows], drawn, context=_some(batch.context, rows)), share
         if batch.negatives is not None:
             for rows, share in _slices(len(batch.negatives), self.rows):
                 piece = batch._replace(
                     positives=None,
                     drawn=(),
+                    context=None,
                     negatives=batch.negatives[rows],
-                    weights=None if batch.weights is None else batch.weights[rows],
-                    previous=None if batch.previous is None else batch.previous[rows],
+                    negative_context=_some(batch.negative_context, rows),
+                    weights=_some(batch.weights, rows),
+                    previous=_some(batch.previous, rows),
                     noise=None if batch.noise is None else batch.noise[:, rows],
                 )
                 yield piece, share
@@ -122,8 +131,14 @@ class Chunking(NamedTuple):
             yield batch._replace(drawn=tuple(values[some] for values in batch.drawn)), share
 
 
+def _some(values: Tensor | None, rows: slice) -> Tensor | None:
+    return None if values is None else values[rows]
+
+
 def _slices(total: int, most: int | None) -> Iterator[tuple[slice, float]]:
-    """Slices of at most `most`, and what share of the total each is."""
+    """Slices of at most `most`, and what share of the total each is; of nothing, one that is all of it."""
+    if not total:
+        yield slice(0, 0), 1.0
     size = total if most is None else most
     for start in range(0, total, size):
         stop = min(start + size, total)

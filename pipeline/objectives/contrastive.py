@@ -31,10 +31,10 @@ class ContrastiveDivergence(Objective):
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
         """Parts named positive, negative and energy_l2."""
         if batch.positives is not None:
-            values = energy(batch.positives)
+            values = energy.given(batch.context)(batch.positives)
             yield from self._side("positive", values, torch.ones_like(values), 1.0)
         if batch.negatives is not None:
-            values = energy(batch.negatives)
+            values = energy.given(batch.negative_context)(batch.negatives)
             yield from self._side("negative", values, batch.weights_of(values), -1.0)
 
     def _side(self, name: str, values: Tensor, weights: Tensor, sign: float) -> Iterator[Part]:

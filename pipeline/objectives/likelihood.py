@@ -47,13 +47,15 @@ class MaximumLikelihood(Objective):
         """Parts named positive and log_z."""
         if batch.positives is None:
             return
-        rows = len(batch.positives)
+        energy, rows = energy.given(batch.context), len(batch.positives)
         yield Part("positive", energy(batch.positives).sum(), rows)
-        yield Part("log_z", rows * self._log_z(energy), rows)
+        yield Part("log_z", self._log_z(energy).expand(rows).sum(), rows)
 
     def _log_z(self, energy: Energy) -> Tensor:
+        """[], or [N] where the energy is bound to the contexts of N rows."""
         value = energy.log_sum()
         if value is not None:
             return value
         points = torch.cartesian_prod(*[self._side] * energy.dimension).view(-1, *energy.shape)
-        return torch.logsumexp(-energy(points), 0) + energy.dimension * math.log(self._step)
+        values = energy(points.repeat_interleave(energy.contexts, 0)).view(-1, energy.contexts)
+        return torch.logsumexp(-values, 0) + energy.dimension * math.log(self._step)

@@ -114,6 +114,7 @@ class ConditionalNoiseContrastive(Objective):
         """One part, contrast."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         draws, rows = batch.drawn[0].shape[:2]
         points = torch.cat([batch.positives[None], batch.drawn[0]]).flatten(0, 1)
         here, there = energy(points).view(1 + draws, rows).split([1, draws])

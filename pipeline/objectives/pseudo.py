@@ -38,6 +38,7 @@ class PseudoLikelihood(_Sites):
         """One part, conditional, nats a row."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         assert energy.levels is not None
         x, sites = batch.positives.flatten(1), batch.drawn[0]
         here = energy(batch.positives)
@@ -57,6 +58,7 @@ class RatioMatching(_Sites):
         """One part, ratio."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         here = energy(batch.positives)
         flipped = _energies(energy, batch.positives.flatten(1), batch.drawn[0], 1)
         values = torch.sigmoid(here - flipped).square()

@@ -42,6 +42,7 @@ class ScoreMatching(_Directional):
         """Parts named score and trace: the mean of |s|^2 / 2, and of the trace of the Hessian of E."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         slope, curvatures = energy.slope_and_curvature(batch.positives, batch.drawn[0])
         yield Part("score", slope.square().sum() / 2, len(slope))
         yield Part("trace", curvatures.sum(), curvatures.numel(), -1.0)
@@ -54,6 +55,7 @@ class SlicedScoreMatching(_Directional):
         """Parts named score and trace: the mean of (v.s)^2 / 2, and of v.H v."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         directions = batch.drawn[0]
         slope, curvatures = energy.slope_and_curvature(batch.positives, directions)
         along = (slope * directions).flatten(2).sum(2)
@@ -79,6 +81,7 @@ class FiniteDifferenceScoreMatching(_Directional):
         """Parts named score and trace, as of sliced score matching."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         x, directions = batch.positives, batch.drawn[0]
         probes = len(directions)
         points = x.expand(2 * probes + 1, *x.shape).clone()
@@ -120,6 +123,7 @@ class DenoisingScoreMatching(Objective):
         """One part, denoising."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         noise, sigma = batch.drawn[0].flatten(0, 1), batch.drawn[1].flatten()
         sigma = sigma.view(-1, *(1,) * (noise.ndim - 1))
         clean = batch.positives.repeat(len(batch.drawn[0]), *(1,) * (noise.ndim - 1))
@@ -148,6 +152,7 @@ class FiniteDifferenceDenoising(DenoisingScoreMatching):
         """One part, denoising."""
         if batch.positives is None:
             return
+        energy = energy.given(batch.context)
         noise, sigmas, directions = batch.drawn
         wanted = torch.einsum("pni,pni->pn", directions.flatten(2), noise.flatten(2))
         points = torch.addcmul(batch.positives, noise, sigmas.view(*sigmas.shape, *(1,) * (noise.ndim - 2))).repeat(

@@ -128,7 +128,7 @@ def test_shape(tmp_path: Path) -> None:
     write(f"{tmp_path}/rows.parquet", listed(values))
     data = read(f"{tmp_path}/rows.parquet", shape=(2, 3))
     assert data.shape == (2, 3)
-    assert data.positives(0).next(9).shape == (9, 2, 3)
+    assert data.positives(0).next(9).position.shape == (9, 2, 3)
     assert_rows(data, values)
 
 

@@ -73,7 +73,7 @@ def test_binary_encoding() -> None:
     expected = torch.from_numpy((levels() >= 8).astype(np.float32))
     assert torch.equal(data.sample, expected[:1500])
     assert torch.equal(data.held_out, expected[1500:])
-    drawn = data.positives(0).next(2000)
+    drawn = data.positives(0).next(2000).position
     assert torch.isin(drawn, torch.tensor([0.0, 1.0])).all()
 
 
@@ -112,7 +112,7 @@ def test_noise_is_fresh_and_of_the_stated_deviation() -> None:
     numbers = TensorPositives(torch.arange(float(data.rows)), seed, 0.0)  # which row each draw is
     epochs = []
     for _ in range(2):
-        drawn, number = positives.next(data.rows), numbers.next(data.rows).long()
+        drawn, number = positives.next(data.rows).position, numbers.next(data.rows).position.long()
         noise = torch.empty_like(drawn)
         noise[number] = drawn - data.sample[number]
         epochs.append(noise.double().flatten().numpy())

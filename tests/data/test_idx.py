@@ -114,7 +114,7 @@ def test_sampled_pixels_are_drawn_once_by_split_seed(folder: str) -> None:
     once, again = (read(folder, *SAMPLED, f"seed={seed}", held_out=30) for seed in (0, 9))
     assert torch.equal(once.sample, again.sample)
     assert torch.equal(once.held_out, again.held_out)
-    drawn = once.positives(0).next(60)
+    drawn = once.positives(0).next(60).position
     assert (drawn[:, None] == once.sample).flatten(2).all(2).any(1).all(), "an epoch later the rows are the stored ones"
     other = read(folder, *SAMPLED, held_out=30, split_seed=1)
     for different in (other.sample, once.held_out):
@@ -156,7 +156,7 @@ def test_drawn_rows_have_noise_and_stored_ones_none(tmp_path: Path) -> None:
     write(str(tmp_path / "pictures"), encoded(images(40)))
     clean, noisy = (read(str(tmp_path / "pictures"), noise=noise) for noise in (0.0, 0.1))
     assert torch.equal(clean.sample, noisy.sample)
-    difference = noisy.positives(0).next(35) - clean.positives(0).next(35)
+    difference = noisy.positives(0).next(35).position - clean.positives(0).next(35).position
     assert 0.05 < difference.std() < 0.15
 
 

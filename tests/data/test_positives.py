@@ -33,7 +33,7 @@ def test_every_row_once_an_epoch(batch: int) -> None:
     positives = stream()
     draws: list[int] = []
     while len(draws) < 4 * ROWS:
-        drawn = numbers(positives.next(batch))
+        drawn = numbers(positives.next(batch).position)
         assert len(drawn) == batch
         draws += drawn
     for epoch in range(4):
@@ -43,7 +43,7 @@ def test_every_row_once_an_epoch(batch: int) -> None:
 def test_batch_size_does_not_change_the_order() -> None:
     """The stream of rows is one and the same however it is cut."""
     one, other = stream(), stream()
-    assert numbers(one.next(130)) == [row for size in (60, 1, 49, 20) for row in numbers(other.next(size))]
+    assert numbers(one.next(130).position) == [row for size in (60, 1, 49, 20) for row in numbers(other.next(size).position)]
 
 
 def test_orders_differ_between_epochs_and_seeds() -> None:
@@ -52,8 +52,8 @@ def test_orders_differ_between_epochs_and_seeds() -> None:
     for seed in range(4):
         positives, again = stream(seed), stream(seed)
         for _ in range(4):
-            order = numbers(positives.next(ROWS))
-            assert order == numbers(again.next(ROWS))
+            order = numbers(positives.next(ROWS).position)
+            assert order == numbers(again.next(ROWS).position)
             orders.append(tuple(order))
     assert len(set(orders)) == 16
     assert tuple(range(ROWS)) not in orders
@@ -63,7 +63,7 @@ def test_noise_depends_on_the_seed_and_is_apart_from_the_order() -> None:
     """Noise leaves the order of rows as it is; another seed gives other noise."""
     noises = []
     for seed in (0, 1):
-        clean, noisy = stream(seed).next(80), stream(seed, noise=0.1).next(80)
+        clean, noisy = stream(seed).next(80).position, stream(seed, noise=0.1).next(80).position
         assert torch.equal(noisy[:, 0].round().clamp(0, ROWS - 1), clean[:, 0])  # 5 deviations to the next row's middle
         noises.append(noisy - clean)
     assert not torch.isclose(noises[0], noises[1], atol=1e-5).all(1).any()
@@ -77,13 +77,13 @@ def test_resume_is_bitwise(position: int, noise: float) -> None:
     if position:
         first.next(position)
     saved = pickle.dumps(first.state_dict())
-    expected = [first.next(size) for size in (5, 40, 60)]
+    expected = [first.next(size).position for size in (5, 40, 60)]
     fresh, used = stream(seed=3, noise=noise), stream(seed=3, noise=noise)
     used.next(171)
     for resumed in (fresh, used):
         resumed.load_state_dict(pickle.loads(saved))
         for wanted in expected:
-            assert torch.equal(resumed.next(len(wanted)), wanted)
+            assert torch.equal(resumed.next(len(wanted)).position, wanted)
 
 
 def test_state_is_a_snapshot() -> None:

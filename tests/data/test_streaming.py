@@ -48,7 +48,7 @@ def epochs(positives: StreamedPositives, count: int) -> list[list[int]]:
     """The rows of the next `count` epochs, drawn one by one from an epoch's start."""
     found: dict[int, list[int]] = {}
     while len(found) <= count:
-        drawn = numbers(positives.next(1))
+        drawn = numbers(positives.next(1).position)
         found.setdefault(positives.state_dict()["epoch"], []).extend(drawn)
     return [found[epoch] for epoch in sorted(found)[:count]]
 
@@ -114,8 +114,8 @@ def test_stream_mixes_units(stored: str) -> None:
 def test_stream_batches_do_not_change_the_order(stored: str) -> None:
     """The same rows come however they are cut, across windows and epochs."""
     one, other = stream(stored), stream(stored)
-    whole = numbers(one.next(1500))
-    pieces = [row for size in (1, 70, 300, 600, 529) for row in numbers(other.next(size))]
+    whole = numbers(one.next(1500).position)
+    pieces = [row for size in (1, 70, 300, 600, 529) for row in numbers(other.next(size).position)]
     assert whole == pieces
 
 
@@ -139,7 +139,7 @@ def test_stream_resumes_bitwise_anywhere(stored: str, noise: float) -> None:
     sizes = [1, 7, 42, 50, 120, 1, 33, 260, 9, 480, 77, 100, 90, 90]
     for size in sizes:
         saved.append(pickle.dumps(positives.state_dict()))
-        drawn.append(positives.next(size))
+        drawn.append(positives.next(size).position)
     positions = {(state["epoch"], state["window"]) for state in map(pickle.loads, saved)}
     assert len(positions) >= 6
     assert len({epoch for epoch, _ in positions}) >= 3
@@ -149,7 +149,7 @@ def test_stream_resumes_bitwise_anywhere(stored: str, noise: float) -> None:
         for resumed in (fresh, used) if start == 4 else (used,):
             resumed.load_state_dict(pickle.loads(saved[start]))
             for expected in drawn[start : start + 3]:
-                assert torch.equal(resumed.next(len(expected)), expected)
+                assert torch.equal(resumed.next(len(expected)).position, expected)
 
 
 def test_stream_resumes_at_the_edge_of_a_window_and_of_an_epoch(stored: str) -> None:
@@ -159,12 +159,12 @@ def test_stream_resumes_at_the_edge_of_a_window_and_of_an_epoch(stored: str) -> 
     edges = {"window": 0, "epoch": 0}
     saved = positives.state_dict()
     while edges["epoch"] < 2:
-        row, state = positives.next(1), positives.state_dict()
+        row, state = positives.next(1).position, positives.state_dict()
         kind = next((name for name in ("epoch", "window") if state[name] > saved[name]), None)
         if kind:
             edges[kind] += 1
             resumed.load_state_dict(saved)
-            assert torch.equal(resumed.next(1), row)
+            assert torch.equal(resumed.next(1).position, row)
         saved = state
     assert edges["window"] >= 10
 
@@ -179,7 +179,7 @@ def test_stream_of_one_large_unit(tmp_path: Path) -> None:
 
 def test_stream_noise(stored: str) -> None:
     """Noise of the stated deviation (5 standard errors, false-alarm rate 6e-7), on the same order of rows, none stored."""
-    clean, noisy = stream(stored).next(1000), stream(stored, noise=0.25).next(1000)
+    clean, noisy = stream(stored).next(1000).position, stream(stored, noise=0.25).next(1000).position
     noise = (noisy - clean).double()
     assert noise.std().item() == pytest.approx(0.25, abs=5 * 0.25 / math.sqrt(2 * noise.numel()))
     assert noise.mean().item() == pytest.approx(0, abs=5 * 0.25 / math.sqrt(noise.numel()))
@@ -192,7 +192,7 @@ def test_stream_shape(stored: str) -> None:
     """`data.shape` holds for what is drawn, held out and sampled."""
     data = streamed(stored, shape=(3, 1))
     assert data.shape == (3, 1)
-    assert {tuple(rows.shape[1:]) for rows in (data.held_out, data.sample, data.positives(0).next(5))} == {(3, 1)}
+    assert {tuple(rows.shape[1:]) for rows in (data.held_out, data.sample, data.positives(0).next(5).position)} == {(3, 1)}
 
 
 def test_stream_without_held_out_rows_in_hand(stored: str) -> None:

@@ -23,8 +23,13 @@ from pipeline.data.base import DataSet
 from pipeline.data.toys import LAWS
 from pipeline.errors import ConfigError
 
-LAW_NAMES = ("8gaussians", "two_moons", "checkerboard")
-HALF_WIDTH, CELLS, NODES = 4.0, 16, 8  # [-4, 4]^2 in 16 x 16 cells of side 1/2, 8 x 8 Gauss-Legendre nodes in each
+LAW_NAMES = ("8gaussians", "two_moons", "checkerboard", "ring", "stripe")
+CELLS, NODES = 16, 8  # [-4, 4]^2 in 16 x 16 cells of side 1/2, 8 x 8 Gauss-Legendre nodes in each
+
+
+def half_width(law: str) -> float:
+    """Of the square that holds the law: but for the stripe 4."""
+    return 8.0 if law == "stripe" else 4.0
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -43,8 +48,8 @@ class Truth(NamedTuple):
 def truth(law: str) -> Truth:
     """Gauss-Legendre in every cell: the Gaussians are smooth within a cell, and the checkerboard constant."""
     nodes, weights = np.polynomial.legendre.leggauss(NODES)
-    side = 2 * HALF_WIDTH / CELLS
-    left = -HALF_WIDTH + side * np.arange(CELLS)
+    side = 2 * half_width(law) / CELLS
+    left = -half_width(law) + side * np.arange(CELLS)
     axis = (left[:, None] + side * (nodes + 1) / 2).ravel()
     weight = np.tile(weights * side / 2, CELLS)
     points = torch.from_numpy(np.stack(np.meshgrid(axis, axis, indexing="ij"), -1).reshape(-1, 2))
@@ -66,7 +71,7 @@ def log_density(data: DataSet, rows: Tensor) -> np.ndarray:
 
 @pytest.mark.parametrize("law", LAW_NAMES)
 def test_density_integrates_to_one(law: str) -> None:
-    """The integral over [-4, 4]^2 is 1; what is outside (8 sigma and more) and the rule's error are below 1e-6."""
+    """The integral over the square is 1; what is outside (5 sigma and more) and the rule's error are below 1e-6."""
     tolerance = 1e-12 if law == "checkerboard" else 1e-6
     assert truth(law).cells.sum() == pytest.approx(1, abs=tolerance)
 
@@ -113,6 +118,25 @@ def test_checkerboard_density_is_uniform_on_eight_squares() -> None:
     assert torch.equal(values, expected)
 
 
+@pytest.mark.parametrize("radius", [0.0, 0.7, 2.0, 2.9])
+def test_ring_density_against_adaptive_quadrature(radius: float) -> None:
+    """N(x; c, 0.3^2 I) integrated over centres c on the circle of radius 2."""
+
+    def integrand(angle: float) -> float:
+        return math.exp(-(radius**2 + 4 - 4 * radius * math.cos(angle)) / 0.18) / (2 * math.pi * 0.09)
+
+    expected = scipy.integrate.quad(integrand, -math.pi, math.pi, epsabs=0, epsrel=1e-10, limit=500)[0] / (2 * math.pi)
+    point = torch.tensor([[0.6 * radius, -0.8 * radius]], dtype=torch.float64)
+    assert LAWS["ring"][1](point).item() == pytest.approx(math.log(expected), abs=1e-8)
+
+
+def test_stripe_density_in_closed_form() -> None:
+    x = np.array([[0.0, 0.0], [2.0, -1.0], [-1.0, 3.0]])
+    across = 0.8 * scipy.stats.norm.pdf(x[:, 1], scale=0.5) + 0.2 * scipy.stats.norm.pdf(x[:, 1], scale=1.5)
+    expected = np.log(scipy.stats.norm.pdf(x[:, 0], scale=1.5) * across)
+    np.testing.assert_allclose(LAWS["stripe"][1](torch.from_numpy(x)).numpy(), expected, rtol=1e-12)
+
+
 @pytest.mark.parametrize("part", ["sample", "held_out"])
 @pytest.mark.parametrize("law", LAW_NAMES)
 def test_mean_log_density_of_draws_is_minus_the_entropy(law: str, part: str) -> None:
@@ -131,7 +155,7 @@ def test_mean_log_density_of_draws_is_minus_the_entropy(law: str, part: str) -> 
 def test_cell_counts_follow_the_density(law: str, part: str) -> None:
     """Counts in 256 cells against their probabilities, chi-square, false-alarm rate 1e-6; rare cells are taken as one."""
     rows = getattr(toy(law, "data.rows=60000"), part).double().numpy()
-    edges = np.linspace(-HALF_WIDTH, HALF_WIDTH, CELLS + 1)
+    edges = np.linspace(-half_width(law), half_width(law), CELLS + 1)
     counts = np.histogram2d(rows[:, 0], rows[:, 1], bins=(edges, edges))[0]
     probabilities = truth(law).cells
     common = len(rows) * probabilities >= 10

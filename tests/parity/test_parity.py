@@ -10,6 +10,7 @@ import pytest
 import ray
 
 from actors.driver import RayRunner
+from pipeline.build import open_data
 from pipeline.checkpoint import CheckpointStore
 from pipeline.config import RunConfig
 from pipeline.loop import InlineRunner
@@ -21,7 +22,8 @@ STEPS = 8
 
 
 def through_ray(config: RunConfig, output: Path, steps: int = STEPS) -> RayRunner:
-    runner = RayRunner(config, str(output), (8, 8))
+    data = open_data(config)
+    runner = RayRunner(config, str(output), data.shape, data.context_shape)
     runner.start(CheckpointStore(str(output), 3).latest(), None)
     for _ in range(steps):
         runner.step()
@@ -51,6 +53,9 @@ def weights(runner: RayRunner) -> np.ndarray:
         ["rbm", "objective=fast_pcd"],
         ["deep", "objective=improved_cd", "objective.replayed=2", "kernel=ula"],
         ["deep", "objective=hutchinson"],
+        ["conditional"],
+        ["conditional", "objective=cd", "trainer.lag=2", "trainer.lag_mode=exact"],
+        ["conditional", "chains.kept_contexts=0"],
         ["deep", "objective=mixture", "objective.weights={short_run:1.0,nce:0.5}", "chains.restart=0"],
     ],
     ids=lambda overrides: "-".join(overrides),

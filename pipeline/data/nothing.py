@@ -1,0 +1,36 @@
+"""No data: what a maximum-entropy model with given moments is trained on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+from pipeline.data.base import DataSet
+from pipeline.data_sections import NoData
+from pipeline.errors import ConfigError
+from pipeline.types import Rows
+
+
+class NoPositives:
+    """An endless stream of no rows."""
+
+    def __init__(self, shape: tuple[int, ...]) -> None:
+        self._rows = torch.empty(0, *shape)
+
+    def next(self, count: int) -> Rows:  # noqa: ARG002 - as many as there are
+        return Rows(self._rows)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """There is nothing to take up."""
+
+
+def nothing(config: NoData) -> DataSet:
+    """A data set of no rows of `shape`."""
+    if not config.shape:
+        raise ConfigError("data.shape", "[]", "the shape of a position, such as [1] for a number")
+    empty = torch.empty(0, *config.shape)
+    return DataSet(tuple(config.shape), 0, empty, empty, 0.0, lambda _: NoPositives(tuple(config.shape)))

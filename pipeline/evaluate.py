@@ -1,0 +1,87 @@
+"""Evaluate a trained run again; rank points by their probability; score how well the energy tells outliers.
+
+    python -m pipeline.evaluate run=URL [--json] [key=value ...]
+
+URL is a run's output folder, or one of its checkpoints, on any fsspec file system. Neither Ray nor training is needed.
+
+First come the figures of the run's own summary, worked out anew from its newest checkpoint. evaluation.KEY=VALUE, kernel=NAME
+and kernel.KEY=VALUE change how (evaluation.samples=0: no samples; evaluation.ais_temperatures=0: no AIS); data.path=PATH: where
+its data are now.
+
+    points=FILE    ranks the rows of a file (Parquet, Arrow or .npy) by log p(x) / p(x'), x' the most probable of them, which
+                   needs no Z; where log Z is known, log p(x) is told too. All of them are written to ranking.csv.
+    ood=noise      the area under the ROC curve of the energy as a score that tells held-out rows from draws of the base law;
+    ood=shuffled   from held-out rows whose components are permuted over the rows, each by itself;
+    ood=FILE       from the rows of a file. To data that are learned with noise the same noise is added.
+
+    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json
+    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy ood=shuffled
+
+With --json standard output holds one JSON document, and what is going on goes to standard error.
+
+Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from contextlib import nullcontext, redirect_stdout
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.arguments import carry_out, parse, usage
+from pipeline.fields import NonNegativeInt, Section, about
+
+OVERRIDABLE = ("evaluation", "kernel", "data.path")
+
+
+class Settings(Section):
+    run: str = about("URL of the run")
+    points: str | None = Field(None, description="file of points to rank: a path or an fsspec URL")
+    ood: str | None = Field(None, description="noise, shuffled, or a file of rows")
+    given: Any = Field(None, description="the context of `points` and of the rows of a file, for models that condition on one")
+    seed: NonNegativeInt = Field(0, description="seed of what ood=noise and ood=shuffled draw")
+    output: str | None = Field(None, description="where files go, any fsspec URL; null: evaluation-<hash> in the run's folder")
+
+
+def in_words(found: dict[str, Any]) -> str:
+    """What was found, for a person."""
+    lines = ["", f"{found['name']}, step {found['step']}", *found["figures"]["words"]]
+    if "ood" in found:
+        score = found["ood"]
+        lines.append(
+            f"outliers, {score['against']}: AUROC {score['auroc']:.3f} ± {score['standard_error']:.3f} "
+            f"({score['held_out']:,} held-out rows, {score['others']:,} others)"
+        )
+    if "ranking" in found:
+        ranking = found["ranking"]
+        known = ranking["log_z"] is not None
+        lines.append(f"{ranking['points']:,} points, the most probable first:")
+        lines.append(f"  {'point':>8}{'energy':>12}{'log p/p_best':>14}" + (f"{'log p':>12}" if known else ""))
+        for row in ranking["first"]:
+            density = f"{row['log_density']:>12.3f}" if known else ""
+            lines.append(f"  {row['point']:>8}{row['energy']:>12.3f}{row['log_ratio']:>14.3f}{density}")
+        lines.append(f"  all of them {ranking['file']}")
+    return "\n".join([*lines, f"  files       {found['output']}"])
+
+
+def main(arguments: Sequence[str]) -> int:
+    """The command line; its exit status."""
+    as_json = "--json" in arguments
+
+    def work(texts: Sequence[str]) -> None:
+        settings, overrides = parse([text for text in texts if text != "--json"], Settings, OVERRIDABLE)
+        from pipeline.evaluating import evaluate_again
+
+        with redirect_stdout(sys.stderr) if as_json else nullcontext():
+            found = evaluate_again(settings, overrides)
+        print(json.dumps(found, indent=1) if as_json else in_words(found), flush=True)
+
+    return carry_out(arguments, usage(__doc__ or "", Settings), work)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

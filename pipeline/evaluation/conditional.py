@@ -1,0 +1,109 @@
+"""What a conditional model is judged by: log p(x | c) of held-out rows, and what is most probable under their contexts."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+
+import torch
+from torch import Tensor
+
+from pipeline.config import RunConfig
+from pipeline.data.base import DataSet
+from pipeline.energies.base import Energy
+from pipeline.energies.laws import Gaussian
+from pipeline.evaluation.likelihood import independent_levels
+from pipeline.inference import argmax
+from pipeline.rng import torch_generator
+from pipeline.types import Figures, Progress
+
+SIDES = {1: 1000, 2: 128}  # points a side of the grid, by dimension
+ROWS = {1: 4000, 2: 500}  # held-out rows that are scored on a grid, which each context needs anew
+POINTS = 2**18  # energies at once
+SEARCHED = 500  # rows for which the most probable position is looked for
+
+
+def log_z_on_grid(bound: Energy, box: tuple[float, float]) -> Tensor:
+    """log of the integral of exp(-E(x | c)) over [low, high]^d, d = 1 or 2, by the midpoint rule, `[contexts]` float64."""
+    side, (low, high) = SIDES[bound.dimension], box
+    step = (high - low) / side
+    line = (torch.arange(side) + 0.5) * step + low
+    points = torch.cartesian_prod(*[line] * bound.dimension).view(-1, *bound.shape)
+    sums = []
+    for some in points.split(max(1, POINTS // bound.contexts)):
+        values = -bound(some.repeat_interleave(bound.contexts, 0)).double().view(len(some), -1)
+        sums.append(torch.logsumexp(values, 0))
+    return torch.logsumexp(torch.stack(sums), 0) + bound.dimension * math.log(step)
+
+
+def log_likelihood(energy: Energy, x: Tensor, context: Tensor, box: tuple[float, float]) -> Tensor | None:
+    """log p(x | c) of rows `[N, *shape]` under contexts `[N, *context_shape]`, `[N]` float64 nats.
+
+    Z(c) is exact where the energy has it, else by a grid over `box` in one or two real dimensions; None elsewhere.
+    """
+    values = []
+    for rows, contexts in zip(x.split(100), context.split(100), strict=True):
+        distinct, which = contexts.unique(dim=0, return_inverse=True)
+        log_z = energy.given(distinct).log_sum()
+        if log_z is None and (energy.levels is not None or energy.dimension not in SIDES):
+            return None
+        log_z = log_z_on_grid(energy.given(distinct), box) if log_z is None else log_z.double()
+        values.append(-energy.given(contexts)(rows).double() - log_z[which])
+    return torch.cat(values)
+
+
+def reach(energy: Energy, data: DataSet) -> tuple[float, float]:
+    """A box far beyond the data and the base term."""
+    far = max(6 * energy.base_scale, 1.5 * float(data.sample.abs().max()))
+    return energy.box or (-far, far)
+
+
+def conditional_figures(
+    config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
+) -> Generator[Progress, None, Figures]:
+    """The conditional log-likelihood of held-out rows, beside the law's own where it is known, and how good the search's
+    answers are, for positions over levels.
+    """
+    assert data.context is not None
+    count = len(data.held_out) if energy.levels is not None else ROWS.get(energy.dimension, 0)
+    test, context = data.held_out[:count], data.context.held_out[:count]
+    yield Progress("conditional log-likelihood", 0, 2)
+    values = log_likelihood(energy, test, context, reach(energy, data)) if count else None
+    figures: Figures = {}
+    if values is not None:
+        exact = energy.given(context[:1]).log_sum() is not None
+        figures = {
+            "test_log_likelihood": float(values.mean()),
+            "method": f"given contexts, {len(test)} rows, each Z {'exact' if exact else 'by quadrature'}",
+        }
+        if data.log_density is not None:
+            gap = data.log_density(test, context) - values
+            figures["true_log_likelihood"] = float(data.log_density(test, context).mean())
+            figures["kl_from_truth"] = float(gap.mean())
+            figures["kl_from_truth_standard_error"] = float(gap.std() / math.sqrt(len(gap)))
+        yield Progress("conditional log-likelihood", 1, 2)
+        before = log_likelihood(untrained, test, context, reach(energy, data))
+        assert before is not None
+        baselines = {"untrained": float(before.mean())}
+        if energy.levels is not None:
+            baselines["independent_components"] = independent_levels(data, energy.levels)
+        elif energy.box is None:
+            baselines["gaussian"] = float(Gaussian.fit(data.sample[:20000], data.noise).log_density(test).double().mean())
+        figures["baselines"] = baselines
+    if energy.levels is not None:
+        figures |= search_figures(config, energy, data)
+    yield Progress("conditional log-likelihood", 2, 2)
+    return figures
+
+
+def search_figures(config: RunConfig, energy: Energy, data: DataSet) -> Figures:
+    """How often the most probable position is the held-out one: by component, and as a whole."""
+    assert data.context is not None
+    wanted, context = data.held_out[:SEARCHED], data.context.held_out[:SEARCHED]
+    found = argmax(energy.given(context), torch_generator(config.seed, "search"))
+    right = found.position == wanted
+    return {
+        "accuracy_by_component": float(right.float().mean()),
+        "accuracy": float(right.flatten(1).all(1).float().mean()),
+        "search": "exact" if found.exact else "annealed chains with restarts",
+    }

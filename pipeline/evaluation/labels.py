@@ -1,0 +1,25 @@
+"""What a joint energy of positions and labels is judged by beside the likelihood of positions: p(y | x)."""
+
+from __future__ import annotations
+
+import torch
+from torch.nn.functional import cross_entropy
+
+from pipeline.data.base import DataSet
+from pipeline.energies.label_mlp import LabelMLP
+from pipeline.types import Figures
+
+
+@torch.no_grad()
+def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
+    """Accuracy of argmax_y p(y | x) on held-out rows as they are, without noise, and the mean log p(y | x), nats; beside the
+    share of the commonest label.
+    """
+    assert data.context is not None
+    labels = data.context.held_out.long()
+    logits = energy.label_logits(data.held_out)
+    return {
+        "test_accuracy": float((logits.argmax(1) == labels).float().mean()),
+        "test_label_log_likelihood": -float(cross_entropy(logits, labels)),
+        "commonest_label": float(labels.bincount().max() / len(labels)),
+    }

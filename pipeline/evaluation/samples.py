@@ -1,0 +1,46 @@
+"""Chains from noise, and what they say of themselves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Generator
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.energies.base import Energy
+from pipeline.evaluation.diagnostics import split_r_hat
+from pipeline.sampler import ChainPlan, Sampler
+from pipeline.types import Progress
+
+
+class Drawn(NamedTuple):
+    """Where chains ended, `position` [M, *shape] and `energy` [M] nats; their mean acceptance and the split R-hat of their
+    energies, both over the second half of the way (None where R-hat tells nothing).
+    """
+
+    position: Tensor
+    energy: Tensor
+    acceptance: float
+    r_hat: float | None
+
+
+def draw_from_noise(
+    energy: Energy, plan: ChainPlan, count: int, transitions: int, generator: torch.Generator
+) -> Generator[Progress, None, Drawn]:
+    """After the progress, `count` chains that started at the base law, their kernel adapted to them as they went."""
+    sampler = Sampler(energy, plan, count, generator)
+    done, energies, acceptances = 0, [], []
+    while done < transitions:
+        before, done = done, min(done + plan.transitions, transitions)
+        report = sampler.advance(generator, done - before)
+        energies.append(report.energy[-count:])
+        acceptances.append(float(report.acceptance[-count:].mean()))
+        if before // 50 != done // 50 or done == transitions:
+            yield Progress("sampling from noise", done, transitions)
+    later = len(energies) // 2
+    draws = torch.stack(energies[later:], 1).double().cpu().numpy()
+    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 else math.nan
+    acceptance = sum(acceptances[later:]) / len(acceptances[later:])
+    return Drawn(sampler.position[-count:], energies[-1], acceptance, r_hat if math.isfinite(r_hat) else None)
