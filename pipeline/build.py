@@ -137,6 +137,7 @@ DATA: dict[str, Callable[[Any], DataSet]] = {
     "digits": images.digits,
     "idx": images.idx,
     "toy": toys.toy,
+    "labelled_toys": toys.labelled_toys,
     "conditional_toy": conditional_toys.conditional_toy,
     "tags": tags.tags,
     "columns": columns.columns,
@@ -170,8 +171,15 @@ def open_data(config: RunConfig) -> DataSet:
 def _check_rows(config: RunConfig, data: DataSet) -> None:
     """There are enough of them, and a box holds them."""
     if config.conditional and config.reweight and config.trainer.lag and not keeps_chains(config, data):
-        remedy = f"fewer than the {data.rows} training rows, so chains start anew and cannot be reweighted; keep as many, or use lag 0"
+        remedy = (
+            f"fewer than the {data.rows} training rows: chains start anew, and cannot be reweighted; keep as many, or use lag 0"
+        )
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
+    if config.energy.has_labels and data.context is not None:
+        labels, classes = data.context.sample, config.energy.classes  # type: ignore[union-attr]
+        if data.context.shape or not bool(((labels == labels.floor()) & (labels >= 0) & (labels < classes)).all()):
+            remedy = f"the rows' contexts are not all labels 0, ..., {classes - 1}; set it to how many there are"
+            raise ConfigError("energy.classes", classes, remedy)
     if config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
@@ -281,7 +289,7 @@ def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
     try:
         for term in make_terms(config, energy, rows, context):
             # one draw a row: exact score matching would take as many second derivatives as there are dimensions
-            drawn = tuple(values[:1] for values in term.objective.draw(energy, rows, generator))
+            drawn = tuple(values[:1] for values in term.objective.draw(energy.given(context), rows, generator))
             batch = Batch(rows, drawn, rows, context=context, negative_context=context)
             batch = batch._replace(previous=rows, noise=energy.noise(16, generator)[None], bank=energy.noise(16, generator))
             loss = torch.stack([part.total for part in term.objective.parts(deepcopy(energy), batch)]).sum()

@@ -51,10 +51,21 @@ class IDXData(Data):
     path: str = about("an IDX file of images, or a folder with train-images-idx3-ubyte[.gz] (and t10k-...)")
 
 
+ToyLaw = Literal["8gaussians", "two_moons", "checkerboard", "ring", "stripe"]
+
+
 class ToyData(Data):
     name: Literal["toy"]
-    law: Literal["8gaussians", "two_moons", "checkerboard", "ring", "stripe"] = about("which 2-D law, each of known density")
+    law: ToyLaw = about("which 2-D law, each of known density")
     rows: PositiveInt = about("rows drawn from it, held-out ones included")
+
+
+class LabelledToysData(Data):
+    name: Literal["labelled_toys"]
+    laws: Annotated[tuple[ToyLaw, ...], Field(strict=False, min_length=2)] = about(
+        "2-D laws; a row's label is its law's place here"
+    )
+    rows: PositiveInt = about("rows drawn from them, as many from each, held-out ones included")
 
 
 class ConditionalToyData(Data):
@@ -122,6 +133,6 @@ class NoData(Section):
 
 
 DataConfig = Annotated[
-    DigitsData | IDXData | ToyData | ConditionalToyData | TagsData | ColumnsData | IsingData | NoData,
+    DigitsData | IDXData | ToyData | LabelledToysData | ConditionalToyData | TagsData | ColumnsData | IsingData | NoData,
     Field(discriminator="name"),
 ]

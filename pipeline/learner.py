@@ -6,7 +6,6 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -212,7 +211,12 @@ class Learner:
             with torch.no_grad():
                 energies = [self.energy.given(some.negative_context)(some.negatives) for some, _ in chunks]
             batch = batch._replace(weights=batch.weigh(torch.cat(energies)))
-        return self._chunking.split(batch, partial(objective.draw, self.energy, generator=self._generator))
+
+        def draw(some: Batch) -> tuple[Tensor, ...]:
+            assert some.positives is not None
+            return objective.draw(self.energy.given(some.context), some.positives, self._generator)
+
+        return self._chunking.split(batch, draw)
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before, whether skipped."""

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.data.base import DataSet, LogDensity, in_memory, split
-from pipeline.data_sections import ToyData
+from pipeline.data_sections import LabelledToysData, ToyData
 from pipeline.errors import ConfigError
 
 Draw = Callable[[np.random.RandomState, int], np.ndarray]
@@ -24,6 +24,26 @@ def toy(config: ToyData) -> DataSet:
     rows = draw(np.random.RandomState(config.split_seed), config.rows)
     train, held_out = split(rows, config.held_out, config.split_seed)
     return in_memory(train, held_out, config.noise, None if config.noise else log_density)
+
+
+def labelled_toys(config: LabelledToysData) -> DataSet:
+    """`rows` draws, as many of each of the `laws`, with the number of its law for a context; `log_density` is that of a row's
+    own law (None once noise is added).
+    """
+    if config.held_out >= config.rows:
+        raise ConfigError("data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer")
+    random = np.random.RandomState(config.split_seed)
+    labels = np.arange(config.rows) % len(config.laws)
+    rows = np.empty((config.rows, 2))
+    for number, law in enumerate(config.laws):
+        rows[labels == number] = LAWS[law][0](random, int((labels == number).sum()))
+
+    def log_density(position: Tensor, context: Tensor) -> Tensor:
+        logs = torch.stack([LAWS[law][1](position) for law in config.laws], 1)
+        return logs.gather(1, context.long()[:, None])[:, 0]
+
+    pieces = [split(values, config.held_out, config.split_seed) for values in (rows, labels)]
+    return in_memory(*pieces[0], config.noise, None if config.noise else log_density, context=pieces[1])
 
 
 EIGHT_RADIUS, EIGHT_STD = 2.0, 0.2

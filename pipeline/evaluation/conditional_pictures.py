@@ -25,10 +25,10 @@ def draw_conditional(energy: Energy, samples: Tensor, context: Tensor, data: Dat
     """
     if energy.levels is not None:
         figure = _levels(energy.levels, samples, data, caption)
-    elif energy.dimension == 1 and context[0].numel() == 1:
+    elif energy.dimension == 1 and context.shape[1:] == (1,):
         figure = _line(energy, samples, context, data, caption)
     elif energy.dimension == 2:
-        figure = _planes(energy, data, caption)
+        figure = _planes(energy, samples, context, data, caption)
     else:
         figure = _marginals(samples, data, caption)
     write_figure(figure, output, "samples.png")
@@ -65,28 +65,38 @@ def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, capti
     return figure
 
 
-def _planes(energy: Energy, data: DataSet, caption: str) -> Figure:
-    """p(y | x) over the plane of y, under contexts of a few held-out rows: the model above, the truth below."""
+def _planes(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str) -> Figure:
+    """p(y | x) over the plane of y under a few contexts: the model, the truth where it is known, and the samples of those
+    contexts, or where they are many of the nearest ones.
+    """
     assert data.context is not None
     radius = 1.15 * float(data.held_out.abs().max())
     side = torch.linspace(-radius, radius, CELLS)
     points = torch.cartesian_prod(side, side)
-    order = data.context.held_out.flatten(1)[:, 0].argsort()
-    chosen = data.context.held_out[order[torch.linspace(0, len(order) - 1, SHOWN).long()]]
-    rows = 1 if data.log_density is None else 2
-    figure = Figure(figsize=(2.6 * SHOWN, 2.7 * rows + 0.4), layout="constrained")
-    axes = figure.subplots(rows, SHOWN, squeeze=False)
-    for column, context in enumerate(chosen):
-        laws = {"learned": -energy.given(context[None])(points)}
+    distinct = data.context.held_out.unique(dim=0)
+    chosen = distinct[torch.linspace(0, len(distinct) - 1, min(SHOWN, len(distinct))).long()]
+    rows = ["learned", *(["true"] if data.log_density is not None else []), "samples"]
+    figure = Figure(figsize=(max(6.5, 2.6 * len(chosen)), 2.7 * len(rows) + 0.4), layout="constrained")
+    axes = figure.subplots(len(rows), len(chosen), squeeze=False, sharex=True, sharey=True)
+    distances = torch.cdist(context.view(len(context), -1), chosen.view(len(chosen), -1))
+    for column, one in enumerate(chosen):
+        axes[0, column].set_title(f"x = {', '.join(f'{value:.3g}' for value in one.flatten()[:3].tolist())}", fontsize=9)
+        _density(axes[0, column], -energy.given(one[None])(points), radius)
         if data.log_density is not None:
-            laws["true"] = data.log_density(points, context.expand(len(points), *context.shape))
-        for row, (name, logs) in enumerate(laws.items()):
-            axis = axes[row, column]
-            density = (logs - logs.max()).exp().view(CELLS, CELLS).T
-            axis.imshow(density.numpy(), origin="lower", extent=(-radius, radius, -radius, radius))
-            axis.set_title(f"{name}, x = {', '.join(f'{value:.2f}' for value in context.flatten()[:3].tolist())}", fontsize=9)
+            _density(axes[1, column], data.log_density(points, one.expand(len(points), *one.shape)), radius)
+        nearest = distances[:, column].argsort(stable=True)[: len(samples) // len(chosen) // 2]
+        axes[-1, column].scatter(*samples[nearest].T, s=3, alpha=0.5)
+        axes[-1, column].set_aspect("equal")
+    for axis, name in zip(axes[:, 0], rows, strict=True):
+        axis.set_ylabel(name)
     figure.suptitle(caption, fontsize=10)
     return figure
+
+
+def _density(axis: Any, logs: Tensor, radius: float) -> None:
+    """exp(`logs`) [CELLS^2], its largest value 1."""
+    density = (logs - logs.max()).exp().view(CELLS, CELLS).T
+    axis.imshow(density.numpy(), origin="lower", extent=(-radius, radius, -radius, radius))
 
 
 def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure:

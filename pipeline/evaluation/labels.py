@@ -1,13 +1,17 @@
-"""What a joint energy of positions and labels is judged by beside the likelihood of positions: p(y | x)."""
+"""What a joint energy of positions and labels is judged by beside the likelihood of positions: p(y | x) and p(x | y)."""
 
 from __future__ import annotations
 
 import torch
+from sklearn.neighbors import KNeighborsClassifier
+from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from pipeline.data.base import DataSet
 from pipeline.energies.label_mlp import LabelMLP
 from pipeline.types import Figures
+
+NEIGHBOURS = 5
 
 
 @torch.no_grad()
@@ -23,3 +27,12 @@ def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
         "test_label_log_likelihood": -float(cross_entropy(logits, labels)),
         "commonest_label": float(labels.bincount().max() / len(labels)),
     }
+
+
+def recognised(samples: Tensor, labels: Tensor, data: DataSet) -> float:
+    """The share of samples `[M, *shape]` that most of the 5 nearest training rows say are of the class that they were drawn
+    for, `labels` [M]: how legible they are to a judge that is not the model.
+    """
+    assert data.context is not None
+    judge = KNeighborsClassifier(NEIGHBOURS).fit(data.sample.flatten(1).numpy(), data.context.sample.numpy())
+    return float((judge.predict(samples.flatten(1).numpy()) == labels.numpy()).mean())

@@ -13,16 +13,19 @@ from torch import Tensor
 from pipeline.build import make_energy, make_plan, noisy_sample
 from pipeline.config import Judgement, RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data_sections import LabelledToysData
 from pipeline.energies.base import Energy, unflatten_
+from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
-from pipeline.evaluation import likelihood
+from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.diagnostics import split_r_hat
-from pipeline.evaluation.labels import label_figures
-from pipeline.evaluation.moments import moment_figures, moment_words
+from pipeline.evaluation.labels import label_figures, recognised
+from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
+from pipeline.evaluation.words import in_words
 from pipeline.objective_sections import terms_of
 from pipeline.objectives.moments import family_of
 from pipeline.rng import torch_generator
@@ -40,15 +43,15 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
     untrained.initialise(noisy_sample(config, data))
     figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
     if config.evaluation.samples:
-        figures["samples_r_hat"] = yield from _draw(config, energy, data, output)
+        figures |= yield from _draw(config, energy, data, output)
     with torch.no_grad():
         if data.rows:
-            figures |= yield from _figures(config, energy, untrained, data)
+            figures |= yield from _figures(config, energy, untrained, data, output)
         if "moments" in terms_of(config.objective):
             figures |= yield from moment_figures(config, family_of(energy), data, output)
     if config.evaluation.judged is not None:
         figures["judged"] = judge(config.evaluation.judged, figures)
-    yield figures | {"words": _in_words(figures)}
+    yield figures | {"words": in_words(figures)}
 
 
 def judge(wanted: Judgement, figures: Figures) -> Figures:
@@ -69,24 +72,25 @@ def _look_up(figures: Figures, name: str) -> Any:
     return value
 
 
-def _draw(config: RunConfig, energy: Energy, data: DataSet, output: str) -> Generator[Progress, None, float | None]:
-    """Writes `samples.png`; the samples' split R-hat."""
+def _draw(config: RunConfig, energy: Energy, data: DataSet, output: str) -> Generator[Progress, None, Figures]:
+    """Writes `samples.png`; how good its samples are."""
     context = sample_contexts(config, data)
-    bound = energy.given(context)
-    if isinstance(energy, LabelMLP):
-        assert context is not None
-        bound = energy.of_class(context)
+    bound = energy.of_class(context) if isinstance(energy, LabelMLP) and context is not None else energy.given(context)
     samples, r_hat = yield from sample_from_noise(config, bound)
+    figures: Figures = {"samples_r_hat": r_hat}
     caption = (
         f"{config.name}: {len(samples)} samples, chains started at noise, "
         f"{config.evaluation.transitions:,} {config.kernel.name} transitions each"
     )
-    if config.conditional and not config.energy.has_labels:
+    if config.conditional and len(data.shape) == 1:
         assert context is not None
         draw_conditional(energy, samples, context, data, caption, output)
     else:
         draw_samples(bound, energy.visible(samples), data, caption, output)
-    return r_hat
+    if config.energy.has_labels:
+        assert context is not None
+        figures["samples_recognised"] = recognised(samples, context, data)
+    return figures
 
 
 def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
@@ -113,19 +117,36 @@ def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, 
         if before // 50 != done // 50 or done == total:
             yield Progress("sampling from noise", done, total)
     draws = torch.stack(energies[len(energies) // 2 :], 1).double().numpy()
-    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 else math.nan
+    # chains under different contexts have different laws, and need not agree
+    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 and energy.contexts == 1 else math.nan
     return sampler.position[-config.evaluation.samples :], r_hat if math.isfinite(r_hat) else None
 
 
-def _figures(config: RunConfig, energy: Energy, untrained: Energy, data: DataSet) -> Generator[Progress, None, Figures]:
+def _figures(
+    config: RunConfig, energy: Energy, untrained: Energy, data: DataSet, output: str
+) -> Generator[Progress, None, Figures]:
     """The held-out figure of the trained energy, and what the untrained one and simple models score on it."""
     if config.conditional:
-        return (yield from conditional_figures(config, energy, untrained, data))
+        figures = yield from conditional_figures(config, energy, untrained, data)
+        if isinstance(config.data, LabelledToysData) and data.log_density is not None:
+            figures |= _compositions(config.data, energy, data, output)
+        return figures
     if isinstance(energy, LabelMLP):
         return label_figures(energy, data) | (yield from _continuous_figures(config, energy, untrained, data))
     if energy.levels is not None:
         return (yield from _discrete_figures(config, energy, untrained, data))
     return (yield from _continuous_figures(config, energy, untrained, data))
+
+
+def _compositions(section: LabelledToysData, energy: Energy, data: DataSet, output: str) -> Figures:
+    """What the laws of the first two labels compose to; writes `compositions.png`."""
+    points, names = compositions.grid(), section.laws
+    assert data.log_density is not None
+    first, second = (energy.given(torch.tensor([label])) for label in (0.0, 1.0))
+    one, other = (data.log_density(points, torch.full((len(points),), label)) for label in (0.0, 1.0))
+    compared = compositions.compare(first, second, (one, other))
+    compositions.draw_compositions(compared, (names[0], names[1]), output)
+    return compositions.composition_figures(compared)
 
 
 def _continuous_figures(
@@ -156,6 +177,11 @@ def _discrete_figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
 ) -> Generator[Progress, None, Figures]:
     baselines = {"independent_components": likelihood.independent_levels(data, energy.levels or 2)}
+    if isinstance(energy, DeepBoltzmannMachine):
+        assert isinstance(untrained, DeepBoltzmannMachine)
+        figures = yield from deep_boltzmann.by_bound(energy, data, config)
+        before = yield from deep_boltzmann.untrained(untrained, data, config.seed)
+        return figures | {"baselines": {**baselines, "untrained": before}}
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
         figures = likelihood.exact(energy, log_z, data.held_out, data.sample)
@@ -169,53 +195,3 @@ def _discrete_figures(
         figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
         before = likelihood.pseudo_likelihood(untrained, data, torch_generator(*stream))["test_pseudo_log_likelihood"]
     return figures | {"baselines": {**baselines, "untrained": before}}
-
-
-def _in_words(figures: Figures) -> list[str]:
-    """The figures for a person."""
-    lines = moment_words(figures) if "moments" in figures else []
-    if "test_log_likelihood" in figures:
-        error = figures.get("log_z_standard_error")
-        text = f"held-out log-likelihood {figures['test_log_likelihood']:.2f}"
-        text += f" ± {error:.2f}" if error is not None else ""
-        lines.append(f"{text} nats a row ({figures['method']})")
-        if "log_z_gap" in figures:
-            forward, reverse = figures["log_z"], figures["log_z_reverse"]
-            lines.append(
-                f"  log Z {forward:.2f} ± {error:.2f} by forward AIS, too low on average; {reverse:.2f} ± "
-                f"{figures['log_z_reverse_standard_error']:.2f} by reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
-            )
-        if "true_log_likelihood" in figures:
-            gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
-            truth = f"  the law itself scores {figures['true_log_likelihood']:.3f} on the same rows"
-            lines.append(f"{truth}: {gap:.3f} ± {spread:.3f} nats more")
-    elif "test_pseudo_log_likelihood" in figures:
-        lines.append(f"held-out pseudo-log-likelihood {figures['test_pseudo_log_likelihood']:.2f} nats a row")
-    if "test_accuracy" in figures:
-        lines.append(
-            f"label of held-out rows right: {figures['test_accuracy']:.1%} (the commonest: {figures['commonest_label']:.1%}), "
-            f"log p(label) {figures['test_label_log_likelihood']:.3f} nats a row"
-        )
-    if "accuracy" in figures:
-        lines.append(
-            f"most probable position right: {figures['accuracy']:.1%} of held-out rows, "
-            f"{figures['accuracy_by_component']:.1%} of components (search: {figures['search']})"
-        )
-    if figures.get("samples_r_hat") is not None:
-        lines.append(f"  split R-hat of the samples' energies {figures['samples_r_hat']:.2f} (1: the chains agree)")
-    names = {
-        "untrained": "this model untrained",
-        "gaussian": "a Gaussian with full covariance",
-        "independent_components": "independent components",
-    }
-    baselines = [f"{names[name]} {value:.2f}" for name, value in figures.get("baselines", {}).items()]
-    if baselines:
-        lines.append(f"  on the same rows: {', '.join(baselines)}")
-    if "judged" in figures:
-        verdict = figures["judged"]
-        value, reference = (
-            f"{number:.4g}" if number is not None else "missing" for number in (verdict["value"], verdict["reference"])
-        )
-        sense, passes = verdict["sense"].replace("_", " "), "passes" if verdict["passes"] else "does not pass"
-        lines.append(f"  judged by {verdict['name']}: {value}, {sense} {reference}: {passes}")
-    return lines

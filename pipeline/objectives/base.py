@@ -82,8 +82,8 @@ class Term(NamedTuple):
     objective: Objective
 
 
-Draw = Callable[[Tensor], tuple[Tensor, ...]]
-"""`Objective.draw` as a function of the positives alone."""
+Draw = Callable[["Batch"], tuple[Tensor, ...]]
+"""`Objective.draw` as a function of the batch's positives, under their contexts, alone."""
 
 
 class Chunking(NamedTuple):
@@ -100,7 +100,7 @@ class Chunking(NamedTuple):
         """
         for some, share in self._split_rows(batch):
             if draw is not None and some.positives is not None:
-                some = some._replace(drawn=draw(some.positives))
+                some = some._replace(drawn=draw(some))
             for piece, part in self._split_draws(some):
                 yield piece, share * part
 

@@ -16,7 +16,7 @@ class LabelLikelihood(Objective):
     """loss = -mean_i log p(y_i | x_i),   p(y | x) = exp(-E(x, y)) / sum_k exp(-E(x, k))
 
     The discriminative half of a joint model, exactly normalised; beside a loss for p(x) it makes one energy a classifier and a
-    generator at once, log p(x, y) = log p(x) + log p(y | x) (Grathwohl et al. 2020, equation 4).
+    generator at once, log p(x, y) = log p(x) + log p(y | x) (Grathwohl et al. 2020).
     """
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:

@@ -248,6 +248,18 @@ def test_a_target_binds_and_rebinds(case: Case) -> None:
         torch.testing.assert_close(rough, energy.given(context).gradient(x), rtol=0.1, atol=0.1)
 
 
+def test_a_bound_energy_under_a_target_has_no_graph(case: Case) -> None:
+    """Though it was bound before its parameters were frozen: a chain would go on building one, transition by transition."""
+    energy = case.energy()
+    bound = energy.given(case.context(ROWS))
+    x = positions(energy, ROWS)
+    assert bound(x).requires_grad
+    target = Target(bound)
+    assert not target.energy(x).requires_grad
+    assert not target.energy_and_gradient(x)[1].requires_grad
+    assert bound.requires_grad_()(x).requires_grad
+
+
 # -- as a law ---------------------------------------------------------------------------------------------------------
 
 
