@@ -124,6 +124,8 @@ def _range(schema: dict[str, Any]) -> str:
         return f"list of {_range(schema['items'])}"
     if schema["type"] not in ("number", "integer"):
         return {"null": "null", "string": "a name", "object": "keyword arguments"}[schema["type"]]
+    if not {"minimum", "exclusiveMinimum"} & set(schema):
+        return "a number"
     low = f"[{schema['minimum']:g}" if "minimum" in schema else f"({schema['exclusiveMinimum']:g}"
     high = f"{schema['maximum']:g}]" if "maximum" in schema else f"{schema.get('exclusiveMaximum', 'inf')})"
     return f"{'integers in ' if schema['type'] == 'integer' else ''}{low}, {high}"

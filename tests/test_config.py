@@ -37,6 +37,15 @@ NEEDED = {
     "gibbs": BINARY,
     "gibbs_with_gradients": BINARY,
     "single_site": BINARY,
+    "dbm": [*BINARY, "kernel=gibbs"],
+    "maxent": ["experiment=maxent_moments"],
+    "moments": ["experiment=maxent_moments"],
+    "none": ["experiment=maxent_moments"],
+    "ising": ["experiment=maxent_ising"],
+    "conditional_mlp": ["experiment=conditional_regression"],
+    "pairwise": ["experiment=conditional_structured"],
+    "tags": ["experiment=conditional_structured"],
+    "label_likelihood": ["energy=label_mlp"],
 }
 
 
@@ -90,7 +99,7 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["trainer.steps=0"], "trainer.steps", "0", "greater than or equal to 1"),
         (["optimizer.learning_rate=nan"], "optimizer.learning_rate", "nan", "finite"),
         (["trainer.reweight=maybe"], "trainer.reweight", "maybe", "'auto' or should be a valid boolean"),
-        (["energy=foo"], "energy", "foo", "conv, custom, gaussian_rbm"),
+        (["energy=foo"], "energy", "foo", "conditional_mlp, conv, custom"),
         (["trainer.steps=1,2"], "trainer.steps", "1,2", "one value"),
         (["--steps=3"], "--steps", "3", "key=value"),
         (["steps"], "steps", "", "key=value"),

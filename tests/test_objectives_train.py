@@ -35,7 +35,8 @@ def test_no_objective_is_left_out() -> None:
     named = {
         argument.partition("=")[2] for trial in TRIALS for argument in trial.overrides if argument.startswith("objective=")
     }
-    assert named == {*OBJECTIVES, "mixture"}
+    # the presets of tests/test_systems.py are for two more, which go with one energy each
+    assert named == {*OBJECTIVES, "mixture"} - {"label_likelihood", "moments"}
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy, Target
+from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.discrete import all_states
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.quadratic import QuadraticBinary
@@ -37,6 +38,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
     "quadratic": lambda: scramble(QuadraticBinary((2, 3), 1.0)),
     "two categories": lambda: scramble(PottsRBM((5,), 2, 3, 1.0)),
     "image": lambda: scramble(BernoulliRBM((2, 3), 3, 1.0)),
+    "dbm": lambda: scramble(DeepBoltzmannMachine((3,), (2, 2), 1.0, 1)),
     "four levels": lambda: scramble(PottsLattice((4,), 4, 0.0, False)),
 }
 RBMS = ["rbm", "potts_rbm", "two categories", "image"]
