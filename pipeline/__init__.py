@@ -8,6 +8,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from torch import Tensor, nn
 
     from pipeline.energies.base import Energy
@@ -15,16 +17,16 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 
-def load(url: str, energy: nn.Module | None = None) -> Energy:
+def load(url: str, energy: nn.Module | None = None, features: Sequence[Callable[[Tensor], Tensor]] | None = None) -> Energy:
     """The trained energy of a run, as an `nn.Module` mapping `[N, *shape] -> [N]` (nats), with its EMA weights.
 
     `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any fsspec file system; `energy` is
-    the module that the run was given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
+    the module, and `features` are the functions, that the run was given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
     checkpoint, its checksums do not hold, or its parameters do not fit.
     """
     from pipeline.checkpoint import load_energy
 
-    return load_energy(url, energy)
+    return load_energy(url, energy, features)
 
 
 def log_ratio(energy: Energy, x: Tensor, other: Tensor) -> Tensor:

@@ -35,8 +35,10 @@ def parse(arguments: Iterable[str], settings: type[S], overridable: Sequence[str
             raise ConfigError(key, value, "the arguments are key=value (see --help)")
         if key.startswith(tuple(f"{name}." for name in overridable)) or key in overridable:
             overrides.append(text)
-        elif key in settings.model_fields or (key == "run" and "runs" in settings.model_fields):
-            values["runs" if "runs" in settings.model_fields and key == "run" else key] = _value(key, value)
+        elif key == "run" and "runs" in settings.model_fields:
+            values["runs"] = _value("runs", value)
+        elif key in settings.model_fields:
+            values[key] = _value(key, value)
         else:
             near = difflib.get_close_matches(key, [*settings.model_fields, *overridable], n=2, cutoff=0.5)
             raise ConfigError(
@@ -49,7 +51,7 @@ def parse(arguments: Iterable[str], settings: type[S], overridable: Sequence[str
 
 
 def _value(key: str, text: str) -> Any:
-    if key == "runs" or (key == "run" and text.startswith("[")):
+    if key == "runs":
         return [part.strip() for part in text.removeprefix("[").removesuffix("]").split(",")]
     if key in TEXTS:
         return text or None

@@ -175,11 +175,8 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
             f"fewer than the {data.rows} training rows: chains start anew, and cannot be reweighted; keep as many, or use lag 0"
         )
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
-    if config.energy.has_labels and data.context is not None:
-        labels, classes = data.context.sample, config.energy.classes  # type: ignore[union-attr]
-        if data.context.shape or not bool(((labels == labels.floor()) & (labels >= 0) & (labels < classes)).all()):
-            remedy = f"the rows' contexts are not all labels 0, ..., {classes - 1}; set it to how many there are"
-            raise ConfigError("energy.classes", classes, remedy)
+    if config.energy.has_labels:
+        _check_labels(config, data)
     if config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
@@ -188,6 +185,16 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
     high = float(max(data.sample.max(), data.held_out.max()))
     if box is not None and (low < box[0] or high > box[1]):
         raise ConfigError("energy.box", list(box), f"the data reach from {low:g} to {high:g}; the box must hold them")
+
+
+def _check_labels(config: RunConfig, data: DataSet) -> None:
+    """Contexts are labels, and the energy knows each."""
+    assert data.context is not None
+    labels, classes = data.context.sample, config.energy.classes  # type: ignore[union-attr]
+    known = ((labels == labels.floor()) & (labels >= 0) & (labels < classes)).all()
+    if math.prod(data.context.shape) != 1 or not bool(known):
+        remedy = f"the rows' contexts are not all labels 0, ..., {classes - 1}; set it to how many there are"
+        raise ConfigError("energy.classes", classes, remedy)
 
 
 def make_energy(config: RunConfig, shape: Sequence[int], context_shape: Sequence[int] | None = None) -> Energy:

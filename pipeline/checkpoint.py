@@ -11,17 +11,18 @@ import hashlib
 import io
 import json
 import time
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import fsspec
 import torch
 from pydantic import TypeAdapter, ValidationError
-from torch import nn
+from torch import Tensor, nn
 
 import pipeline
 from pipeline.config import RunConfig
 from pipeline.energies.base import Energy, signature, unflatten_
-from pipeline.energy_sections import CustomEnergy, EnergyConfig
+from pipeline.energy_sections import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.errors import CheckpointError
 from pipeline.types import Part
 
@@ -213,7 +214,7 @@ def find(url: str) -> Checkpoint:
     return checkpoint
 
 
-def load_energy(url: str, module: nn.Module | None) -> Energy:
+def load_energy(url: str, module: nn.Module | None, features: Sequence[Callable[[Tensor], Tensor]] | None = None) -> Energy:
     """See `pipeline.load`."""
     from pipeline.build import construct_energy
 
@@ -230,6 +231,10 @@ def load_energy(url: str, module: nn.Module | None) -> Energy:
         section._module = module
         if module is None and section.entry_point is None:
             raise CheckpointError(f"{checkpoint.folder}: its module was given in code; give it again, load(url, energy=module)")
+    if isinstance(section, MaxentEnergy):
+        section._features = features
+        if features is None and section.given is not None:
+            raise CheckpointError(f"{checkpoint.folder}: its features {section.given} were given in code; give them again")
     energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
     checkpoint.check_signature(energy)
     unflatten_(energy, checkpoint.read("energy.pt")["weights"].numpy())

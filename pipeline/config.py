@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.data_sections import DataConfig
-from pipeline.energy_sections import CustomEnergy, EnergyConfig
+from pipeline.energy_sections import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.errors import ConfigError
 from pipeline.fields import (
     NonNegativeFloat,
@@ -188,10 +188,10 @@ class RunConfig(Section):
         """Whether step t consumes round t (lock-step, exact lag, chains sent a step's rows) or whichever come first."""
         return self.trainer.lag == 0 or self.trainer.lag_mode == "exact" or self.sends_starts
 
-    def carrying(self, energy: Any = None, proposal: Any = None) -> RunConfig:
-        """This configuration with a module or a proposal given in code, which travel with it but are not part of it.
+    def carrying(self, energy: Any = None, proposal: Any = None, features: Any = None) -> RunConfig:
+        """This configuration with a module, a proposal or features given in code, which travel with it but are not part of it.
 
-        Raises `ConfigError` where energy.name is not custom, kernel.name not metropolis_hastings.
+        Raises `ConfigError` where energy.name is not custom, kernel.name not metropolis_hastings, energy.name not maxent.
         """
         config = self
         if energy is not None:
@@ -209,6 +209,12 @@ class RunConfig(Section):
             within._proposal = proposal
             kernel = ladder.model_copy(update={"inner": within}) if ladder else within
             config = config.model_copy(update={"kernel": kernel})
+        if features is not None:
+            if not isinstance(self.energy, MaxentEnergy):
+                raise ConfigError("energy", self.energy.name, "features given in code go with energy=maxent")
+            family = self.energy.model_copy(update={"given": ", ".join(_called(function) for function in features)})
+            family._features = tuple(features)
+            config = config.model_copy(update={"energy": family})
         return config
 
     def digest(self) -> str:

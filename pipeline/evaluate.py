@@ -16,6 +16,7 @@ its data are now.
 
     python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json
     python -m pipeline.evaluate run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy ood=shuffled
+    python -m pipeline.evaluate run=runs/ring ood=runs/stripe/samples-0b3f/samples.arrow columns=[position]
 
 With --json standard output holds one JSON document, and what is going on goes to standard error.
 
@@ -33,7 +34,7 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.arguments import carry_out, parse, usage
-from pipeline.fields import NonNegativeInt, Section, about
+from pipeline.fields import Names, NonNegativeInt, Section, about
 
 OVERRIDABLE = ("evaluation", "kernel", "data.path")
 
@@ -42,6 +43,7 @@ class Settings(Section):
     run: str = about("URL of the run")
     points: str | None = Field(None, description="file of points to rank: a path or an fsspec URL")
     ood: str | None = Field(None, description="noise, shuffled, or a file of rows")
+    columns: Names = Field((), description="columns of a Parquet or Arrow file to take, such as [position]; empty: all")
     given: Any = Field(None, description="the context of `points` and of the rows of a file, for models that condition on one")
     seed: NonNegativeInt = Field(0, description="seed of what ood=noise and ood=shuffled draw")
     output: str | None = Field(None, description="where files go, any fsspec URL; null: evaluation-<hash> in the run's folder")

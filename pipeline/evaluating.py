@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -20,7 +21,7 @@ from pipeline.compose import compose_raw
 from pipeline.data.columns import Source
 from pipeline.data_sections import ColumnsData
 from pipeline.display import Display
-from pipeline.errors import ConfigError, DataError
+from pipeline.errors import ConfigError, DataError, PipelineError
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.rng import torch_generator
@@ -38,8 +39,10 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
     """What `settings` asks for; it is in `summary.json` as well. Raises `PipelineError`."""
     display = Display()
     run = open_run(settings.run, overrides)
-    points = None if settings.points is None else read_rows("points", settings.points, run)
-    others = None if settings.ood in (None, "noise", "shuffled") else read_rows("ood", settings.ood or "", run)
+    points = None if settings.points is None else read_rows("points", settings.points, settings.columns, run)
+    others = (
+        None if settings.ood in (None, "noise", "shuffled") else read_rows("ood", settings.ood or "", settings.columns, run)
+    )
     context = None if settings.given is None else contexts_of(run, settings.given)
     _check(settings, run, context)
     asked = settings.model_dump(mode="json", exclude={"output"})
@@ -83,7 +86,7 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         raise ConfigError("ood", settings.ood, f"{run.url} has no held-out rows to tell from others")
 
 
-def read_rows(key: str, url: str, run: Trained) -> Tensor:
+def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tensor:
     """The rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32.
 
     Raises `ConfigError` about `key` where they are not of the run's shape and domain, `DataError` where they cannot be read.
@@ -92,11 +95,15 @@ def read_rows(key: str, url: str, run: Trained) -> Tensor:
     if url.endswith(".npy"):
         flat = _read_npy(key, url)
     else:
-        section = compose_raw(["data=columns"])["data"] | {"path": url}
-        source = Source(TypeAdapter(ColumnsData).validate_python(section))
-        flat = torch.from_numpy(np.concatenate([source.read(unit) for unit in source.units]))
-    if flat[0].numel() != run.data.held_out[0].numel():
-        raise ConfigError(key, url, f"a row there has {flat[0].numel()} numbers, one of {run.url} has shape {list(shape)}")
+        section = compose_raw(["data=columns"])["data"] | {"path": url, "columns": columns}
+        try:
+            source = Source(TypeAdapter(ColumnsData).validate_python(section))
+            flat = torch.from_numpy(np.concatenate([source.read(unit) for unit in source.units]))
+        except PipelineError as error:
+            raise DataError(f"{key}={url}: {error}") from error
+    if flat[0].numel() != math.prod(shape):
+        remedy = f"a row there has {flat[0].numel()} numbers, one of {run.url} has shape {list(shape)}; columns=[..] chooses"
+        raise ConfigError(key, url, remedy)
     rows = flat.reshape(-1, *shape)
     if energy.levels is not None and not bool(((rows == rows.round()) & (rows >= 0) & (rows < energy.levels)).all()):
         raise ConfigError(key, url, f"some values there are not 0, ..., {energy.levels - 1}, as those of {run.url} are")

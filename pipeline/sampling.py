@@ -25,7 +25,6 @@ from pipeline.evaluation.report import sample_contexts
 from pipeline.evaluation.samples import Drawn, draw_from_noise
 from pipeline.rng import torch_generator
 from pipeline.trained import Trained, bound, composed, contexts_of, open_run, output_of
-from pipeline.types import Progress
 
 if TYPE_CHECKING:
     from pipeline.sample import Settings
@@ -146,11 +145,12 @@ def _draw(settings: Settings, config: RunConfig, energy: Energy, display: Displa
     count, transitions = config.evaluation.samples, config.evaluation.transitions
     drawing = draw_from_noise(energy.to(settings.device), make_plan(config), count, transitions, generator)
     with display.working():
-        for item in drawing:
-            if isinstance(item, Progress):
-                display.work(item)
-            else:
-                drawn: Drawn = item
+        while True:
+            try:
+                display.work(next(drawing))
+            except StopIteration as stop:
+                drawn: Drawn = stop.value
+                break
     energy.cpu()
     return drawn._replace(position=drawn.position.cpu(), energy=drawn.energy.cpu())
 

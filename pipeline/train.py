@@ -19,7 +19,7 @@ from __future__ import annotations
 import logging
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compose import choices, compose, default_choices, describe
@@ -27,23 +27,29 @@ from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import ConfigError, PipelineError
 
 if TYPE_CHECKING:
-    from torch import nn
+    from torch import Tensor, nn
 
     from pipeline.kernels.metropolis_hastings import Proposal
     from pipeline.run import Runner
 
 
-def run(config: RunConfig, energy: nn.Module | None = None, proposal: Proposal | None = None) -> dict[str, Any]:
+def run(
+    config: RunConfig,
+    energy: nn.Module | None = None,
+    proposal: Proposal | None = None,
+    features: Sequence[Callable[[Tensor], Tensor]] | None = None,
+) -> dict[str, Any]:
     """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`.
 
-    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for kernel=metropolis_hastings.
+    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for kernel=metropolis_hastings;
+    `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent, behind those that it declares.
     They travel to the actors with the configuration; a checkpoint holds the module's parameters, and no code.
     """
     from pipeline.build import make_energy, open_data, rehearse
     from pipeline.display import Display
     from pipeline.run import Run, resolve_output, with_absolute_paths
 
-    config = with_absolute_paths(config.carrying(energy, proposal))
+    config = with_absolute_paths(config.carrying(energy, proposal, features))
     output = resolve_output(config)
     data = open_data(config)
     model = make_energy(config, data.shape, data.context_shape)

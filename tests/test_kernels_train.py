@@ -36,7 +36,7 @@ MORE = [
     ("gibbs", "potts_rbm", (*BINARY, "data.encoding=categorical", "energy.hidden=16")),
     ("gibbs_with_gradients", "potts_rbm", (*BINARY, "data.encoding=categorical", "energy.hidden=16")),
     ("gibbs", "dbm", (*BINARY, "energy.hidden=[16,8]")),
-    ("replica_exchange", "dbm", (*BINARY, "kernel.inner=gibbs_with_gradients", "kernel.rungs=3", "energy.hidden=[16,8]")),
+    ("replica_exchange", "dbm", (*BINARY, "kernel.inner=gibbs", "kernel.rungs=3", "energy.hidden=[16,8]")),
     ("replica_exchange", "mlp", (*TOY, "kernel.rungs=4", "kernel.inner.target_acceptance=0.6")),
     (
         "mala",

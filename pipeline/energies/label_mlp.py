@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import cast
@@ -25,9 +26,9 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
 
         E(x) = -logsumexp_y f(x)[y] + E_0(x)
 
-    Contexts are labels, `[N]`, whole numbers as floats. With `class_conditional`, `given(labels)` is E(x, y) as an energy of x,
-    whose law is p(x | y); without, it is E(x), whatever the labels; `of_class(labels)` is E(x, y) in either case. The last
-    layer starts small, so that E starts near its base.
+    Contexts are labels, `[N]` or `[N, 1]`, whole numbers as floats. With `class_conditional`, `given(labels)` is E(x, y) as
+    an energy of x, whose law is p(x | y); without, it is E(x), whatever the labels; `of_class(labels)` is E(x, y) in either
+    case. The last layer starts small, so that E starts near its base.
     """
 
     def __init__(
@@ -41,7 +42,7 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
         box: tuple[float, float] | None = None,
     ) -> None:
         super().__init__(shape, context_shape, base_scale=base_scale, box=box)
-        if self.context_shape:
+        if math.prod(self.context_shape) != 1:
             remedy = f"a label is one number a row; contexts of shape {self.context_shape} suit energy=conditional_mlp"
             raise ConfigError("energy", "label_mlp", remedy)
         self.class_conditional = class_conditional
@@ -66,7 +67,7 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
         return -self.label_logits(x).logsumexp(1)
 
     def encode(self, context: Tensor) -> Tensor:
-        return context.long()
+        return context.flatten().long()
 
     def of(self, x: Tensor, code: Tensor) -> Tensor:
         return self.with_base(-self.label_logits(x).gather(1, code[:, None])[:, 0], x)

@@ -20,7 +20,7 @@ def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
     share of the commonest label.
     """
     assert data.context is not None
-    labels = data.context.held_out.long()
+    labels = data.context.held_out.flatten().long()
     logits = energy.label_logits(data.held_out)
     return {
         "test_accuracy": float((logits.argmax(1) == labels).float().mean()),
@@ -34,5 +34,5 @@ def recognised(samples: Tensor, labels: Tensor, data: DataSet) -> float:
     for, `labels` [M]: how legible they are to a judge that is not the model.
     """
     assert data.context is not None
-    judge = KNeighborsClassifier(NEIGHBOURS).fit(data.sample.flatten(1).numpy(), data.context.sample.numpy())
+    judge = KNeighborsClassifier(NEIGHBOURS).fit(data.sample.flatten(1).numpy(), data.context.sample.flatten().numpy())
     return float((judge.predict(samples.flatten(1).numpy()) == labels.numpy()).mean())

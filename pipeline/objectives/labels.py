@@ -25,4 +25,4 @@ class LabelLikelihood(Objective):
             return
         assert batch.context is not None
         logits = cast(LabelMLP, energy).label_logits(batch.positives)
-        yield Part("label", cross_entropy(logits, batch.context.long(), reduction="sum"), len(logits))
+        yield Part("label", cross_entropy(logits, batch.context.flatten().long(), reduction="sum"), len(logits))
