@@ -2,7 +2,7 @@
 
     python -m benchmarks.systems [--docs FOLDER] [--only NAME ...]
 
-Writes FOLDER/systems.json, and FOLDER/systems/NAME.png for each.
+Writes FOLDER/systems.json, FOLDER/systems/NAME.png for each, and the table of figures into FOLDER/systems.md.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ SYSTEMS: dict[str, tuple[tuple[str, ...], str]] = {
     "dbm_digits": (("experiment=dbm_digits",), "samples.png"),
     "compose_toys": (("experiment=compose_toys",), "compositions.png"),
 }
+FIGURES = "<!-- figures: made by `python -m benchmarks.systems --docs docs` -->"
+END = "<!-- end of figures -->"
 KEPT = (
     *("judged", "version", "wall_seconds", "mean_lag", "test_log_likelihood", "true_log_likelihood", "kl_from_truth"),
     *("kl_from_truth_standard_error", "test_accuracy", "test_label_log_likelihood", "samples_recognised", "accuracy"),
@@ -43,12 +45,27 @@ def train(name: str, folder: Path) -> dict[str, Any]:
     return summary
 
 
+def table(rows: dict[str, Any]) -> str:
+    """Figures and verdicts, in Markdown."""
+    lines = [
+        "| `python -m pipeline.train` | judged by | figure | held against | | seconds of steps |",
+        "|---|---|---|---|---|---|",
+    ]
+    for row in rows.values():
+        verdict = row["judged"]
+        held = f"{verdict['sense'].replace('_', ' ')} {verdict['reference']:.4g}"
+        passes = "passes" if verdict["passes"] else "does not pass"
+        arguments, seconds = " ".join(row["arguments"]), row["wall_seconds"]
+        lines.append(f"| `{arguments}` | `{verdict['name']}` | {verdict['value']:.4g} | {held} | {passes} | {seconds:.0f} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--docs", type=Path, help="write the figures and the pictures there")
     parser.add_argument("--only", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
     arguments = parser.parse_args()
-    rows = {}
+    rows: dict[str, Any] = {}
     with tempfile.TemporaryDirectory() as folder:
         for name in arguments.only:
             output = Path(folder) / name
@@ -63,9 +80,12 @@ def main() -> None:
                 shutil.copy(output / SYSTEMS[name][1], arguments.docs / "systems" / f"{name}.png")
     if arguments.docs:
         path = arguments.docs / "systems.json"
-        before = json.loads(path.read_text())["rows"] if path.exists() else {}
-        content = {"command": "python -m benchmarks.systems --docs docs", "rows": before | rows}
+        rows = (json.loads(path.read_text())["rows"] if path.exists() else {}) | rows
+        content = {"command": "python -m benchmarks.systems --docs docs", "rows": rows}
         path.write_text(json.dumps(content, indent=1) + "\n")
+        page = arguments.docs / "systems.md"
+        head, _, rest = page.read_text().partition(FIGURES)
+        page.write_text(head + FIGURES + "\n\n" + table(rows) + "\n\n" + END + rest.partition(END)[2])
 
 
 if __name__ == "__main__":

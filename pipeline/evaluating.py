@@ -39,6 +39,7 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
     """What `settings` asks for; it is in `summary.json` as well. Raises `PipelineError`."""
     display = Display()
     run = open_run(settings.run, overrides)
+    torch.set_num_threads(run.config.cluster.threads)
     points = None if settings.points is None else read_rows("points", settings.points, settings.columns, run)
     others = (
         None if settings.ood in (None, "noise", "shuffled") else read_rows("ood", settings.ood or "", settings.columns, run)

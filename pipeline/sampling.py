@@ -47,6 +47,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     began, display = time.perf_counter(), Display()
     runs = [open_run(url, overrides) for url in settings.runs]
     config = _config(settings, runs[0].config)
+    torch.set_num_threads(config.cluster.threads)
     aim = _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
     _check(settings, config, aim.energy)
     output = _output(settings, runs, overrides)

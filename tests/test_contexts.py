@@ -20,6 +20,7 @@ from pipeline.staleness import batch_weights
 from pipeline.types import Rows, Weights
 
 Small = Callable[..., RunConfig]
+FOUR = ("chains.per_context=4", "trainer.batch_size=16")
 
 
 def published(config: RunConfig, version: int = 0) -> Weights:
@@ -190,8 +191,8 @@ def test_chains_that_start_anew_are_not_reweighted(small: Small) -> None:
 @pytest.mark.parametrize(
     ("overrides", "message"),
     [
-        (["chains.per_context=4", "trainer.batch_size=16", "trainer.reweight=true"], r"chains\.per_context=4: .* use chains\.per_context=8"),
-        (["chains.per_context=4", "trainer.batch_size=16", "trainer.lag=2"], r"trainer\.lag=2: .* at most 1"),
+        ([*FOUR, "trainer.reweight=true"], r"chains\.per_context=4: .* use chains\.per_context=8"),
+        ([*FOUR, "trainer.lag=2"], r"trainer\.lag=2: .* at most 1"),
         (["chains.per_context=5"], r"chains\.per_context=5: must divide"),
         (["trainer.batch_size=16"], r"trainer\.batch_size=16: .* use 8 \(of 64 negatives\)"),
         (["kernel=replica_exchange", "kernel.inner=gibbs_with_gradients"], r"kernel=replica_exchange: .* conditional"),

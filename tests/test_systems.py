@@ -51,8 +51,8 @@ def test_a_short_run_learns_and_is_judged(experiment: str, tmp_path: Path) -> No
     summary = train(experiment, tmp_path)
     verdict = summary["judged"]
     assert {"name", "value", "reference", "passes"} <= set(verdict)
-    better = verdict["value"] >= verdict["reference"] if verdict["sense"] == "at_least" else verdict["value"] <= verdict["reference"]
-    assert verdict["passes"] == better
+    apart = verdict["value"] - verdict["reference"]
+    assert verdict["passes"] == (apart >= 0 if verdict["sense"] == "at_least" else apart <= 0)
     assert (tmp_path / "samples.png").stat().st_size > 5000
     assert summary["skipped_steps"] == summary["reseeded_chains"] == 0
     if "test_log_likelihood" in summary:

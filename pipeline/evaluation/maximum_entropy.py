@@ -98,7 +98,7 @@ def against_truth(energy: ExponentialFamily, dual: Dual, log_density: LogDensity
     weights = np.exp(dual.log_law(true))
     spread = dual.phi - weights @ dual.phi
     information = spread.T @ (weights[:, None] * spread)
-    off = energy.natural.double().numpy() - true
+    off = energy.natural.detach().double().numpy() - true
     freedom = int(np.linalg.matrix_rank(information))
     variances = np.linalg.pinv(information, hermitian=True).diagonal() / rows
     return {
