@@ -31,8 +31,10 @@ check: lint types fast  ## the quick one
 test: setup  ## the whole suite
 	$(PY) -m pytest
 
-experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 40 minutes; brings JAX)
+experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 50 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
+	$(PY) -m benchmarks.systems --docs docs
+	$(PY) -m benchmarks.compositions --docs docs
 	$(PY) -m benchmarks.every_objective --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json

@@ -350,9 +350,9 @@ def test_moments_by_chains_have_honest_errors() -> None:
             *("data.levels=2", "data.shape=[4]", "objective=moments", "objective.moments=[1]", "evaluation.transitions=400"),
         ]
     )
-    energy = with_parameters(family((4,), [MEANS, PAIRS], levels=2), seed=6).float()
+    energy = with_parameters(family((4,), [MEANS, PAIRS], levels=2), seed=6)
     x, probabilities = law(energy)
-    phi = energy.features(x.float()).double()
+    phi = energy.features(x)
     truth, deviation = (
         probabilities.double() @ phi,
         (probabilities.double() @ phi.square() - (probabilities.double() @ phi) ** 2).sqrt(),
