@@ -15,7 +15,6 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -27,14 +26,9 @@ from torch import Tensor
 import pipeline
 from benchmarks.every_objective import energy_distance
 from pipeline.data.toys import LAWS
-from pipeline.energies.base import Energy
-from pipeline.energies.composition import Conjunction, Disjunction, Negation
-from pipeline.evaluation.likelihood import log_z_by_quadrature
+from pipeline.evaluation.compositions import REACH, SHOWN, SIDE, WEIGHT, Compared, compare, grid
 
-REACH, GRID = 12.0, 1000  # of the quadrature: midpoints of [-12, 12]^2
-SHOWN = 4.5
 PARTS = ("ring", "stripe")
-WEIGHT = 0.8  # of what is negated
 # noise-contrastive estimation, 20 seconds each; MALA adapts, as compositions are narrower or wider than their parts
 RECIPE = (
     *("experiment=toy", "objective=nce", "energy.hidden=[64,64]", "trainer.steps=4000", "kernel.step_size=0.05"),
@@ -44,63 +38,18 @@ SAMPLES = 1000
 
 
 class Row(NamedTuple):
-    """A law and its model: log densities on the grid, `[GRID^2]`, the truth's up to a constant; and samples of the model."""
+    """A law beside its model, and samples of the model `[SAMPLES, 2]` with what their summary says."""
 
     name: str
-    truth: Tensor
-    energy: Energy
+    densities: Compared
     samples: Tensor
     summary: dict[str, Any]
-
-
-def axis() -> Tensor:
-    step = 2 * REACH / GRID
-    return (torch.arange(GRID) + 0.5) * step - REACH
-
-
-def grid() -> Tensor:
-    side = axis()
-    return torch.cartesian_prod(side, side)
-
-
-def normalised(log_values: Tensor) -> Tensor:
-    """log p of each point of the grid as a share of all, `[GRID^2]` float64."""
-    return log_values.double().log_softmax(0)
-
-
-def compositions(ring: Tensor, stripe: Tensor) -> dict[str, Tensor]:
-    """log p of the laws' own compositions, up to a constant."""
-    return {
-        "and": ring + stripe,
-        "or": torch.logaddexp(ring, stripe),
-        "not": ring - WEIGHT * stripe,
-    }
-
-
-def composed(models: list[Energy]) -> dict[str, Energy]:
-    """The models' compositions, as `python -m pipeline.sample` makes them."""
-    return {
-        "and": Conjunction(models),
-        "or": Disjunction(models, None, [log_z_by_quadrature(model, (-REACH, REACH)) for model in models]),
-        "not": Negation(models[0], models[1], WEIGHT),
-    }
-
-
-@torch.no_grad()
-def on_grid(log_density: Callable[[Tensor], Tensor]) -> Tensor:
-    return normalised(torch.cat([log_density(points) for points in grid().split(50_000)]))
-
-
-def kl(truth: Tensor, model: Tensor) -> float:
-    """sum p (log p - log q) over the grid, nats."""
-    return float((truth.exp() * (truth - model)).sum())
 
 
 def draws(truth: Tensor, count: int, generator: torch.Generator) -> Tensor:
     """Of a law on the grid: a point, and uniform within its cell, `[count, 2]`."""
     cells = torch.multinomial(truth.exp().float(), count, replacement=True, generator=generator)
-    step = 2 * REACH / GRID
-    return grid()[cells] + step * (torch.rand(count, 2, generator=generator) - 0.5)
+    return grid()[cells] + 2 * REACH / SIDE * (torch.rand(count, 2, generator=generator) - 0.5)
 
 
 def call(*arguments: str) -> None:
@@ -120,43 +69,39 @@ def run(folder: Path) -> list[Row]:
     runs = {name: folder / name for name in PARTS}
     for name in PARTS:
         call("pipeline.train", *RECIPE, f"data.law={name}", f"output={runs[name]}")
-    models = {name: pipeline.load(str(path)) for name, path in runs.items()}
-    truths = {name: on_grid(LAWS[name][1]) for name in PARTS}
-    rows = []
-    for name in PARTS:
-        samples, _ = samples_of(folder / f"of-{name}", f"run={runs[name]}")
-        rows.append(Row(name, truths[name], models[name], samples, json.loads((runs[name] / "summary.json").read_text())))
-    both, energies = compositions(*truths.values()), composed(list(models.values()))
-    listed = f"runs=[{','.join(map(str, runs.values()))}]"
-    for how in both:
-        weights = (f"weights=[1,{WEIGHT}]",) if how == "not" else ()
-        samples, summary = samples_of(folder / f"of-{how}", listed, f"compose={how}", *weights)
-        rows.append(Row(f"ring {how} stripe", normalised(both[how]), energies[how], samples, summary))
-    return rows
+    first, second = (pipeline.load(str(path)) for path in runs.values())
+    densities = compare(first, second, (LAWS[PARTS[0]][1](grid()), LAWS[PARTS[1]][1](grid())))
+    both = f"runs=[{','.join(map(str, runs.values()))}]"
+    commands = {
+        "first": (PARTS[0], [f"run={runs[PARTS[0]]}"]),
+        "second": (PARTS[1], [f"run={runs[PARTS[1]]}"]),
+        "and": (" and ".join(PARTS), [both, "compose=and"]),
+        "or": (" or ".join(PARTS), [both, "compose=or"]),
+        "not": (" not ".join(PARTS), [both, "compose=not", f"weights=[1,{WEIGHT}]"]),
+    }
+    return [
+        Row(name, densities[key], *samples_of(folder / f"of-{key}", *arguments)) for key, (name, arguments) in commands.items()
+    ]
 
 
 def figures_of(row: Row, generator: torch.Generator) -> dict[str, Any]:
-    model = on_grid(lambda x: -row.energy(x))
-    summary = row.summary
     return {
         "law": row.name,
-        "kl": kl(row.truth, model),
-        "sample_distance": energy_distance(row.samples, draws(row.truth, 4 * SAMPLES, generator)),
-        "acceptance": summary.get("acceptance"),
-        "samples_r_hat": summary["samples_r_hat"],
-        "seconds": summary.get("wall_seconds", summary.get("seconds")),
+        "kl": row.densities.kl,
+        "sample_distance": energy_distance(row.samples, draws(row.densities.truth, 4 * SAMPLES, generator)),
+        **{key: row.summary[key] for key in ("acceptance", "samples_r_hat", "transitions", "seconds")},
     }
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """A row for each law: its density, the model's, and the model's samples."""
+    """A row for each law: its density, the model's to the same scale, and the model's samples."""
     figure = Figure(figsize=(6.6, 2.15 * len(rows)), layout="constrained")
-    inside = axis().abs() < SHOWN
+    inside = grid().view(SIDE, SIDE, 2)[:, 0, 0].abs() < SHOWN
     for axes, row in zip(figure.subplots(len(rows), 3), rows, strict=True):
-        model = on_grid(lambda x, row=row: -row.energy(x))  # type: ignore[misc]
-        for panel, logs in zip(axes[:2], (row.truth, model), strict=True):
-            values = logs.exp().view(GRID, GRID)[inside][:, inside].T
-            panel.imshow(values, origin="lower", cmap="magma", extent=(-SHOWN, SHOWN, -SHOWN, SHOWN))
+        shares = [logs.exp().view(SIDE, SIDE)[inside][:, inside].T for logs in row.densities]
+        for panel, values in zip(axes[:2], shares, strict=True):
+            extent = (-SHOWN, SHOWN, -SHOWN, SHOWN)
+            panel.imshow(values, origin="lower", cmap="magma", extent=extent, vmin=0, vmax=float(shares[0].max()))
         axes[2].scatter(*row.samples.T, s=1.5, alpha=0.5, color="C1")
         axes[2].set_xlim(-SHOWN, SHOWN)
         axes[2].set_ylim(-SHOWN, SHOWN)

@@ -21,10 +21,11 @@ import torch
 from matplotlib.figure import Figure
 
 import pipeline
-from pipeline.build import make_energy, open_data
+from pipeline.build import make_energy, make_plan, open_data
 from pipeline.compose import compose
 from pipeline.energies.base import Energy
-from pipeline.evaluation.report import sample_from_noise
+from pipeline.evaluation.samples import draw_from_noise
+from pipeline.rng import torch_generator
 
 COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=1000", "evaluation.transitions=500", "checkpoint.every=10000")
 REACH = 4.5
@@ -124,13 +125,14 @@ def sample_distance(trial: Trial, energy: Energy | None) -> float:
     """Energy distance to 1,000 held-out rows of the trial's samples; of those of its untrained energy where there is none."""
     config = compose(arguments_of(trial))
     data = open_data(config)
-    run = sample_from_noise(config, (energy or make_energy(config, data.shape)).requires_grad_(False))
+    model = (energy or make_energy(config, data.shape)).requires_grad_(False)
+    count, transitions = config.evaluation.samples, config.evaluation.transitions
+    run = draw_from_noise(model, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation"))
     while True:
         try:
             next(run)
         except StopIteration as stop:
-            samples, _ = stop.value
-            return energy_distance(samples, data.held_out[:1000])
+            return energy_distance(stop.value.position, data.held_out[:1000])
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:

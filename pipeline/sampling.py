@@ -177,12 +177,14 @@ def _lists(rows: Tensor) -> pa.Array:
 
 def _picture(settings: Settings, runs: Sequence[Trained], aim: Aim, drawn: Drawn, title: str, output: str) -> None:
     """`samples.png`: the samples beside rows of all runs; under contexts, beside those of the law given them."""
-    first, data = runs[0], [run.data for run in runs]
-    shown = data[0]
-    if aim.context is not None and not first.config.energy.has_labels:
+    first, data, energy = runs[0], [run.data for run in runs], aim.energy
+    shown, flat = data[0], len(data[0].shape) == 1
+    if aim.context is not None and flat and first.config.conditional:
         draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
         return
+    if energy.contexts > 1 and flat:  # a density is drawn of one law
+        energy = first.energy
     if settings.compose is not None:  # what is composed of smoothed laws is no smoothed law, that it could be denoised
         held_out = torch.cat([one.held_out[: 1000 // len(data)] for one in data])
         shown = shown._replace(held_out=held_out, sample=torch.cat([one.sample for one in data]), noise=0.0)
-    draw_samples(aim.energy, aim.energy.visible(drawn.position), shown, title, output)
+    draw_samples(energy, energy.visible(drawn.position), shown, title, output)

@@ -65,8 +65,8 @@ class Smooth(NamedTuple):
 
 @torch.no_grad()
 def maximum_entropy(energy: ExponentialFamily, mu: Tensor, l1: float, l2: float) -> Dual | None:
-    """The minimum of L(lambda) = log Z - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2 in float64. None where Z cannot be had, or
-    its states are too many to be held.
+    """The minimum of L(lambda) = log Z - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2 in float64. None where Z cannot be had,
+    or its states are too many to be held.
 
     Without relaxation L(lambda) - L(lambda*) = KL(p_lambda* || p_lambda), the gap.
     """

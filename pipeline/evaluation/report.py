@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -21,15 +20,14 @@ from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
-from pipeline.evaluation.diagnostics import split_r_hat
 from pipeline.evaluation.labels import label_figures, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
+from pipeline.evaluation.samples import draw_from_noise
 from pipeline.evaluation.words import in_words
 from pipeline.objective_sections import terms_of
 from pipeline.objectives.moments import family_of
 from pipeline.rng import torch_generator
-from pipeline.sampler import Sampler
 from pipeline.types import Figures, Progress
 
 
@@ -76,12 +74,10 @@ def _draw(config: RunConfig, energy: Energy, data: DataSet, output: str) -> Gene
     """Writes `samples.png`; how good its samples are."""
     context = sample_contexts(config, data)
     bound = energy.of_class(context) if isinstance(energy, LabelMLP) and context is not None else energy.given(context)
-    samples, r_hat = yield from sample_from_noise(config, bound)
-    figures: Figures = {"samples_r_hat": r_hat}
-    caption = (
-        f"{config.name}: {len(samples)} samples, chains started at noise, "
-        f"{config.evaluation.transitions:,} {config.kernel.name} transitions each"
-    )
+    count, transitions = config.evaluation.samples, config.evaluation.transitions
+    drawn = yield from draw_from_noise(bound, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation"))
+    samples, figures = drawn.position, {"samples_r_hat": drawn.r_hat}
+    caption = f"{config.name}: {count} samples, chains started at noise, {transitions:,} {config.kernel.name} transitions each"
     if config.conditional and len(data.shape) == 1:
         assert context is not None
         draw_conditional(energy, samples, context, data, caption, output)
@@ -102,24 +98,6 @@ def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
         return data.context.held_out[number % len(data.context.held_out)]
     labels = data.context.sample.unique()
     return labels[number * len(labels) // config.evaluation.samples]
-
-
-def sample_from_noise(config: RunConfig, energy: Energy) -> Generator[Progress, None, tuple[Tensor, float | None]]:
-    """After the progress, samples `[M, *shape]` of chains from noise, with the run's own kernel, adapted to them as they go;
-    and split R-hat of their energies over the second half of the way (None where it tells nothing).
-    """
-    plan, generator = make_plan(config), torch_generator(config.seed, "evaluation")
-    sampler = Sampler(energy, plan, config.evaluation.samples, generator)
-    done, total, energies = 0, config.evaluation.transitions, []
-    while done < total:
-        before, done = done, min(done + plan.transitions, total)
-        energies.append(sampler.advance(generator, done - before).energy[-config.evaluation.samples :])
-        if before // 50 != done // 50 or done == total:
-            yield Progress("sampling from noise", done, total)
-    draws = torch.stack(energies[len(energies) // 2 :], 1).double().numpy()
-    # chains under different contexts have different laws, and need not agree
-    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 and energy.contexts == 1 else math.nan
-    return sampler.position[-config.evaluation.samples :], r_hat if math.isfinite(r_hat) else None
 
 
 def _figures(

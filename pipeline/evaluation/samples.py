@@ -17,7 +17,8 @@ from pipeline.types import Progress
 
 class Drawn(NamedTuple):
     """Where chains ended, `position` [M, *shape] and `energy` [M] nats; their mean acceptance and the split R-hat of their
-    energies, both over the second half of the way (None where R-hat tells nothing).
+    energies, both over the second half of the way (None where R-hat tells nothing: chains under several contexts have several
+    laws, and need not agree).
     """
 
     position: Tensor
@@ -41,6 +42,6 @@ def draw_from_noise(
             yield Progress("sampling from noise", done, transitions)
     later = len(energies) // 2
     draws = torch.stack(energies[later:], 1).double().cpu().numpy()
-    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 else math.nan
+    r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 and energy.contexts == 1 else math.nan
     acceptance = sum(acceptances[later:]) / len(acceptances[later:])
     return Drawn(sampler.position[-count:], energies[-1], acceptance, r_hat if math.isfinite(r_hat) else None)

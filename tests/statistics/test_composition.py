@@ -46,7 +46,7 @@ def of_gaussians(weights: tuple[float, float]) -> Gaussian:
 
 def spread(energy: Energy, truth: Energy) -> float:
     """How far E - E_truth is from a constant."""
-    difference = energy(points()) - truth(points())
+    difference = (energy(points()) - truth(points())).detach()
     return float(difference.max() - difference.min())
 
 

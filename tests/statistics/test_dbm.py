@@ -1,7 +1,7 @@
 """Deep Boltzmann machines of two and three hidden layers against sums over all their states.
 
-Sums are exact: tolerances are of rounding in float64. What is drawn is held to |z| < 5, a false-alarm rate of 6e-7 each, or, counts
-of states, to p > 5e-8; seeds are fixed.
+Sums are exact: tolerances are of rounding in float64. What is drawn is held to |z| < 5, a false-alarm rate of 6e-7 each, or,
+counts of states, to p > 5e-8; seeds are fixed.
 """
 
 from __future__ import annotations

@@ -87,7 +87,7 @@ def test_of_given_mean_and_variance_it_is_the_gaussian(box: tuple[float, float] 
 
 
 def test_in_the_plane_too() -> None:
-    """Means, squares and the product: the Gaussian with that covariance, its precision to 1e-6."""
+    """Means, squares and the product: the Gaussian with that covariance, its precision and entropy to 1e-6."""
     covariance = numbers(1.0, 0.6, 0.6, 0.8).view(2, 2)
     mean = numbers(0.3, -0.2)
     second = covariance + torch.outer(mean, mean)
@@ -98,6 +98,10 @@ def test_in_the_plane_too() -> None:
     expected = numbers(float(pull[0]), -float(precision[0, 0]) / 2, float(pull[1]), -float(precision[1, 1]) / 2)
     expected = torch.cat([expected, -precision[0, 1:]])
     torch.testing.assert_close(energy.natural.detach(), expected, rtol=0, atol=1e-6)
+    moments = energy.exact_moments()
+    assert moments is not None
+    entropy = math.log(2 * math.pi * math.e) + float(torch.logdet(covariance)) / 2
+    assert moments.entropy == pytest.approx(entropy, abs=1e-6)
 
 
 def test_the_dice_of_mean_4_and_a_half() -> None:
@@ -353,17 +357,14 @@ def test_moments_by_chains_have_honest_errors() -> None:
     energy = with_parameters(family((4,), [MEANS, PAIRS], levels=2), seed=6)
     x, probabilities = law(energy)
     phi = energy.features(x)
-    truth, deviation = (
-        probabilities.double() @ phi,
-        (probabilities.double() @ phi.square() - (probabilities.double() @ phi) ** 2).sqrt(),
-    )
-    items = list(_returned(by_chains(config, energy.requires_grad_(False))))
-    expected = items[-1]
+    truth = probabilities @ phi
+    deviation = (probabilities @ phi.square() - truth.square()).sqrt()
+    energy.float().requires_grad_(False)
+    *_, expected = _returned(by_chains(config, energy))
     assert float(((expected.mean - truth) / expected.standard_error).abs().max()) < 6
     assert bool((expected.standard_error < deviation / math.sqrt(64)).all())
-    with torch.no_grad():
-        energy.natural.mul_(0.7)
-    other = list(_returned(by_chains(config, energy)))[-1]
+    energy.natural.mul_(0.7)
+    *_, other = _returned(by_chains(config, energy))
     assert float(((other.mean - truth) / other.standard_error).abs().max()) > 6
 
 
@@ -440,8 +441,8 @@ DICE_RUN = (
 def test_the_dice_from_the_command_line(expectation: str, tmp_path: Path) -> None:
     """No data: the moment alone. Exactly to 1e-3, by 128 chains and 400 averaged steps to 0.02, in each face's probability."""
     arguments = [f"objective.expectation={expectation}", "objective.moments=[3.5]", "trainer.steps=400", "optimizer.ema=0.98"]
-    rate = "optimizer.learning_rate=0.05"
-    assert main([*DICE_RUN, *arguments, rate, f"output={tmp_path}"]) == 0
+    settings = ("optimizer.learning_rate=0.05", "kernel.transitions=4")
+    assert main([*DICE_RUN, *arguments, *settings, f"output={tmp_path}"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())
     assert summary["infeasible"] is None
     assert summary["max_residual_z"] is None
@@ -506,6 +507,7 @@ def sixes(x: Tensor) -> Tensor:
     return (x == 5).flatten(1).float()
 
 
+@pytest.mark.slow
 def test_features_given_in_code_train_and_are_read_back(tmp_path: Path) -> None:
     """A dice of mean 3.5 (of levels) whose top face has half the probability: both to 0.01."""
     config = compose(
