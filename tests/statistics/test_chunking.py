@@ -99,3 +99,11 @@ def test_shares_that_forget_the_size_are_caught(objective: Objective) -> None:
     for sizes in [(3, None), (None, 2), (3, 2)]:
         with pytest.raises(AssertionError, match="not close"):
             check(Equal(*sizes), objective, mixture())
+
+
+def test_a_side_of_no_rows_is_one_chunk() -> None:
+    """What an objective has to say without any data is said once, in chunks as at once."""
+    batch = Batch(torch.empty(0, 2), negatives=torch.zeros(4, 2), weights=torch.ones(4))
+    chunks = list(Chunking(3, None).split(batch))
+    assert [(len(some.positives), share) for some, share in chunks if some.positives is not None] == [(0, 1.0)]
+    assert sum(share for some, share in chunks if some.negatives is not None) == 1
