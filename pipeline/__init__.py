@@ -21,8 +21,8 @@ def load(url: str, energy: nn.Module | None = None, features: Sequence[Callable[
     """The trained energy of a run, as an `nn.Module` mapping `[N, *shape] -> [N]` (nats), with its EMA weights.
 
     `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any fsspec file system; `energy` is
-    the module, and `features` are the functions, that the run was given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
-    checkpoint, its checksums do not hold, or its parameters do not fit.
+    the module, and `features` are the functions, that the run was given in code, where it was. Ray is not needed. Raises
+    `CheckpointError` where there is no checkpoint, its checksums do not hold, or its parameters do not fit.
     """
     from pipeline.checkpoint import load_energy
 

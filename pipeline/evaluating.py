@@ -49,6 +49,8 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
     asked = settings.model_dump(mode="json", exclude={"output"})
     output = output_of(run, settings.output, f"evaluation-{digest(asked, sorted(overrides), run.checkpoint.folder)}")
     display.say(f"{run.config.name}, step {run.checkpoint.step}, evaluated again, to {output}")
+    file_system, root = fsspec.core.url_to_fs(output)
+    file_system.makedirs(root, exist_ok=True)
     found: Figures = {"run": run.url, "checkpoint": run.checkpoint.folder, "name": run.config.name, "step": run.checkpoint.step}
     with display.working():
         for item in evaluate(run.config, run.weights, run.data, output):
@@ -56,8 +58,6 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
                 display.work(item)
             else:
                 found["figures"] = item
-    file_system, root = fsspec.core.url_to_fs(output)
-    file_system.makedirs(root, exist_ok=True)
     with torch.no_grad():
         if settings.ood is not None:
             found["ood"] = outliers(settings, run, others, context)

@@ -74,6 +74,7 @@ def test_a_runs_samples(runs: dict[str, str], tmp_path: Path, capsys: pytest.Cap
     assert f"{tmp_path}/samples.arrow" in printed
 
 
+@pytest.mark.slow
 def test_the_same_seed_draws_the_same_and_another_others(runs: dict[str, str], tmp_path: Path) -> None:
     first, again, other = (
         numbers(draw(tmp_path / str(i), f"run={runs['ring']}", "samples=4", f"seed={seed}")[1], "position")
@@ -114,6 +115,7 @@ def test_composed_rbms_need_another_kernel(runs: dict[str, str], tmp_path: Path,
     torch.testing.assert_close(numbers(table, "energy"), 2 * rbm(x.view(-1, *rbm.shape)), rtol=1e-4, atol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_model_with_labels(runs: dict[str, str], tmp_path: Path) -> None:
     """One label, one for each sample over again, as many of each; and the model composed with itself under two."""
     model, run = pipeline.load(runs["labelled"]), f"run={runs['labelled']}"
@@ -133,6 +135,7 @@ def test_a_model_with_labels(runs: dict[str, str], tmp_path: Path) -> None:
     assert "context" not in table.column_names
 
 
+@pytest.mark.slow
 def test_a_model_given_numbers(runs: dict[str, str], tmp_path: Path) -> None:
     model, run = pipeline.load(runs["regression"]), f"run={runs['regression']}"
     _, table = draw(tmp_path / "rows", run, "samples=6")
@@ -144,6 +147,7 @@ def test_a_model_given_numbers(runs: dict[str, str], tmp_path: Path) -> None:
         torch.testing.assert_close(model.given(context)(numbers(table, "position")), numbers(table, "energy"))
 
 
+@pytest.mark.slow
 def test_files_go_beside_the_run_or_to_any_url(runs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([f"run={runs['stripe']}", "samples=4"]) == 0
