@@ -338,9 +338,9 @@ def make_learner(config: RunConfig, data: DataSet) -> Learner:
 
 
 def keeps_chains(config: RunConfig, data: DataSet) -> bool:
-    """Whether pools keep chains for each training row of a conditional model."""
+    """Whether pools keep chains for each training row of a conditional model: rows of a set in memory, which have numbers."""
     persistent = config.contrastive is not None and config.contrastive.start == "persistent"
-    return config.conditional and persistent and data.rows <= config.chains.kept_contexts
+    return config.conditional and persistent and len(data.sample) == data.rows <= config.chains.kept_contexts
 
 
 def make_terms(config: RunConfig, energy: Energy, rows: Tensor, context: Tensor | None = None) -> list[Term]:

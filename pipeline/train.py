@@ -20,6 +20,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.compose import choices, compose, default_choices, describe
@@ -99,6 +100,7 @@ def in_words(summary: dict[str, Any]) -> str:
         f"({summary['steps_per_second']:.1f} steps/s{chains}), restarts {summary['restarts']}",
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
+        *(f"  {Path(name).stem:<11} {summary['output']}/{name}" for name in summary.get("pictures", ())),
         f"  curves      {summary['output']}/curves.png",
         f"  metrics     {summary['output']}/metrics.jsonl",
         f"  summary     {summary['output']}/summary.json",

@@ -92,6 +92,18 @@ class Energy(nn.Module):
         """E_beta(x) = (1 - beta) E_0(x) + beta E(x) with `beta` [N] in [0, 1], a ladder's path from the base to the model."""
         return (1 - beta) * self.base(x) + beta * self(x)
 
+    def on_ladder(self, x: Tensor, energy: Tensor, gradient: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor]:
+        """E_beta(x) [N] and its gradient, (1 - beta) grad E_0 + beta grad E, from E(x) and its `gradient` [N, ...], which may
+        be overwritten; those themselves without a `beta`. For base laws as `base` has them.
+        """
+        if beta is None:
+            return energy, gradient
+        weight = beta.view(-1, *(1,) * (gradient.ndim - 1))
+        gradient = gradient.mul_(weight)
+        if self.levels is None and self.box is None:
+            gradient.add_((1 - weight) * x / self.base_scale**2)
+        return (1 - beta) * self.base(x) + beta * energy, gradient
+
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """`E(x)` [N] (or `E_beta(x)`) and its gradient [N, *shape], by autograd; a model may bring its own faster way.
 

@@ -67,13 +67,7 @@ class Composition(Energy):
         energies = torch.stack(values)
         terms = zip(self.shares(energies), _in_one_form(gradients, self.levels), strict=True)
         gradient = torch.stack([_by_row(share, slope) * slope for share, slope in terms]).sum(0)
-        energy = self.composed(energies)
-        if beta is None:
-            return energy, gradient
-        gradient *= _by_row(beta, gradient)
-        if self.levels is None and self.box is None:
-            gradient += _by_row(1 - beta, gradient) * x / self.base_scale**2
-        return (1 - beta) * self.base(x) + beta * energy, gradient
+        return self.on_ladder(x, self.composed(energies), gradient, beta)
 
     def log_sum(self) -> Tensor | None:
         """By enumeration of at most 2^20 states; None where there are more, or several contexts."""

@@ -116,15 +116,8 @@ class Given(Energy):
         return self.energy.of(x, self._codes(x))
 
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The model's own, and on a ladder (1 - beta) grad E_0 + beta grad E."""
-        energy, gradient = self.energy.gradient_of(x, self._codes(x))
-        if beta is None:
-            return energy, gradient
-        weight = beta.view(-1, *(1,) * (gradient.ndim - 1))
-        gradient = weight * gradient
-        if self.levels is None and self.box is None:
-            gradient += (1 - weight) * x / self.base_scale**2
-        return (1 - beta) * self.base(x) + beta * energy, gradient
+        """The model's own, also on a ladder."""
+        return self.on_ladder(x, *self.energy.gradient_of(x, self._codes(x)), beta)
 
     def log_sum(self) -> Tensor | None:
         return self.energy.log_sum_of(self._code)

@@ -63,7 +63,8 @@ def compare(first: Energy, second: Energy, truths: tuple[Tensor, Tensor]) -> dic
 def composition_figures(compared: dict[str, Compared]) -> Figures:
     """The KL divergence of each, and the largest of the compositions', nats."""
     kl = {name: both.kl for name, both in compared.items()}
-    return {"compositions": kl | {"worst": max(kl[name] for name in ("and", "or", "not"))}}
+    worst = max(kl[name] for name in ("and", "or", "not"))
+    return {"compositions": kl | {"worst": worst}, "pictures": ["compositions.png"]}
 
 
 def draw_compositions(compared: dict[str, Compared], names: tuple[str, str], output: str) -> None:

@@ -71,7 +71,7 @@ def moment_figures(
         ):
             row |= {"true_parameter": true, "parameter_standard_error": error}
     draw_moments(config.name, energy, figures, best, output)
-    return figures | {"infeasible": locate(energy, mu, section.l1).reason or None}
+    return figures | {"infeasible": locate(energy, mu, section.l1).reason or None, "pictures": ["moments.png"]}
 
 
 def by_chains(config: RunConfig, energy: ExponentialFamily) -> Generator[Progress, None, Expected]:
