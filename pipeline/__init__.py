@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.energies.base import Energy
+    from pipeline.inference import Found
 
 __version__ = "0.1.0"
 
@@ -27,6 +28,17 @@ def load(url: str, energy: nn.Module | None = None, features: Sequence[Callable[
     from pipeline.checkpoint import load_energy
 
     return load_energy(url, energy, features)
+
+
+def argmax_y(energy: Energy, context: Tensor) -> Found:
+    """The most probable y under each context x [N, *context_shape] of a conditional energy, argmax_y p(y | x): Z(x) cancels.
+
+    `position` [N, *shape], its `energy` [N] in nats, and whether it is `exact`: along a chain by Viterbi's algorithm, of at most
+    2^20 states by enumeration, else the best that annealed chains with restarts met (see `pipeline.inference`).
+    """
+    from pipeline.inference import argmax
+
+    return argmax(energy.given(context))
 
 
 def log_ratio(energy: Energy, x: Tensor, other: Tensor) -> Tensor:

@@ -52,6 +52,17 @@ def test_imports_keep_to_their_layer(path: Path) -> None:
                 assert not any(within(module, other) for other in forbidden), f"{name} imports {module}"
 
 
+@pytest.mark.parametrize(
+    "name", ["pipeline/chains.py", "pipeline/sampler.py", "pipeline/learner.py", "pipeline/loop.py", "actors"]
+)
+def test_what_carries_models_knows_none_of_them(name: str) -> None:
+    """Chains, learner and actors import what all energies share, and no kind of them: what differs is in the energy."""
+    paths = [ROOT / name] if name.endswith(".py") else sorted((ROOT / name).glob("*.py"))
+    for path in paths:
+        energies = {module for module, _ in imports(path) if within(module, "pipeline.energies")}
+        assert energies <= {"pipeline.energies.base", "pipeline.energies.deep"}, f"{path.name} imports {energies}"
+
+
 def test_no_formula_in_actors() -> None:
     """Actors call no torch mathematics: of torch they may set threads and wrap a start."""
     for path in (ROOT / "actors").glob("*.py"):

@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
+import pipeline
 from pipeline.energies.base import Energy
 from pipeline.energies.conditional_mlp import ConditionalMLP
 from pipeline.energies.laws import GaussianMixture
@@ -129,3 +130,14 @@ def test_descent_chooses_among_modes() -> None:
     single = [descend(law, seeded(seed), restarts=1).position[0] for seed in range(5)]
     assert all(math.dist(x.tolist(), (4.0, 3.0)) < 0.01 for x in best)
     assert any(math.dist(x.tolist(), (0.0, 0.0)) < 0.01 for x in single)
+
+
+def test_the_public_search_answers_for_each_context() -> None:
+    """`pipeline.argmax_y` is the least energy among all states, under every context by itself."""
+    energy, context = pairwise(5, 3, "chain", 6)
+    found = pipeline.argmax_y(energy, context)
+    everything = states(energy)
+    for number, one in enumerate(context):
+        values = energy.given(one[None])(everything)
+        assert torch.equal(found.position[number], everything[values.argmin()])
+    assert found.exact
