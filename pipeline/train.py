@@ -9,6 +9,7 @@ that cluster; with cluster=inline it needs no Ray at all. The same command goes 
     python -m pipeline.train experiment=digits_rbm seed=1                 an RBM, its likelihood computed exactly
     python -m pipeline.train experiment=toy data.law=two_moons            a law in the plane, scored against the truth
     python -m pipeline.train experiment=toy objective=hutchinson          score matching, which needs no chains
+    python -m pipeline.train experiment=conditional_label                 digits and labels, generator and classifier at once
     python -m pipeline.train data=idx data.path=FOLDER energy=conv        MNIST, Fashion-MNIST and their like
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last checkpoint.

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 import pipeline
-from pipeline.build import make_energy
+from pipeline.build import make_energy, open_data
 from pipeline.checkpoint import MANIFEST, Checkpoint, CheckpointStore, find, write_part
 from pipeline.config import RunConfig
 from pipeline.energies.base import flatten
@@ -24,7 +24,9 @@ Small = Callable[..., RunConfig]
 
 def save(runner: InlineRunner, config: RunConfig, output: str, step: int, keep: int = 3) -> Checkpoint:
     store = CheckpointStore(output, keep)
-    return store.commit(step, runner.save(store.folder(step)), config, make_energy(config, (8, 8)))
+    data = open_data(config)
+    energy = make_energy(config, data.shape, data.context_shape)
+    return store.commit(step, runner.save(store.folder(step)), config, energy)
 
 
 def trained(config: RunConfig, steps: int, checkpoint: Checkpoint | None = None) -> InlineRunner:
@@ -46,6 +48,7 @@ def final_weights(runner: InlineRunner) -> np.ndarray:
         ("rbm", "memory"),
         ("deep", "disk"),
         ("ladder", "disk"),
+        ("conditional", "disk"),
         pytest.param("conv", "disk", marks=pytest.mark.slow),
     ],
 )
@@ -63,6 +66,8 @@ def test_resuming_is_as_if_never_stopped(small: Small, tmp_path: Path, kind: str
     assert np.array_equal(whole._learner.averaged(), resumed._learner.averaged())
     for one, two in zip(whole._pools, resumed._pools, strict=True):
         assert torch.equal(one.state_dict()["position"], two.state_dict()["position"])
+        kept, again = one.state_dict()["kept"], two.state_dict()["kept"]
+        assert kept is None or torch.equal(kept["position"], again["position"])
 
 
 def test_forgetting_any_part_of_the_state_is_caught(small: Small, tmp_path: Path) -> None:
