@@ -2,6 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
+# tests in two processes; those that start a Ray stay in one of them (tests/conftest.py)
+IN_TWO := -n 2 --dist loadgroup
 
 .PHONY: setup train test check lint types fast experiments docs clean
 
@@ -24,12 +26,12 @@ types: setup
 	$(PY) -m mypy
 
 fast: setup
-	$(PY) -m pytest -m "not slow and not ray"
+	$(PY) -m pytest -m "not slow and not ray" $(IN_TWO)
 
 check: lint types fast  ## the quick one
 
 test: setup  ## the whole suite
-	$(PY) -m pytest
+	$(PY) -m pytest $(IN_TWO)
 
 experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 50 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json

@@ -50,9 +50,18 @@ SMALL = {
 }
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Where tests run in several processes: a file's tests in one, for what they share, and all that start a Ray in one."""
+    for item in items:
+        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(autouse=True)
-def _one_thread() -> None:
+def _repeatable() -> None:
+    """One thread; and torch's global stream, which initial weights are drawn from, begins anew: in whatever order tests run."""
     torch.set_num_threads(1)
+    torch.manual_seed(0)
 
 
 @pytest.fixture
