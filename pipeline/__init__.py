@@ -33,8 +33,8 @@ def load(url: str, energy: nn.Module | None = None, features: Sequence[Callable[
 def argmax_y(energy: Energy, context: Tensor) -> Found:
     """The most probable y under each context x [N, *context_shape] of a conditional energy, argmax_y p(y | x): Z(x) cancels.
 
-    `position` [N, *shape], its `energy` [N] in nats, and whether it is `exact`: along a chain by Viterbi's algorithm, of at most
-    2^20 states by enumeration, else the best that annealed chains with restarts met (see `pipeline.inference`).
+    `position` [N, *shape], its `energy` [N] in nats, and whether it is `exact`: along a chain by Viterbi's algorithm, of at
+    most 2^20 states by enumeration, else the best that annealed chains with restarts met (see `pipeline.inference`).
     """
     from pipeline.inference import argmax
 
