@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import itertools
-import json
 import math
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,26 +12,20 @@ import torch
 from scipy import integrate, optimize, stats
 from torch import Tensor
 
-import pipeline
-from pipeline.build import make_energy, open_data
+from pipeline.build import make_energy
 from pipeline.compose import compose
 from pipeline.data.ising import ising
 from pipeline.energies.exponential_family import ExponentialFamily, family
-from pipeline.energies.marginal_polytope import locate
-from pipeline.errors import CheckpointError, ConfigError
 from pipeline.evaluation.maximum_entropy import against_truth, maximum_entropy
 from pipeline.evaluation.moments import by_chains
 from pipeline.objectives.base import Batch, Chunking
 from pipeline.objectives.moments import MomentMatching, MomentMatchingByChains
-from pipeline.train import main, run
 from tests.statistics.test_features import MEANS, PAIRS, with_parameters
 from tests.statistics.trainable import gradient_of, loss_of
 
 QUADRATIC = {"kind": "polynomial", "degree": 2}
 DICE = (0.05435, 0.07877, 0.11416, 0.16545, 0.23977, 0.34749)  # Jaynes's, of mean 4.5
 GENERATOR = torch.Generator()
-# from a configuration's door
-COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=20", "evaluation.transitions=100", "optimizer.clip_norm=null")
 
 
 def numbers(*values: float) -> Tensor:
@@ -270,77 +262,6 @@ def test_the_gap_is_the_divergence() -> None:
     np.testing.assert_allclose(dual.natural, truth.natural.detach().numpy(), atol=1e-4)
 
 
-# -- moments that no law has ------------------------------------------------------------------------------------------
-
-TWENTY = family((20,), [MEANS, PAIRS], levels=2)  # too many states for a programme
-
-
-def halves(pair: float, first: float = 0.5) -> list[float]:
-    """Twenty means of a half, but the first, and all products."""
-    return [first, *[0.5] * 19, *[pair] * 190]
-
-
-CASES: list[tuple[ExponentialFamily, list[float], float, str, str]] = [
-    (family((1,), [MEANS], levels=6), [3.5], 0.0, "inside", ""),
-    (family((1,), [MEANS], levels=6), [6.0], 0.0, "outside", "x is at most 5"),
-    (family((1,), [MEANS], levels=6), [-0.1], 0.0, "outside", "-x is at most 0"),
-    (family((1,), [MEANS], levels=6), [5.0], 0.0, "boundary", "x would have to be 5"),
-    (family((1,), [MEANS], levels=6), [5.0], 0.1, "inside", ""),
-    (family((1,), [MEANS], levels=6), [5.3], 0.1, "outside", "x is at most 5, so 5.2"),
-    (family((1,), [QUADRATIC], box=(-3.0, 3.0)), [1.0, 1.2], 0.0, "inside", ""),
-    (family((1,), [QUADRATIC], box=(-3.0, 3.0)), [1.0, 0.9], 0.0, "outside", "x^2"),  # a variance of -0.1
-    (family((1,), [QUADRATIC], base_scale=1.0), [1.0, 0.9], 0.0, "outside", "x^2"),
-    (family((1,), [QUADRATIC], box=(-3.0, 3.0)), [0.0, 9.1], 0.0, "outside", "x^2 is at most 9"),
-    (family((2,), [MEANS, PAIRS], levels=2), [0.5, 0.5, 0.4], 0.0, "inside", ""),
-    (family((2,), [MEANS, PAIRS], levels=2), [0.5, 0.5, 0.6], 0.0, "outside", "is at most 0, so 0.1"),
-    (family((2,), [MEANS, PAIRS], levels=2), [0.8, 0.8, 0.5], 0.0, "outside", "is at most 1, so 1.1"),
-    (family((2,), [MEANS, PAIRS], levels=2), [0.8, 0.8, 0.6], 0.0, "boundary", "would have to be 1"),
-    (
-        family((1,), [{"kind": "histogram", "low": 0.0, "high": 1.0, "bins": 3}], box=(0.0, 1.0)),
-        [0.2, 0.3, 0.5],
-        0.0,
-        "inside",
-        "",
-    ),
-    (
-        family((1,), [{"kind": "histogram", "low": 0.0, "high": 1.0, "bins": 3}], box=(0.0, 1.0)),
-        [0.2, 0.3, 0.4],
-        0.0,
-        "outside",
-        "is always 1, not 0.9",
-    ),
-    (TWENTY, halves(0.25), 0.0, "possible", ""),
-    (TWENTY, halves(0.25, first=1.1), 0.0, "outside", r"x[0] is at most 1"),
-    (TWENTY, halves(0.6), 0.0, "outside", "between 0 and 0.5, and 0.6 is asked"),
-    (TWENTY, halves(0.6), 0.05, "possible", ""),
-    (TWENTY, halves(0.2), 0.0, "outside", "the matrix of their second moments has the eigenvalue -"),
-    (family((5,), [QUADRATIC], base_scale=1.0), [0.0, 1.0] * 5, 0.0, "possible", ""),
-    (family((5,), [QUADRATIC], base_scale=1.0), [0.0, 1.0] * 4 + [1.0, 0.9], 0.0, "outside", "x[4]^2"),
-]
-
-
-@pytest.mark.parametrize(("energy", "mu", "slack", "kind", "reason"), CASES)
-def test_where_moments_lie(energy: ExponentialFamily, mu: list[float], slack: float, kind: str, reason: str) -> None:
-    verdict = locate(energy, numbers(*mu), slack)
-    assert verdict.kind == kind
-    assert reason in verdict.reason
-
-
-def test_moments_of_a_law_are_inside_and_beyond_a_face_they_are_not() -> None:
-    """Of four binary units: mixtures of all states are inside; pushed out along the line from the middle through a state, which
-    is a vertex, they are on the boundary at it and outside beyond.
-    """
-    energy = family((4,), [MEANS, PAIRS], levels=2).double()
-    x, _ = law(energy)
-    phi = energy.features(x)
-    generator = torch.Generator().manual_seed(0)
-    for _ in range(10):
-        weights = torch.rand(len(x), generator=generator, dtype=torch.float64).pow(4)
-        middle, vertex = weights / weights.sum() @ phi, phi[int(torch.randint(len(x), (), generator=generator))]
-        kinds = [locate(energy, middle + reach * (vertex - middle)).kind for reach in (0.0, 0.99, 1.0, 1.01)]
-        assert kinds == ["inside", "inside", "boundary", "outside"]
-
-
 # -- what is said of a run --------------------------------------------------------------------------------------------
 
 
@@ -426,111 +347,3 @@ def test_ising_rows_are_of_their_law() -> None:
     probabilities = data.log_density(x).exp()
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-12)
     assert stats.chisquare(torch.bincount(numbers_of, minlength=16).numpy(), len(rows) * probabilities.numpy()).pvalue > 1e-6
-
-
-# -- through the door a user takes ------------------------------------------------------------------------------------
-
-DICE_RUN = (
-    *("energy=maxent", "energy.levels=6", "kernel=single_site", "objective=moments", "data=none", "data.levels=6"),
-    *("data.shape=[1]", "optimizer.warmup=0", *COMMON),
-)
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("expectation", ["exact", "chains"])
-def test_the_dice_from_the_command_line(expectation: str, tmp_path: Path) -> None:
-    """No data: the moment alone. Exactly to 1e-3, by 128 chains and 400 averaged steps to 0.02, in each face's probability."""
-    arguments = [f"objective.expectation={expectation}", "objective.moments=[3.5]", "trainer.steps=400", "optimizer.ema=0.98"]
-    settings = ("optimizer.learning_rate=0.05", "kernel.transitions=4")
-    assert main([*DICE_RUN, *arguments, *settings, f"output={tmp_path}"]) == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["infeasible"] is None
-    assert summary["max_residual_z"] is None
-    entry = summary["moments"][0]
-    assert entry["feature"] == "x"
-    assert entry["residual"] == pytest.approx(entry["model"] - 3.5, abs=1e-6)
-    assert summary["words"][0].startswith("1 moments, largest residual")
-    energy = pipeline.load(str(tmp_path))
-    tolerance = 1e-3 if expectation == "exact" else 0.02
-    probabilities = torch.softmax(-energy(torch.arange(6.0)[:, None]), 0)
-    torch.testing.assert_close(probabilities, torch.tensor(DICE), rtol=0, atol=tolerance)
-    assert summary["dual_gap"] < tolerance
-    assert all((tmp_path / name).stat().st_size > 5000 for name in ("moments.png", "samples.png"))
-
-
-@pytest.mark.parametrize(
-    ("arguments", "message"),
-    [
-        (["objective.moments=[6]"], "objective.moments=[6.0]: no law has these moments: x is at most 5, so 6 is no mean of it"),
-        (["objective.moments=[5]"], "objective.moments=[5.0]: on the boundary of what a law can have"),
-        (["objective.moments=[1,2]"], "objective.moments=2 numbers: there are 1 features, one moment each, in this order: x"),
-        (["objective.moments=null"], "objective.moments=null: with data=none there are no rows to take them from"),
-        (
-            ["data.shape=[8]", "objective.moments=[1,1,1,1,1,1,1,1]", "objective.expectation=exact"],
-            "objective.expectation=exact: log Z needs at most 2^20 states",
-        ),
-    ],
-)
-def test_refusals(arguments: list[str], message: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Before anything starts."""
-    assert main([*DICE_RUN, *arguments, f"output={tmp_path}/a"]) == 2
-    assert capsys.readouterr().err.startswith(f"refused: {message}")
-    assert not (tmp_path / "a").exists()
-
-
-def test_combinations_that_make_no_sense() -> None:
-    with pytest.raises(ConfigError, match="data=none: objective=pcd learns from rows"):
-        compose(["energy=maxent", "data=none"])
-    with pytest.raises(ConfigError, match="objective=moments: energy=mlp declares no features"):
-        compose(["objective=moments"])
-
-
-def test_moments_that_cannot_be_met_are_seen_in_the_residuals(tmp_path: Path) -> None:
-    """Under a ridge, a mean that no law has is not refused; the summary says why it is missed."""
-    arguments = ["objective.expectation=exact", "objective.moments=[6]", "objective.l2=0.1", "trainer.steps=100"]
-    assert main([*DICE_RUN, *arguments, "optimizer.learning_rate=0.1", f"output={tmp_path}"]) == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["infeasible"].startswith("x is at most 5")
-    assert summary["moments"][0]["residual"] < -1
-    assert any("no law" in line for line in summary["words"])
-
-
-def test_a_run_that_is_not_done_says_so(tmp_path: Path) -> None:
-    arguments = ["objective.expectation=exact", "objective.moments=[3.5]", "trainer.steps=3", "optimizer.learning_rate=0.01"]
-    assert main([*DICE_RUN, *arguments, f"output={tmp_path}"]) == 0
-    summary = json.loads((tmp_path / "summary.json").read_text())
-    assert summary["max_residual_deviations"] > 0.1
-    assert any("NOT MET" in line for line in summary["words"])
-
-
-def sixes(x: Tensor) -> Tensor:
-    return (x == 5).flatten(1).float()
-
-
-@pytest.mark.slow
-def test_features_given_in_code_train_and_are_read_back(tmp_path: Path) -> None:
-    """A dice of mean 3.5 (of levels) whose top face has half the probability: both to 0.01."""
-    config = compose(
-        [
-            *(*DICE_RUN, "objective.expectation=exact", "objective.moments=[3.5,0.5]", "trainer.steps=400"),
-            *("optimizer.learning_rate=0.1", f"output={tmp_path}"),
-        ]
-    )
-    summary = run(config, features=[sixes])
-    assert [entry["feature"] for entry in summary["moments"]] == ["x", "sixes[0]"]
-    energy = pipeline.load(str(tmp_path), features=[sixes])
-    probabilities = torch.softmax(-energy(torch.arange(6.0)[:, None]), 0)
-    assert float(probabilities[5]) == pytest.approx(0.5, abs=0.01)
-    assert float(probabilities @ torch.arange(6.0)) == pytest.approx(3.5, abs=0.01)
-    with pytest.raises(CheckpointError, match="sixes were given in code"):
-        pipeline.load(str(tmp_path))
-    with pytest.raises(ConfigError, match="energy=maxent"):
-        run(compose([]), features=[sixes])
-
-
-def test_no_data_is_a_data_set_of_no_rows() -> None:
-    data = open_data(compose([*DICE_RUN, "objective.moments=[3.5]"]))
-    stream = data.positives(0)
-    assert data.rows == 0
-    assert stream.next(5).position.shape == (0, 1)
-    stream.load_state_dict(stream.state_dict())
