@@ -95,7 +95,7 @@ def _section(config: Any, name: str) -> Any:
 
 def _domain(section: type[Kernel]) -> str:
     if section.needs_conditionals:
-        return "energies with conditionals (RBMs)"
+        return "energies with conditionals (restricted and deep Boltzmann machines)"
     return {"continuous": "R^d, boxes", "discrete": "{0, ..., q-1}^d", "any": "any"}[section.domain]
 
 
