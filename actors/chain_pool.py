@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any, NamedTuple
+
 import pyarrow as pa
 import ray
 import torch
@@ -13,7 +15,14 @@ from pipeline.errors import OutOfStepError
 from pipeline.types import Part, RoundReport, Rows, Weights
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0)
+class Standing(NamedTuple):
+    """Where a pool is: its next round, its incarnation, and the id of the node it runs on."""
+
+    round: int
+    incarnation: int
+    node: str
+
+
 class ChainPool:
     """Pool number `pool`. Its process may die: Ray starts it again, and the driver then calls `revive`."""
 
@@ -37,10 +46,30 @@ class ChainPool:
         self._expect(round)
         return write_part(folder, f"pool-{self._pool}.pt", self._chains.state_dict())
 
-    def restore(self, checkpoint: Checkpoint) -> tuple[int, int]:
-        """The next round and the incarnation that the checkpoint has it at."""
-        self._chains.load_state_dict(checkpoint.read(f"pool-{self._pool}.pt"))
-        return self._chains.round, self._chains.incarnation
+    # -- how a pool comes to its chains: each says where it then stands --------------------------------------------------
 
-    def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None) -> None:
-        self._chains.revive(incarnation, round, last)
+    def begin(self) -> Standing:
+        """New ones, from noise when the first weights come."""
+        return Standing(self._chains.round, self._chains.incarnation, ray.get_runtime_context().get_node_id())
+
+    def restore(self, checkpoint: Checkpoint, of: int) -> Standing:
+        """Those of a checkpoint's pool number `of`: this one, or another, whose positions it takes up with its own draws."""
+        self._chains.load_state_dict(checkpoint.read(f"pool-{of}.pt"))
+        if of != self._pool:
+            self._chains.diverge()
+        return self.begin()
+
+    def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None, rows: Rows | None = None) -> Standing:
+        """Those of a batch that this pool, or another one, sent; or at training rows, as arrays; or from noise."""
+        self._chains.revive(incarnation, round, last, None if rows is None else rows.map(torch.tensor))
+        return self.begin()
+
+    def hand_over(self, round: int) -> dict[str, Any]:
+        """Everything its chains are, for `take_over` on another node."""
+        self._expect(round)
+        return self._chains.state_dict()
+
+    def take_over(self, state: dict[str, Any]) -> Standing:
+        """Goes on as the process that handed over would have."""
+        self._chains.load_state_dict(state)
+        return self.begin()

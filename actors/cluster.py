@@ -33,7 +33,7 @@ def _initialise(config: RunConfig) -> None:
     quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
         _check_address(address)
-    if address or config.cluster.name == "ray":
+    if address or config.cluster.name in ("ray", "kuberay"):
         try:
             ray.init(address=address or "auto", **quiet)
         except ConnectionError as error:
@@ -46,7 +46,7 @@ def _initialise(config: RunConfig) -> None:
         # Ray guards what it starts with a token, and warns that it does: nothing to tell a person who runs alone
         logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
         # actors that hold every CPU would starve each other on a small machine; the run is what it was started for
-        cpus = max(os.cpu_count() or 1, math.ceil(_demand(config)["CPU"]))
+        cpus = max(os.cpu_count() or 1, math.ceil(_demand(config, config.most_pools)["CPU"]))
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
 
@@ -65,24 +65,29 @@ def _check_address(address: str) -> None:
         raise ConfigError("RAY_ADDRESS", address, remedy) from error
 
 
-def _demand(config: RunConfig) -> dict[str, float]:
-    cluster, pools = config.cluster, config.pools
+def _demand(config: RunConfig, pools: int) -> dict[str, float]:
+    cluster, ranks = config.cluster, config.trainer.replicas
     return {
-        "CPU": pools * cluster.pool_cpus + cluster.server_cpus,
-        "GPU": pools * cluster.pool_gpus + cluster.server_gpus,
+        "CPU": pools * cluster.pool_cpus + ranks * cluster.server_cpus,
+        "GPU": pools * cluster.pool_gpus + ranks * cluster.server_gpus,
     }
 
 
 def _check_size(config: RunConfig) -> None:
-    """Refuses what would wait for ever. A cluster that scales up is asked through its autoscaler's limits, not here."""
+    """Refuses what would wait for ever. A cluster that scales up (cluster=kuberay) is not held to what it has now."""
+    if config.cluster.name == "kuberay":
+        return
     have = ray.cluster_resources()
-    for kind, need in _demand(config).items():
+    pools = min(config.chains.min_pools or config.pools, config.pools)
+    for kind, need in _demand(config, pools).items():
         if need > have.get(kind, 0.0):
             key = kind.lower() + "s"
-            per_pool = getattr(config.cluster, f"pool_{key}")
-            raise ConfigError(
-                f"cluster.pool_{key}",
-                per_pool,
-                f"{config.pools} pools of {per_pool} and a parameter server of "
-                f"{getattr(config.cluster, f'server_{key}')} need {need} {kind}s; the cluster has {have.get(kind, 0.0)}",
+            per_pool, per_rank = (getattr(config.cluster, f"{role}_{key}") for role in ("pool", "server"))
+            ranks = (
+                "a parameter server" if config.trainer.replicas == 1 else f"{config.trainer.replicas} parameter-server ranks"
             )
+            remedy = (
+                f"{pools} pools of {per_pool} and {ranks} of {per_rank} need {need} {kind}s; "
+                f"the cluster has {have.get(kind, 0.0)}"
+            )
+            raise ConfigError(f"cluster.pool_{key}", per_pool, remedy)

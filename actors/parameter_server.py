@@ -1,8 +1,9 @@
-"""The actor that owns weights, optimizer, version and positives."""
+"""The actor that owns weights, optimizer, version and positives: one rank of the parameter server."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import TypeVar
 
 import pyarrow as pa
 import ray
@@ -13,47 +14,79 @@ from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
 from pipeline.errors import OutOfStepError
 from pipeline.evaluation.report import evaluate
+from pipeline.learner import Learner
+from pipeline.ranks import Ranks, free_address
+from pipeline.rng import torch_generator
 from pipeline.types import Figures, Part, Progress, Rows, StepReport, Weights
 
+Thing = TypeVar("Thing")
 
-@ray.remote(max_restarts=-1, max_task_retries=0)
+
 class ParameterServer:
-    """Takes references to batches, answers with a report and, as an object of its own, the new weights."""
+    """Takes references to batches, answers with a report and, as an object of its own, the new weights.
+
+    With several ranks, each has its share of positives and batches; what is said of a step, all of them say alike.
+    """
 
     def __init__(self, config: RunConfig) -> None:
         torch.set_num_threads(config.cluster.threads)
         self._config = config
         self._data = open_data(config)
-        self._learner = make_learner(config, self._data)
+        self._ranks = Ranks.alone()
+        self._started: Learner | None = None
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> int:
-        """Takes up a checkpoint, or another run's weights, or neither; the version it is then at."""
-        self._learner.start(checkpoint, warm_start)
-        return self._learner.version
+    def address(self) -> str:
+        """Where this process may be met by the other ranks."""
+        return free_address(ray.util.get_node_ip_address())
 
-    def publish(self, version: int) -> Weights:
-        self._expect(version)
-        return self._learner.publish()
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, address: str, rank: int) -> int:
+        """Takes up a checkpoint, or another run's weights, or neither; the version it is then at. Several ranks meet at
+        `address` first.
+        """
+        size = self._config.trainer.replicas
+        if size > 1:
+            self._ranks = Ranks.join(address, rank, size, self._config.device, self._config.cluster.timeout)
+        self._started = make_learner(self._config, self._data, self._ranks)
+        self._started.start(checkpoint, warm_start)
+        return self._started.version
+
+    def _learner(self, version: int) -> Learner:
+        """Raises `OutOfStepError` where the version is not the one that the driver takes it for."""
+        at = self._started.version if self._started is not None else "the beginning"
+        if self._started is None or at != version:
+            raise OutOfStepError(f"the parameter server is at version {at}, not {version}")
+        return self._started
+
+    def publish(self, version: int) -> Weights | None:
+        return self._learner(version).publish()
 
     def starts(self, version: int, step: int, pieces: int) -> tuple[Rows, ...]:
         """The data rows of step `step`, as arrays, in as many pieces as pools will start chains at them, or run under them."""
-        self._expect(version)
-        pieces_of = self._learner.starts(step).chunk(pieces)
+        pieces_of = self._learner(version).starts(step).chunk(pieces)
         return tuple(piece.map(lambda field: field.numpy()) for piece in pieces_of)
 
-    def _expect(self, version: int) -> None:
-        """Raises `OutOfStepError` where the version is not the one that the driver takes it for."""
-        if self._learner.version != version:
-            raise OutOfStepError(f"the parameter server is at version {self._learner.version}, not {version}")
+    def deal(self) -> Rows:
+        """The next data rows, as arrays, for one round that whichever step may consume."""
+        if self._started is None:
+            raise OutOfStepError("the parameter server is at the beginning")
+        return self._started.deal().map(lambda field: field.numpy())
+
+    def rows_for_pool(self, pool: int, incarnation: int) -> Rows:
+        """As many training rows, drawn at random, as a pool has chains, for those to begin at."""
+        generator = torch_generator(self._config.seed, "newcomers", pool, incarnation)
+        count, sample = self._config.chains.per_pool, self._data.sample
+        chosen = torch.randint(len(sample), (count,), generator=generator)
+        return Rows(sample[chosen].numpy())
 
     @ray.method(num_returns=2)
-    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
-        self._expect(version)
-        return self._learner.step(batches)
+    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights | None]:
+        return self._learner(version).step(batches)
 
     def save(self, version: int, folder: str) -> list[Part]:
-        self._expect(version)
-        return self._learner.write(folder)
+        return self._learner(version).write(folder)
 
     def save_absent(self, pool: int, incarnation: int, round: int, last: pa.RecordBatch | None, folder: str) -> Part:
         """The part of a pool that is away, as it will be when it has taken up the chains of the `last` batch it sent."""
@@ -61,7 +94,13 @@ class ParameterServer:
         chains.revive(incarnation, round, last)
         return write_part(folder, f"pool-{pool}.pt", chains.state_dict())
 
+    @ray.method(num_returns=2)
+    def keep(self, thing: Thing) -> tuple[Thing, bool]:
+        """A copy on this node of an object whose node is about to leave, and that it is there."""
+        return thing, True
+
     @ray.method(num_returns="streaming")
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
-        self._expect(version)
-        yield from evaluate(self._config, self._learner.averaged(), self._data, output)
+        averaged = self._learner(version).averaged()
+        if self._ranks.rank == 0:
+            yield from evaluate(self._config, averaged, self._data, output)

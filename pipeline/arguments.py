@@ -13,8 +13,9 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import ValidationError
 
+from pipeline.combinations import check_domains
 from pipeline.compose import compose_raw, readable, validate
-from pipeline.config import RunConfig, check_domains
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError, PipelineError
 from pipeline.fields import Section
 

@@ -63,6 +63,7 @@ from pipeline.objectives.score_matching import (
     ScoreMatching,
     SlicedScoreMatching,
 )
+from pipeline.ranks import ALONE, Ranks
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
 
@@ -274,6 +275,7 @@ def make_plan(config: RunConfig) -> ChainPlan:
         force=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
         replayed=getattr(config.contrastive, "replayed", 0),
         start_at_data=config.starts_at_data,
+        brings_rows=config.rows_ride,
         per_context=config.chains.per_context,
     )
 
@@ -328,13 +330,16 @@ def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
     return rows + data.noise * torch.randn(rows.shape, generator=torch_generator(config.data.split_seed, "sample-noise"))
 
 
-def make_learner(config: RunConfig, data: DataSet) -> Learner:
+def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Learner:
+    """The learner of this rank, with its share of the positives. Raises `ConfigError`."""
     keep_freed_memory()
     energy = make_energy(config, data.shape, data.context_shape)
     energy.initialise(noisy_sample(config, data))
-    rows = energy.into_domain(noisy_sample(config, data))
-    terms = make_terms(config, energy, rows, _first_contexts(data, 1))
-    return Learner(config, energy, terms, data.positives(config.seed), fast_weights(config), keeps_chains(config, data))
+    rows, context = energy.into_domain(noisy_sample(config, data)), _first_contexts(data, 1)
+    dtype = next(energy.parameters()).dtype
+    terms = make_terms(config, energy, rows.to(dtype), None if context is None else context.to(dtype))
+    positives = data.positives(config.seed, ranks.rank, ranks.size)
+    return Learner(config, energy, terms, positives, fast_weights(config), keeps_chains(config, data), ranks)
 
 
 def keeps_chains(config: RunConfig, data: DataSet) -> bool:

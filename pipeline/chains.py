@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline import negatives
-from pipeline.energies.base import Energy, unflatten_
+from pipeline.energies.base import Energy, adopt
 from pipeline.kernels.base import per_chain
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
@@ -71,6 +71,7 @@ class Chains:
             noise=noise,
             context=None if seats is None else seats.context,
             number=None if seats is None else seats.number,
+            start=seats.position if seats is not None and self._plan.brings_rows else None,
         )
         report = RoundReport(
             pool=self._pool,
@@ -90,7 +91,7 @@ class Chains:
 
     def _adopt(self, weights: Weights) -> None:
         if weights.version != self._version:
-            unflatten_(self._energy, weights.flat)
+            adopt(self._energy, weights.flat)
             self._sampler.refresh()
         if self._unplaced:
             self._sampler.position = self._energy.noise(len(self._sampler.position), self._generator)
@@ -162,14 +163,22 @@ class Chains:
             self.incarnation += 1
             self._generator = torch_generator(self._seed, "chains", self._pool, self.incarnation, device=self._device)
 
-    def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None) -> None:
-        """Takes up the chains of the `last` batch an earlier incarnation sent; without one, and for rows that are not in it,
-        they start from noise.
+    def diverge(self) -> None:
+        """Goes on from here with random draws of its own: where the state loaded was another pool's."""
+        self.incarnation, self.round = self.incarnation + 1, 0
+        self._generator = torch_generator(self._seed, "chains", self._pool, self.incarnation, device=self._device)
+
+    def revive(self, incarnation: int, round: int, last: pa.RecordBatch | None, rows: Rows | None = None) -> None:
+        """Takes up the chains of the `last` batch that an earlier incarnation, or another pool, sent; without one they start at
+        the training `rows`, one each; without those, and for contexts that are not in the batch, from noise.
         """
         self.incarnation, self.round = incarnation, round
         self._generator = torch_generator(self._seed, "chains", self._pool, incarnation, device=self._device)
         self._age.zero_()
-        self._unplaced = last is None
+        self._unplaced = last is None and rows is None
+        if last is None and rows is not None:
+            position = self._energy.complete(self._energy.into_domain(rows.position.to(self._device)))
+            self._sampler.position = position.repeat(self._plan.rungs, *(1,) * (position.ndim - 1))
         if last is not None:
             chains = negatives.decode(last)
             position = chains.position.to(self._device, copy=True).view(self._count, *self._energy.shape)

@@ -12,7 +12,8 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from pipeline.config import GROUPS, RunConfig, check_combinations
+from pipeline.combinations import check_combinations
+from pipeline.config import GROUPS, RunConfig
 from pipeline.errors import ConfigError
 from pipeline.fields import Section
 
@@ -20,7 +21,10 @@ PATH_KEYS = ("output", "init_from", "data.path")
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair
-OPTIONS = ("energy.options", "kernel.options", "kernel.inner.options", "objective.terms", "objective.weights")
+OPTIONS = (
+    *("energy.options", "kernel.options", "kernel.inner.options", "objective.terms", "objective.weights"),
+    *("cluster.pool_labels", "cluster.server_labels"),
+)
 
 
 def conf_directory() -> Path:

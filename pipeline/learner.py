@@ -6,6 +6,8 @@ import math
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -14,19 +16,22 @@ import torch
 from torch import Tensor, nn
 
 from pipeline.checkpoint import Checkpoint, write_part
-from pipeline.config import Optimizer, RunConfig
+from pipeline.config import RunConfig
 from pipeline.data.base import Positives
-from pipeline.energies.base import Energy, flatten, unflatten_
+from pipeline.energies.base import Energy
 from pipeline.energies.deep import iterate_spectral_norms
 from pipeline.errors import DivergenceError
 from pipeline.negatives import decode
 from pipeline.objectives.base import Batch, Chunking, Objective, Term
 from pipeline.objectives.contrastive import FastWeights
+from pipeline.ranks import ALONE, Ranks, lay_out, load_moments, mean_parts, optimizer_state, share_of, split_as, stored, whole
 from pipeline.rng import torch_generator
+from pipeline.run_sections import Optimizer
 from pipeline.staleness import LagController, batch_weights
 from pipeline.types import Negatives, Part, Rows, StepReport, Weights
 
 MAX_SKIPPED_IN_A_ROW = 20
+NOTHING = np.empty(0, np.float32)
 
 
 def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
@@ -45,6 +50,9 @@ class Learner:
     weighted sum of the `terms`. With `fast` weights, those are what it publishes its own with, for chains. `keeps_chains`:
     pools keep chains for each training row.
 
+    Of several `ranks` each has a learner, with positives and negatives of its own and the same weights: what is said of a step
+    is of all ranks' rows, and the same on each. But for `starts`, every method is called on all ranks, in the same order.
+
     The version counts the steps; a step that was skipped (a loss or gradient that is not finite) counts as one that left
     the weights as they were. Raises `DivergenceError` after 20 of those in a row.
     """
@@ -57,20 +65,24 @@ class Learner:
         positives: Positives,
         fast: Callable[[Sequence[Tensor]], FastWeights] | None = None,
         keeps_chains: bool = False,
+        ranks: Ranks = ALONE,
     ) -> None:
-        self._config, self._keeps_chains = config, keeps_chains
+        self._config, self._keeps_chains, self._ranks = config, keeps_chains, ranks
         self._device = torch.device(config.device)
         self.energy = energy.to(self._device).eval()
         self._positives = positives
         self._terms = [term._replace(objective=term.objective.to(self._device)) for term in terms]
         self._objectives = nn.ModuleList(term.objective for term in self._terms)
         self._chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
-        self._generator = torch_generator(config.seed, "objective", device=self._device)
+        stream = ranks.rank + 1 if ranks.rank else 0  # number 1 is what objectives are started from
+        self._generator = torch_generator(config.seed, "objective", stream, device=self._device)
+        self._layout = lay_out(self.energy, list(self._objectives.parameters()), ranks, config.trainer.sharding)
         self._parameters = [p for p in energy.parameters() if p.requires_grad]
+        self._dtype = self._parameters[0].dtype
         self._average = [parameter.detach().clone() for parameter in self._parameters]
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = _make_optimizer(config.optimizer, energy, list(self._objectives.parameters()))
-        self._staging = torch.empty((config.negatives, energy.dimension), device=self._device)
+        self._staging = torch.empty((config.negatives, energy.dimension), dtype=self._dtype, device=self._device)
         self._drawn: deque[Rows] = deque()
         trainer = config.trainer
         # what is not reweighted has no ESS to steer by
@@ -80,28 +92,33 @@ class Learner:
         self.version = 0
 
     def publish(self) -> Weights:
-        """The weights that chains are to run under."""
-        if self._fast is None:
-            return Weights(self.version, flatten(self.energy))
-        laid_over = [own + fast for own, fast in zip(self._parameters, self._fast.values, strict=True)]
-        return Weights(self.version, self._flat_with(laid_over))
+        """The weights that chains are to run under; on other ranks than the first, none."""
+        values: Sequence[Tensor] = self._parameters
+        if self._fast is not None:
+            values = [own + fast for own, fast in zip(values, self._fast.values, strict=True)]
+        flat = self._flat_with(values) if self._ranks.rank == 0 or self._layout.split else NOTHING
+        return Weights(self.version, flat if self._ranks.rank == 0 else NOTHING)
 
     def starts(self, step: int) -> Rows:
-        """The data rows of step `step` (this one or a later one), drawn ahead: what chains start at, or run under. They are
-        numbered where pools are to keep chains for each.
+        """This rank's data rows of step `step` (this one or a later one), drawn ahead: what chains start at, or run under. They
+        are numbered where pools are to keep chains for each.
         """
         while len(self._drawn) <= step - self.version:
-            rows = self._positives.next(self._config.trainer.batch_size)
+            rows = self._positives.next(self._config.trainer.batch_size // self._ranks.size)
             number = rows.number if self._keeps_chains else None
             self._drawn.append(rows._replace(position=self.energy.into_domain(rows.position), number=number))
         return self._drawn[step - self.version]
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
-        """One update from a step's batches, in the order given; from none where no objective consumes chains."""
+        """One update from this rank's batches of the step, in the order given; from none where no objective consumes chains, or
+        where other ranks have them all.
+        """
         clock = _Stopwatch()
         negatives, received = self._stage(batches) if batches else (None, [])
+        count = 0 if negatives is None else len(negatives)
+        share = self._ranks.share(count)
         clock.lap("staging")
-        rows = self.starts(self.version).map(lambda field: field.to(self._device))
+        rows = self.starts(self.version).map(self._here)
         self._drawn.popleft()
         clock.lap("data")
         lags = tuple(self.version - batch.version for batch in received)
@@ -112,10 +129,13 @@ class Learner:
             context=rows.context,
             negatives=negatives,
             negative_context=self._contexts(received),
-            weigh=self._weigher(received, lags, ess),
+            weigh=self._weigher(received, lags, share, ess),
             bank=negatives,
         )
-        loss, parts = self._backward(self._with_past(batch, received))
+        own = self._backward(self._with_past(batch, received))
+        losses, parts, counts, all_lags, all_ess = zip(*self._ranks.gather((*own, count, lags, ess)), strict=True)
+        loss = sum(losses) / self._ranks.size
+        ess = list(chain(*all_ess))
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
         norm, skipped = self._update(loss, rate)
@@ -128,11 +148,11 @@ class Learner:
         report = StepReport(
             version=self.version,
             loss=loss,
-            parts=parts,
+            parts=mean_parts(parts),
             gradient_norm=norm,
             learning_rate=rate,
-            negatives=0 if negatives is None else len(negatives),
-            lags=lags,
+            negatives=sum(counts),
+            lags=tuple(chain(*all_lags)),
             ess=tuple(ess),
             lag_bound=self._controller.bound,
             skipped=skipped,
@@ -153,7 +173,7 @@ class Learner:
         contexts = [negatives.context for negatives in received if negatives.context is not None]
         if not contexts or not self._config.conditional:
             return None
-        return torch.cat(contexts).to(self._device).view(-1, *(self.energy.context_shape or ()))
+        return self._here(torch.cat(contexts)).view(-1, *(self.energy.context_shape or ()))
 
     def _with_past(self, batch: Batch, received: Sequence[Negatives]) -> Batch:
         """The batch with what a replay of the negatives' last transitions needs, where the pools sent it."""
@@ -162,12 +182,20 @@ class Learner:
         if not previous or batch.negatives is None:
             return batch
         return batch._replace(
-            previous=torch.cat(previous).to(self._device).view_as(batch.negatives),
-            noise=torch.cat(noise, 1).to(self._device).view(-1, *batch.negatives.shape),
+            previous=self._here(torch.cat(previous)).view_as(batch.negatives),
+            noise=self._here(torch.cat(noise, 1)).view(-1, *batch.negatives.shape),
         )
 
-    def _weigher(self, received: Sequence[Negatives], lags: Sequence[int], ess: list[float]) -> Callable[[Tensor], Tensor]:
-        """E_now [M] to weights [M] of mean 1, normalised within each pool, version and context; fills `ess`, a ratio each."""
+    def _here(self, values: Tensor) -> Tensor:
+        """On the trainer's device, and in the precision of the weights."""
+        return values.to(self._device, self._dtype if values.is_floating_point() else values.dtype)
+
+    def _weigher(
+        self, received: Sequence[Negatives], lags: Sequence[int], share: float, ess: list[float]
+    ) -> Callable[[Tensor], Tensor]:
+        """E_now [M] to weights [M] of mean `share` (1 over all ranks), normalised within each pool, version and context; fills
+        `ess`, a ratio each.
+        """
 
         def weigh(energy_now: Tensor) -> Tensor:
             pieces = energy_now.split([len(batch.energy) for batch in received])
@@ -177,28 +205,31 @@ class Learner:
                 contexts = len(now) // self._config.chains.per_context if self._config.conditional else 1
                 then, reweight = batch.energy.to(now.device), self._config.reweight
                 piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
-                weights.append(piece * len(now))
+                weights.append(piece * (share * len(now)))
                 ess.append(ratio)
             return torch.cat(weights).to(energy_now.dtype)
 
         return weigh
 
     def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
-        """Gradient of the objective into the parameters, chunk by chunk; its value, and the mean of each of its parts."""
+        """Gradient of the objective into the parameters, chunk by chunk, a mean over ranks; this rank's value of the objective,
+        and mean of each of its parts.
+        """
         assert batch.positives is not None
         self._optimizer.zero_grad(set_to_none=True)
-        values: list[Tensor] = []
         means: dict[str, Tensor] = {}
-        for term in self._terms:
-            for chunk, share in self._chunks(term.objective, batch):
-                losses = []
-                for part in term.objective.parts(self.energy, chunk):
-                    mean = share * part.total / part.rows
-                    losses.append(term.weight * part.weight * mean)
-                    means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
-                loss = torch.stack(losses).sum()
-                loss.backward()
-                values.append(loss.detach())
+
+        def work(term: Term, chunk: Batch, share: float) -> Tensor:
+            losses = []
+            for part in term.objective.parts(self.energy, chunk):
+                mean = share * part.total / part.rows
+                losses.append(term.weight * part.weight * mean)
+                means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
+            return torch.stack(losses).sum()
+
+        values = self._layout.backward(
+            partial(work, term, chunk, share) for term in self._terms for chunk, share in self._chunks(term.objective, batch)
+        )
         value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
         return value, dict(zip(means, rest, strict=True))
 
@@ -216,14 +247,15 @@ class Learner:
             assert some.positives is not None
             return objective.draw(self.energy.given(some.context), some.positives, self._generator)
 
-        return self._chunking.split(batch, draw)
+        for side in batch.sides() if self._layout.split else [batch]:
+            yield from self._chunking.split(side, draw)
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before, whether skipped."""
         limit = self._config.optimizer.clip_norm
         # the norm is taken of every gradient, so that a NaN in one is seen behind a loss that is finite
         learned = [*self._parameters, *self._objectives.parameters()]
-        norm = float(nn.utils.clip_grad_norm_(learned, math.inf if limit is None else limit))
+        norm = float(whole(nn.utils.clip_grad_norm_(learned, math.inf if limit is None else limit)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -238,7 +270,8 @@ class Learner:
         if self._fast is not None:
             self._fast.update([p.grad for p in self._parameters if p.grad is not None])
         self._optimizer.step()
-        iterate_spectral_norms(self.energy)
+        with self._layout.whole():
+            iterate_spectral_norms(self.energy)
         # a short run's average would be all start: warm the decay up (as TensorFlow's ExponentialMovingAverage does)
         decay = min(self._config.optimizer.ema, (1 + self.version) / (10 + self.version))
         with torch.no_grad():
@@ -251,63 +284,75 @@ class Learner:
 
     def _flat_with(self, values: Sequence[Tensor]) -> np.ndarray:
         """Flat weights with these `values` of the parameters."""
-        current = [parameter.detach().clone() for parameter in self._parameters]
-        self._set_parameters(values)
-        flat = flatten(self.energy)
-        self._set_parameters(current)
-        return flat
-
-    @torch.no_grad()
-    def _set_parameters(self, values: Sequence[Tensor]) -> None:
-        for parameter, value in zip(self._parameters, values, strict=True):
-            parameter.copy_(value)
+        learned = dict(zip(map(id, self._parameters), values, strict=True))
+        state = self.energy.state_dict(keep_vars=True).values()  # a parameter that has two names stands there twice
+        return self._layout.flat(learned.get(id(tensor), tensor).detach() for tensor in state)
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
         """Takes up a checkpoint; or another run's averaged weights, but not its optimizer or steps; or neither."""
         if checkpoint is not None:
-            self.load_state_dict(checkpoint.read("learner.pt"))
+            ranks = checkpoint.manifest["config"]["trainer"].get("replicas", 1)
+            others = [checkpoint.read(f"rank-{rank}.pt") for rank in range(1, ranks)]
+            self.load_state_dict(checkpoint.read("learner.pt"), others)
         elif warm_start is not None:
             warm_start.check_signature(self.energy, "init_from")
-            unflatten_(self.energy, warm_start.read("energy.pt")["weights"].numpy())
+            self._layout.fill(warm_start.read("energy.pt")["weights"].numpy())
             self._average = [parameter.detach().clone() for parameter in self._parameters]
 
     def write(self, folder: str) -> list[Part]:
-        """The learner's parts of a checkpoint: everything, and the averaged weights alone for those who only load."""
-        averaged = {"weights": torch.from_numpy(self.averaged())}
-        return [write_part(folder, "learner.pt", self.state_dict()), write_part(folder, "energy.pt", averaged)]
+        """The learner's parts of a checkpoint: everything, and the averaged weights alone for those who only load. Of other
+        ranks than the first, what is theirs alone.
+        """
+        state, averaged = self.state_dict(), {"weights": torch.from_numpy(self.averaged())}
+        if self._ranks.rank:
+            return [write_part(folder, f"rank-{self._ranks.rank}.pt", self._own_state())]
+        return [write_part(folder, "learner.pt", state), write_part(folder, "energy.pt", averaged)]
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed learner needs, tensors and plain numbers only."""
+        """Everything a resumed learner needs, tensors and plain numbers only; the same however the model lies on its ranks."""
         return {
             "version": self.version,
-            "weights": torch.from_numpy(flatten(self.energy)),
-            "average": self._average,
-            "optimizer": self._optimizer.state_dict(),
+            "weights": torch.from_numpy(self._flat_with(self._parameters)),
+            "average": [stored(tensor) for tensor in self._average],
+            "optimizer": optimizer_state(self._optimizer),
             "objectives": self._objectives.state_dict(),
             "fast": None if self._fast is None else self._fast.values,
+            "controller": self._controller.state_dict(),
+            **self._own_state(),
+        }
+
+    def _own_state(self) -> dict[str, Any]:
+        """What this rank shares with no other."""
+        return {
             "generator": self._generator.get_state(),
             "device": self._device.type,
             "positives": self._positives.state_dict(),
             "drawn": [tuple(rows) for rows in self._drawn],
-            "controller": self._controller.state_dict(),
         }
 
-    def load_state_dict(self, state: dict[str, Any]) -> None:
+    def load_state_dict(self, state: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> None:
+        """Takes up the `state` of a first rank, and what those of the `others` shared with none, in their order.
+
+        There may have been more ranks then, or fewer, where positives are in memory: their stream goes on at the same row, and
+        what was drawn ahead is dealt anew. A rank that was not there begins its random stream. Raises `CheckpointError` where
+        positives are streamed, whose ranks have rows of their own.
+        """
         self.version = state["version"]
-        unflatten_(self.energy, state["weights"].numpy())
-        self._average = [tensor.to(self._device) for tensor in state["average"]]
-        settings = [{k: v for k, v in group.items() if k != "params"} for group in self._optimizer.param_groups]
-        self._optimizer.load_state_dict(state["optimizer"])
-        for group, ours in zip(self._optimizer.param_groups, settings, strict=True):
-            group.update(ours)  # moments are the checkpoint's, settings this configuration's
+        self._layout.fill(state["weights"].numpy())
+        pairs = zip(state["average"], self._parameters, strict=True)
+        self._average = [split_as(tensor.to(self._device), parameter.detach()) for tensor, parameter in pairs]
+        load_moments(self._optimizer, state["optimizer"])
         self._objectives.load_state_dict(state["objectives"])
         if self._fast is not None:
             self._fast.values = [tensor.to(self._device) for tensor in state["fast"]]
-        if state["device"] == self._device.type:  # a stream cannot move from one kind of device to another
-            self._generator.set_state(state["generator"])
-        self._positives.load_state_dict(state["positives"])
-        self._drawn = deque(Rows(*rows) for rows in state["drawn"])
         self._controller.load_state_dict(state["controller"])
+        ranks, own = [state, *others], self._ranks.rank
+        # a stream cannot move from one kind of device to another
+        if own < len(ranks) and ranks[own]["device"] == self._device.type:
+            self._generator.set_state(ranks[own]["generator"])
+        self._positives.load_state_dict(ranks[own if own < len(ranks) else 0]["positives"])
+        dealt = zip(*(rank["drawn"] for rank in ranks), strict=True)
+        self._drawn = deque(share_of([Rows(*rows) for rows in pieces], own, self._ranks.size) for pieces in dealt)
 
 
 def _make_optimizer(config: Optimizer, energy: Energy, beside: Sequence[Tensor]) -> torch.optim.Optimizer:

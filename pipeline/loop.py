@@ -51,14 +51,16 @@ class InlineRunner:
         reports: list[RoundReport] = []
         for number, pool in enumerate(pools_of_step(config, step)):
             start = None
-            if config.sends_starts:
+            if config.rows_ride:
+                start = self._learner.deal()
+            elif config.sends_starts:
                 start = self._learner.starts(step).chunk(config.batches_per_step)[number]
             batch, report = self._pools[pool].advance(self._window[0], start)
             batches.append(batch)
             reports.append(report)
         done, weights = self._learner.step(batches)
         self._window.append(weights)
-        return done, reports, Flow(0, 0, {}, {}, {})
+        return done, reports, Flow(0, 0, len(self._pools), {}, {}, 0, False, {})
 
     def save(self, folder: str) -> list[Part]:
         parts = [write_part(folder, f"pool-{i}.pt", pool.state_dict()) for i, pool in enumerate(self._pools)]

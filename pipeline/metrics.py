@@ -54,6 +54,8 @@ METRICS = (
     Metric("ebm_stage_seconds", "counter", "seconds", "Time by stage of a step, of a round, and of waiting", ("stage",)),
     Metric("ebm_rounds_in_flight", "gauge", "rounds", "Rounds asked of the pools and not consumed yet"),
     Metric("ebm_queue_depth", "gauge", "batches", "Finished batches that wait for the parameter server"),
+    Metric("ebm_pools", "gauge", "pools", "Pools that are there"),
+    Metric("ebm_handovers", "counter", "pools", "Pools whose chains were handed over before their node left"),
     Metric("ebm_dropped_batches", "counter", "batches", "Batches never learned from", ("reason",)),
     Metric("ebm_reseeded_chains", "counter", "chains", "Chains started anew because they were not finite", ("pool",)),
     Metric("ebm_restarted_chains", "counter", "chains", "Chains started anew by chains.restart", ("pool",)),
@@ -128,6 +130,8 @@ class RunMetrics:
             self._observe_round(report)
         self["ebm_rounds_in_flight"].set(flow.in_flight)
         self["ebm_queue_depth"].set(flow.waiting)
+        self["ebm_pools"].set(flow.pools)
+        self["ebm_handovers"].inc(flow.handovers)
         for reason, count in flow.dropped.items():
             self["ebm_dropped_batches"].labels(reason).inc(count)
         for role, count in flow.restarts.items():

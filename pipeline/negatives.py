@@ -15,12 +15,13 @@ from pipeline.energies.base import read_only_tensor
 from pipeline.types import Negatives
 
 
-def schema(dimension: int, replayed: int = 0, context: int = 0, numbered: bool = False) -> pa.Schema:
+def schema(dimension: int, replayed: int = 0, context: int = 0, numbered: bool = False, start: int = 0) -> pa.Schema:
     """The columns of a batch, one row a chain. `energy` in nats, `age` in transitions since the chain's start.
 
     Where the last `replayed` transitions are to be replayed, `previous` is the position before them, and `noise` what they
     drew, one after the other. Where chains run under contexts, of `context` numbers each, those are there, and the numbers of
-    the training rows they are of, where chains are kept by row.
+    the training rows they are of, where chains are kept by row. Where a batch brings along the rows that its chains were sent,
+    `start` is that, of so many numbers.
     """
     past = [("previous", pa.list_(pa.float32(), dimension)), ("noise", pa.list_(pa.float32(), dimension * replayed))]
     return pa.schema(
@@ -28,6 +29,7 @@ def schema(dimension: int, replayed: int = 0, context: int = 0, numbered: bool =
             *(past if replayed else ()),
             *([("context", pa.list_(pa.float32(), context))] if context else ()),
             *([("number", pa.int64())] if numbered else ()),
+            *([("start", pa.list_(pa.float32(), start))] if start else ()),
             ("position", pa.list_(pa.float32(), dimension)),
             ("chain", pa.int64()),
             ("energy", pa.float32()),
@@ -55,9 +57,10 @@ def encode(
     noise: Tensor | None = None,
     context: Tensor | None = None,
     number: Tensor | None = None,
+    start: Tensor | None = None,
 ) -> pa.RecordBatch:
     """A round of one pool: `position` and `previous` [M, *shape], `noise` [L, M, *shape], `context` [M, *context_shape],
-    the rest [M]; the numbers are the same for every row.
+    `start` [M, *data shape], the rest [M]; the numbers are the same for every row.
     """
     rows, replayed = len(position), 0 if noise is None else len(noise)
     past = [] if previous is None or noise is None else [_lists(previous), _lists(noise.transpose(0, 1))]
@@ -65,6 +68,7 @@ def encode(
         *past,
         *([] if context is None else [_lists(context)]),
         *([] if number is None else [pa.array(number.cpu().numpy())]),
+        *([] if start is None else [_lists(start)]),
         _lists(position),
         pa.array(np.arange(rows, dtype=np.int64)),
         pa.array(energy.cpu().numpy()),
@@ -75,8 +79,9 @@ def encode(
             for value, kind in ((pool, np.int32), (incarnation, np.int32), (round, np.int64), (version, np.int64))
         ),
     ]
-    width = 0 if context is None else context[0].numel()
-    return pa.RecordBatch.from_arrays(columns, schema=schema(position[0].numel(), replayed, width, number is not None))
+    widths = [0 if values is None else values[0].numel() for values in (context, start)]
+    kind = schema(position[0].numel(), replayed, widths[0], number is not None, widths[1])
+    return pa.RecordBatch.from_arrays(columns, schema=kind)
 
 
 def _lists(values: Tensor) -> pa.FixedSizeListArray:
@@ -97,6 +102,7 @@ def decode(batch: pa.RecordBatch) -> Negatives:
         noise=noise,
         context=_rows(batch, "context") if "context" in there else None,
         number=read_only_tensor(batch.column("number").to_numpy(zero_copy_only=True)) if "number" in there else None,
+        start=_rows(batch, "start") if "start" in there else None,
         energy=read_only_tensor(batch.column("energy").to_numpy(zero_copy_only=True)),
         age=read_only_tensor(batch.column("age").to_numpy(zero_copy_only=True)),
         **{name: batch.column(name)[0].as_py() for name in ("pool", "incarnation", "round", "version")},

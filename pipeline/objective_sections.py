@@ -34,7 +34,9 @@ Epsilon = Annotated[float, Field(gt=0, allow_inf_nan=False, description="differe
 class ObjectiveSection(Section):
     """`domain`: where it is defined; `in_box`: whether in a box as well; `equilibrium_negatives`: whether the negatives are
     taken for draws of exp(-E), so that old ones may be reweighted; `latents`: whether positives may hold the means of latent
-    units, as where they enter through E alone, and E is linear in those.
+    units, as where they enter through E alone, and E is linear in those. `additive`: whether the loss is a sum of one for each
+    row, so that ranks may have rows each of their own; `shardable`: whether its gradient is one backward pass through calls of
+    the energy, without parameters beside: all that FSDP2 can do (double backward passes its hooks by, and is wrong in silence).
     """
 
     domain: ClassVar[Where] = "any"
@@ -42,6 +44,8 @@ class ObjectiveSection(Section):
     equilibrium_negatives: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     latents: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
 
     @property
     def start(self) -> Start | None:
@@ -64,6 +68,7 @@ class PCDObjective(ContrastiveObjective):
 
     equilibrium_negatives: ClassVar[bool] = True
     latents: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     name: Literal["pcd"]
 
     @property
@@ -74,6 +79,7 @@ class PCDObjective(ContrastiveObjective):
 class CDObjective(ContrastiveObjective):
     """CD-k: chains start at the positives, k = kernel.transitions (Hinton 2002)."""
 
+    shardable: ClassVar[bool] = True
     name: Literal["cd"]
 
     @property
@@ -85,6 +91,7 @@ class ShortRunObjective(ContrastiveObjective):
     """Non-convergent short runs: chains start at noise every round (Nijkamp et al. 2019)."""
 
     latents: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     name: Literal["short_run"]
 
     @property
@@ -109,6 +116,7 @@ class ImprovedCDObjective(ContrastiveObjective):
     """Improved contrastive divergence: with the gradient through the sampler, and its entropy (Du et al. 2021)."""
 
     domain: ClassVar[Where] = "continuous"
+    additive: ClassVar[bool] = False
     name: Literal["improved_cd"]
     kl: PositiveFloat = about("weight of the term for the sampler: its energy less its entropy")
     entropy: NonNegativeFloat = about("weight of the nearest-neighbour entropy within that term")
@@ -180,6 +188,7 @@ class SlicedObjective(HutchinsonObjective):
 class FiniteDifferenceObjective(ScoreMatchingSection):
     """Sliced score matching from energies alone, three for each direction (Pang et al. 2020)."""
 
+    shardable: ClassVar[bool] = True
     name: Literal["finite_difference"]
     probe: PlainProbe
     probes: PositiveInt = about("P, directions drawn for each row")
@@ -197,6 +206,7 @@ class DenoisingObjective(ScoreMatchingSection):
 class FiniteDifferenceDenoisingObjective(DenoisingObjective):
     """Denoising score matching along random directions, from two energies each (Pang et al. 2020)."""
 
+    shardable: ClassVar[bool] = True
     name: Literal["denoising_finite_difference"]  # type: ignore[assignment]
     probe: PlainProbe
     epsilon: Epsilon
@@ -216,6 +226,7 @@ class ConditionalNCEObjective(ObjectiveSection):
     """Conditional noise-contrastive estimation, with noise around each row (Ceylan & Gutmann 2018)."""
 
     in_box: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
     name: Literal["conditional_nce"]
     draws: PositiveInt = about("P, noise samples for each row")
     scale: PositiveFloat = about("standard deviation of the noise around a row; over {0, 1}^d, the chance of a flip")
@@ -225,6 +236,7 @@ class SitesObjective(ObjectiveSection):
     """Pseudo-likelihood: each component given the others (Besag 1975)."""
 
     domain: ClassVar[Where] = "discrete"
+    shardable: ClassVar[bool] = True
     name: Literal["pseudo_likelihood"]
     sites: PositiveInt | None = about("components drawn for each row; null: all of them")
 

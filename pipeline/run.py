@@ -184,7 +184,8 @@ class Run:
                 report, rounds, flow = runner.step()
                 version = report.version
                 self._observe(report, rounds, flow)
-                if version % config.checkpoint.every == 0 and version < config.trainer.steps:
+                due = version % config.checkpoint.every == 0 or flow.server_leaves
+                if due and version < config.trainer.steps:
                     saved_at = version if self._save(runner, version) else saved_at
         if saved_at != version:
             self._save(runner, version, final=True)

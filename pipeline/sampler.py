@@ -18,7 +18,8 @@ class ChainPlan(NamedTuple):
     none, moved in the first `ladder_rounds` rounds; `target_acceptance`: what the step size is adapted to in the first
     `adapt_rounds` rounds (None: all); `force`: the precision of gradients where it is not the energy's; `replayed`: of how many
     last transitions a round is to tell where they began and what noise they drew. `start_at_data`: chains begin a round at the
-    rows they are sent; `per_context`: how many chains each row that is sent has, where the model is conditional.
+    rows they are sent; `brings_rows`: a round's batch brings those along; `per_context`: how many chains each row that is sent
+    has, where the model is conditional.
     """
 
     kernel: Kernel
@@ -32,6 +33,7 @@ class ChainPlan(NamedTuple):
     force: torch.dtype | None = None
     replayed: int = 0
     start_at_data: bool = False
+    brings_rows: bool = False
     per_context: int = 1
 
 

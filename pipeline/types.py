@@ -41,8 +41,9 @@ class Negatives(NamedTuple):
 
     `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that shaped it; `age` [M]
     int64, transitions since the chain's start. Under contexts, `context` [M, c] is each chain's, and `number` [M] int64 its
-    training row, where chains are kept by row. Where transitions are replayed, `previous` [M, d] is the position before the
-    last L of them, and `noise` [L, M, d] what they drew; else None.
+    training row, where chains are kept by row; `start` [M, d'] is the row that it was sent, where the batch brings it along.
+    Where transitions are replayed, `previous` [M, d] is the position before the last L of them, and `noise` [L, M, d] what they
+    drew; else None.
     """
 
     position: Tensor
@@ -56,6 +57,7 @@ class Negatives(NamedTuple):
     noise: Tensor | None = None
     context: Tensor | None = None
     number: Tensor | None = None
+    start: Tensor | None = None
 
 
 class RoundReport(NamedTuple):
@@ -93,12 +95,17 @@ class StepReport(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """What the runner saw around one step: rounds in flight, finished batches waiting, what was lost, seconds waited."""
+    """What the runner saw around one step: rounds in flight, finished batches waiting, pools that are there, what was lost,
+    pools that moved to another node, whether a node of the parameter server's is about to leave, seconds waited.
+    """
 
     in_flight: int
     waiting: int
+    pools: int
     dropped: dict[str, int]
     restarts: dict[str, int]
+    handovers: int
+    server_leaves: bool
     seconds: dict[str, float]
 
 

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline import negatives
-from pipeline.build import make_chains, make_energy
+from pipeline.build import make_chains, make_energy, make_learner, open_data
 from pipeline.chains import Chains
 from pipeline.config import RunConfig
 from pipeline.energies.base import flatten
@@ -152,3 +152,20 @@ def test_gibbs_batches_carry_the_free_energy(small: Small) -> None:
     received = negatives.decode(Chains(energy, plan, 10, pool=0, seed=0, device="cpu").advance(weights(config))[0])
     assert set(received.position.unique().tolist()) <= {0.0, 1.0}
     torch.testing.assert_close(received.energy, energy(received.position).detach())
+
+
+@pytest.mark.parametrize("kind", ["deep", "rbm", "conv"])
+def test_weights_are_mapped_not_copied(small: Small, kind: str) -> None:
+    """On the CPU a pool's parameters are the published array itself, and nothing writes to it: it is one for a whole node."""
+    config = small(kind)
+    learner = make_learner(config, open_data(config))
+    pool = make_chains(config, open_data(config).shape, 0)
+    weights = learner.publish()
+    weights.flat.flags.writeable = False
+    before = weights.flat.copy()
+    pool.advance(weights)
+    begin, end = weights.flat.ctypes.data, weights.flat.ctypes.data + weights.flat.nbytes
+    inside = [begin <= parameter.data_ptr() < end for parameter in pool._energy.parameters()]
+    assert all(inside) or kind == "conv", "kernels of convolutions lie in memory in another order"
+    assert any(inside)
+    assert (weights.flat == before).all()

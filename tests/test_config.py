@@ -21,6 +21,9 @@ from pipeline.train import usage
 BINARY = ["experiment=digits_rbm"]
 CATEGORICAL = ["data.encoding=categorical", "data.noise=0", "kernel=gibbs"]
 MIXTURE = ["objective=mixture"]
+TWO = ["trainer.replicas=2"]
+FSDP = "trainer.sharding=fsdp"
+GPUS = ["cluster.pool_gpus=0.5"]
 # what a choice needs beside it
 NEEDED = {
     "idx": ["data.path=x"],
@@ -138,6 +141,24 @@ def test_configuration_is_frozen_and_typed() -> None:
         (["kernel=ula", "kernel.noise=0.1", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
         (["device=cuda"], "cluster.pool_gpus", "0.0", "device=cuda needs a GPU"),
         (["device=tpu"], "device", "tpu", "pattern"),
+        (["trainer.sharding=fsdp"], "trainer.sharding", "fsdp", "one rank has nothing to share; use trainer.replicas=2"),
+        ([*TWO, "cluster=inline"], "trainer.replicas", "2", "use 1, or cluster=local"),
+        ([*TWO, "trainer.batch_size=129"], "trainer.batch_size", "129", "use a multiple of 2"),
+        ([*TWO, "trainer.negatives=64"], "trainer.negatives", "64", "use a multiple of 128"),
+        (["trainer.replicas=4"], "trainer.negatives", "128", "use a multiple of 256, from that many chains"),
+        ([*TWO, "objective=improved_cd", "kernel=ula"], "objective", "improved_cd", "use trainer.replicas=1"),
+        (
+            [*TWO, *MIXTURE, "kernel=ula", "objective.weights={improved_cd:1,nce:1}"],
+            *("objective", "improved_cd", "use trainer.replicas=1"),
+        ),
+        ([*TWO, "device=cuda", *GPUS, "cluster.server_gpus=0.5"], "cluster.server_gpus", "0.5", "a GPU for each"),
+        *(
+            ([*TWO, FSDP, f"objective={name}"], "trainer.sharding", "fsdp", f"objective={name} needs more than that")
+            for name in ("score_matching", "hutchinson", "sliced", "denoising", "nce", "fast_pcd", "maximum_likelihood")
+        ),
+        ([*TWO, FSDP, *MIXTURE, "objective.weights={pcd:1,sliced:1}"], "trainer.sharding", "fsdp", "objective=sliced needs"),
+        ([*TWO, FSDP, "experiment=dbm_digits"], "trainer.sharding", "fsdp", "energy=dbm uses parameters outside of E(x)"),
+        ([*TWO, FSDP, "experiment=conditional_regression"], "trainer.sharding", "fsdp", "energy=conditional_mlp uses"),
         (["hydra.verbose=true"], "hydra.verbose", "true", "refused"),
         (["hydra/job_logging=none"], "hydra/job_logging", "none", "refused"),
         (["+energy._target_=os.system"], "energy._target_", "os.system", "unknown key"),
@@ -172,6 +193,17 @@ def test_a_row_has_no_more_orthogonal_directions_than_dimensions(name: str, prob
     energy = make_energy(config, data.shape)
     (term,) = make_terms(config, energy, data.sample)
     term.objective.draw(energy, data.sample[:3], torch.Generator().manual_seed(0))
+
+
+def test_several_ranks_go_with_all_that_is_additive() -> None:
+    """Every other objective with two, and those of contrastive divergence, differences and conditionals sharded as well."""
+    for name in choices("objective"):
+        if name != "improved_cd":
+            compose([*NEEDED.get(name, []), f"objective={name}", *TWO])
+    for name in ("pcd", "cd", "short_run", "finite_difference", "denoising_finite_difference", "conditional_nce"):
+        compose([f"objective={name}", *TWO, FSDP])
+    for name in ("pseudo_likelihood", "ratio_matching"):
+        compose([*BINARY, f"objective={name}", *TWO, FSDP])
 
 
 def test_reweighting_is_on_where_it_is_valid() -> None:

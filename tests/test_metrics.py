@@ -41,7 +41,16 @@ ROUND = RoundReport(
     restarted=2,
     seconds=0.5,
 )
-FLOW = Flow(in_flight=3, waiting=1, dropped={"stale": 2}, restarts={"pool": 1}, seconds={"wait_for_pools": 0.125})
+FLOW = Flow(
+    in_flight=3,
+    waiting=1,
+    pools=2,
+    dropped={"stale": 2},
+    restarts={"pool": 1},
+    handovers=1,
+    server_leaves=False,
+    seconds={"wait_for_pools": 0.125},
+)
 
 
 def free_port() -> int:

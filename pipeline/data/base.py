@@ -19,15 +19,21 @@ LogDensity = Callable[..., Tensor]
 
 
 class Positives(Protocol):
-    """An endless stream of training rows."""
+    """An endless stream of training rows, or one rank's share of it."""
 
     def next(self, count: int) -> Rows:
-        """The next `count` rows, float32."""
+        """The next `count` rows of this rank, float32. Ranks ask for as many as one another."""
         ...
 
     def state_dict(self) -> dict[str, Any]: ...
 
     def load_state_dict(self, state: dict[str, Any]) -> None: ...
+
+
+class MakePositives(Protocol):
+    """Opens the training rows: the whole stream of `seed`, or of its `ranks` shares the one numbered `rank`."""
+
+    def __call__(self, seed: int, rank: int = 0, ranks: int = 1) -> Positives: ...
 
 
 class Contexts(NamedTuple):
@@ -51,7 +57,7 @@ class DataSet(NamedTuple):
     held_out: Tensor
     sample: Tensor
     noise: float
-    positives: Callable[[int], Positives]
+    positives: MakePositives
     log_density: LogDensity | None = None
     context: Contexts | None = None
 
@@ -61,16 +67,21 @@ class DataSet(NamedTuple):
 
 
 class NoisyRows:
-    """Adds Gaussian noise afresh to every position drawn, not to contexts; its stream is `SeedSequence(seed, "data-noise")`."""
+    """Adds Gaussian noise afresh to every position drawn, not to contexts.
 
-    def __init__(self, seed: int, noise: float) -> None:
+    Its stream is `SeedSequence(seed, "data-noise", stream)`. Rows that are share `rank` of a block of `ranks` equal ones get
+    that share of the whole block's noise, and the stream goes on behind the block.
+    """
+
+    def __init__(self, seed: int, noise: float, stream: int = 0) -> None:
         self._noise = noise
-        self._generator = torch_generator(seed, "data-noise")
+        self._generator = torch_generator(seed, "data-noise", stream)
 
-    def __call__(self, rows: Tensor) -> Tensor:
+    def __call__(self, rows: Tensor, rank: int = 0, ranks: int = 1) -> Tensor:
         if not self._noise:
             return rows
-        return rows + self._noise * torch.randn(rows.shape, generator=self._generator)
+        noise = torch.randn(ranks, *rows.shape, generator=self._generator)[rank]
+        return rows + self._noise * noise
 
     def get_state(self) -> Tensor:
         return self._generator.get_state()
@@ -80,10 +91,19 @@ class NoisyRows:
 
 
 class TensorPositives:
-    """Rows of tensors, numbered, each once an epoch, in an order drawn from `SeedSequence(seed, "data", epoch)`."""
+    """Rows of tensors, numbered, each once an epoch, in an order drawn from `SeedSequence(seed, "data", epoch)`.
 
-    def __init__(self, rows: Tensor, seed: int, noise: float, context: Tensor | None = None) -> None:
+    With `ranks`, a call for `count` rows takes `count * ranks` of the one stream and returns those numbered `rank * count` and
+    on: the ranks' rows end to end are what one rank gets that asks for as many. Positions in the stream are the same on
+    every rank, so that the state of one serves all, and any other number of ranks.
+    """
+
+    def __init__(
+        self, rows: Tensor, seed: int, noise: float, context: Tensor | None = None, rank: int = 0, ranks: int = 1
+    ) -> None:
+        assert 0 <= rank < ranks
         self._rows, self._context, self._seed = rows, context, seed
+        self._rank, self._ranks = rank, ranks
         self._noisy = NoisyRows(seed, noise)
         self._start_epoch(0)
 
@@ -92,6 +112,12 @@ class TensorPositives:
         self._order = torch.from_numpy(numpy_generator(self._seed, "data", epoch).permutation(len(self._rows)))
 
     def next(self, count: int) -> Rows:
+        number = self._take(count * self._ranks)[self._rank * count : (self._rank + 1) * count]
+        position = self._noisy(self._rows[number], self._rank, self._ranks)
+        return Rows(position, None if self._context is None else self._context[number], number)
+
+    def _take(self, count: int) -> Tensor:
+        """The numbers of the stream's next `count` rows."""
         chosen = []
         while count:
             if self._cursor == len(self._order):
@@ -100,8 +126,7 @@ class TensorPositives:
             chosen.append(piece)
             self._cursor += len(piece)
             count -= len(piece)
-        number = torch.cat(chosen)
-        return Rows(self._noisy(self._rows[number]), None if self._context is None else self._context[number], number)
+        return torch.cat(chosen)
 
     def state_dict(self) -> dict[str, Any]:
         return {"epoch": self._epoch, "cursor": self._cursor, "noise": self._noisy.get_state()}
@@ -143,7 +168,9 @@ def in_memory(
         held_out=held_out,
         sample=train,
         noise=noise,
-        positives=lambda seed: TensorPositives(train, seed, noise, None if context is None else context[0]),
+        positives=lambda seed, rank=0, ranks=1: TensorPositives(
+            train, seed, noise, None if context is None else context[0], rank, ranks
+        ),
         log_density=log_density,
         context=None if context is None else Contexts(tuple(context[0].shape[1:]), context[1], context[0]),
     )

@@ -1,30 +1,30 @@
 """Parquet and Arrow files at any fsspec URL: loaded when small, streamed when larger than `data.memory_limit`.
 
-A *unit* is a row group of a Parquet file or a record batch of an Arrow file. A streamed epoch takes the units in a seeded
-order, several at a time as a *window*, and shuffles the rows within each: position (epoch, window, cursor) is all it takes
-to go on.
+A *unit* is a row group of a Parquet file or a record batch of an Arrow file. How they are streamed: `pipeline.data.streaming`.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-import torch
 from torch import Tensor
 
-from pipeline.data.base import Contexts, DataSet, NoisyRows, in_memory, open_url, split
+from pipeline.data.base import Contexts, DataSet, in_memory, open_url, split
+from pipeline.data.streaming import StreamedPositives, first_rows
 from pipeline.data_sections import ColumnsData
 from pipeline.errors import ConfigError, DataError
-from pipeline.rng import numpy_generator
-from pipeline.types import Rows
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
+PIECE = 8 << 20
+"""About how many bytes are decoded at once."""
+READ = 1 << 20
+"""About how many encoded bytes of a column are read at once."""
 
 
 class Unit(NamedTuple):
@@ -35,20 +35,25 @@ class Unit(NamedTuple):
 
 
 class Source:
-    """The files of `data.path`, their units, and how to read one as `[rows, d + c]` float32: positions, then contexts."""
+    """The files of `data.path`, their units, and how to read one as `[rows, d + c]` float32: positions, then contexts.
+
+    `units` has none without rows; `rows` in all; `width` = d + c. Reading keeps to one thread, the caller's, and several may.
+    """
 
     def __init__(self, config: ColumnsData) -> None:
         self._config = config
         self._names = list(config.columns)
         self.width = 0  # of a row, context and all; known once the first unit is read
         self._file_system, pattern = open_url(config.path)
-        self.units = [unit for path in self._paths(pattern) for unit in self._units_of(path)]
+        self.units = [unit for path in self._paths(pattern) for unit in self._units_of(path) if unit.rows]
         self.rows = sum(unit.rows for unit in self.units)
         if not self.rows:
             raise DataError(f"data.path={config.path}: the files there hold no rows")
         self._contexts = 0  # numbers of a row's context
-        first = self.read(self.units[0])
+        self._piece = 1  # rows decoded at once
+        _, first = next(self.pieces(self.units[0]))
         self.width, self.dimension = first.shape[1], first.shape[1] - self._contexts
+        self._piece = max(1, PIECE // first.nbytes)
         self.shape = config.shape or (self.dimension,)
         if math.prod(self.shape) != self.dimension:
             raise ConfigError(
@@ -90,23 +95,31 @@ class Source:
         raise DataError(f"data.path={path}: neither a Parquet nor an Arrow file (it begins with {magic!r})")
 
     def read(self, unit: Unit) -> np.ndarray:
-        """All rows of a unit, `[rows, d]` float32. Raises `DataError` on values that are missing or not finite."""
+        """All rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that are missing or not finite."""
+        return np.concatenate([rows for _, rows in self.pieces(unit)])
+
+    def pieces(self, unit: Unit) -> Iterator[tuple[int, np.ndarray]]:
+        """What `read` gives, in order, a few megabytes at a time: (number of the first row, rows `[n, d + c]`)."""
+        first = 0
         with self._open(unit.path) as file:
-            if unit.parquet:
-                parquet = pq.ParquetFile(file)
-                self._check_names(unit.path, parquet.schema_arrow.names)
-                table = parquet.read_row_group(unit.number, columns=[*self._names, *self._config.context])
-            else:
-                reader = pa.ipc.open_file(file)
-                self._check_names(unit.path, reader.schema.names)
-                table = pa.Table.from_batches([reader.get_batch(unit.number)])
-        rows, contexts = self._matrix(table, self._names, unit.path), self._matrix(table, self._config.context, unit.path)
-        self._check_levels(rows, unit.path)
-        self._contexts = contexts.shape[1]
-        if self.width not in (0, rows.shape[1] + self._contexts):
-            wanted = f"{self.width} in the first file"
-            raise DataError(f"data.path={unit.path}: a row has {rows.shape[1] + self._contexts} numbers there, {wanted}")
-        return np.concatenate([rows, contexts], 1)
+            for batch in self._batches(unit, file):
+                yield first, self._matrix(batch, unit.path)
+                first += len(batch)
+        if first != unit.rows:
+            raise DataError(f"data.path={unit.path}: has changed; {unit.rows} rows there are {first} now")
+
+    def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
+        if unit.parquet:
+            # a large column is not read whole, and no threads take the processors of other actors
+            parquet = pq.ParquetFile(file, buffer_size=READ, pre_buffer=False)
+            self._check_names(unit.path, parquet.schema_arrow.names)
+            names = [*self._names, *self._config.context]
+            yield from parquet.iter_batches(self._piece, [unit.number], names, use_threads=False)
+        else:
+            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False))
+            self._check_names(unit.path, reader.schema.names)
+            batch = reader.get_batch(unit.number)
+            yield from (batch.slice(start, self._piece) for start in range(0, len(batch), self._piece))
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Rows `[N, d + c]` as positions `[N, *shape]` and contexts `[N, *context_shape]`, None where they have none."""
@@ -127,24 +140,30 @@ class Source:
             if missing:
                 raise ConfigError(f"data.{key}", missing, f"{path} has only {', '.join(present)}")
 
-    def _matrix(self, table: pa.Table, names: Sequence[str], path: str) -> np.ndarray:
-        """The columns `names` side by side, `[rows, numbers]` float32."""
-        columns = [np.empty((len(table), 0))]
-        for name in names:
-            column = table.column(name).combine_chunks()
-            if column.null_count:
-                raise DataError(f"data.path={path}: column {name} has {column.null_count} missing values")
-            kind = column.type.value_type if pa.types.is_fixed_size_list(column.type) else column.type
-            if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-                raise ConfigError("data.columns", name, f"is {column.type}; numbers and fixed-size lists of them can be used")
-            if pa.types.is_fixed_size_list(column.type):
-                columns.append(column.flatten().to_numpy(zero_copy_only=False).reshape(len(column), column.type.list_size))
-            else:
-                columns.append(column.to_numpy(zero_copy_only=False).reshape(-1, 1))
-        rows = np.concatenate(columns, 1).astype(np.float32)
+    def _matrix(self, batch: pa.RecordBatch, path: str) -> np.ndarray:
+        """The columns of positions and of contexts side by side, `[rows, d + c]` float32."""
+        positions = [self._numbers(batch, name, path) for name in self._names]
+        contexts = [self._numbers(batch, name, path) for name in self._config.context]
+        rows = np.concatenate([*positions, *contexts], 1, dtype=np.float32, casting="same_kind")
         if not np.isfinite(rows).all():
             raise DataError(f"data.path={path}: some values are not finite")
+        self._contexts = sum(column.shape[1] for column in contexts)
+        self._check_levels(rows[:, : rows.shape[1] - self._contexts], path)
+        if self.width not in (0, rows.shape[1]):
+            raise DataError(f"data.path={path}: a row has {rows.shape[1]} numbers there, {self.width} in the first file")
         return rows
+
+    def _numbers(self, batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
+        """A column, `[rows, numbers]`."""
+        column = batch.column(name)
+        if column.null_count:
+            raise DataError(f"data.path={path}: column {name} has {column.null_count} missing values")
+        listed = pa.types.is_fixed_size_list(column.type)
+        kind = column.type.value_type if listed else column.type
+        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
+            raise ConfigError("data.columns", name, f"is {column.type}; numbers and fixed-size lists of them can be used")
+        values = column.flatten() if listed else column
+        return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
     def _check_levels(self, rows: np.ndarray, path: str) -> None:
         levels = self._config.discrete_levels
@@ -168,100 +187,17 @@ def columns(config: ColumnsData) -> DataSet:
         (train, of_train), (held_out, of_held_out) = map(source.split, split(rows, config.held_out, config.split_seed))
         context = None if of_train is None or of_held_out is None else (of_train, of_held_out)
         return in_memory(train, held_out, config.noise, context=context)
-    (held_out, of_held_out), (sample, of_sample) = map(source.split, _first_rows(source, config))
+    (held_out, of_held_out), (sample, of_sample) = map(source.split, first_rows(source, config))
     return DataSet(
         shape=source.shape,
         rows=source.rows - config.held_out,
         held_out=held_out,
         sample=sample,
         noise=config.noise,
-        positives=lambda seed: StreamedPositives(source, config, seed),
+        positives=lambda seed, rank=0, ranks=1: StreamedPositives(source, config, seed, rank, ranks),
         context=(
             None
             if source.context_shape is None or of_held_out is None or of_sample is None
             else Contexts(source.context_shape, of_held_out, of_sample)
         ),
     )
-
-
-def _kept_out(config: ColumnsData, source: Source, unit: int) -> np.ndarray:
-    """Which rows of unit number `unit` are held out, `[rows]` bool."""
-    chance = config.held_out / source.rows
-    return numpy_generator(config.split_seed, "split", unit).random(source.units[unit].rows) < chance
-
-
-def _first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
-    """(held-out rows, a sample of training rows) from units in a seeded order, until both are enough or memory's full."""
-    kept, sample, budget = [], [], config.memory_limit // (4 * source.width)
-    for number in numpy_generator(config.split_seed, "first-rows").permutation(len(source.units)):
-        rows, mask = source.read(source.units[number]), _kept_out(config, source, int(number))
-        kept.append(rows[mask])
-        sample.append(rows[~mask])
-        budget -= len(rows)
-        if budget <= 0:
-            break
-    pair = (np.concatenate(kept)[: config.held_out], np.concatenate(sample))
-    if not len(pair[0]):
-        raise ConfigError("data.held_out", config.held_out, "too few to find any among the first rows; keep out more")
-    if not len(pair[1]):
-        raise ConfigError("data.held_out", config.held_out, "no training row is left among the first rows; keep out fewer")
-    return tuple(torch.from_numpy(rows) for rows in pair)  # type: ignore[return-value]
-
-
-class StreamedPositives:
-    """Rows of files too large for memory: see the module's first lines. A window holds about half of `memory_limit`."""
-
-    def __init__(self, source: Source, config: ColumnsData, seed: int) -> None:
-        self._source, self._config, self._seed = source, config, seed
-        self._noisy = NoisyRows(seed, config.noise)
-        self._start_epoch(0)
-        self._open_window(0)
-
-    def _start_epoch(self, epoch: int) -> None:
-        """The epoch's order of units, cut into windows of about half the memory limit."""
-        self._epoch = epoch
-        budget = self._config.memory_limit // (8 * self._source.width)
-        self._windows: list[list[int]] = [[]]
-        size = 0
-        for number in numpy_generator(self._seed, "data", epoch).permutation(len(self._source.units)):
-            rows = self._source.units[number].rows
-            if self._windows[-1] and size + rows > budget:
-                self._windows.append([])
-                size = 0
-            self._windows[-1].append(int(number))
-            size += rows
-
-    def _open_window(self, window: int) -> None:
-        units = self._windows[window]
-        rows = np.concatenate(
-            [self._source.read(self._source.units[n])[~_kept_out(self._config, self._source, n)] for n in units]
-        )
-        order = np.random.default_rng([self._seed, self._epoch, window]).permutation(len(rows))
-        self._rows = torch.from_numpy(rows[order])
-        self._window, self._cursor = window, 0
-
-    def next(self, count: int) -> Rows:
-        pieces = []
-        while count:
-            if self._cursor == len(self._rows):
-                if self._window + 1 == len(self._windows):
-                    self._start_epoch(self._epoch + 1)
-                    self._open_window(0)
-                else:
-                    self._open_window(self._window + 1)
-            piece = self._rows[self._cursor : self._cursor + count]
-            pieces.append(piece)
-            self._cursor += len(piece)
-            count -= len(piece)
-        position, context = self._source.split(torch.cat(pieces))
-        return Rows(self._noisy(position), context)
-
-    def state_dict(self) -> dict[str, Any]:
-        position = {"epoch": self._epoch, "window": self._window, "cursor": self._cursor}
-        return {**position, "noise": self._noisy.get_state()}
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        self._start_epoch(state["epoch"])
-        self._open_window(state["window"])
-        self._cursor = state["cursor"]
-        self._noisy.set_state(state["noise"])

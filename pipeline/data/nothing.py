@@ -32,5 +32,6 @@ def nothing(config: NoData) -> DataSet:
     """A data set of no rows of `shape`."""
     if not config.shape:
         raise ConfigError("data.shape", "[]", "the shape of a position, such as [1] for a number")
-    empty = torch.empty(0, *config.shape)
-    return DataSet(tuple(config.shape), 0, empty, empty, 0.0, lambda _: NoPositives(tuple(config.shape)))
+    shape = tuple(config.shape)
+    empty = torch.empty(0, *shape)
+    return DataSet(shape, 0, empty, empty, 0.0, lambda seed, rank=0, ranks=1: NoPositives(shape))  # noqa: ARG005

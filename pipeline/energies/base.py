@@ -277,6 +277,25 @@ def unflatten_(energy: nn.Module, flat: np.ndarray) -> None:
         offset += tensor.numel()
 
 
+@torch.no_grad()
+def adopt(energy: nn.Module, flat: np.ndarray) -> None:
+    """Lets the energy's tensors be `flat` (see `flatten`), from now on only to be read.
+
+    On the CPU they are views of its memory, which behind Ray is the node's one copy; on a device they are copied to once, as
+    are those that lie in memory in another order (channels_last).
+    """
+    state = energy.state_dict(keep_vars=True)
+    sizes = [tensor.numel() for tensor in state.values()]
+    if flat.size != sum(sizes):
+        raise CheckpointError(f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}")
+    for tensor, piece in zip(state.values(), read_only_tensor(flat).split(sizes), strict=True):
+        view = piece.view(tensor.shape)
+        if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype == view.dtype:
+            tensor.data = view
+        else:
+            tensor.copy_(view)
+
+
 def read_only_tensor(array: np.ndarray) -> Tensor:
     """`array` as a tensor over the same memory, which may be shared and read-only: not to be written through.
 

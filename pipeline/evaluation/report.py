@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.build import make_energy, make_plan, noisy_sample
-from pipeline.config import Judgement, RunConfig
+from pipeline.config import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data_sections import LabelledToysData
 from pipeline.energies.base import Energy, unflatten_
@@ -28,6 +28,7 @@ from pipeline.evaluation.words import in_words
 from pipeline.objective_sections import terms_of
 from pipeline.objectives.moments import family_of
 from pipeline.rng import torch_generator
+from pipeline.run_sections import Judgement
 from pipeline.types import Figures, Progress
 
 

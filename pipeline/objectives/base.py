@@ -49,6 +49,11 @@ class Batch(NamedTuple):
         """The weights of the negatives, whose energies are `energies` [M]; without a graph."""
         return self.weigh(energies.detach()) if self.weights is None else self.weights
 
+    def sides(self) -> list[Batch]:
+        """The negatives and the positives apart, the positives last."""
+        positives = Batch(self.positives, self.drawn, context=self.context)
+        return [self._replace(positives=None, drawn=(), context=None), positives] if self.negatives is not None else [positives]
+
 
 class Objective(nn.Module):
     """A loss. It draws nothing itself: `draw` makes the random inputs of a step, `parts` is a function of them.

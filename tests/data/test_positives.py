@@ -96,6 +96,48 @@ def test_state_is_a_snapshot() -> None:
     assert pickle.dumps(state) == before
 
 
+def shares(ranks: int, noise: float = 0.3) -> list[TensorPositives]:
+    rows = torch.arange(3.0 * ROWS).view(ROWS, 3)
+    return [TensorPositives(rows, 5, noise, rows[:, :1], rank, ranks) for rank in range(ranks)]
+
+
+@pytest.mark.parametrize("ranks", [2, 3, 8])
+@pytest.mark.parametrize("noise", [0.0, 0.3])
+def test_shares_end_to_end_are_what_one_rank_gets(ranks: int, noise: float) -> None:
+    """Bitwise: positions with their noise, contexts and numbers, within epochs and across them, batches of one row too."""
+    (alone,), together = shares(1, noise), shares(ranks, noise)
+    for count in (1, 3, 5, 20, 1, 60):
+        whole, pieces = alone.next(count * ranks), [stream.next(count) for stream in together]
+        for field in ("position", "context", "number"):
+            assert torch.equal(torch.cat([getattr(piece, field) for piece in pieces]), getattr(whole, field))
+
+
+def test_state_of_one_rank_serves_all() -> None:
+    """Every rank has the same state, which any rank goes on from, and any other number of ranks."""
+    three, (alone,), two = shares(3), shares(1), shares(2)
+    for stream in three:
+        stream.next(7)
+        stream.next(14)
+    states = [stream.state_dict() for stream in three]
+    assert len({(state["epoch"], state["cursor"]) for state in states}) == 1
+    assert all(torch.equal(state["noise"], states[0]["noise"]) for state in states)
+    saved = pickle.dumps(states[1])
+    for stream in (alone, *two, *(fresh := shares(3))):
+        stream.load_state_dict(pickle.loads(saved))
+    expected = alone.next(24).position
+    for ranks in (two, three, fresh):
+        assert torch.equal(torch.cat([stream.next(24 // len(ranks)).position for stream in ranks]), expected)
+
+
+def test_data_sets_deal_shares() -> None:
+    """What `DataSet.positives` opens, a set of no rows included."""
+    data = open_data(compose(["data=digits", "data.noise=0.1"]))
+    whole, pieces = data.positives(2).next(10), [data.positives(2, rank, 2).next(5) for rank in range(2)]
+    assert torch.equal(torch.cat([piece.position for piece in pieces]), whole.position)
+    nothing = open_data(compose(["experiment=maxent_moments"]))
+    assert len(nothing.positives(0, 1, 2).next(5).position) == 0
+
+
 @pytest.mark.parametrize(("batch", "accepted"), [(1500, True), (1501, False)])
 def test_batch_larger_than_the_data_is_refused(batch: int, accepted: bool) -> None:
     """`open_data` names trainer.batch_size when the 1,500 training rows do not fill one batch."""

@@ -68,7 +68,7 @@ def test_a_pool_that_dies_comes_back_while_the_others_go_on(small: Small, start:
     runner = start(small("deep", f"trainer.lag={lag}", "chains.restart=0"))
     for _ in range(5):
         runner.step()
-    kill(runner._pools[1].actor)
+    kill(runner.pools.members[1].actor)
     steps = step_until(runner, lambda rounds: any(r.pool == 1 and r.incarnation == 1 for r in rounds))
     assert sum(flow.restarts.get("pool", 0) for _, _, flow in steps) == 1
     alone = [rounds for _, rounds, _ in steps if {r.pool for r in rounds} == {0}]
@@ -86,14 +86,14 @@ def test_a_death_that_nobody_saw_is_found_out(small: Small, start: Callable[...,
         runner.step()
     store = CheckpointStore(str(tmp_path), 3)
     store.commit(4, runner.save(store.folder(4)), config, make_energy(config, (8, 8)))
-    for actor in (runner._pools[0].actor, runner._server):
+    for actor in (runner.pools.members[0].actor, runner.servers.first):
         kill(actor)
         wait_until_back(actor)
     steps = step_until(runner, lambda rounds: any(r.pool == 0 and r.incarnation == 1 for r in rounds))
     assert steps[0][0].version == 5
     assert sum(flow.restarts.get("parameter_server", 0) for _, _, flow in steps) == 1
-    kill(runner._pools[0].actor)
-    wait_until_back(runner._pools[0].actor)
+    kill(runner.pools.members[0].actor)
+    wait_until_back(runner.pools.members[0].actor)
     runner.save(store.folder(steps[-1][0].version))
     chains = store.folder(steps[-1][0].version) + "/pool-0.pt"
     assert torch.load(chains, weights_only=True)["incarnation"] == 2
@@ -112,7 +112,7 @@ def test_when_every_pool_dies_the_run_waits_for_them(small: Small, start: Callab
     runner = start(small("deep"))
     for _ in range(3):
         runner.step()
-    for pool in runner._pools:
+    for pool in runner.pools.members:
         kill(pool.actor)
     steps = step_until(runner, lambda rounds: {r.incarnation for r in rounds} == {1} and len(rounds) == 2)
     assert steps[-1][0].version == 3 + len(steps)
@@ -132,7 +132,7 @@ def test_a_parameter_server_that_dies_comes_back_from_its_checkpoint(
     store.commit(4, runner.save(store.folder(4)), config, make_energy(config, (8, 8)))
     for _ in range(3):
         runner.step()
-    kill(runner._server)
+    kill(runner.servers.first)
     report, _, flow = runner.step()
     assert report.version == 5
     assert flow.restarts == {"parameter_server": 1}
@@ -143,7 +143,7 @@ def test_a_parameter_server_without_a_checkpoint_begins_again(small: Small, star
     runner = start(small("rbm"))
     runner.step()
     runner.step()
-    kill(runner._server)
+    kill(runner.servers.first)
     assert runner.step()[0].version == 1
 
 
@@ -152,9 +152,9 @@ def test_a_checkpoint_is_whole_while_a_pool_is_away(small: Small, start: Callabl
     config = small("deep", "chains.restart=0")
     runner = start(config)
     runner.step()
-    kill(runner._pools[0].actor)
+    kill(runner.pools.members[0].actor)
     runner.step()
-    last = decode(ray.get(runner._pools[0].last)).position
+    last = decode(ray.get(runner.pools.members[0].last)).position
     store = CheckpointStore(str(tmp_path), 3)
     checkpoint = store.commit(2, runner.save(store.folder(2)), config, make_energy(config, (8, 8)))
     assert set(checkpoint.manifest["parts"]) == {"pool-0.pt", "pool-1.pt", "learner.pt", "energy.pt"}

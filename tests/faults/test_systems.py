@@ -37,7 +37,7 @@ def test_a_preset_survives_the_loss_of_a_pool(experiment: str, tmp_path: Path) -
         runner.start(None, None)
         for _ in range(4):
             runner.step()
-        kill(runner._pools[1].actor)
+        kill(runner.pools.members[1].actor)
         steps = step_until(runner, back)
         assert [report.version for report, _, _ in steps] == list(range(5, 5 + len(steps)))
         assert sum(flow.restarts.get("pool", 0) for _, _, flow in steps) == 1

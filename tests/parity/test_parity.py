@@ -39,7 +39,7 @@ def inline(config: RunConfig) -> np.ndarray:
 
 
 def weights(runner: RayRunner) -> np.ndarray:
-    return ray.get(runner._server.publish.remote(runner._version)).flat
+    return ray.get(runner.servers.first.publish.remote(runner._version)).flat
 
 
 @pytest.mark.parametrize(

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from pipeline.build import open_data
 from pipeline.compose import compose
-from pipeline.config import Judgement
 from pipeline.energies.given import ConditionalEnergy
 from pipeline.evaluation.conditional import conditional_figures, log_likelihood, log_z_on_grid, search_figures
 from pipeline.evaluation.labels import recognised
 from pipeline.evaluation.report import judge, sample_contexts
+from pipeline.run_sections import Judgement
 from pipeline.types import Figures
 
 

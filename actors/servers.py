@@ -1,0 +1,141 @@
+"""The driver's view of the parameter server: its ranks, as one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any, NamedTuple
+
+import ray
+from ray.exceptions import RayTaskError
+
+from actors.waiting import LOST, Deadline, NotInTime, get
+from pipeline.checkpoint import Checkpoint
+from pipeline.config import RunConfig
+from pipeline.errors import PipelineError
+from pipeline.types import Figures, Part, Progress, StepReport
+
+START_SECONDS = 60.0
+"""How long a restarted process may take to answer before it is asked again."""
+
+
+class Step(NamedTuple):
+    """A step asked of the parameter server: each rank's report, and the new weights, one object."""
+
+    reports: list[ray.ObjectRef]
+    weights: ray.ObjectRef
+
+
+class Servers:
+    """`trainer.replicas` actors of class `make`, rank by rank. Rank 0 publishes, saves and evaluates for all."""
+
+    def __init__(self, config: RunConfig, make: type) -> None:
+        cluster = config.cluster
+        self._config = config
+        options: dict[str, Any] = {"num_cpus": cluster.server_cpus, "num_gpus": cluster.server_gpus}
+        if cluster.server_labels:
+            options["label_selector"] = cluster.server_labels
+        actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)  # type: ignore[call-overload]
+        self.actors = [actor.options(**options).remote(config) for _ in range(config.trainer.replicas)]
+        self.nodes: set[str] = set()
+
+    @property
+    def first(self) -> Any:
+        return self.actors[0]
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, timeout: float) -> int:
+        """All ranks meet and take up a checkpoint; the version they are then at. Raises those of `LOST`, `ClusterError`."""
+        address = get(self.first.address.remote(), timeout, "the parameter server") if len(self.actors) > 1 else ""
+        started = [actor.start.remote(checkpoint, warm_start, address, rank) for rank, actor in enumerate(self.actors)]
+        versions = {get(reference, timeout, f"parameter-server rank {rank}") for rank, reference in enumerate(started)}
+        assert len(versions) == 1, f"ranks are at versions {versions}"
+        self.nodes = {get(actor.node.remote(), timeout, "the parameter server") for actor in self.actors}
+        return versions.pop()
+
+    def restart(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, deadline: Deadline) -> int:
+        """Brings all of them back, whichever died: ranks that lost one of theirs cannot go on, and may hang."""
+        while True:
+            try:
+                if len(self.actors) > 1:
+                    for actor in self.actors:
+                        ray.kill(actor, no_restart=False)
+                self._await(deadline)
+                return self.start(checkpoint, warm_start, START_SECONDS)
+            except (*LOST, NotInTime):
+                deadline.pause()
+
+    def _await(self, deadline: Deadline) -> None:
+        """Waits until every rank's process answers."""
+        for actor in self.actors:
+            while True:
+                try:
+                    get(actor.node.remote(), START_SECONDS, "a parameter-server rank")
+                    break
+                except (*LOST, NotInTime):
+                    deadline.pause()
+
+    def publish(self, version: int) -> ray.ObjectRef:
+        """The weights, one object."""
+        references = [actor.publish.remote(version) for actor in self.actors]
+        return references[0]
+
+    def starts(self, version: int, step: int, pieces: int) -> list[ray.ObjectRef]:
+        """The rows of step `step`, cut for so many pools, rank by rank."""
+        each = pieces // len(self.actors)
+        references: list[ray.ObjectRef] = []
+        for actor in self.actors:
+            returned = actor.starts.options(num_returns=each).remote(version, step, each)
+            references.extend(returned if each > 1 else [returned])
+        return references
+
+    def deal(self, round: int) -> ray.ObjectRef:
+        """Rows for a round that whichever step may consume, of the ranks in turn."""
+        return self.actors[round % len(self.actors)].deal.remote()
+
+    def ask_step(self, version: int, batches: Sequence[ray.ObjectRef]) -> Step:
+        """One step of all ranks, each with its even share of the batches."""
+        ranks = len(self.actors)
+        shares = [batches[len(batches) * r // ranks : len(batches) * (r + 1) // ranks] for r in range(ranks)]
+        asked = [actor.step.remote(version, *share) for actor, share in zip(self.actors, shares, strict=True)]
+        return Step([report for report, _ in asked], asked[0][1])
+
+    def report(self, step: Step) -> StepReport:
+        """What all ranks say of it, when it is done. Raises those of `LOST` where a rank died, or a batch did."""
+        self._all(step.reports)
+        return get(step.reports[0], self._config.cluster.timeout, "the parameter server's step")
+
+    def _all(self, references: list[ray.ObjectRef]) -> None:
+        """Waits for every rank. The first failure is raised, but that of a rank for which another died before it."""
+        if len(references) == 1:
+            return
+        failures: list[Exception] = []
+        pending = references
+        while pending:
+            # a rank that waits for a dead one is told by its connection, at the latest by its own timeout
+            done, pending = ray.wait(pending, num_returns=1, timeout=30.0 if failures else self._config.cluster.timeout)
+            if not done:
+                break
+            for reference in done:
+                try:
+                    get(reference, self._config.cluster.timeout, "a parameter-server rank's step")
+                except (*LOST, PipelineError) as error:
+                    raise error from None
+                except RayTaskError as error:
+                    failures.append(error)
+        if failures:
+            raise failures[0]
+
+    def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
+        return [actor.save.remote(version, folder) for actor in self.actors]
+
+    def parts(self, saved: Sequence[ray.ObjectRef]) -> list[Part]:
+        timeout = self._config.cluster.timeout
+        return [part for reference in saved for part in get(reference, timeout, "the parameter server")]
+
+    def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
+        streams = [actor.evaluate.remote(version, output) for actor in self.actors]
+        for reference in streams[0]:
+            yield get(reference, self._config.cluster.timeout, "the evaluation")
+
+    def close(self) -> None:
+        for actor in self.actors:
+            ray.kill(actor)

@@ -1,0 +1,418 @@
+"""What it costs to carry the algorithm through Ray: pools, object store, driver, trainer.
+
+    python -m benchmarks.pipeline [--json [FILE]] [--only PART ...]
+
+On one machine with a core for each process that computes and little else to do; about 5 minutes. Ratios are medians over pairs
+of runs, one after the other, in this one process. With `--json` one JSON object, into FILE or on the last line:
+
+    throughput_ratio          negatives/s of two pools through Ray, to a server that does nothing with them, over those of two
+                              bare loops: `benchmarks.loops.mala` in plain processes of the same niceness, with a fresh gradient
+                              at each round's begin, nothing encoded or sent
+    overlap_speedup           steps/s of one pool and one trainer at a lag of 2 over those in lock-step, a round costing a step
+    driver_ms_per_batch       processor time of the driver's process, all its threads, for each batch, by the number of pools,
+                              which do nothing; a step takes a batch of each
+    trainer_copies_per_batch  places in memory, other than the batch's own in the object store, where its rows are found after
+                              any operation of a step
+    trainer_busy              what `Learner.step` says it took over the time that passed: steps of about 100 ms, a faster pool
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import multiprocessing
+import os
+import platform
+import statistics
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+import ray
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from actors.chain_pool import ChainPool
+from actors.driver import RayRunner
+from actors.parameter_server import ParameterServer
+from benchmarks import loops
+from benchmarks.kernels import functions
+from benchmarks.trivial_actors import TrivialPool, TrivialServer
+from pipeline.build import make_energy
+from pipeline.compose import compose
+from pipeline.config import RunConfig
+from pipeline.energies.base import flatten
+from pipeline.memory import keep_freed_memory
+from pipeline.negatives import decode
+from pipeline.types import RoundReport, StepReport, Weights
+
+COMMON = (
+    *("trainer.min_ess=0", "chains.restart=0", "metrics.port=0", "optimizer.learning_rate=1e-6", "optimizer.warmup=0"),
+    *("optimizer.schedule=constant", "cluster.pool_cpus=0", "cluster.server_cpus=0"),
+)
+WIDE = "energy.hidden=[512,512]"
+IMAGE = (784,)
+DIGITS = (8, 8)
+
+
+class Phase(NamedTuple):
+    """Steps that were timed: how many seconds passed, and the reports of them and their rounds."""
+
+    seconds: float
+    steps: list[StepReport]
+    rounds: list[RoundReport]
+
+    @property
+    def negatives_per_second(self) -> float:
+        return sum(step.negatives for step in self.steps) / self.seconds
+
+    @property
+    def steps_per_second(self) -> float:
+        return len(self.steps) / self.seconds
+
+    @property
+    def round_seconds(self) -> float:
+        return statistics.median(round.seconds for round in self.rounds)
+
+    @property
+    def step_seconds(self) -> float:
+        return statistics.median(sum(step.seconds.values()) for step in self.steps)
+
+    @property
+    def busy(self) -> float:
+        return sum(sum(step.seconds.values()) for step in self.steps) / self.seconds
+
+
+@contextmanager
+def started(
+    overrides: Sequence[str], shape: tuple[int, ...], pool: type = ChainPool, server: type = ParameterServer
+) -> Iterator[tuple[RayRunner, RunConfig]]:
+    """A runner of the default configuration with `overrides`, at its first step."""
+    config = compose([*COMMON, *overrides])
+    with tempfile.TemporaryDirectory() as output:
+        runner = RayRunner(config, output, shape, pool=pool, server=server)
+        try:
+            runner.start(None, None)
+            yield runner, config
+        finally:
+            runner.close()
+
+
+def phase(runner: RayRunner, config: RunConfig, steps: int) -> Phase:
+    """So many steps under way as in the middle of a run; at its end nothing is, and the cores are free."""
+    for _ in range(config.trainer.lag + 2):  # what was there from before
+        runner.step()
+    reports, rounds = [], []
+    clock = time.perf_counter()
+    for _ in range(steps):
+        report, made, _ = runner.step()
+        reports.append(report)
+        rounds.extend(made)
+    seconds = time.perf_counter() - clock
+    under_way = list(runner.pools.rounds)
+    if under_way:
+        ray.wait(under_way, num_returns=len(under_way), timeout=60, fetch_local=False)
+    return Phase(seconds, reports, rounds)
+
+
+def said(text: str) -> None:
+    print(text, flush=True)
+
+
+POOLS, CHAINS, TRANSITIONS, STEP_SIZE = 2, 256, 40, 0.01
+SAMPLING = (
+    *(WIDE, f"chains.pools={POOLS}", f"chains.per_pool={CHAINS}", f"kernel.transitions={TRANSITIONS}"),
+    *(f"kernel.step_size={STEP_SIZE}", "trainer.lag=1"),
+)
+
+
+class IdleServer(TrivialServer):
+    """Takes batches, does nothing with them, and publishes the same weights again as a new version."""
+
+    def weights(self, version: int) -> Weights:
+        if not hasattr(self, "_flat"):
+            self._flat = flatten(make_energy(self._config, IMAGE))
+        return Weights(version, self._flat)
+
+    def versions(self, batches: tuple[Any, ...]) -> tuple[int, ...]:
+        return tuple(batch.column("version")[0].as_py() for batch in batches)
+
+
+def bare(connection: Connection, niceness: int, seed: int) -> None:
+    """A process that runs as many rounds as it is told to, again and again, and says how many seconds they took."""
+    os.setpriority(os.PRIO_PROCESS, 0, niceness)
+    torch.set_num_threads(1)
+    keep_freed_memory()
+    energy = make_energy(compose(list(SAMPLING)), IMAGE)
+    of, generator = functions(energy, None), torch.Generator().manual_seed(seed)
+    x = energy.noise(CHAINS, generator)
+    connection.send(0.0)
+    while rounds := connection.recv():
+        clock = time.perf_counter()
+        for _ in range(rounds):
+            (x, _, _), _ = loops.mala(generator, (x, *of.both(x)), TRANSITIONS, of, STEP_SIZE)
+        connection.send(time.perf_counter() - clock)
+
+
+class BareLoops:
+    """`POOLS` of those processes."""
+
+    def __init__(self) -> None:
+        spawn = multiprocessing.get_context("spawn")
+        niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote())
+        self._connections, self._processes = [], []
+        for seed in range(POOLS):
+            ours, theirs = spawn.Pipe()
+            self._processes.append(spawn.Process(target=bare, args=(theirs, niceness, seed), daemon=True))
+            self._connections.append(ours)
+        for process in self._processes:
+            process.start()
+        for connection in self._connections:
+            connection.recv()
+
+    def negatives_per_second(self, rounds: int) -> float:
+        for connection in self._connections:
+            connection.send(rounds)
+        return sum(rounds * CHAINS / connection.recv() for connection in self._connections)
+
+    def close(self) -> None:
+        for connection, process in zip(self._connections, self._processes, strict=True):
+            connection.send(0)
+            process.join(10)
+
+
+def throughput(pairs: int = 7, rounds: int = 10) -> dict[str, Any]:
+    loops_ = BareLoops()
+    ours, theirs = [], []
+    with started(SAMPLING, IMAGE, server=IdleServer) as (runner, config):
+        for number in range(pairs + 1):
+            for mine in (True, False) if number % 2 else (False, True):
+                if mine:
+                    ours.append(phase(runner, config, rounds).negatives_per_second)
+                else:
+                    theirs.append(loops_.negatives_per_second(rounds))
+    loops_.close()
+    del ours[0], theirs[0]  # the first pair warms up
+    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
+    said(f"throughput: {statistics.median(ours):.0f} negatives/s, bare {statistics.median(theirs):.0f}, ratios {_some(ratios)}")
+    return {
+        "throughput_ratio": statistics.median(ratios),
+        "throughput": {"through_ray": ours, "bare": theirs, "ratios": ratios, "unit": "negatives/s", "pools": POOLS},
+    }
+
+
+def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
+    chains, transitions = 512, 8
+    sizes = (WIDE, "chains.pools=1", f"chains.per_pool={chains}", f"kernel.transitions={transitions}")
+
+    def costs(rows: int) -> Phase:
+        with started((*sizes, f"trainer.batch_size={rows}"), DIGITS) as (runner, config):
+            return phase(runner, config, 12)
+
+    # positives that make a step as long as a round
+    rows = chains
+    for _ in range(2):
+        cost = costs(rows)
+        rows = max(1, round((rows + chains) * cost.round_seconds / cost.step_seconds) - chains)
+    same = (*sizes, f"trainer.batch_size={rows}")
+    with started(same, DIGITS) as (lock_step, its), started((*same, "trainer.lag=2"), DIGITS) as (overlapped, other):
+        apart, together = [], []
+        for _ in range(pairs):
+            apart.append(phase(lock_step, its, steps))
+            together.append(phase(overlapped, other, steps))
+    speedups = [b.steps_per_second / a.steps_per_second for a, b in zip(apart, together, strict=True)]
+
+    def milliseconds(phases: list[Phase]) -> dict[str, float]:
+        return {
+            "round": 1e3 * statistics.median(p.round_seconds for p in phases),
+            "step": 1e3 * statistics.median(p.step_seconds for p in phases),
+            "period": 1e3 / statistics.median(p.steps_per_second for p in phases),
+        }
+
+    details = {"lock_step_ms": milliseconds(apart), "overlapped_ms": milliseconds(together), "speedups": speedups, "rows": rows}
+    said(f"overlap: {details['lock_step_ms']} in lock-step, {details['overlapped_ms']} overlapped, speedups {_some(speedups)}")
+    return {"overlap_speedup": statistics.median(speedups), "overlap": details}
+
+
+BUSY = {"100 ms": (1400, 1024, 40), "30 ms": (350, 256, 100), "10 ms": (60, 64, 200)}
+"""Positives, negatives and steps that are timed."""
+
+
+def busy(repeats: int = 3) -> dict[str, Any]:
+    rows = {}
+    for name, (positives, negatives, steps) in BUSY.items():
+        sizes = (f"trainer.batch_size={positives}", f"chains.per_pool={negatives}", "kernel.transitions=1", "chains.pools=1")
+        with started((WIDE, *sizes, "trainer.lag=3"), DIGITS) as (runner, config):
+            phases = [phase(runner, config, steps) for _ in range(repeats)]
+        shares = [p.busy for p in phases]
+        step, round_ = (1e3 * statistics.median(getattr(p, f"{kind}_seconds") for p in phases) for kind in ("step", "round"))
+        rows[name] = {"busy": statistics.median(shares), "step_ms": step, "round_ms": round_, "shares": shares}
+        said(f"trainer busy, steps of {step:.0f} ms, rounds of {round_:.0f} ms: {_some(shares)}")
+    return {"trainer_busy": rows["100 ms"]["busy"], "busy": rows}
+
+
+def driver(pools: Sequence[int] = (1, 8, 64), repeats: int = 3, batches: int = 1000, paced: float = 128.0) -> dict[str, Any]:
+    """Batches come as fast as they can; and `paced` a second, when each wakes the driver alone."""
+    rows: dict[str, dict[str, Any]] = {}
+    for count in pools:
+        row: dict[str, Any] = {}
+        settings = {"all": (), "one": ("trainer.negatives=1",)} if count > 1 else {"all": ()}
+        for name, more in settings.items():
+            sizes = (f"chains.pools={count}", "chains.per_pool=1", "trainer.lag=1", *more)
+            with started(sizes, (1,), pool=TrivialPool, server=TrivialServer) as (runner, _):
+                driver_time(runner, batches // 4)
+                row[name] = [driver_time(runner, batches) for _ in range(repeats)]
+                if name == "all":
+                    ray.get([member.actor.pace.remote(count / paced) for member in runner.pools.members])
+                    row["paced"] = [driver_time(runner, round(3 * paced)) for _ in range(repeats)]
+        rows[str(count)] = row
+        said(f"driver, {count} pools: " + "; ".join(f"{name} {_some(values)} ms a batch" for name, values in row.items()))
+    return {
+        "driver_ms_per_batch": {count: statistics.median(row["all"]) for count, row in rows.items()},
+        "driver_ms_per_batch_one_a_step": {c: statistics.median(row["one"]) for c, row in rows.items() if "one" in row},
+        "driver_ms_per_batch_paced": {count: statistics.median(row["paced"]) for count, row in rows.items()},
+        "driver": {"paced_batches_per_second": paced, "repetitions": rows},
+    }
+
+
+def driver_time(runner: RayRunner, batches: int) -> float:
+    """Milliseconds of this process's processor time for each of so many batches."""
+    seen, clock = 0, time.process_time()
+    while seen < batches:
+        seen += len(runner.step()[1])
+    return 1e3 * (time.process_time() - clock) / seen
+
+
+class Copies(TorchDispatchMode):
+    """Where in memory, other than in their own, the `originals` [M, d] are found after any operation: what copied them, by the
+    address of the copy. Tensors that are looked through are kept, so that no address is used twice.
+    """
+
+    def __init__(self, originals: Sequence[Tensor]) -> None:
+        super().__init__()
+        self._originals = originals
+        self._kept: list[Tensor] = []
+        self.found: list[dict[int, str]] = [{} for _ in originals]
+
+    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = function(*args, **(kwargs or {}))
+        for tensor in torch.utils._pytree.tree_leaves((result, args)):
+            if isinstance(tensor, Tensor) and tensor.is_floating_point():
+                for original, found in zip(self._originals, self.found, strict=True):
+                    address = self._address(tensor, original)
+                    if address is not None and address != original.data_ptr() and address not in found:
+                        self._kept.append(tensor)
+                        found[address] = str(function)
+        return result
+
+    def _address(self, tensor: Tensor, original: Tensor) -> int | None:
+        """Where the rows begin within the tensor, if they are there, all in a piece."""
+        rows, width = original.shape
+        if tensor.numel() < original.numel() or tensor.numel() % width or not tensor.is_contiguous():
+            return None
+        table = tensor.detach().view(-1, width)
+        for first in (table == original[0].to(table)).all(1).nonzero().flatten().tolist():
+            piece = table[first : first + rows]
+            if len(piece) == rows and torch.equal(piece, original.to(table)):
+                return piece.data_ptr()
+        return None
+
+
+def in_shared_memory(address: int) -> bool:
+    """Whether the address is in the object store's mapping."""
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        span, *_, name = line.split(maxsplit=5)
+        first, last = (int(end, 16) for end in span.split("-"))
+        if first <= address < last:
+            return "plasma" in name
+    return False
+
+
+class Copied(NamedTuple):
+    """What copied a batch, whether `decode` gave a view of its Arrow buffer, and whether that is in shared memory."""
+
+    by: list[str]
+    decoded_in_place: bool
+    shared: bool
+
+
+class WatchedServer(ParameterServer):
+    """Steps under `Copies`."""
+
+    def copied(self) -> list[Copied]:
+        return self._copied
+
+    @ray.method(num_returns=2)
+    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights | None]:
+        originals = [decode(batch).position for batch in batches]
+        with Copies(originals) as copies:
+            result = super().step(version, *batches)
+        self._copied = getattr(self, "_copied", [])
+        for batch, original, found in zip(batches, originals, copies.found, strict=True):
+            *_, values = batch.column("position").buffers()
+            inside = values.address <= original.data_ptr() < values.address + values.size
+            self._copied.append(Copied(list(found.values()), inside, in_shared_memory(values.address)))
+        return result
+
+
+def copies(steps: int = 4) -> dict[str, Any]:
+    sizes = ("chains.pools=2", "chains.per_pool=1024", "trainer.batch_size=256", "trainer.lag=1", "kernel.transitions=1")
+    with started((WIDE, *sizes), DIGITS, server=WatchedServer) as (runner, _):
+        for _ in range(steps):
+            runner.step()
+        rows: list[Copied] = ray.get(runner.servers.first.copied.remote())
+    counts = [len(row.by) for row in rows]
+    details = {
+        "batches": len(rows),
+        "by": sorted({name for row in rows for name in row.by}),
+        "decoded_in_place": all(row.decoded_in_place for row in rows),
+        "in_shared_memory": all(row.shared for row in rows),
+    }
+    said(f"copies: {counts}, {details}")
+    return {"trainer_copies_per_batch": max(counts), "copies": details}
+
+
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {
+    "throughput": throughput,
+    "overlap": overlap,
+    "driver": driver,
+    "copies": copies,
+    "busy": busy,
+}
+
+
+def _some(values: Sequence[float]) -> str:
+    return " ".join(f"{value:.3f}" for value in values)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures, in FILE or on the last line")
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "ray": ray.__version__, "torch": torch.__version__}
+    figures: dict[str, Any] = {"command": "python -m benchmarks.pipeline --json docs/pipeline_benchmark.json"}
+    details: dict[str, Any] = {}
+    for name in arguments.only:
+        clock = time.perf_counter()
+        for key, value in PARTS[name]().items():
+            (details if key in PARTS else figures)[key] = value
+        said(f"  {name}: {time.perf_counter() - clock:.0f} s")
+    ray.shutdown()
+    figures |= {"details": details, **machine}
+    if arguments.json == "-":
+        print(json.dumps(figures))
+    elif arguments.json:
+        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

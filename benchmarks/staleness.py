@@ -1,0 +1,441 @@
+"""What stale negatives cost, and what importance weights and a steered lag give back: held-out log-likelihoods, paired seeds.
+
+    python -m benchmarks.staleness [--docs docs] [--json [FILE]] [--processes 2] [--only TASK ...] [--runs FILE] [--quick]
+
+`rbm`         the digits RBM 64x16 of `experiment=digits_rbm`, nats exactly (all 2^16 hidden states), at two learning rates
+`8gaussians`  a deep energy in the plane, MALA and Adam, nats by quadrature
+`digits64`    a deep energy on the digits with their noise, 64 dimensions, nats by annealed importance sampling (AIS)
+
+Lags are made, never met with: at a lag of s step t consumes what version max(0, t - s) made (`trainer.lag_mode=exact`). In a
+steered run s is the bound that the learner's `LagController` sets by the weights' effective sample size (ESS). All of it in
+one process, without Ray. A row is a mean over seeds with its standard error; differences are between runs of the same seed.
+`--json` prints {"rows": [the RBM's], "deep_rows": [...], "targets": [...]} as the last line, or writes it to FILE. With
+`--runs` finished runs are kept in FILE, a line each, and not done again.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import multiprocessing
+import time
+from collections import defaultdict, deque
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from pipeline.build import make_chains, make_learner, open_data
+from pipeline.compose import compose
+from pipeline.config import RunConfig
+from pipeline.errors import DivergenceError
+from pipeline.evaluation.curves import write_figure
+from pipeline.evaluation.report import evaluate
+from pipeline.loop import InlineRunner, pools_of_step
+from pipeline.types import Figures, Progress, StepReport, Weights
+
+COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=0")
+QUICK = ("trainer.steps=20", "evaluation.ais_temperatures=20", "evaluation.ais_particles=8")
+# no restarts, decay or penalty, which would hold a deep energy together where its negatives do not
+UNAIDED = ("chains.restart=0", "optimizer.weight_decay=0", "objective.energy_l2=0")
+STRETCHES = 100  # that a steered run is cut into for the curve of its lag
+TOLERANCE = 0.1  # nats that a reweighted RBM may lose at the largest lag, beside 2 standard errors
+
+
+class Task(NamedTuple):
+    """A model and its data. `lags` are exact ones, 0 the first; `bounds` those of steered runs; `plain`: negatives are also
+    counted as they are.
+    """
+
+    arguments: tuple[str, ...]
+    rates: tuple[float, ...]
+    lags: tuple[int, ...]
+    bounds: tuple[int, ...]
+    plain: bool
+    seeds: int
+
+
+class Trial(NamedTuple):
+    """One run. `way`: lock-step, plain, reweighted or steered, where `lag` is the bound that is configured."""
+
+    task: str
+    learning_rate: float
+    lag: int
+    way: str
+    seed: int
+    arguments: tuple[str, ...]
+
+
+LAGS = (0, 4, 16, 64)
+TASKS = {
+    "rbm": Task(("experiment=digits_rbm",), (0.05, 0.2), LAGS, (), True, 10),
+    "8gaussians": Task(("experiment=toy", "trainer.steps=2000"), (5e-3,), LAGS, (), True, 4),
+    "digits64": Task(
+        (
+            *("energy.hidden=[256,256]", "optimizer.momentum=0.9", "optimizer.schedule=constant", *UNAIDED),
+            *("trainer.steps=3000", "evaluation.ais_temperatures=2000", "evaluation.ais_particles=100"),
+        ),
+        (1e-3,),
+        (0, 1, 4, 16),
+        (16, 64),
+        False,
+        4,
+    ),
+}
+SETTINGS = {
+    "lock-step": ("trainer.lag=0",),
+    "plain": ("trainer.lag_mode=exact", "trainer.reweight=false"),
+    "reweighted": ("trainer.lag_mode=exact", "trainer.reweight=true"),
+    "steered": ("trainer.lag_mode=bound", "trainer.reweight=true"),
+}
+
+
+def quick(task: Task) -> Task:
+    """The same in seconds: two lags, two seeds, 20 steps."""
+    return task._replace(arguments=(*task.arguments, *QUICK), lags=task.lags[:2], bounds=task.bounds[:1], seeds=2)
+
+
+def trials_of(name: str, task: Task) -> Iterator[Trial]:
+    """Seed by seed, so that what is there early is a whole table of fewer seeds."""
+    exact = [(lag, way) for lag in task.lags[1:] for way in (("plain", "reweighted") if task.plain else ("reweighted",))]
+    ways = [(0, "lock-step"), *exact, *((bound, "steered") for bound in task.bounds)]
+    for seed in range(task.seeds):
+        for rate in task.rates:
+            for lag, way in ways:
+                given = (f"optimizer.learning_rate={rate}", f"seed={seed}", *SETTINGS[way])
+                given += (f"trainer.lag={lag}",) if lag else ()
+                yield Trial(name, rate, lag, way, seed, (*COMMON, *task.arguments, *given))
+
+
+class SteeredRunner:
+    """As `InlineRunner` under an exact lag, but for the lag: it is what the learner's controller allows.
+
+    Step t consumes one round under version max(0, t - bound), never one that is not there yet: where the bound falls, the
+    chains go on under newer weights from where they are, and where it rises by one, under the same again.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        torch.set_num_threads(config.cluster.threads)
+        self._data = open_data(config)
+        self._learner = make_learner(config, self._data)
+        self._pools = [make_chains(config, self._data.shape, pool) for pool in range(config.pools)]
+        self._window: deque[Weights] = deque([self._learner.publish()], maxlen=config.trainer.lag + 1)
+        self._bound = config.trainer.lag
+
+    def step(self) -> StepReport:
+        window = self._window
+        weights = window[max(0, len(window) - 1 - self._bound)]
+        pools = pools_of_step(self._config, self._learner.version)
+        report, newest = self._learner.step([self._pools[pool].advance(weights)[0] for pool in pools])
+        window.append(newest)
+        self._bound = report.lag_bound
+        return report
+
+    def evaluate(self) -> Iterator[Progress | Figures]:
+        return evaluate(self._config, self._learner.averaged(), self._data, "")
+
+
+class ExactRunner:
+    """`InlineRunner`, under the same two methods."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self._runner = InlineRunner(config)
+        self._runner.start(None, None)
+
+    def step(self) -> StepReport:
+        return self._runner.step()[0]
+
+    def evaluate(self) -> Iterator[Progress | Figures]:
+        return self._runner.evaluate("")
+
+
+def run(trial: Trial) -> dict[str, Any]:
+    """One run's figures: `nats` of a held-out row (None where it diverged), ESS as ratios in (0, 1], lags in versions."""
+    clock = time.perf_counter()
+    config = compose(trial.arguments)
+    runner = SteeredRunner(config) if trial.way == "steered" else ExactRunner(config)
+    ess, lags, nats, error = [], [], math.nan, None
+    try:
+        for _ in range(config.trainer.steps):
+            report = runner.step()
+            ess.append(sum(report.ess) / len(report.ess))
+            lags.append(report.lags[0])
+        *_, figures = runner.evaluate()
+        assert isinstance(figures, dict)
+        nats, error = figures["test_log_likelihood"], figures.get("log_z_standard_error")
+    except DivergenceError:
+        pass
+    return {
+        "nats": nats if math.isfinite(nats) else None,
+        "log_z_standard_error": error,
+        # negatives that are counted as they are have no weights
+        "mean_ess": None if trial.way == "plain" else float(np.mean(ess)),
+        "worst_ess": None if trial.way == "plain" else min(ess),
+        "lag_curve": [float(stretch.mean()) for stretch in np.array_split(np.array(lags), STRETCHES) if len(stretch)],
+        "settled_lag": float(np.mean(lags[-max(1, len(lags) // 4) :])),
+        "seconds": round(time.perf_counter() - clock, 1),
+    }
+
+
+def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]:
+    """The mean of independent values and its standard error; None where there are too few."""
+    if not values:
+        return None, None
+    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+Results = dict[Trial, dict[str, Any]]
+Row = dict[str, Any]
+
+
+def rows_of(name: str, task: Task, results: Results) -> list[Row]:
+    """A row for each rate, lag and way. At lag 0 weights are uniform whatever `trainer.reweight` says: one set of runs."""
+    groups: dict[tuple[float, int, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+    for trial, result in results.items():
+        if trial.task == name:
+            groups[trial.learning_rate, trial.lag, trial.way][trial.seed] = result
+    rows = []
+    for (rate, lag, way), runs in groups.items():
+        for reweight in (False, True) if way == "lock-step" and task.plain else (way != "plain",):
+            head = {"task": name, "lag": lag, "learning_rate": rate, "reweight": reweight, "steered": way == "steered"}
+            rows.append(head | _figures(runs, groups.get((rate, 0, "lock-step"), {})))
+            if way == "steered":
+                difference, error = _difference(runs, groups.get((rate, 1, "reweighted"), {}))
+                curves = [result["lag_curve"] for result in runs.values()]
+                rows[-1] |= {
+                    "difference_to_lag_1": difference,
+                    "difference_to_lag_1_standard_error": error,
+                    "settled_lag": float(np.mean([result["settled_lag"] for result in runs.values()])),
+                    "lag_curves": [[round(lag, 2) for lag in curve] for curve in curves],
+                }
+    return sorted(rows, key=lambda row: (row["learning_rate"], row["steered"], row["lag"], row["reweight"]))
+
+
+def _figures(runs: dict[int, dict[str, Any]], lock_step: dict[int, dict[str, Any]]) -> Row:
+    there = [result["nats"] for result in runs.values() if result["nats"] is not None]
+    mean, error = mean_and_error(there)
+    difference, difference_error = _difference(runs, lock_step)
+    ess = [result["mean_ess"] for result in runs.values() if result["mean_ess"] is not None]
+    worst = [result["worst_ess"] for result in runs.values() if result["worst_ess"] is not None]
+    uncertain = [result["log_z_standard_error"] for result in runs.values() if result["log_z_standard_error"] is not None]
+    return {
+        "test_log_likelihood": mean,
+        "standard_error": error,
+        "difference_to_lock_step": difference,
+        "difference_standard_error": difference_error,
+        "mean_ess": float(np.mean(ess)) if ess else None,
+        "worst_ess": min(worst) if worst else None,
+        "seeds": len(runs),
+        "diverged": len(runs) - len(there),
+        "by_seed": [runs[seed]["nats"] for seed in sorted(runs)],
+        **({"log_z_standard_error": float(np.mean(uncertain))} if uncertain else {}),
+        "seconds": float(np.mean([result["seconds"] for result in runs.values()])),
+    }
+
+
+def _difference(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> tuple[float | None, float | None]:
+    """Nats more than the `others`, a mean over seeds that both have."""
+    pairs = [(runs[seed]["nats"], others[seed]["nats"]) for seed in runs if seed in others]
+    return mean_and_error([ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None])
+
+
+def targets_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
+    """What is to be reached, and whether it is: nothing diverged, and the loss is within what is allowed, nats."""
+    targets = []
+    for row in rows:
+        largest = max(other["lag"] for other in rows if other["task"] == row["task"] and not other["steered"])
+        if row["steered"]:
+            what, key, slack = f"steered under {row['lag']}, no worse than lag 1", "difference_to_lag_1", 0.0
+        elif row["task"] == "rbm" and row["reweight"] and row["lag"] == largest:
+            what, key, slack = f"lag {row['lag']} reweighted, no worse than lock-step", "difference_to_lock_step", TOLERANCE
+        else:
+            continue
+        error = row["difference_standard_error" if key == "difference_to_lock_step" else f"{key}_standard_error"]
+        known = row[key] is not None and error is not None and not row["diverged"]
+        allowed = -(slack + 2 * error) if known else None
+        target = {"task": row["task"], "learning_rate": row["learning_rate"], "what": what, "difference": row[key]}
+        targets.append(target | {"standard_error": error, "allowed": allowed, "met": known and row[key] >= allowed})
+    return targets
+
+
+def table(rows: Sequence[Row]) -> str:
+    """In Markdown; ± are standard errors."""
+    lines = [
+        "| task | rate | lag | weights | test, nats | to lock-step | ESS, mean / worst step |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lag = f"steered ≤ {row['lag']}: settled at {row['settled_lag']:.1f}" if row["steered"] else row["lag"]
+        nats, more = (
+            "diverged" if mean is None else f"{mean:.2f}" + ("" if error is None else f" ± {error:.2f}")
+            for mean, error in (
+                (row["test_log_likelihood"], row["standard_error"]),
+                (row["difference_to_lock_step"], row["difference_standard_error"]),
+            )
+        )
+        nats += f" ({row['diverged']} of {row['seeds']} diverged)" if row["diverged"] and nats != "diverged" else ""
+        ess = "" if row["mean_ess"] is None or not row["lag"] else f"{row['mean_ess']:.2f} / {row['worst_ess']:.3f}"
+        weights, more = ("reweighted" if row["reweight"] else "plain", more) if row["lag"] else ("", "")
+        if row["lag"] or row["reweight"]:  # lock-step once
+            lines.append(f"| {row['task']} | {row['learning_rate']:g} | {lag} | {weights} | {nats} | {more} | {ess} |")
+    return "\n".join(lines)
+
+
+def draw(rows: Sequence[Row], folder: Path) -> None:
+    """`staleness.png`; bars are standard errors."""
+    figure = Figure(figsize=(10, 7.6), layout="constrained")
+    (rbm, plane), (curve, ends) = figure.subplots(2, 2)
+    _draw_lags(rbm, [row for row in rows if row["task"] == "rbm"])
+    rbm.set_title("RBM on binarized digits, exact likelihood")
+    _draw_lags(plane, [row for row in rows if row["task"] == "8gaussians"])
+    plane.set_title("Deep energy on 8 Gaussians, MALA, Adam")
+    digits = [row for row in rows if row["task"] == "digits64"]
+    _draw_curves(curve, [row for row in digits if row["steered"]])
+    _draw_ends(ends, digits)
+    write_figure(figure, str(folder), "staleness.png")
+
+
+def _draw_lags(axis: Any, rows: Sequence[Row]) -> None:
+    """Nats by lag; what lies too far down is marked at the lower edge, with its value."""
+    lags = sorted({row["lag"] for row in rows})
+    lock_step = [row["test_log_likelihood"] for row in rows if not row["lag"]]
+    low, high = min(lock_step) - 9, max(lock_step) + 0.8
+    marks = dict(zip(sorted({row["learning_rate"] for row in rows}), ("o", "s"), strict=False))
+    for rate, mark in marks.items():
+        for reweight, colour in ((False, "C3"), (True, "C0")):
+            shown = [row for row in rows if row["learning_rate"] == rate and row["reweight"] == reweight]
+            places = [lags.index(row["lag"]) + (0.06 if mark == "s" else -0.06) for row in shown]
+            values = [-math.inf if row["test_log_likelihood"] is None else row["test_log_likelihood"] for row in shown]
+            label = f"{'reweighted' if reweight else 'counted as they are'}, rate {rate:g}"
+            errors = [row["standard_error"] or 0.0 for row in shown]
+            within = [max(value, low) for value in values]
+            line = "-" if mark == "o" else "--"
+            kept = [error if value > low else 0.0 for value, error in zip(values, errors, strict=True)]
+            axis.errorbar(places, within, kept, color=colour, marker=mark, linestyle=line, capsize=3, markersize=5, label=label)
+            for place, value in zip(places, values, strict=True):
+                if value < low:
+                    axis.plot(place, low, marker="v", color=colour, markersize=11)
+                    text = "diverged" if value == -math.inf else f"{value:,.0f}"
+                    axis.annotate(text, (place, low), (9, 3), textcoords="offset points", color=colour, ha="left")
+        level = next(row["test_log_likelihood"] for row in rows if not row["lag"] and row["learning_rate"] == rate)
+        axis.axhline(level, color="0.5", linestyle=":", linewidth=1)
+    axis.set_xticks(range(len(lags)), [str(lag) for lag in lags])
+    axis.set_xlim(-0.3, len(lags) - 0.55)
+    axis.set_ylim(low - 0.5, high)
+    axis.set_xlabel("lag: how many updates old every negative is")
+    axis.set_ylabel("held-out log-likelihood, nats")
+    axis.grid(alpha=0.3)
+    axis.legend(fontsize=9, loc="center left")
+
+
+def _draw_curves(axis: Any, rows: Sequence[Row]) -> None:
+    """The lag of each steered run, over the course of training."""
+    for number, row in enumerate(rows):
+        for curve in row["lag_curves"]:
+            axis.plot(np.linspace(0, 100, len(curve)), curve, color=f"C{number}", alpha=0.35, linewidth=0.8)
+        mean = np.mean(row["lag_curves"], 0)
+        axis.plot(np.linspace(0, 100, len(mean)), mean, color=f"C{number}", linewidth=2, label=f"at most {row['lag']}")
+    axis.set_yscale("symlog", linthresh=1)
+    axis.set_yticks([0, 1, 2, 4, 8, 16, 32, 64], ["0", "1", "2", "4", "8", "16", "32", "64"])
+    axis.set_xlabel("training, per cent of its steps")
+    axis.set_ylabel("lag (each seed thin, the mean thick)")
+    axis.set_title("64-D deep energy: the lag that the ESS allows")
+    axis.grid(alpha=0.3)
+    axis.legend(title="configured bound", fontsize=9)
+
+
+def _draw_ends(axis: Any, rows: Sequence[Row]) -> None:
+    """Final likelihoods of the exact and the steered lags, every seed a dot."""
+    names = [
+        f"steered,\n≤ {row['lag']}" if row["steered"] else f"lag {row['lag']}" if row["lag"] else "lock-\nstep" for row in rows
+    ]
+    for place, row in enumerate(rows):
+        colour = "C2" if row["steered"] else "C0"
+        there = [value for value in row["by_seed"] if value is not None]
+        axis.plot([place + 0.15] * len(there), there, ".", color=colour, alpha=0.4)
+        if there:
+            mean = row["test_log_likelihood"]
+            axis.errorbar(place, mean, row["standard_error"] or 0.0, color=colour, marker="o", capsize=4)
+            axis.annotate(f"{mean:.1f}", (place, mean), (0, 12), textcoords="offset points", ha="center", color=colour)
+    axis.set_xticks(range(len(names)), names)
+    axis.margins(x=0.1, y=0.2)
+    axis.set_ylabel("held-out log-likelihood, nats")
+    axis.set_title("64-D deep energy: where each lag ends, reweighted")
+    axis.grid(alpha=0.3, axis="y")
+
+
+def carry_out(trials: Sequence[Trial], processes: int, kept: Path | None) -> Results:
+    """Every trial's result, a line of progress for each."""
+    results: Results = {}
+    for line in kept.read_text().splitlines() if kept and kept.exists() else ():
+        given, result = json.loads(line)
+        results[Trial(**given | {"arguments": tuple(given["arguments"])})] = result
+    results = {trial: results[trial] for trial in trials if trial in results}
+    left = [trial for trial in trials if trial not in results]
+    for trial, result in _one_by_one(left) if processes == 1 else _side_by_side(left, processes):
+        results[trial] = result
+        if kept:
+            with kept.open("a") as lines:
+                lines.write(json.dumps([trial._asdict(), result]) + "\n")
+        nats = "diverged" if result["nats"] is None else f"{result['nats']:.2f} nats"
+        where = f"[{len(results)}/{len(trials)}] {trial.task}, rate {trial.learning_rate:g}, seed {trial.seed}"
+        print(f"{where}, lag {trial.lag} {trial.way}: {nats}, {result['seconds']:.0f} s", flush=True)
+    return results
+
+
+def _one_by_one(trials: Sequence[Trial]) -> Iterator[tuple[Trial, dict[str, Any]]]:
+    for trial in trials:
+        yield trial, run(trial)
+
+
+def _side_by_side(trials: Sequence[Trial], processes: int) -> Iterator[tuple[Trial, dict[str, Any]]]:
+    with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
+        futures = {pool.submit(run, trial): trial for trial in trials}
+        for future in as_completed(futures):
+            yield futures[future], future.result()
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--json", nargs="?", const="", metavar="FILE", help="print the rows as one line, or write them to FILE")
+    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="write staleness.json and staleness.png there")
+    parser.add_argument("--processes", type=int, default=1, help="runs at a time, one thread each")
+    parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
+    parser.add_argument("--runs", type=Path, metavar="FILE", help="keep finished runs there, and do not do them again")
+    parser.add_argument("--quick", action="store_true", help="two lags, two seeds, 20 steps: whether it works")
+    given = parser.parse_args(arguments)
+    if given.docs and len(set(given.only)) < len(TASKS):
+        parser.error("--docs draws every task; leave --only out")
+    tasks = {name: quick(task) if given.quick else task for name, task in TASKS.items() if name in given.only}
+    results = carry_out([trial for name in tasks for trial in trials_of(name, tasks[name])], given.processes, given.runs)
+    rows = [row for name, task in tasks.items() for row in rows_of(name, task, results)]
+    targets = targets_of(rows)
+    print(table(rows))
+    for target in targets:
+        verdict = "met" if target["met"] else "NOT MET"
+        print(f"{target['task']}, rate {target['learning_rate']:g}: {target['what']}: {target['difference']}: {verdict}")
+    content = {
+        "command": "python -m benchmarks.staleness --docs docs" + (" --quick" if given.quick else ""),
+        "settings": {name: " ".join(task.arguments) for name, task in tasks.items()},
+        "torch": torch.__version__,
+        "targets": targets,
+        "rows": [row for row in rows if row["task"] == "rbm"],
+        "deep_rows": [row for row in rows if row["task"] != "rbm"],
+    }
+    if given.docs:
+        (given.docs / "staleness.json").write_text(json.dumps(content, indent=1) + "\n")
+        draw(rows, given.docs)
+    if given.json:
+        Path(given.json).write_text(json.dumps(content, indent=1) + "\n")
+    elif given.json is not None:
+        print(json.dumps(content))
+
+
+if __name__ == "__main__":
+    main()

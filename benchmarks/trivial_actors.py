@@ -1,0 +1,159 @@
+"""Pools and a parameter server that compute nothing: what is left is what carries them.
+
+They import neither torch nor anything that does, so that dozens of them fit one machine. A batch is the eight bytes of the
+version that it was made under. Reports have the fields of those in `pipeline.types`, which imports torch.
+"""
+
+from __future__ import annotations
+
+import random
+import sys
+import time
+from typing import Any, NamedTuple
+
+import ray
+
+from pipeline.errors import OutOfStepError
+
+BYTES = 8
+
+
+class RoundReport(NamedTuple):
+    """As `pipeline.types.RoundReport`."""
+
+    pool: int
+    incarnation: int
+    round: int
+    version: int
+    transitions: int
+    acceptance: float
+    step_size: float | None
+    swaps: tuple[float, ...]
+    reseeded: int
+    restarted: int
+    seconds: float
+
+
+class StepReport(NamedTuple):
+    """As `pipeline.types.StepReport`."""
+
+    version: int
+    loss: float
+    parts: dict[str, float]
+    gradient_norm: float
+    learning_rate: float
+    negatives: int
+    lags: tuple[int, ...]
+    ess: tuple[float, ...]
+    lag_bound: int
+    skipped: bool
+    seconds: dict[str, float]
+
+
+class Weights(NamedTuple):
+    """Of a version, and nothing else."""
+
+    version: int
+    flat: Any
+
+
+class TrivialPool:
+    """A round takes `seconds` of sleep on average, log-normal with `sigma`."""
+
+    seconds = 0.0
+    sigma = 0.0
+
+    def __init__(self, _config: Any, _shape: tuple[int, ...], pool: int, _context_shape: tuple[int, ...] | None) -> None:
+        self._pool, self._round, self._incarnation = pool, 0, 0
+
+    def pace(self, seconds: float) -> None:
+        """From now on rounds take so long on average."""
+        self.seconds = seconds
+
+    def loaded(self, names: tuple[str, ...]) -> list[str]:
+        """Which of these modules the process has loaded."""
+        return [name for name in names if name in sys.modules]
+
+    @ray.method(num_returns=2)
+    def advance(self, round: int, weights: Any, _start: Any = None) -> tuple[bytes, RoundReport]:
+        if round != self._round:
+            raise OutOfStepError(f"pool {self._pool} is at round {self._round}, not {round}")
+        seconds = self.seconds * random.lognormvariate(-(self.sigma**2) / 2, self.sigma)
+        if seconds:
+            time.sleep(seconds)
+        self._round += 1
+        report = RoundReport(
+            pool=self._pool,
+            incarnation=self._incarnation,
+            round=round,
+            version=weights.version,
+            transitions=1,
+            acceptance=1.0,
+            step_size=None,
+            swaps=(),
+            reseeded=0,
+            restarted=0,
+            seconds=seconds,
+        )
+        return weights.version.to_bytes(BYTES, "little"), report
+
+    def begin(self) -> tuple[int, int, str]:
+        """Round, incarnation, node."""
+        return self._round, self._incarnation, ray.get_runtime_context().get_node_id()
+
+    def revive(self, incarnation: int, round: int, _last: Any = None, _rows: Any = None) -> tuple[int, int, str]:
+        self._round, self._incarnation = round, incarnation
+        return self.begin()
+
+
+class TrivialServer:
+    """A step takes `seconds`, of sleep, and leaves the weights as they are. `weights` is what it publishes, by version."""
+
+    seconds = 0.0
+
+    def __init__(self, config: Any) -> None:
+        self._config, self._version = config, 0
+
+    def address(self) -> str:
+        return ""
+
+    def node(self) -> str:
+        return ray.get_runtime_context().get_node_id()
+
+    def start(self, _checkpoint: Any, _warm_start: Any, _address: str, _rank: int) -> int:
+        return self._version
+
+    def publish(self, version: int) -> Any:
+        return self.weights(version)
+
+    def weights(self, version: int) -> Any:
+        return Weights(version, b"")
+
+    def versions(self, batches: tuple[Any, ...]) -> tuple[int, ...]:
+        """What each batch was made under."""
+        return tuple(int.from_bytes(batch, "little") for batch in batches)
+
+    @ray.method(num_returns=2)
+    def step(self, version: int, *batches: Any) -> tuple[StepReport, Any]:
+        if version != self._version:
+            raise OutOfStepError(f"the parameter server is at version {self._version}, not {version}")
+        if self.seconds:
+            time.sleep(self.seconds)
+        self._version += 1
+        report = StepReport(
+            version=self._version,
+            loss=0.0,
+            parts={},
+            gradient_norm=0.0,
+            learning_rate=0.0,
+            negatives=len(batches) * self._config.chains.per_pool,
+            lags=tuple(version - made for made in self.versions(batches)),
+            ess=(),
+            lag_bound=self._config.trainer.lag,
+            skipped=False,
+            seconds={"step": self.seconds},
+        )
+        return report, self.weights(self._version)
+
+    def save(self, _version: int, _folder: str) -> list[Any]:
+        return []

@@ -1,0 +1,253 @@
+"""Rows of files too large for memory: an endless stream, shuffled, dealt to ranks, read ahead, resumable at any row.
+
+An epoch takes the units of the files in a seeded order, deals them out to the ranks, and joins those of a rank to *windows* of
+at most half of `data.memory_limit`, each with its rows shuffled. While one window is used a thread reads the next. Position
+(epoch, window, cursor) is all it takes to go on; a window that was read ahead is a cache and no more.
+
+A *part* is what is dealt: a unit, or each n-th row of a unit that is larger than a window, or of every unit where there are
+fewer than ranks. A unit is decoded anew for each of its parts, a few megabytes at a time.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from functools import lru_cache
+from time import perf_counter
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.data.base import NoisyRows
+from pipeline.data_sections import ColumnsData
+from pipeline.errors import CheckpointError, ConfigError
+from pipeline.rng import numpy_generator
+from pipeline.types import Rows
+
+if TYPE_CHECKING:
+    from pipeline.data.columns import Source
+
+Wanted = Callable[[], bool]
+"""Whether a window that is being read is still waited for."""
+
+
+def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
+    """Which rows of unit number `unit` are held out, `[rows]` bool: by `split_seed` and the unit alone."""
+    chance = config.held_out / source.rows
+    return numpy_generator(config.split_seed, "split", unit).random(source.units[unit].rows) < chance
+
+
+def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
+    """(held-out rows, training rows), each `[N, d + c]`: from units in a seeded order, until memory's full.
+
+    At most `held_out` of the former. Raises `ConfigError` where either is empty, `DataError`.
+    """
+    kept, sample, budget = [], [], config.memory_limit // (4 * source.width)
+    for rows, mask in _shuffled(source, config):
+        kept.append(rows[mask])
+        sample.append(rows[~mask])
+        budget -= len(rows)
+        if budget <= 0:
+            break
+    pair = (np.concatenate(kept)[: config.held_out], np.concatenate(sample))
+    if not len(pair[0]):
+        raise ConfigError("data.held_out", config.held_out, "too few to find any among the first rows; keep out more")
+    if not len(pair[1]):
+        raise ConfigError("data.held_out", config.held_out, "no training row is left among the first rows; keep out fewer")
+    return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
+
+
+def _shuffled(source: Source, config: ColumnsData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """(rows, which are held out) of all units, in an order drawn by `split_seed`, piece by piece."""
+    for number in numpy_generator(config.split_seed, "first-rows").permutation(len(source.units)):
+        mask = kept_out(source, config, int(number))
+        for first, rows in source.pieces(source.units[number]):
+            yield rows, mask[first : first + len(rows)]
+
+
+class Part(NamedTuple):
+    """Each `stride`-th row of a unit from `first` on; `rows` of them, held-out ones included."""
+
+    unit: int
+    first: int
+    stride: int
+    rows: int
+
+
+def _parts(source: Source, most: int, ranks: int) -> Iterator[Part]:
+    """All units, cut so that no part has more than `most` rows and there is one for each rank at least."""
+    for number, unit in enumerate(source.units):
+        stride = max(-(-unit.rows // most), -(-ranks // len(source.units)))
+        for first in range(stride):
+            yield Part(number, first, stride, -(-(unit.rows - first) // stride))
+
+
+class Place(NamedTuple):
+    """Where a window is in the stream."""
+
+    epoch: int
+    window: int
+
+
+class StreamedPositives:
+    """Rank `rank`'s share of the training rows of `source`: see the module's first lines. Nothing is read before `next`.
+
+    Over all ranks, each training row comes once an epoch; epochs are of a rank alone, and differ in length. Besides the
+    two windows, `data.memory_limit` together, only a few megabytes are held. `waited`: seconds that `next` has waited for
+    a window so far, the first one's included. Not for several threads at once.
+    """
+
+    def __init__(self, source: Source, config: ColumnsData, seed: int, rank: int = 0, ranks: int = 1) -> None:
+        assert 0 <= rank < ranks
+        self.waited = 0.0
+        self._source, self._config, self._seed, self._rank, self._ranks = source, config, seed, rank, ranks
+        self._noisy = NoisyRows(seed, config.noise, rank)
+        self._most = max(1, config.memory_limit // (8 * source.width))  # rows of a window
+        self._parts = list(_parts(source, self._most, ranks))
+        self._windows = lru_cache(maxsize=2)(self._cut)
+        self._place, self._cursor = Place(0, 0), 0
+        self._rows: np.ndarray | None = None  # the window at `_place`, once it is needed
+        self._ahead: _Reading | None = None
+        # filled in turn, and kept: memory for two windows, whatever the allocator makes of large blocks that come and go
+        self._buffers: list[np.ndarray] = []
+        self._filled = 0
+
+    def _cut(self, epoch: int) -> list[list[Part]]:
+        """The epoch's windows: this rank's parts in a seeded order, as many to a window as fit."""
+        order = numpy_generator(self._seed, "data", epoch).permutation(len(self._parts))
+        windows: list[list[Part]] = [[]]
+        size = 0
+        for number in order[self._rank :: self._ranks]:
+            part = self._parts[number]
+            if windows[-1] and size + part.rows > self._most:
+                windows.append([])
+                size = 0
+            windows[-1].append(part)
+            size += part.rows
+        return windows
+
+    def _following(self, place: Place) -> Place:
+        if place.window + 1 < len(self._windows(place.epoch)):
+            return Place(place.epoch, place.window + 1)
+        return Place(place.epoch + 1, 0)
+
+    def next(self, count: int) -> Rows:
+        """The next `count` rows of this rank, without numbers. Raises `DataError` where they cannot be read."""
+        rows, filled = np.empty((count, self._source.width), np.float32), 0  # a copy: windows are written over
+        while filled < count:
+            if self._rows is None:
+                self._open(self._place)
+            elif self._cursor == len(self._rows):
+                self._open(self._following(self._place))
+                self._cursor = 0
+            assert self._rows is not None
+            piece = self._rows[self._cursor : self._cursor + count - filled]
+            rows[filled : filled + len(piece)] = piece
+            self._cursor += len(piece)
+            filled += len(piece)
+        position, context = self._source.split(torch.from_numpy(rows))
+        return Rows(self._noisy(position), context)
+
+    def _open(self, place: Place) -> None:
+        """Takes the window at `place` in hand, and sets out to read the one after it."""
+        if self._ahead is None or self._ahead.place != place:
+            if self._ahead is not None:
+                self._ahead.stop()
+            self._ahead = self._start(place)
+        before = perf_counter()
+        try:
+            rows = self._ahead.result()
+        except Exception:  # the reader's: the next call tries anew
+            self._ahead = None
+            raise
+        self.waited += perf_counter() - before
+        self._rows, self._place, self._filled = rows, place, 1 - self._filled
+        self._read_ahead()
+
+    def _read_ahead(self) -> None:
+        self._ahead = self._start(self._following(self._place))
+
+    def _start(self, place: Place) -> _Reading:
+        """Reads the window at `place`, to where the window in hand is not."""
+        if not self._buffers:
+            self._buffers = [np.empty((self._most, self._source.width), np.float32) for _ in range(2)]
+        buffer = self._buffers[1 - self._filled]
+        return _Reading(place, lambda wanted: self._read(place, buffer, wanted))
+
+    def _read(self, place: Place, buffer: np.ndarray, wanted: Wanted) -> np.ndarray:
+        """The window's training rows, shuffled, at the beginning of `buffer`; not all of them once it is not wanted."""
+        parts = self._windows(place.epoch)[place.window]
+        masks = [self._training_rows(part) for part in parts]
+        # zeros at the end of an entropy change nothing: rank 0 has the order that it has alone
+        order = np.random.default_rng([self._seed, *place, self._rank]).permutation(sum(mask.sum() for mask in masks))
+        targets, done = np.empty_like(order), 0
+        targets[order] = np.arange(len(order))
+        for part, mask in zip(parts, masks, strict=True):
+            for first, piece in self._source.pieces(self._source.units[part.unit]):
+                if not wanted():
+                    break
+                chosen = piece[mask[first : first + len(piece)]]
+                buffer[targets[done : done + len(chosen)]] = chosen
+                done += len(chosen)
+        return buffer[: len(order)]
+
+    def _training_rows(self, part: Part) -> np.ndarray:
+        """Which rows of its unit are the part's and not held out, bool."""
+        mask = np.zeros(self._source.units[part.unit].rows, bool)
+        mask[part.first :: part.stride] = True
+        return mask & ~kept_out(self._source, self._config, part.unit)
+
+    def state_dict(self) -> dict[str, Any]:
+        """The position and the state of the noise: this rank's alone, and of so many ranks."""
+        position = {"epoch": self._place.epoch, "window": self._place.window, "cursor": self._cursor}
+        return {**position, "noise": self._noisy.get_state(), "rank": self._rank, "ranks": self._ranks}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Raises `CheckpointError` where another rank, or one of another number of ranks, wrote the state."""
+        theirs, ours = (state.get("rank", 0), state.get("ranks", 1)), (self._rank, self._ranks)
+        if theirs != ours:
+            raise CheckpointError(
+                "the place in the streamed data is that of rank {} of {}; rank {} of {} has other rows: ".format(*theirs, *ours)
+                + "resume with as many ranks as before, or start over with resume=never"
+            )
+        place = Place(state["epoch"], state["window"])
+        if place != self._place:
+            self._rows = None
+        self._place, self._cursor = place, state["cursor"]
+        self._noisy.set_state(state["noise"])
+
+
+class _Reading:
+    """A window on its way into memory, in a thread of its own.
+
+    The thread is no daemon, for one that is cut off in Arrow's C++ at the interpreter's exit aborts the process. So that
+    the exit need not wait for a whole window, `read` is to ask now and then whether it is still wanted.
+    """
+
+    def __init__(self, place: Place, read: Callable[[Wanted], np.ndarray]) -> None:
+        self.place = place
+        self._rows: Future[np.ndarray] = Future()
+        self._stopped = False
+        self._thread = threading.Thread(target=self._run, args=(read,), name="positives")
+        self._thread.start()
+
+    def _run(self, read: Callable[[Wanted], np.ndarray]) -> None:
+        try:
+            self._rows.set_result(read(self._wanted))
+        except BaseException as error:
+            self._rows.set_exception(error)
+
+    def _wanted(self) -> bool:
+        return not self._stopped and threading.main_thread().is_alive()
+
+    def result(self) -> np.ndarray:
+        """The rows, when they are there. Raises what the reader raised."""
+        return self._rows.result()
+
+    def stop(self) -> None:
+        """Gives the window up, and returns when nothing is written any more."""
+        self._stopped = True
+        self._thread.join()

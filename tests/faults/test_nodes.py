@@ -1,0 +1,143 @@
+"""Runs across several Ray nodes that come, leave and die. The nodes are raylets on this machine (Ray's own test cluster)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import ray
+from ray._raylet import GcsClient
+from ray.cluster_utils import Cluster
+from ray.core.generated.autoscaler_pb2 import DrainNodeReason
+
+from actors.driver import RayRunner
+from pipeline.build import open_data
+from pipeline.config import RunConfig
+from pipeline.types import RoundReport
+from tests.faults.test_faults import PATIENCE, step_until
+
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+Small = Callable[..., RunConfig]
+NODE = {"object_store_memory": 100_000_000, "include_dashboard": False}
+# the parameter server is too large for the node that goes
+PLACES = ("cluster.server_labels={place:head}", "cluster.pool_cpus=1", "chains.restart=0", "metrics.port=0")
+
+
+@pytest.fixture
+def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
+    """A head with room for the parameter server and one pool; a node with room for one more."""
+    monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
+    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "labels": {"place": "head"}, **NODE})
+    made.second = made.add_node(num_cpus=1, **NODE)
+    made.wait_for_nodes()
+    yield made
+    ray.shutdown()
+    made.shutdown()
+
+
+@pytest.fixture
+def start(cluster: Cluster, tmp_path: Path) -> Iterator[Callable[[RunConfig], RayRunner]]:
+    ray.init(address=cluster.address, log_to_driver=False, logging_level="ERROR")
+    runners: list[RayRunner] = []
+
+    def make(config: RunConfig) -> RayRunner:
+        data = open_data(config)
+        runners.append(RayRunner(config, str(tmp_path), data.shape, data.context_shape))
+        runners[-1].start(None, None)
+        return runners[-1]
+
+    yield make
+    for runner in runners:
+        runner.close()
+
+
+def serving(count: int) -> Callable[[list[RoundReport]], bool]:
+    seen: list[int] = []
+
+    def enough(rounds: list[RoundReport]) -> bool:
+        seen.extend(round.pool for round in rounds)
+        return len(set(seen[-2 * count :])) == count
+
+    return enough
+
+
+def test_pools_come_and_go_with_their_nodes(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
+    """Between the least and the most: two pools to begin with; a third when a node comes; and one when two nodes have died."""
+    overrides = ("chains.pools=2", "chains.max_pools=3", "chains.min_pools=1", "trainer.lag=2", "trainer.min_ess=0.0", *PLACES)
+    runner = start(small("deep", *overrides))
+    assert runner.step()[2].pools == 2
+    third = cluster.add_node(num_cpus=1, **NODE)
+    steps = step_until(runner, serving(3))
+    assert steps[-1][2].pools == 3
+    for node in (third, cluster.second):
+        cluster.remove_node(node, allow_graceful=False)
+    steps = step_until(runner, lambda _: len(runner.pools.there) == 1)
+    for _ in range(5):
+        report, rounds, flow = runner.step()
+    assert flow.pools == 1
+    assert len({round.pool for round in rounds}) == 1
+    assert not report.skipped
+
+
+def test_a_node_that_is_drained_hands_its_chains_over(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
+    """Told that its node will leave, a pool moves with everything its chains are: same incarnation, the very next round."""
+    runner = start(small("deep", "chains.pools=2", "trainer.lag=1", "trainer.min_ess=0.0", *PLACES))
+    step_until(runner, serving(2))
+    (moving,) = [pool for pool in runner.pools.members if pool.node == cluster.second.node_id]
+    deadline = int(time.time() * 1000) + 60_000
+    GcsClient(cluster.address).drain_node(
+        cluster.second.node_id, DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", deadline
+    )
+    steps = step_until(runner, lambda _: moving.leaving is not None or moving.joining is not None)
+    steps += step_until(runner, lambda _: moving.joining is not None)
+    handed_over = moving.rounds
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    cluster.add_node(num_cpus=1, **NODE)
+    steps += step_until(runner, lambda rounds: any(r.pool == moving.number and r.round >= handed_over for r in rounds))
+    (first,) = [r for r in (r for _, rounds, _ in steps for r in rounds) if (r.pool, r.round) == (moving.number, handed_over)]
+    assert first.incarnation == 0
+    assert sum(flow.handovers for _, _, flow in steps) == 1
+    assert sum(sum(flow.restarts.values()) for _, _, flow in steps) == 0
+
+
+def test_a_run_that_loses_a_node_ends_with_the_pools_that_are_left(cluster: Cluster, tmp_path: Path) -> None:
+    """The command a person gives, on two nodes; one dies in the middle."""
+    output = f"file://{tmp_path}/run"
+    overrides = (
+        "experiment=digits_rbm",
+        "chains.per_pool=20",
+        "trainer.steps=3000",
+        "trainer.lag=2",
+        "evaluation.transitions=50",
+    )
+    command = (sys.executable, "-m", "pipeline.train", *overrides, "chains.pools=2", "checkpoint.every=100", *PLACES)
+    environment = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+    run = subprocess.Popen(
+        (*command, f"output={output}"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    try:
+        wait_for(lambda: list(tmp_path.glob("run/checkpoints/*/manifest.json")) or run.poll() is not None)
+        cluster.remove_node(cluster.second, allow_graceful=False)
+        printed, _ = run.communicate(timeout=PATIENCE)
+    finally:
+        run.kill()
+    assert run.returncode == 0, printed
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["version"] == 3000
+    assert summary["restarts"] == 1, printed
+    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert (rows[0]["ebm_pools"], rows[-1]["ebm_pools"]) == (2, 1)
+
+
+def wait_for(condition: Callable[[], Any]) -> None:
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
