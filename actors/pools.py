@@ -71,7 +71,7 @@ class Pools:
         options: dict[str, Any] = {"num_cpus": cluster.pool_cpus, "num_gpus": cluster.pool_gpus}
         if cluster.pool_labels:
             options["label_selector"] = cluster.pool_labels
-        actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)  # type: ignore[call-overload]
+        actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)
         shape, context_shape = arguments
         self.members = [
             Pool(number, actor.options(**options).remote(config, shape, number, context_shape))

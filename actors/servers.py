@@ -34,7 +34,7 @@ class Servers:
         options: dict[str, Any] = {"num_cpus": cluster.server_cpus, "num_gpus": cluster.server_gpus}
         if cluster.server_labels:
             options["label_selector"] = cluster.server_labels
-        actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)  # type: ignore[call-overload]
+        actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)
         self.actors = [actor.options(**options).remote(config) for _ in range(config.trainer.replicas)]
         self.nodes: set[str] = set()
 

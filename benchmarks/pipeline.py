@@ -8,6 +8,7 @@ of runs, one after the other, in this one process. With `--json` one JSON object
     throughput_ratio          negatives/s of two pools through Ray, to a server that does nothing with them, over those of two
                               bare loops: `benchmarks.loops.mala` in plain processes of the same niceness, with a fresh gradient
                               at each round's begin, nothing encoded or sent
+    throughput_ratio_of_processor_time  the same of processor time for a round: what a busy machine leaves of it
     overlap_speedup           steps/s of one pool and one trainer at a lag of 2 over those in lock-step, a round costing a step
     driver_ms_per_batch       processor time of the driver's process, all its threads, for each batch, by the number of pools,
                               which do nothing; a step takes a batch of each
@@ -27,8 +28,9 @@ import statistics
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
-from multiprocessing.connection import Connection
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import ExitStack, contextmanager
+from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -52,13 +54,14 @@ from pipeline.memory import keep_freed_memory
 from pipeline.negatives import decode
 from pipeline.types import RoundReport, StepReport, Weights
 
+say = partial(print, flush=True)
 COMMON = (
     *("trainer.min_ess=0", "chains.restart=0", "metrics.port=0", "optimizer.learning_rate=1e-6", "optimizer.warmup=0"),
     *("optimizer.schedule=constant", "cluster.pool_cpus=0", "cluster.server_cpus=0"),
 )
 WIDE = "energy.hidden=[512,512]"
 IMAGE = (784,)
-DIGITS = (8, 8)
+DIGITS, MOST_ROWS = (8, 8), 1500
 
 
 class Phase(NamedTuple):
@@ -67,10 +70,6 @@ class Phase(NamedTuple):
     seconds: float
     steps: list[StepReport]
     rounds: list[RoundReport]
-
-    @property
-    def negatives_per_second(self) -> float:
-        return sum(step.negatives for step in self.steps) / self.seconds
 
     @property
     def steps_per_second(self) -> float:
@@ -115,14 +114,9 @@ def phase(runner: RayRunner, config: RunConfig, steps: int) -> Phase:
         reports.append(report)
         rounds.extend(made)
     seconds = time.perf_counter() - clock
-    under_way = list(runner.pools.rounds)
-    if under_way:
+    if under_way := list(runner.pools.rounds):
         ray.wait(under_way, num_returns=len(under_way), timeout=60, fetch_local=False)
     return Phase(seconds, reports, rounds)
-
-
-def said(text: str) -> None:
-    print(text, flush=True)
 
 
 POOLS, CHAINS, TRANSITIONS, STEP_SIZE = 2, 256, 40, 0.01
@@ -144,71 +138,70 @@ class IdleServer(TrivialServer):
         return tuple(batch.column("version")[0].as_py() for batch in batches)
 
 
-def bare(connection: Connection, niceness: int, seed: int) -> None:
-    """A process that runs as many rounds as it is told to, again and again, and says how many seconds they took."""
+@cache
+def bare_chains(niceness: int, seed: int) -> tuple[loops.Functions, torch.Generator, list[Tensor]]:
+    """Energy, stream and chains of this process, which is made ready first."""
     os.setpriority(os.PRIO_PROCESS, 0, niceness)
     torch.set_num_threads(1)
     keep_freed_memory()
-    energy = make_energy(compose(list(SAMPLING)), IMAGE)
-    of, generator = functions(energy, None), torch.Generator().manual_seed(seed)
-    x = energy.noise(CHAINS, generator)
-    connection.send(0.0)
-    while rounds := connection.recv():
-        clock = time.perf_counter()
-        for _ in range(rounds):
-            (x, _, _), _ = loops.mala(generator, (x, *of.both(x)), TRANSITIONS, of, STEP_SIZE)
-        connection.send(time.perf_counter() - clock)
+    energy, generator = make_energy(compose(SAMPLING), IMAGE), torch.Generator().manual_seed(seed)
+    return functions(energy, None), generator, [energy.noise(CHAINS, generator)]
 
 
-class BareLoops:
-    """`POOLS` of those processes."""
-
-    def __init__(self) -> None:
-        spawn = multiprocessing.get_context("spawn")
-        niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote())
-        self._connections, self._processes = [], []
-        for seed in range(POOLS):
-            ours, theirs = spawn.Pipe()
-            self._processes.append(spawn.Process(target=bare, args=(theirs, niceness, seed), daemon=True))
-            self._connections.append(ours)
-        for process in self._processes:
-            process.start()
-        for connection in self._connections:
-            connection.recv()
-
-    def negatives_per_second(self, rounds: int) -> float:
-        for connection in self._connections:
-            connection.send(rounds)
-        return sum(rounds * CHAINS / connection.recv() for connection in self._connections)
-
-    def close(self) -> None:
-        for connection, process in zip(self._connections, self._processes, strict=True):
-            connection.send(0)
-            process.join(10)
+def bare(rounds: int, niceness: int, seed: int) -> tuple[float, float]:
+    """Negatives a second of so many rounds, and the processor seconds of each."""
+    of, generator, chains = bare_chains(niceness, seed)
+    clock, spent = time.perf_counter(), time.process_time()
+    for _ in range(rounds):
+        (chains[0], _, _), _ = loops.mala(generator, (chains[0], *of.both(chains[0])), TRANSITIONS, of, STEP_SIZE)
+    return rounds * CHAINS / (time.perf_counter() - clock), (time.process_time() - spent) / rounds
 
 
-def throughput(pairs: int = 7, rounds: int = 10) -> dict[str, Any]:
-    loops_ = BareLoops()
-    ours, theirs = [], []
-    with started(SAMPLING, IMAGE, server=IdleServer) as (runner, config):
+class TimedPool(ChainPool):
+    """Tells what its process has used of the processor, in seconds."""
+
+    def spent(self) -> float:
+        return time.process_time()
+
+
+def through_ray(runner: RayRunner, config: RunConfig, rounds: int) -> tuple[float, float]:
+    """As `bare`, of pools and all that their processes do."""
+    members = runner.pools.members
+    before = sum(ray.get([member.actor.spent.remote() for member in members])), sum(member.rounds for member in members)
+    speed = phase(runner, config, rounds).steps_per_second * config.negatives
+    after = sum(ray.get([member.actor.spent.remote() for member in members])), sum(member.rounds for member in members)
+    return speed, (after[0] - before[0]) / (after[1] - before[1])
+
+
+def throughput(pairs: int = 7, seconds: float = 3.0) -> dict[str, Any]:
+    spawn = multiprocessing.get_context("spawn")
+    niceness = ray.get(ray.remote(num_cpus=0)(lambda: os.getpriority(os.PRIO_PROCESS, 0)).remote())
+    ours, theirs, rounds = [], [], 2
+    with ExitStack() as stack:
+        processes = [stack.enter_context(ProcessPoolExecutor(1, spawn)) for _ in range(POOLS)]
+        runner, config = stack.enter_context(started(SAMPLING, IMAGE, TimedPool, IdleServer))
         for number in range(pairs + 1):
             for mine in (True, False) if number % 2 else (False, True):
                 if mine:
-                    ours.append(phase(runner, config, rounds).negatives_per_second)
+                    ours.append(through_ray(runner, config, rounds))
                 else:
-                    theirs.append(loops_.negatives_per_second(rounds))
-    loops_.close()
-    del ours[0], theirs[0]  # the first pair warms up
-    ratios = [a / b for a, b in zip(ours, theirs, strict=True)]
-    said(f"throughput: {statistics.median(ours):.0f} negatives/s, bare {statistics.median(theirs):.0f}, ratios {_some(ratios)}")
+                    futures = [each.submit(bare, rounds, niceness, seed) for seed, each in enumerate(processes)]
+                    speeds, spent = zip(*(future.result() for future in futures), strict=True)
+                    theirs.append((sum(speeds), statistics.mean(spent)))
+            # the first pair warms up
+            rounds = rounds if number else max(2, min(20, round(seconds * theirs[0][0] / CHAINS / POOLS)))
+    ratios = [a / b for (a, _), (b, _) in zip(ours[1:], theirs[1:], strict=True)]
+    by_processor = [b / a for (_, a), (_, b) in zip(ours[1:], theirs[1:], strict=True)]
+    say(f"throughput: {ours[-1][0]:.0f} negatives/s, ratios {_some(ratios)}; of processor time {_some(by_processor)}")
     return {
         "throughput_ratio": statistics.median(ratios),
-        "throughput": {"through_ray": ours, "bare": theirs, "ratios": ratios, "unit": "negatives/s", "pools": POOLS},
+        "throughput_ratio_of_processor_time": statistics.median(by_processor),
+        "throughput": {"through_ray": ours[1:], "bare": theirs[1:], "unit": "negatives/s, processor seconds a round"},
     }
 
 
 def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
-    chains, transitions = 512, 8
+    chains, transitions = 1024, 2
     sizes = (WIDE, "chains.pools=1", f"chains.per_pool={chains}", f"kernel.transitions={transitions}")
 
     def costs(rows: int) -> Phase:
@@ -216,10 +209,10 @@ def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
             return phase(runner, config, 12)
 
     # positives that make a step as long as a round
-    rows = chains
+    rows = 800
     for _ in range(2):
         cost = costs(rows)
-        rows = max(1, round((rows + chains) * cost.round_seconds / cost.step_seconds) - chains)
+        rows = min(max(1, round((rows + chains) * cost.round_seconds / cost.step_seconds) - chains), MOST_ROWS)
     same = (*sizes, f"trainer.batch_size={rows}")
     with started(same, DIGITS) as (lock_step, its), started((*same, "trainer.lag=2"), DIGITS) as (overlapped, other):
         apart, together = [], []
@@ -236,7 +229,7 @@ def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
         }
 
     details = {"lock_step_ms": milliseconds(apart), "overlapped_ms": milliseconds(together), "speedups": speedups, "rows": rows}
-    said(f"overlap: {details['lock_step_ms']} in lock-step, {details['overlapped_ms']} overlapped, speedups {_some(speedups)}")
+    say(f"overlap: {details['lock_step_ms']} in lock-step, {details['overlapped_ms']} overlapped, speedups {_some(speedups)}")
     return {"overlap_speedup": statistics.median(speedups), "overlap": details}
 
 
@@ -253,7 +246,7 @@ def busy(repeats: int = 3) -> dict[str, Any]:
         shares = [p.busy for p in phases]
         step, round_ = (1e3 * statistics.median(getattr(p, f"{kind}_seconds") for p in phases) for kind in ("step", "round"))
         rows[name] = {"busy": statistics.median(shares), "step_ms": step, "round_ms": round_, "shares": shares}
-        said(f"trainer busy, steps of {step:.0f} ms, rounds of {round_:.0f} ms: {_some(shares)}")
+        say(f"trainer busy, steps of {step:.0f} ms, rounds of {round_:.0f} ms: {_some(shares)}")
     return {"trainer_busy": rows["100 ms"]["busy"], "busy": rows}
 
 
@@ -272,7 +265,7 @@ def driver(pools: Sequence[int] = (1, 8, 64), repeats: int = 3, batches: int = 1
                     ray.get([member.actor.pace.remote(count / paced) for member in runner.pools.members])
                     row["paced"] = [driver_time(runner, round(3 * paced)) for _ in range(repeats)]
         rows[str(count)] = row
-        said(f"driver, {count} pools: " + "; ".join(f"{name} {_some(values)} ms a batch" for name, values in row.items()))
+        say(f"driver, {count} pools: " + "; ".join(f"{name} {_some(values)} ms a batch" for name, values in row.items()))
     return {
         "driver_ms_per_batch": {count: statistics.median(row["all"]) for count, row in rows.items()},
         "driver_ms_per_batch_one_a_step": {c: statistics.median(row["one"]) for c, row in rows.items() if "one" in row},
@@ -326,12 +319,10 @@ class Copies(TorchDispatchMode):
 
 def in_shared_memory(address: int) -> bool:
     """Whether the address is in the object store's mapping."""
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        span, *_, name = line.split(maxsplit=5)
-        first, last = (int(end, 16) for end in span.split("-"))
-        if first <= address < last:
-            return "plasma" in name
-    return False
+    spans = [
+        line.split(maxsplit=1)[0].split("-") for line in Path("/proc/self/maps").read_text().splitlines() if "plasma" in line
+    ]
+    return any(int(first, 16) <= address < int(last, 16) for first, last in spans)
 
 
 class Copied(NamedTuple):
@@ -368,13 +359,9 @@ def copies(steps: int = 4) -> dict[str, Any]:
             runner.step()
         rows: list[Copied] = ray.get(runner.servers.first.copied.remote())
     counts = [len(row.by) for row in rows]
-    details = {
-        "batches": len(rows),
-        "by": sorted({name for row in rows for name in row.by}),
-        "decoded_in_place": all(row.decoded_in_place for row in rows),
-        "in_shared_memory": all(row.shared for row in rows),
-    }
-    said(f"copies: {counts}, {details}")
+    by, places = sorted({name for row in rows for name in row.by}), [(row.decoded_in_place, row.shared) for row in rows]
+    details = {"batches": len(rows), "by": by, "decoded_in_place_in_shared_memory": all(map(all, places))}
+    say(f"copies: {counts}, {details}")
     return {"trainer_copies_per_batch": max(counts), "copies": details}
 
 
@@ -405,7 +392,7 @@ def main() -> None:
         clock = time.perf_counter()
         for key, value in PARTS[name]().items():
             (details if key in PARTS else figures)[key] = value
-        said(f"  {name}: {time.perf_counter() - clock:.0f} s")
+        say(f"  {name}: {time.perf_counter() - clock:.0f} s")
     ray.shutdown()
     figures |= {"details": details, **machine}
     if arguments.json == "-":

@@ -1,6 +1,6 @@
 """Rows of a Parquet set larger than memory on their way to a trainer, by four readers in turn.
 
-    python -m benchmarks.positives [--rows 200000] [--rounds 3] [--json FILE]      (needs pandas, for Ray Data)
+    python -m benchmarks.positives [--rows 200000] [--rounds 2] [--json FILE]      (needs pandas, for Ray Data)
 
 Files of 10,000 rows of 784 float32 numbers, as fixed-size lists, are written to a temporary folder; they lie in the page
 cache. Every reader gives shuffled batches of 256 rows as tensors, and mixes rows over `WINDOW` of them:
@@ -58,8 +58,7 @@ Reader = Callable[[Path], Iterator[Tensor]]
 class Inline(StreamedPositives):
     """Reads a window when it is needed."""
 
-    def _read_ahead(self) -> None:
-        """Nothing."""
+    reads_ahead = False
 
 
 def write(folder: Path, rows: int) -> None:
@@ -184,7 +183,7 @@ def measure(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rows", type=int, default=200_000)
-    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", metavar="FILE", type=Path, help="keep the rows in a file as well")
     arguments = parser.parse_args()
     torch.set_num_threads(1)

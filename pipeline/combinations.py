@@ -18,6 +18,7 @@ def check_combinations(config: RunConfig) -> None:
     for name, objective in terms_of(config.objective).items():
         _check_objective(config, name, objective)
     _check_batches(config)
+    _check_pools(config)
     _check_ranks(config)
     _check_devices(config)
 
@@ -152,6 +153,27 @@ def _check_batches(config: RunConfig) -> None:
     most = 1 if config.conditional and objective.equilibrium_negatives else 2
     if trainer.lag > most and not config.reweightable:
         raise ConfigError("trainer.lag", trainer.lag, f"these negatives cannot be reweighted; use at most {most}")
+
+
+def _check_pools(config: RunConfig) -> None:
+    """How many there may be, and how many rounds of each."""
+    chains, trainer = config.chains, config.trainer
+    if chains.min_pools is not None and chains.min_pools > chains.pools:
+        raise ConfigError(
+            "chains.min_pools", chains.min_pools, f"a run begins with chains.pools={chains.pools}; use at most that"
+        )
+    if chains.max_pools is not None and chains.max_pools < chains.pools:
+        raise ConfigError(
+            "chains.max_pools", chains.max_pools, f"a run begins with chains.pools={chains.pools}; use that or more"
+        )
+    given = "at lag 0" if trainer.lag == 0 else "with trainer.lag_mode=exact"
+    if config.assigned_rounds and config.most_pools > config.pools:
+        remedy = f"{given} each step consumes the rounds of given pools; for pools that come and go use a bound of 1 or more"
+        raise ConfigError("chains.max_pools", chains.max_pools, remedy)
+    if config.assigned_rounds and trainer.inflight is not None and trainer.inflight <= trainer.lag:
+        raise ConfigError("trainer.inflight", trainer.inflight, f"{given} a pool has lag + 1 rounds in flight; use null")
+    if config.cluster.name == "inline" and config.most_pools > config.pools:
+        raise ConfigError("chains.max_pools", chains.max_pools, "cluster=inline has one process, which no pool joins; use null")
 
 
 def _check_ranks(config: RunConfig) -> None:

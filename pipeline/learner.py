@@ -24,25 +24,14 @@ from pipeline.errors import DivergenceError
 from pipeline.negatives import decode
 from pipeline.objectives.base import Batch, Chunking, Objective, Term
 from pipeline.objectives.contrastive import FastWeights
+from pipeline.optimizer import learning_rate, make_optimizer
 from pipeline.ranks import ALONE, Ranks, lay_out, load_moments, mean_parts, optimizer_state, share_of, split_as, stored, whole
 from pipeline.rng import torch_generator
-from pipeline.run_sections import Optimizer
 from pipeline.staleness import LagController, batch_weights
 from pipeline.types import Negatives, Part, Rows, StepReport, Weights
 
 MAX_SKIPPED_IN_A_ROW = 20
 NOTHING = np.empty(0, np.float32)
-
-
-def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
-    """Rate of step `step` (from 0) of `steps`: linear warm-up, then constant, or falling to 0 linearly or as a cosine."""
-    rate = optimizer.learning_rate
-    if step < optimizer.warmup:
-        return rate * (step + 1) / optimizer.warmup
-    if optimizer.schedule == "constant":
-        return rate
-    done = min((step - optimizer.warmup) / max(1, steps - optimizer.warmup), 1.0)
-    return rate * (1 - done if optimizer.schedule == "linear" else (1 + math.cos(math.pi * done)) / 2)
 
 
 class Learner:
@@ -81,7 +70,7 @@ class Learner:
         self._dtype = self._parameters[0].dtype
         self._average = [parameter.detach().clone() for parameter in self._parameters]
         self._fast = None if fast is None else fast(self._parameters)
-        self._optimizer = _make_optimizer(config.optimizer, energy, list(self._objectives.parameters()))
+        self._optimizer = make_optimizer(config.optimizer, energy, list(self._objectives.parameters()))
         self._staging = torch.empty((config.negatives, energy.dimension), dtype=self._dtype, device=self._device)
         self._drawn: deque[Rows] = deque()
         trainer = config.trainer
@@ -104,10 +93,19 @@ class Learner:
         are numbered where pools are to keep chains for each.
         """
         while len(self._drawn) <= step - self.version:
-            rows = self._positives.next(self._config.trainer.batch_size // self._ranks.size)
-            number = rows.number if self._keeps_chains else None
-            self._drawn.append(rows._replace(position=self.energy.into_domain(rows.position), number=number))
+            self._drawn.append(self._draw())
         return self._drawn[step - self.version]
+
+    def _draw(self) -> Rows:
+        rows = self._positives.next(self._config.trainer.batch_size // self._ranks.size)
+        number = rows.number if self._keeps_chains else None
+        return rows._replace(position=self.energy.into_domain(rows.position), number=number)
+
+    def deal(self) -> Rows:
+        """This rank's next rows for one round that whichever step may consume: its batch brings them back."""
+        while not self._drawn:
+            self._drawn.extend(self._draw().chunk(self._config.batches_per_step // self._ranks.size))
+        return self._drawn.popleft()
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
         """One update from this rank's batches of the step, in the order given; from none where no objective consumes chains, or
@@ -118,8 +116,7 @@ class Learner:
         count = 0 if negatives is None else len(negatives)
         share = self._ranks.share(count)
         clock.lap("staging")
-        rows = self.starts(self.version).map(self._here)
-        self._drawn.popleft()
+        rows = self._positives_of(received).map(self._here)
         clock.lap("data")
         lags = tuple(self.version - batch.version for batch in received)
         assert min(lags, default=0) >= 0, f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
@@ -174,6 +171,22 @@ class Learner:
         if not contexts or not self._config.conditional:
             return None
         return self._here(torch.cat(contexts)).view(-1, *(self.energy.context_shape or ()))
+
+    def _positives_of(self, received: Sequence[Negatives]) -> Rows:
+        """The rows of this step: those that its batches bring along, or the next ones."""
+        if not self._config.rows_ride:
+            rows = self.starts(self.version)
+            self._drawn.popleft()
+            return rows
+        if not received:
+            return self.deal()
+        each = self._config.chains.per_context
+        position = torch.cat([batch.start[::each] for batch in received if batch.start is not None])
+        contexts = [batch.context[::each] for batch in received if batch.context is not None]
+        return Rows(
+            position.view(-1, *self.energy.data_shape),
+            torch.cat(contexts).view(-1, *(self.energy.context_shape or ())) if contexts else None,
+        )
 
     def _with_past(self, batch: Batch, received: Sequence[Negatives]) -> Batch:
         """The batch with what a replay of the negatives' last transitions needs, where the pools sent it."""
@@ -353,21 +366,6 @@ class Learner:
         self._positives.load_state_dict(ranks[own if own < len(ranks) else 0]["positives"])
         dealt = zip(*(rank["drawn"] for rank in ranks), strict=True)
         self._drawn = deque(share_of([Rows(*rows) for rows in pieces], own, self._ranks.size) for pieces in dealt)
-
-
-def _make_optimizer(config: Optimizer, energy: Energy, beside: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the rate is set anew each step.
-
-    `beside`: parameters of the objectives, which no decay touches.
-    """
-    named = [(name, parameter) for name, parameter in energy.named_parameters() if parameter.requires_grad]
-    decayed = [parameter for name, parameter in named if name not in energy.undecayed]
-    others = [*(parameter for name, parameter in named if name in energy.undecayed), *beside]
-    groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
-    groups += [{"params": others, "weight_decay": 0.0}] if others else []
-    if config.name == "adam":
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(config.momentum, config.beta2))
-    return torch.optim.SGD(groups, config.learning_rate, config.momentum)
 
 
 class _Stopwatch:

@@ -15,7 +15,8 @@ from pipeline.build import make_chains, make_energy, make_learner, open_data
 from pipeline.config import RunConfig
 from pipeline.energies.base import flatten, unflatten_
 from pipeline.errors import DivergenceError
-from pipeline.learner import MAX_SKIPPED_IN_A_ROW, Learner, learning_rate
+from pipeline.learner import MAX_SKIPPED_IN_A_ROW, Learner
+from pipeline.optimizer import learning_rate
 
 Small = Callable[..., RunConfig]
 

@@ -13,7 +13,6 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
-from functools import lru_cache
 from time import perf_counter
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -92,13 +91,23 @@ class Place(NamedTuple):
     window: int
 
 
+class Window(NamedTuple):
+    """The rows at a place, `[N, d + c]`, shuffled, and the place after it."""
+
+    rows: np.ndarray
+    following: Place
+
+
 class StreamedPositives:
     """Rank `rank`'s share of the training rows of `source`: see the module's first lines. Nothing is read before `next`.
 
     Over all ranks, each training row comes once an epoch; epochs are of a rank alone, and differ in length. Besides the
-    two windows, `data.memory_limit` together, only a few megabytes are held. `waited`: seconds that `next` has waited for
-    a window so far, the first one's included. Not for several threads at once.
+    two windows, `data.memory_limit` together, memory holds 16 bytes for each row of the one being read, and a few
+    megabytes. `waited`: seconds that `next` has waited for a window so far, the first one's included. `reads_ahead`: a
+    class that says False reads each window when it is needed.
     """
+
+    reads_ahead = True
 
     def __init__(self, source: Source, config: ColumnsData, seed: int, rank: int = 0, ranks: int = 1) -> None:
         assert 0 <= rank < ranks
@@ -107,16 +116,15 @@ class StreamedPositives:
         self._noisy = NoisyRows(seed, config.noise, rank)
         self._most = max(1, config.memory_limit // (8 * source.width))  # rows of a window
         self._parts = list(_parts(source, self._most, ranks))
-        self._windows = lru_cache(maxsize=2)(self._cut)
         self._place, self._cursor = Place(0, 0), 0
-        self._rows: np.ndarray | None = None  # the window at `_place`, once it is needed
+        self._window: Window | None = None  # that at `_place`, once it is needed
         self._ahead: _Reading | None = None
         # filled in turn, and kept: memory for two windows, whatever the allocator makes of large blocks that come and go
         self._buffers: list[np.ndarray] = []
         self._filled = 0
 
-    def _cut(self, epoch: int) -> list[list[Part]]:
-        """The epoch's windows: this rank's parts in a seeded order, as many to a window as fit."""
+    def _windows(self, epoch: int) -> list[list[Part]]:
+        """This rank's parts in a seeded order, as many to a window as fit."""
         order = numpy_generator(self._seed, "data", epoch).permutation(len(self._parts))
         windows: list[list[Part]] = [[]]
         size = 0
@@ -129,57 +137,50 @@ class StreamedPositives:
             size += part.rows
         return windows
 
-    def _following(self, place: Place) -> Place:
-        if place.window + 1 < len(self._windows(place.epoch)):
-            return Place(place.epoch, place.window + 1)
-        return Place(place.epoch + 1, 0)
-
     def next(self, count: int) -> Rows:
         """The next `count` rows of this rank, without numbers. Raises `DataError` where they cannot be read."""
         rows, filled = np.empty((count, self._source.width), np.float32), 0  # a copy: windows are written over
         while filled < count:
-            if self._rows is None:
-                self._open(self._place)
-            elif self._cursor == len(self._rows):
-                self._open(self._following(self._place))
+            if self._window is None:
+                self._window = self._open(self._place)
+            elif self._cursor == len(self._window.rows):
+                self._window = self._open(self._window.following)
                 self._cursor = 0
-            assert self._rows is not None
-            piece = self._rows[self._cursor : self._cursor + count - filled]
+            piece = self._window.rows[self._cursor : self._cursor + count - filled]
             rows[filled : filled + len(piece)] = piece
             self._cursor += len(piece)
             filled += len(piece)
         position, context = self._source.split(torch.from_numpy(rows))
         return Rows(self._noisy(position), context)
 
-    def _open(self, place: Place) -> None:
-        """Takes the window at `place` in hand, and sets out to read the one after it."""
+    def _open(self, place: Place) -> Window:
+        """The window at `place`, to be used next; and sets out to read the one after it."""
         if self._ahead is None or self._ahead.place != place:
             if self._ahead is not None:
                 self._ahead.stop()
             self._ahead = self._start(place)
         before = perf_counter()
         try:
-            rows = self._ahead.result()
+            window = self._ahead.result()
         except Exception:  # the reader's: the next call tries anew
             self._ahead = None
             raise
         self.waited += perf_counter() - before
-        self._rows, self._place, self._filled = rows, place, 1 - self._filled
-        self._read_ahead()
-
-    def _read_ahead(self) -> None:
-        self._ahead = self._start(self._following(self._place))
+        self._place, self._filled = place, 1 - self._filled
+        self._ahead = self._start(window.following) if self.reads_ahead else None
+        return window
 
     def _start(self, place: Place) -> _Reading:
-        """Reads the window at `place`, to where the window in hand is not."""
+        """Reads the window at `place`, to where the window in use is not."""
         if not self._buffers:
             self._buffers = [np.empty((self._most, self._source.width), np.float32) for _ in range(2)]
         buffer = self._buffers[1 - self._filled]
         return _Reading(place, lambda wanted: self._read(place, buffer, wanted))
 
-    def _read(self, place: Place, buffer: np.ndarray, wanted: Wanted) -> np.ndarray:
+    def _read(self, place: Place, buffer: np.ndarray, wanted: Wanted) -> Window:
         """The window's training rows, shuffled, at the beginning of `buffer`; not all of them once it is not wanted."""
-        parts = self._windows(place.epoch)[place.window]
+        windows = self._windows(place.epoch)
+        parts, last = windows[place.window], place.window + 1 == len(windows)
         masks = [self._training_rows(part) for part in parts]
         # zeros at the end of an entropy change nothing: rank 0 has the order that it has alone
         order = np.random.default_rng([self._seed, *place, self._rank]).permutation(sum(mask.sum() for mask in masks))
@@ -192,7 +193,8 @@ class StreamedPositives:
                 chosen = piece[mask[first : first + len(piece)]]
                 buffer[targets[done : done + len(chosen)]] = chosen
                 done += len(chosen)
-        return buffer[: len(order)]
+        following = Place(place.epoch + 1, 0) if last else Place(place.epoch, place.window + 1)
+        return Window(buffer[: len(order)], following)
 
     def _training_rows(self, part: Part) -> np.ndarray:
         """Which rows of its unit are the part's and not held out, bool."""
@@ -215,7 +217,7 @@ class StreamedPositives:
             )
         place = Place(state["epoch"], state["window"])
         if place != self._place:
-            self._rows = None
+            self._window = None
         self._place, self._cursor = place, state["cursor"]
         self._noisy.set_state(state["noise"])
 
@@ -227,25 +229,25 @@ class _Reading:
     the exit need not wait for a whole window, `read` is to ask now and then whether it is still wanted.
     """
 
-    def __init__(self, place: Place, read: Callable[[Wanted], np.ndarray]) -> None:
+    def __init__(self, place: Place, read: Callable[[Wanted], Window]) -> None:
         self.place = place
-        self._rows: Future[np.ndarray] = Future()
+        self._window: Future[Window] = Future()
         self._stopped = False
         self._thread = threading.Thread(target=self._run, args=(read,), name="positives")
         self._thread.start()
 
-    def _run(self, read: Callable[[Wanted], np.ndarray]) -> None:
+    def _run(self, read: Callable[[Wanted], Window]) -> None:
         try:
-            self._rows.set_result(read(self._wanted))
+            self._window.set_result(read(self._wanted))
         except BaseException as error:
-            self._rows.set_exception(error)
+            self._window.set_exception(error)
 
     def _wanted(self) -> bool:
         return not self._stopped and threading.main_thread().is_alive()
 
-    def result(self) -> np.ndarray:
-        """The rows, when they are there. Raises what the reader raised."""
-        return self._rows.result()
+    def result(self) -> Window:
+        """The window, when it is there. Raises what the reader raised."""
+        return self._window.result()
 
     def stop(self) -> None:
         """Gives the window up, and returns when nothing is written any more."""

@@ -139,8 +139,8 @@ def test_windows_and_sample_fit_the_limit(stored: str) -> None:
     for _ in range(100):
         positives.next(13)
         windows.add(positives.state_dict()["window"])
-        assert positives._rows is not None
-        assert positives._rows.nbytes <= LIMIT // 2
+        assert positives._window is not None
+        assert positives._window.rows.nbytes <= LIMIT // 2
     assert windows == set(range(10))
     assert data.sample.nbytes + data.held_out.nbytes <= LIMIT
 
@@ -391,7 +391,7 @@ def test_the_next_window_is_read_while_one_is_used(stored: str, monkeypatch: pyt
 
     with monkeypatch.context() as patch:
         patch.setattr(Source, "pieces", gone)
-        while positives.state_dict()["window"] == 0 or positives._cursor < len(positives._rows):
+        while positives.state_dict()["window"] == 0 or positives._cursor < len(positives._window.rows):
             drawn += numbers(positives.next(1).position)
         with pytest.raises(DataError, match="the network is down"):
             positives.next(1)
