@@ -9,14 +9,13 @@ import pyarrow as pa
 import ray
 import torch
 
-from pipeline.build import make_chains, make_learner, open_data
+from pipeline.build import make_chains, make_learner, open_data, rows_for_pool
 from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
 from pipeline.errors import OutOfStepError
 from pipeline.evaluation.report import evaluate
 from pipeline.learner import Learner
 from pipeline.ranks import Ranks, free_address
-from pipeline.rng import torch_generator
 from pipeline.types import Figures, Part, Progress, Rows, StepReport, Weights
 
 Thing = TypeVar("Thing")
@@ -75,11 +74,8 @@ class ParameterServer:
         return self._started.deal().map(lambda field: field.numpy())
 
     def rows_for_pool(self, pool: int, incarnation: int) -> Rows:
-        """As many training rows, drawn at random, as a pool has chains, for those to begin at."""
-        generator = torch_generator(self._config.seed, "newcomers", pool, incarnation)
-        count, sample = self._config.chains.per_pool, self._data.sample
-        chosen = torch.randint(len(sample), (count,), generator=generator)
-        return Rows(sample[chosen].numpy())
+        """As many training rows, as arrays, as a pool has chains, for those to begin at."""
+        return rows_for_pool(self._config, self._data, pool, incarnation).map(lambda field: field.numpy())
 
     @ray.method(num_returns=2)
     def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights | None]:

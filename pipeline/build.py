@@ -66,6 +66,7 @@ from pipeline.objectives.score_matching import (
 from pipeline.ranks import ALONE, Ranks
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
+from pipeline.types import Rows
 
 ENERGIES: dict[str, Callable[..., Energy]] = {
     "mlp": MLPEnergy,
@@ -322,6 +323,12 @@ def make_chains(config: RunConfig, shape: Sequence[int], pool: int, context_shap
     keep_freed_memory()
     energy, plan = make_energy(config, shape, context_shape), make_plan(config)
     return Chains(energy, plan, config.chains.per_pool, pool=pool, seed=config.seed, device=config.device)
+
+
+def rows_for_pool(config: RunConfig, data: DataSet, pool: int, incarnation: int) -> Rows:
+    """As many training rows, drawn at random, as a pool has chains: where those of one that joins may begin."""
+    generator = torch_generator(config.seed, "newcomers", pool, incarnation)
+    return Rows(data.sample[torch.randint(len(data.sample), (config.chains.per_pool,), generator=generator)])
 
 
 def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
