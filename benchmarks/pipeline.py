@@ -29,7 +29,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import cache, partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -45,7 +45,7 @@ from actors.driver import RayRunner
 from actors.parameter_server import ParameterServer
 from benchmarks import loops
 from benchmarks.kernels import functions
-from benchmarks.trivial_actors import TrivialPool, TrivialServer
+from benchmarks.trivial_actors import TrivialPool, TrivialServer, sharing
 from pipeline.build import make_energy
 from pipeline.compose import compose
 from pipeline.config import RunConfig
@@ -86,6 +86,15 @@ class Phase(NamedTuple):
     @property
     def busy(self) -> float:
         return sum(sum(step.seconds.values()) for step in self.steps) / self.seconds
+
+
+def milliseconds(phases: Sequence[Phase]) -> dict[str, float]:
+    """Medians."""
+    return {
+        "round": 1e3 * statistics.median(p.round_seconds for p in phases),
+        "step": 1e3 * statistics.median(p.step_seconds for p in phases),
+        "period": 1e3 / statistics.median(p.steps_per_second for p in phases),
+    }
 
 
 @contextmanager
@@ -203,15 +212,10 @@ def throughput(pairs: int = 7, seconds: float = 3.0) -> dict[str, Any]:
 def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
     chains, transitions = 1024, 2
     sizes = (WIDE, "chains.pools=1", f"chains.per_pool={chains}", f"kernel.transitions={transitions}")
-
-    def costs(rows: int) -> Phase:
-        with started((*sizes, f"trainer.batch_size={rows}"), DIGITS) as (runner, config):
-            return phase(runner, config, 12)
-
-    # positives that make a step as long as a round
     rows = 800
-    for _ in range(2):
-        cost = costs(rows)
+    for _ in range(2):  # towards as many positives as make a step as long as a round
+        with started((*sizes, f"trainer.batch_size={rows}"), DIGITS) as (runner, config):
+            cost = phase(runner, config, 12)
         rows = min(max(1, round((rows + chains) * cost.round_seconds / cost.step_seconds) - chains), MOST_ROWS)
     same = (*sizes, f"trainer.batch_size={rows}")
     with started(same, DIGITS) as (lock_step, its), started((*same, "trainer.lag=2"), DIGITS) as (overlapped, other):
@@ -220,16 +224,9 @@ def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
             apart.append(phase(lock_step, its, steps))
             together.append(phase(overlapped, other, steps))
     speedups = [b.steps_per_second / a.steps_per_second for a, b in zip(apart, together, strict=True)]
-
-    def milliseconds(phases: list[Phase]) -> dict[str, float]:
-        return {
-            "round": 1e3 * statistics.median(p.round_seconds for p in phases),
-            "step": 1e3 * statistics.median(p.step_seconds for p in phases),
-            "period": 1e3 / statistics.median(p.steps_per_second for p in phases),
-        }
-
     details = {"lock_step_ms": milliseconds(apart), "overlapped_ms": milliseconds(together), "speedups": speedups, "rows": rows}
-    say(f"overlap: {details['lock_step_ms']} in lock-step, {details['overlapped_ms']} overlapped, speedups {_some(speedups)}")
+    ms = [_rounded(milliseconds(phases)) for phases in (apart, together)]
+    say(f"overlap: speedups {_some(speedups)}; ms in lock-step {ms[0]}, overlapped {ms[1]}")
     return {"overlap_speedup": statistics.median(speedups), "overlap": details}
 
 
@@ -244,34 +241,37 @@ def busy(repeats: int = 3) -> dict[str, Any]:
         with started((WIDE, *sizes, "trainer.lag=3"), DIGITS) as (runner, config):
             phases = [phase(runner, config, steps) for _ in range(repeats)]
         shares = [p.busy for p in phases]
-        step, round_ = (1e3 * statistics.median(getattr(p, f"{kind}_seconds") for p in phases) for kind in ("step", "round"))
-        rows[name] = {"busy": statistics.median(shares), "step_ms": step, "round_ms": round_, "shares": shares}
-        say(f"trainer busy, steps of {step:.0f} ms, rounds of {round_:.0f} ms: {_some(shares)}")
+        rows[name] = {"busy": statistics.median(shares), "shares": shares, "ms": milliseconds(phases)}
+        say(f"trainer busy, steps of about {name}: {_some(shares)}; ms: {_rounded(rows[name]['ms'])}")
     return {"trainer_busy": rows["100 ms"]["busy"], "busy": rows}
 
 
-def driver(pools: Sequence[int] = (1, 8, 64), repeats: int = 3, batches: int = 1000, paced: float = 128.0) -> dict[str, Any]:
-    """Batches come as fast as they can; and `paced` a second, when each wakes the driver alone."""
-    rows: dict[str, dict[str, Any]] = {}
+SHARED = (256, 1024)
+"""Numbers of pools too large for a process each."""
+
+
+def driver(pools: Sequence[int] = (1, 8, 64, *SHARED), repeats: int = 3, batches: int = 1000) -> dict[str, Any]:
+    """Steps of a batch of every pool, and of `one`, as fast as they come; and 128 batches a second, each of which wakes it."""
+    paced = 128.0
+    rows: dict[str, dict[str, list[float]]] = {"all": {}, "one": {}, "paced": {}}
     for count in pools:
-        row: dict[str, Any] = {}
-        settings = {"all": (), "one": ("trainer.negatives=1",)} if count > 1 else {"all": ()}
-        for name, more in settings.items():
-            sizes = (f"chains.pools={count}", "chains.per_pool=1", "trainer.lag=1", *more)
-            with started(sizes, (1,), pool=TrivialPool, server=TrivialServer) as (runner, _):
+        sizes = (f"chains.pools={count}", "chains.per_pool=1", "trainer.lag=1")
+        shared = sharing(4) if count in SHARED else nullcontext()
+        with shared, started(sizes, (1,), TrivialPool, TrivialServer) as (runner, _):
+            driver_time(runner, batches // 4)
+            rows["all"][str(count)] = [driver_time(runner, max(batches, 4 * count)) for _ in range(repeats)]
+            if count not in SHARED:
+                ray.get([member.actor.pace.remote(count / paced) for member in runner.pools.members])
+                rows["paced"][str(count)] = [driver_time(runner, round(3 * paced)) for _ in range(repeats)]
+        if 1 < count not in SHARED:
+            with started((*sizes, "trainer.negatives=1"), (1,), TrivialPool, TrivialServer) as (runner, _):
                 driver_time(runner, batches // 4)
-                row[name] = [driver_time(runner, batches) for _ in range(repeats)]
-                if name == "all":
-                    ray.get([member.actor.pace.remote(count / paced) for member in runner.pools.members])
-                    row["paced"] = [driver_time(runner, round(3 * paced)) for _ in range(repeats)]
-        rows[str(count)] = row
-        say(f"driver, {count} pools: " + "; ".join(f"{name} {_some(values)} ms a batch" for name, values in row.items()))
-    return {
-        "driver_ms_per_batch": {count: statistics.median(row["all"]) for count, row in rows.items()},
-        "driver_ms_per_batch_one_a_step": {c: statistics.median(row["one"]) for c, row in rows.items() if "one" in row},
-        "driver_ms_per_batch_paced": {count: statistics.median(row["paced"]) for count, row in rows.items()},
-        "driver": {"paced_batches_per_second": paced, "repetitions": rows},
-    }
+                rows["one"][str(count)] = [driver_time(runner, batches) for _ in range(repeats)]
+        known = {name: row[str(count)] for name, row in rows.items() if str(count) in row}
+        say(f"driver, {count} pools, ms a batch: " + "; ".join(f"{name} {_some(values)}" for name, values in known.items()))
+    medians = {name: {count: statistics.median(values) for count, values in row.items()} for name, row in rows.items()}
+    apart = {count: value for count, value in medians["all"].items() if int(count) not in SHARED}
+    return {"driver_ms_per_batch": apart, "driver": {"ms_per_batch": medians, "repetitions": rows, "paced_per_second": paced}}
 
 
 def driver_time(runner: RayRunner, batches: int) -> float:
@@ -365,17 +365,15 @@ def copies(steps: int = 4) -> dict[str, Any]:
     return {"trainer_copies_per_batch": max(counts), "copies": details}
 
 
-PARTS: dict[str, Callable[[], dict[str, Any]]] = {
-    "throughput": throughput,
-    "overlap": overlap,
-    "driver": driver,
-    "copies": copies,
-    "busy": busy,
-}
+PARTS: dict[str, Callable[[], dict[str, Any]]] = {part.__name__: part for part in (throughput, overlap, driver, copies, busy)}
 
 
 def _some(values: Sequence[float]) -> str:
     return " ".join(f"{value:.3f}" for value in values)
+
+
+def _rounded(values: dict[str, float]) -> dict[str, float]:
+    return {name: round(value, 1) for name, value in values.items()}
 
 
 def main() -> None:

@@ -9,7 +9,10 @@ from __future__ import annotations
 import random
 import sys
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, NamedTuple
+from unittest import mock
 
 import ray
 
@@ -157,3 +160,70 @@ class TrivialServer:
 
     def save(self, _version: int, _folder: str) -> list[Any]:
         return []
+
+
+class Host:
+    """Many pools in one process."""
+
+    def __init__(self, config: Any) -> None:
+        self._config, self._pools = config, dict[int, TrivialPool]()
+
+    def begin(self, pool: int) -> tuple[int, int, str]:
+        self._pools[pool] = TrivialPool(self._config, (), pool, None)
+        return self._pools[pool].begin()
+
+    @ray.method(num_returns=2)
+    def advance(self, pool: int, round: int, weights: Any, start: Any) -> tuple[bytes, RoundReport]:
+        return self._pools[pool].advance(round, weights, start)
+
+
+class Call(NamedTuple):
+    """A method of a pool that is in a host's process."""
+
+    method: Any
+    pool: int
+
+    def remote(self, *arguments: Any) -> Any:
+        return self.method.remote(self.pool, *arguments)
+
+
+class Handle(NamedTuple):
+    """What stands for such a pool's actor."""
+
+    host: Any
+    begin: Call
+    advance: Call
+
+
+class Guests:
+    """What stands for the actor class of `TrivialPool`: pools go to `processes` hosts in turn."""
+
+    def __init__(self, processes: int, remote: Callable[..., Any]) -> None:
+        self._make, self._processes = remote(num_cpus=0)(Host), processes
+        self._hosts: list[Any] = []
+
+    def options(self, **_: Any) -> Guests:
+        return self
+
+    def remote(self, config: Any, _shape: tuple[int, ...], pool: int, _context_shape: tuple[int, ...] | None) -> Handle:
+        if len(self._hosts) < self._processes:
+            self._hosts.append(self._make.remote(config))
+        host = self._hosts[pool % self._processes]
+        return Handle(host, Call(host.begin, pool), Call(host.advance, pool))
+
+
+@contextmanager
+def sharing(processes: int) -> Iterator[None]:
+    """Within, a runner's trivial pools share so many processes: what a thousand of them cost the driver, on one machine."""
+    remote, kill = ray.remote, ray.kill
+
+    def makes(*arguments: Any, **options: Any) -> Any:
+        if arguments:
+            return remote(*arguments, **options)
+        return lambda make: Guests(processes, remote) if make is TrivialPool else remote(**options)(make)
+
+    def kills(actor: Any, **options: Any) -> None:
+        kill(actor.host if isinstance(actor, Handle) else actor, **options)
+
+    with mock.patch.object(ray, "remote", makes), mock.patch.object(ray, "kill", kills):
+        yield

@@ -114,7 +114,10 @@ class Learner:
         clock = _Stopwatch()
         negatives, received = self._stage(batches) if batches else (None, [])
         count = 0 if negatives is None else len(negatives)
-        share = self._ranks.share(count)
+        # of its negatives, or, where positives come with them and are as uneven, of all that this rank learns from
+        share, scale = self._ranks.share(count), 1.0
+        if self._config.rows_ride:
+            share, scale = 1.0, share
         clock.lap("staging")
         rows = self._positives_of(received).map(self._here)
         clock.lap("data")
@@ -129,7 +132,7 @@ class Learner:
             weigh=self._weigher(received, lags, share, ess),
             bank=negatives,
         )
-        own = self._backward(self._with_past(batch, received))
+        own = self._backward(self._with_past(batch, received), scale)
         losses, parts, counts, all_lags, all_ess = zip(*self._ranks.gather((*own, count, lags, ess)), strict=True)
         loss = sum(losses) / self._ranks.size
         ess = list(chain(*all_ess))
@@ -224,7 +227,7 @@ class Learner:
 
         return weigh
 
-    def _backward(self, batch: Batch) -> tuple[float, dict[str, float]]:
+    def _backward(self, batch: Batch, scale: float) -> tuple[float, dict[str, float]]:
         """Gradient of the objective into the parameters, chunk by chunk, a mean over ranks; this rank's value of the objective,
         and mean of each of its parts.
         """
@@ -241,7 +244,9 @@ class Learner:
             return torch.stack(losses).sum()
 
         values = self._layout.backward(
-            partial(work, term, chunk, share) for term in self._terms for chunk, share in self._chunks(term.objective, batch)
+            partial(work, term, chunk, scale * share)
+            for term in self._terms
+            for chunk, share in self._chunks(term.objective, batch)
         )
         value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
         return value, dict(zip(means, rest, strict=True))

@@ -49,41 +49,56 @@ def batch_weights(
 class LagController:
     """Lets the ESS steer the bound on lag, between 0 and what is configured.
 
-    The mean ESS ratio of each step is smoothed exponentially (time constant `patience` steps). Below `floor` the bound
-    halves; above `floor + margin` it rises by one; after either, `patience` steps pass before the next change, so that
-    each is judged by what it did. Lock-step has an ESS of 1, so a bound of 0 always finds room again.
+    Log-weights that are normal with variance v have an ESS ratio of exp(-v), so v = -ln ESS is what is summed, and each bound is
+    judged by the steps made under it alone. It halves as soon as their sum is more than `patience` steps at the `floor` have:
+    weights that are nearly useless are not waited for. It rises by one after `patience` steps whose mean is above `floor +
+    margin`; lock-step has an ESS of 1, so a bound of 0 always finds room. A rise that fails, with no `patience` steps in
+    between, doubles the time before the next one, up to `longest` times `patience`; one that holds makes it short again. So
+    where no lag is affordable the bound stays at 0 nearly always, and not, taking turns with 1, half of the time.
     """
 
     patience = 50
     margin = 0.2
+    longest = 8
 
     def __init__(self, configured: int, floor: float, steered: bool) -> None:
         self._configured, self._floor, self._steered = configured, floor, steered
         self.bound = configured
-        self._smoothed = 1.0
-        self._wait = self.patience
+        self._variance, self._steps = 0.0, 0  # of the steps that the bound is judged by
+        self._risen = False  # whether those are the first after a rise
+        self._rest, self._left = 1, 0  # in `patience` steps: from a fall to the next rise, and what is left of it
 
     def observe(self, ess: float) -> None:
         """One step's mean ESS ratio."""
-        if not self._steered or not math.isfinite(ess):
+        if not self._steered or not 0 < ess < math.inf:
             return
-        self._smoothed += (ess - self._smoothed) / self.patience
-        self._wait -= 1
-        if self._wait > 0:
-            return
-        if self._smoothed < self._floor and self.bound > 0:
-            self._change(self.bound // 2)
-        elif self._smoothed > min(self._floor + self.margin, 0.99) and self.bound < self._configured:
-            self._change(self.bound + 1)
+        self._variance, self._steps = self._variance - math.log(ess), self._steps + 1
+        most = -math.log(self._floor) if self._floor else math.inf
+        if self.bound > 0 and self._variance > self.patience * most:
+            if self._risen:
+                self._rest = min(2 * self._rest, self.longest)
+            self._judge_anew(self.bound // 2, self._rest - 1)
+        elif self._steps >= self.patience:
+            if self._risen:
+                self._rest = 1
+            room = math.exp(-self._variance / self._steps) > min(self._floor + self.margin, 0.99)
+            if room and not self._left and self.bound < self._configured:
+                self._judge_anew(self.bound + 1, 0)
+            else:
+                self._judge_anew(self.bound, max(self._left - 1, 0))
 
-    def _change(self, bound: int) -> None:
-        self.bound, self._wait = bound, self.patience
+    def _judge_anew(self, bound: int, left: int) -> None:
+        self._risen, self.bound, self._left = bound > self.bound, bound, left
+        self._variance, self._steps = 0.0, 0
 
     def state_dict(self) -> dict[str, float]:
-        return {"bound": self.bound, "smoothed": self._smoothed, "wait": self._wait}
+        kept = {"variance": self._variance, "steps": self._steps, "risen": self._risen, "rest": self._rest, "left": self._left}
+        return {"bound": self.bound, **kept}
 
     def load_state_dict(self, state: dict[str, float]) -> None:
+        """Takes up another's state; of an earlier version's, the bound alone."""
         if not self._steered:
             return
-        self.bound, self._wait = min(int(state["bound"]), self._configured), int(state["wait"])
-        self._smoothed = state["smoothed"]
+        self.bound = min(int(state["bound"]), self._configured)
+        self._variance, self._steps = state.get("variance", 0.0), int(state.get("steps", 0))
+        self._risen, self._rest, self._left = bool(state.get("risen")), int(state.get("rest", 1)), int(state.get("left", 0))

@@ -93,6 +93,64 @@ def test_controller_lowers_the_bound_and_raises_it_again() -> None:
     assert all(abs(b - a) <= math.ceil(a / 2) for a, b in pairwise(bounds) if b < a)
 
 
+def steps_until_it_falls(ess: float) -> int:
+    controller = LagController(16, floor=0.3, steered=True)
+    for step in range(1, 1000):
+        controller.observe(ess)
+        if controller.bound < 16:
+            assert controller.bound == 8
+            return step
+    return 1000
+
+
+def test_controller_falls_the_sooner_the_worse_the_weights_are() -> None:
+    """When -ln ESS adds up to more than 50 steps at the floor have; what is at the floor or above it stays."""
+    assert steps_until_it_falls(0.05) == math.floor(50 * math.log(0.3) / math.log(0.05)) + 1 == 21
+    assert steps_until_it_falls(0.25) == math.floor(50 * math.log(0.3) / math.log(0.25)) + 1 == 44
+    assert steps_until_it_falls(0.31) == 1000
+
+
+def test_controller_does_not_fall_for_a_single_step() -> None:
+    """However bad: of 64 chains one has all the weight."""
+    controller = LagController(16, floor=0.3, steered=True)
+    for step in range(1000):
+        controller.observe(1 / 64 if step % 50 == 0 else 0.4)
+    assert controller.bound == 16
+
+
+def test_rises_that_fail_are_tried_ever_less_often() -> None:
+    """Where every lag has useless weights lock-step is left for 50, 100, 200, then every 400 steps, for 21 at a time."""
+    controller, bounds = LagController(1, floor=0.3, steered=True), []
+    for _ in range(3000):
+        controller.observe(1.0 if controller.bound == 0 else 0.05)
+        bounds.append(controller.bound)
+    changes = [step for step, (one, other) in enumerate(pairwise(bounds)) if one != other]
+    lasted = [later - earlier for earlier, later in pairwise(changes)]
+    assert lasted[:9] == [50, 21, 100, 21, 200, 21, 400, 21, 400]
+    assert sum(bounds[1000:]) < 0.06 * len(bounds[1000:])
+
+
+def test_a_rise_that_holds_shortens_the_rest() -> None:
+    controller = LagController(4, floor=0.3, steered=True)
+    for _ in range(1500):
+        controller.observe(1.0 if controller.bound == 0 else 0.05)
+    for _ in range(450):  # the longest rest, and the first rise
+        controller.observe(0.9)
+    at = controller.bound
+    assert at in (1, 2)
+    for _ in range(100):
+        controller.observe(0.9)
+    assert controller.bound == at + 2
+
+
+@pytest.mark.parametrize("floor", [0.0, 1.0])
+def test_floors_at_their_ends(floor: float) -> None:
+    controller = LagController(4, floor, steered=True)
+    for _ in range(500):
+        controller.observe(0.5)
+    assert controller.bound == (4 if floor == 0 else 0)
+
+
 def test_controller_that_is_not_steered_stays() -> None:
     controller = LagController(16, floor=0.3, steered=False)
     for _ in range(1000):
@@ -123,3 +181,12 @@ def test_controller_resumes_where_it_was() -> None:
         one.observe(0.1)
         two.observe(0.1)
         assert one.bound == two.bound
+
+
+def test_controller_takes_the_bound_of_an_earlier_versions_checkpoint() -> None:
+    controller = LagController(16, 0.3, True)
+    controller.load_state_dict({"bound": 3, "smoothed": 0.4, "wait": 7})
+    assert controller.bound == 3
+    for _ in range(50):
+        controller.observe(0.9)
+    assert controller.bound == 4
