@@ -227,7 +227,7 @@ class Learner:
 
         return weigh
 
-    def _backward(self, batch: Batch, scale: float) -> tuple[float, dict[str, float]]:
+    def _backward(self, batch: Batch, scale: float = 1.0) -> tuple[float, dict[str, float]]:
         """Gradient of the objective into the parameters, chunk by chunk, a mean over ranks; this rank's value of the objective,
         and mean of each of its parts.
         """
@@ -243,11 +243,8 @@ class Learner:
                 means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
             return torch.stack(losses).sum()
 
-        values = self._layout.backward(
-            partial(work, term, chunk, scale * share)
-            for term in self._terms
-            for chunk, share in self._chunks(term.objective, batch)
-        )
+        pieces = ((term, *piece) for term in self._terms for piece in self._chunks(term.objective, batch))
+        values = self._layout.backward(partial(work, term, chunk, scale * share) for term, chunk, share in pieces)
         value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
         return value, dict(zip(means, rest, strict=True))
 

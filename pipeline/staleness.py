@@ -49,12 +49,12 @@ def batch_weights(
 class LagController:
     """Lets the ESS steer the bound on lag, between 0 and what is configured.
 
-    Log-weights that are normal with variance v have an ESS ratio of exp(-v), so v = -ln ESS is what is summed, and each bound is
-    judged by the steps made under it alone. It halves as soon as their sum is more than `patience` steps at the `floor` have:
-    weights that are nearly useless are not waited for. It rises by one after `patience` steps whose mean is above `floor +
-    margin`; lock-step has an ESS of 1, so a bound of 0 always finds room. A rise that fails, with no `patience` steps in
-    between, doubles the time before the next one, up to `longest` times `patience`; one that holds makes it short again. So
-    where no lag is affordable the bound stays at 0 nearly always, and not, taking turns with 1, half of the time.
+    Log-weights that are normal with variance v have an ESS ratio of exp(-v), so v = -ln ESS is what is summed, and each bound
+    is judged by the steps made under it alone. It halves as soon as their sum is more than `patience` steps at the `floor`
+    have: weights that are nearly useless are not waited for. It rises by one after `patience` steps whose mean is above
+    `floor + margin`; lock-step has an ESS of 1, so a bound of 0 always finds room. A rise that fails within `patience` steps
+    doubles the time until the next, up to `longest` times `patience`; one that holds makes it short again. So where no lag is
+    affordable the bound is 0 nearly always, instead of taking turns with 1.
     """
 
     patience = 50

@@ -449,7 +449,15 @@ def test_what_is_not_finite_on_one_rank_is_skipped_on_all(pair: Pair, kind: str,
 
 # what draws noise, in the data and in the objective, and rows ahead of their step
 DRAWS = (
-    *(*SMALL["deep"], "trainer.batch_size=32", "chains.pools=4", "trainer.lag=2", "data.noise=0.1", "optimizer.warmup=0"),
+    *(
+        *SMALL["deep"],
+        "trainer.batch_size=32",
+        "chains.pools=4",
+        "trainer.lag=2",
+        "trainer.lag_mode=exact",
+        "data.noise=0.1",
+        "optimizer.warmup=0",
+    ),
     *("objective=mixture", "objective.weights={cd:1,conditional_nce:0.5}"),
 )
 

@@ -131,16 +131,13 @@ def test_rises_that_fail_are_tried_ever_less_often() -> None:
 
 
 def test_a_rise_that_holds_shortens_the_rest() -> None:
-    controller = LagController(4, floor=0.3, steered=True)
-    for _ in range(1500):
-        controller.observe(1.0 if controller.bound == 0 else 0.05)
-    for _ in range(450):  # the longest rest, and the first rise
-        controller.observe(0.9)
-    at = controller.bound
-    assert at in (1, 2)
-    for _ in range(100):
-        controller.observe(0.9)
-    assert controller.bound == at + 2
+    controller, bounds = LagController(4, floor=0.3, steered=True), []
+    for step in range(3000):
+        controller.observe(0.05 if step < 1000 and controller.bound > 0 else 1.0)
+        bounds.append(controller.bound)
+    rises = [step for step, (one, other) in enumerate(pairwise(bounds)) if other > one and step > 1000]
+    assert [later - earlier for earlier, later in pairwise(rises)] == [50, 50, 50]
+    assert bounds[-1] == 4
 
 
 @pytest.mark.parametrize("floor", [0.0, 1.0])
