@@ -35,6 +35,9 @@ test: setup  ## the whole suite
 
 experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 50 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
+	$(PY) -m benchmarks.staleness --docs docs --processes 2
+	$(PY) -m benchmarks.pipeline --json docs/pipeline_benchmark.json
+	$(PY) -m benchmarks.scaling --docs docs
 	$(PY) -m benchmarks.systems --docs docs
 	$(PY) -m benchmarks.compositions --docs docs
 	$(PY) -m benchmarks.every_objective --docs docs

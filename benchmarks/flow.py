@@ -45,7 +45,7 @@ class Setting(NamedTuple):
     batch_bytes: float = 0.0
     weight_bytes: float = 0.0
     pools_per_node: int = 32
-    bandwidth: float = 3.2e9  # bytes a second of a node's link, each way
+    bandwidth: float = 3.1e9  # bytes a second of a node's link, each way
     replicas: int = 1
     spread: bool = False  # nodes that have the weights pass them on
     while_stepping: bool = False  # the driver takes batches in, and asks for others, while a step is made
@@ -68,8 +68,8 @@ class Setting(NamedTuple):
 def limits(s: Setting) -> dict[str, float]:
     """Steps a second that each part alone would allow; the smallest is the prediction.
 
-    Without a lag, trainer and pools wait for each other. A node fetches every version, or one for each of its rounds, whichever
-    is less: where its rounds' all fit the link, the weights limit nothing.
+    Without a lag, trainer and pools wait for each other. Every node fetches every version, the most that it can come to; unless
+    the weights of all rounds, fetched for each anew, would fit the link.
     """
     batches = s.batches_per_step
     working = min(1.0, batches * (s.lag + 1) / s.pools)  # share of the pools that what is in flight keeps at work
@@ -84,7 +84,7 @@ def limits(s: Setting) -> dict[str, float]:
     return {
         "trainer": 1 / (step + in_turn),
         "pools": 1 / (batches / rounds + (0.0 if s.lag else step)),
-        "driver": 1 / (batches * s.batch_seconds + s.call_seconds),
+        "driver": 1 / max(batches * s.batch_seconds + s.call_seconds, 1e-9),
         "weights": s.bandwidth / (s.weight_bytes * s.nodes) if crowded else math.inf,
     }
 

@@ -60,8 +60,7 @@ COMMON = (
     *("optimizer.schedule=constant", "cluster.pool_cpus=0", "cluster.server_cpus=0"),
 )
 WIDE = "energy.hidden=[512,512]"
-IMAGE = (784,)
-DIGITS, MOST_ROWS = (8, 8), 1500
+IMAGE, DIGITS, MOST_ROWS = (784,), (8, 8), 1500
 
 
 class Phase(NamedTuple):
@@ -230,12 +229,12 @@ def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
     return {"overlap_speedup": statistics.median(speedups), "overlap": details}
 
 
+# positives, negatives and steps that are timed
 BUSY = {"100 ms": (1400, 1024, 40), "30 ms": (350, 256, 100), "10 ms": (60, 64, 200)}
-"""Positives, negatives and steps that are timed."""
 
 
 def busy(repeats: int = 3) -> dict[str, Any]:
-    rows = {}
+    rows: dict[str, dict[str, Any]] = {}
     for name, (positives, negatives, steps) in BUSY.items():
         sizes = (f"trainer.batch_size={positives}", f"chains.per_pool={negatives}", "kernel.transitions=1", "chains.pools=1")
         with started((WIDE, *sizes, "trainer.lag=3"), DIGITS) as (runner, config):
@@ -246,13 +245,11 @@ def busy(repeats: int = 3) -> dict[str, Any]:
     return {"trainer_busy": rows["100 ms"]["busy"], "busy": rows}
 
 
-SHARED = (256, 1024)
-"""Numbers of pools too large for a process each."""
+SHARED = (256, 1024)  # too many pools for a process each
 
 
 def driver(pools: Sequence[int] = (1, 8, 64, *SHARED), repeats: int = 3, batches: int = 1000) -> dict[str, Any]:
     """Steps of a batch of every pool, and of `one`, as fast as they come; and 128 batches a second, each of which wakes it."""
-    paced = 128.0
     rows: dict[str, dict[str, list[float]]] = {"all": {}, "one": {}, "paced": {}}
     for count in pools:
         sizes = (f"chains.pools={count}", "chains.per_pool=1", "trainer.lag=1")
@@ -261,8 +258,8 @@ def driver(pools: Sequence[int] = (1, 8, 64, *SHARED), repeats: int = 3, batches
             driver_time(runner, batches // 4)
             rows["all"][str(count)] = [driver_time(runner, max(batches, 4 * count)) for _ in range(repeats)]
             if count not in SHARED:
-                ray.get([member.actor.pace.remote(count / paced) for member in runner.pools.members])
-                rows["paced"][str(count)] = [driver_time(runner, round(3 * paced)) for _ in range(repeats)]
+                ray.get([member.actor.pace.remote(count / 128) for member in runner.pools.members])
+                rows["paced"][str(count)] = [driver_time(runner, 384) for _ in range(repeats)]
         if 1 < count not in SHARED:
             with started((*sizes, "trainer.negatives=1"), (1,), TrivialPool, TrivialServer) as (runner, _):
                 driver_time(runner, batches // 4)
@@ -271,7 +268,7 @@ def driver(pools: Sequence[int] = (1, 8, 64, *SHARED), repeats: int = 3, batches
         say(f"driver, {count} pools, ms a batch: " + "; ".join(f"{name} {_some(values)}" for name, values in known.items()))
     medians = {name: {count: statistics.median(values) for count, values in row.items()} for name, row in rows.items()}
     apart = {count: value for count, value in medians["all"].items() if int(count) not in SHARED}
-    return {"driver_ms_per_batch": apart, "driver": {"ms_per_batch": medians, "repetitions": rows, "paced_per_second": paced}}
+    return {"driver_ms_per_batch": apart, "driver": {"ms_per_batch": medians, "repetitions": rows}}
 
 
 def driver_time(runner: RayRunner, batches: int) -> float:
@@ -359,8 +356,8 @@ def copies(steps: int = 4) -> dict[str, Any]:
             runner.step()
         rows: list[Copied] = ray.get(runner.servers.first.copied.remote())
     counts = [len(row.by) for row in rows]
-    by, places = sorted({name for row in rows for name in row.by}), [(row.decoded_in_place, row.shared) for row in rows]
-    details = {"batches": len(rows), "by": by, "decoded_in_place_in_shared_memory": all(map(all, places))}
+    details: dict[str, Any] = {"batches": len(rows), "by": sorted({name for row in rows for name in row.by})}
+    details["decoded_in_place_in_shared_memory"] = all(row.decoded_in_place and row.shared for row in rows)
     say(f"copies: {counts}, {details}")
     return {"trainer_copies_per_batch": max(counts), "copies": details}
 
@@ -379,24 +376,25 @@ def _rounded(values: dict[str, float]) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--json", nargs="?", const="-", metavar="FILE", help="the figures, in FILE or on the last line")
-    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS))
+    parser.add_argument("--only", nargs="+", choices=PARTS, help="the other figures stay as they are in FILE")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
-    machine = {"machine": platform.machine(), "cores": os.cpu_count(), "ray": ray.__version__, "torch": torch.__version__}
-    figures: dict[str, Any] = {"command": "python -m benchmarks.pipeline --json docs/pipeline_benchmark.json"}
-    details: dict[str, Any] = {}
-    for name in arguments.only:
+    path = Path(arguments.json or "-")
+    figures: dict[str, Any] = json.loads(path.read_text()) if arguments.only and path.exists() else {"details": {}}
+    figures["command"] = "python -m benchmarks.pipeline --json docs/pipeline_benchmark.json"
+    details = figures["details"]
+    details |= {"machine": platform.machine(), "cores": os.cpu_count(), "ray": ray.__version__}
+    for name in arguments.only or PARTS:
         clock = time.perf_counter()
         for key, value in PARTS[name]().items():
             (details if key in PARTS else figures)[key] = value
         say(f"  {name}: {time.perf_counter() - clock:.0f} s")
     ray.shutdown()
-    figures |= {"details": details, **machine}
     if arguments.json == "-":
         print(json.dumps(figures))
     elif arguments.json:
-        Path(arguments.json).write_text(json.dumps(figures, indent=1) + "\n")
+        path.write_text(json.dumps(figures, indent=1) + "\n")
 
 
 if __name__ == "__main__":

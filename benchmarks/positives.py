@@ -29,7 +29,8 @@ import platform
 import statistics
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
+from contextlib import closing
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,7 +53,7 @@ WINDOW = 30_000
 PACE, PACED = 0.02, 250
 """Seconds that the slow consumer takes for a batch, and how many batches it takes."""
 
-Reader = Callable[[Path], Iterator[Tensor]]
+Reader = Callable[[Path], Generator[Tensor]]
 
 
 class Inline(StreamedPositives):
@@ -70,7 +71,7 @@ def write(folder: Path, rows: int) -> None:
 
 
 def positives(kind: type[StreamedPositives]) -> Reader:
-    def read(folder: Path) -> Iterator[Tensor]:
+    def read(folder: Path) -> Generator[Tensor]:
         section = compose(["data=columns", f"data.path={folder}", f"data.memory_limit={8 * WIDTH * WINDOW}"]).data
         assert isinstance(section, ColumnsData)
         stream = kind(Source(section), section, seed=0)
@@ -80,7 +81,7 @@ def positives(kind: type[StreamedPositives]) -> Reader:
     return read
 
 
-def dataset(folder: Path) -> Iterator[Tensor]:
+def dataset(folder: Path) -> Generator[Tensor]:
     """As each batch comes in, as many rows drawn from the buffer go out."""
     random = np.random.default_rng(0)
     buffer, filled = np.empty((WINDOW, WIDTH), np.float32), 0
@@ -98,7 +99,7 @@ def dataset(folder: Path) -> Iterator[Tensor]:
         yield torch.from_numpy(buffer[places])
 
 
-def ray_data(folder: Path) -> Iterator[Tensor]:
+def ray_data(folder: Path) -> Generator[Tensor]:
     import ray.data
 
     table = ray.data.read_parquet(str(folder))
@@ -137,32 +138,33 @@ class Epoch(NamedTuple):
 
 def epoch(reader: Reader, folder: Path, rows: int) -> Epoch:
     begin, processor, first, seen, order = time.perf_counter(), time.process_time(), 0.0, 0, []
-    for batch in reader(folder):
-        first = first or time.perf_counter() - begin
-        seen += len(batch)
-        order.append(float(batch[0, 0]))
-        if seen >= rows - BATCH:
-            break
+    with closing(reader(folder)) as batches:
+        for batch in batches:
+            first = first or time.perf_counter() - begin
+            seen += len(batch)
+            order.append(float(batch[0, 0]))
+            if seen >= rows - BATCH:
+                break
     return Epoch(seen / (time.perf_counter() - begin), first, (time.process_time() - processor) / seen, tuple(order))
 
 
 def paced(reader: Reader, folder: Path) -> tuple[float, float]:
     """(share of the time that is waited, longest wait in seconds), the first batch apart."""
-    batches = reader(folder)
-    next(batches)
-    waits, begin, before = [], time.perf_counter(), time.perf_counter()
-    for _ in islice(batches, PACED):
-        waits.append(time.perf_counter() - before)
-        time.sleep(PACE)
-        before = time.perf_counter()
+    with closing(reader(folder)) as batches:
+        next(batches)
+        waits, begin, before = [], time.perf_counter(), time.perf_counter()
+        for _ in islice(batches, PACED):
+            waits.append(time.perf_counter() - before)
+            time.sleep(PACE)
+            before = time.perf_counter()
     return sum(waits) / (before - begin), max(waits)
 
 
 def measure(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
     epochs: dict[str, list[Epoch]] = {name: [] for name in READERS}
     waits: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
-    for _ in range(rounds):
-        for name, reader in READERS.items():
+    for number in range(rounds):
+        for name, reader in list(READERS.items())[:: -1 if number % 2 else 1]:  # so that none always comes after the same one
             epochs[name].append(epoch(reader, folder, rows))
             waits[name].append(paced(reader, folder))
     return [

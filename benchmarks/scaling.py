@@ -22,6 +22,7 @@ from matplotlib.figure import Figure
 from benchmarks.flow import Setting, Simulation, limits
 
 CASES = {
+    "1 pool, in lock-step": Setting(1, 1, 0, 0.1, 0.1),
     "1 pool, rounds as long as steps": Setting(1, 1, 1, 0.1, 0.1),
     "4 pools, the bottleneck": Setting(4, 4, 2, 0.1, 0.05, sigma=0.2),
     "8 pools, half of them a step": Setting(8, 4, 3, 0.1, 0.02, inflight=2, sigma=0.2),
@@ -129,10 +130,33 @@ def row(s: Setting, steps: int = 30) -> dict[str, Any]:
     return {**s._asdict(), "limits": rates, "binds": binds, "predicted": rates[binds], **outcome._asdict()}
 
 
-def tables(examples: dict[str, list[dict[str, Any]]], runs: dict[str, Any]) -> str:
+COSTS = {
+    "throughput_ratio": "negatives/s of two pools through Ray over those of two bare loops",
+    "throughput_ratio_of_processor_time": "the same of processor time for a round",
+    "overlap_speedup": "steps/s at a lag of 2 over those in lock-step, a round costing a step",
+    "trainer_busy": "share of its time that the trainer computes, steps of 100 ms",
+    "trainer_copies_per_batch": "copies of a batch at the trainer",
+}
+
+
+def costs(figures: dict[str, Any]) -> list[str]:
+    """What was measured, in Markdown."""
+    lines = ["| measured | |", "|---|---|"]
+    lines += [f"| {text} | {figures[name]:.3g} |" for name, text in COSTS.items() if name in figures]
+    by_pools = figures.get("details", {}).get("driver", {}).get("ms_per_batch", {})
+    for name, text in {"all": "", "paced": ", 128 batches/s", "one": ", one batch a step"}.items():
+        if name in by_pools:
+            values = ", ".join(f"{count}: {value:.2f}" for count, value in by_pools[name].items())
+            lines.append(f"| driver's processor time for a batch{text}, ms, by pools | {values} |")
+    return lines
+
+
+def tables(figures: dict[str, Any], examples: dict[str, list[dict[str, Any]]], runs: dict[str, Any]) -> str:
     """In Markdown."""
-    lines = ["| model | pools + ranks | round, s | step, s | in, GB/s a rank | weights, GB | driver busy | limit | steps/s |"]
-    lines += ["|---" * 9 + "|"]
+    header = (
+        "| model | pools + ranks | round, s | step, s | in, GB/s a rank | weights out, GB a version | driver busy | limit |"
+    )
+    lines = [*costs(figures), "", f"{header} simulated |", "|---" * 9 + "|"]
     for name, rows in examples.items():
         for r in rows:
             rate = r["steps_per_second"]
@@ -202,12 +226,12 @@ def main() -> None:
     parser.add_argument("--without-ray", action="store_true", help="do not run anything on Ray")
     arguments = parser.parse_args()
     cost = (arguments.docs or Path("docs")) / "pipeline_benchmark.json"
-    by_pools = json.loads(cost.read_text())["driver_ms_per_batch"] if cost.exists() else {"64": 0.5}
-    batch_seconds = by_pools["64"] / 1e3
+    figures = json.loads(cost.read_text()) if cost.exists() else {"driver_ms_per_batch": {"64": 0.5}}
+    batch_seconds = figures["driver_ms_per_batch"]["64"] / 1e3
     swept = sweep(batch_seconds)
     examples = {name: [row(example(model, gpus, batch_seconds)) for gpus in GPUS] for name, model in MODELS.items()}
     runs = {} if arguments.without_ray else validate(batch_seconds)
-    text = tables(examples, runs)
+    text = tables(figures, examples, runs)
     print(text)
     if arguments.docs:
         draw(swept, arguments.docs / "scaling.png")

@@ -123,45 +123,37 @@ class SteeredRunner:
         self._window: deque[Weights] = deque([self._learner.publish()], maxlen=config.trainer.lag + 1)
         self._bound = config.trainer.lag
 
-    def step(self) -> StepReport:
+    def step(self) -> tuple[StepReport]:
         window = self._window
         weights = window[max(0, len(window) - 1 - self._bound)]
         pools = pools_of_step(self._config, self._learner.version)
         report, newest = self._learner.step([self._pools[pool].advance(weights)[0] for pool in pools])
         window.append(newest)
         self._bound = report.lag_bound
-        return report
+        return (report,)
 
-    def evaluate(self) -> Iterator[Progress | Figures]:
-        return evaluate(self._config, self._learner.averaged(), self._data, "")
-
-
-class ExactRunner:
-    """`InlineRunner`, under the same two methods."""
-
-    def __init__(self, config: RunConfig) -> None:
-        self._runner = InlineRunner(config)
-        self._runner.start(None, None)
-
-    def step(self) -> StepReport:
-        return self._runner.step()[0]
-
-    def evaluate(self) -> Iterator[Progress | Figures]:
-        return self._runner.evaluate("")
+    def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        return evaluate(self._config, self._learner.averaged(), self._data, output)
 
 
 def run(trial: Trial) -> dict[str, Any]:
     """One run's figures: `nats` of a held-out row (None where it diverged), ESS as ratios in (0, 1], lags in versions."""
     clock = time.perf_counter()
     config = compose(trial.arguments)
-    runner = SteeredRunner(config) if trial.way == "steered" else ExactRunner(config)
+    runner: SteeredRunner | InlineRunner
+    if trial.way == "steered":
+        runner = SteeredRunner(config)
+    else:
+        runner = InlineRunner(config)
+        runner.start(None, None)
     ess, lags, nats, error = [], [], math.nan, None
     try:
         for _ in range(config.trainer.steps):
-            report = runner.step()
-            ess.append(sum(report.ess) / len(report.ess))
+            report = runner.step()[0]
             lags.append(report.lags[0])
-        *_, figures = runner.evaluate()
+            if trial.way != "plain":  # negatives that are counted as they are have no weights
+                ess.append(sum(report.ess) / len(report.ess))
+        *_, figures = runner.evaluate("")  # no samples: nothing is written
         assert isinstance(figures, dict)
         nats, error = figures["test_log_likelihood"], figures.get("log_z_standard_error")
     except DivergenceError:
@@ -169,9 +161,8 @@ def run(trial: Trial) -> dict[str, Any]:
     return {
         "nats": nats if math.isfinite(nats) else None,
         "log_z_standard_error": error,
-        # negatives that are counted as they are have no weights
-        "mean_ess": None if trial.way == "plain" else float(np.mean(ess)),
-        "worst_ess": None if trial.way == "plain" else min(ess),
+        "mean_ess": float(np.nanmean(ess)) if ess else None,
+        "worst_ess": float(np.nanmin(ess)) if ess else None,
         "lag_curve": [float(stretch.mean()) for stretch in np.array_split(np.array(lags), STRETCHES) if len(stretch)],
         "settled_lag": float(np.mean(lags[-max(1, len(lags) // 4) :])),
         "seconds": round(time.perf_counter() - clock, 1),
@@ -186,12 +177,13 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
 
 
 Results = dict[Trial, dict[str, Any]]
+Runs = dict[int, dict[str, Any]]  # by seed
 Row = dict[str, Any]
 
 
 def rows_of(name: str, task: Task, results: Results) -> list[Row]:
     """A row for each rate, lag and way. At lag 0 weights are uniform whatever `trainer.reweight` says: one set of runs."""
-    groups: dict[tuple[float, int, str], dict[int, dict[str, Any]]] = defaultdict(dict)
+    groups: dict[tuple[float, int, str], Runs] = defaultdict(dict)
     for trial, result in results.items():
         if trial.task == name:
             groups[trial.learning_rate, trial.lag, trial.way][trial.seed] = result
@@ -202,39 +194,40 @@ def rows_of(name: str, task: Task, results: Results) -> list[Row]:
             rows.append(head | _figures(runs, groups.get((rate, 0, "lock-step"), {})))
             if way == "steered":
                 difference, error = _difference(runs, groups.get((rate, 1, "reweighted"), {}))
-                curves = [result["lag_curve"] for result in runs.values()]
                 rows[-1] |= {
                     "difference_to_lag_1": difference,
                     "difference_to_lag_1_standard_error": error,
-                    "settled_lag": float(np.mean([result["settled_lag"] for result in runs.values()])),
-                    "lag_curves": [[round(lag, 2) for lag in curve] for curve in curves],
+                    "settled_lag": float(np.mean(_kept(runs, "settled_lag"))),
+                    "lag_curves": [[round(lag, 2) for lag in result["lag_curve"]] for result in runs.values()],
                 }
     return sorted(rows, key=lambda row: (row["learning_rate"], row["steered"], row["lag"], row["reweight"]))
 
 
-def _figures(runs: dict[int, dict[str, Any]], lock_step: dict[int, dict[str, Any]]) -> Row:
-    there = [result["nats"] for result in runs.values() if result["nats"] is not None]
+def _figures(runs: Runs, lock_step: Runs) -> Row:
+    """What the runs of one row have in common; `worst_ess` is of the worst step of all."""
+    there, ess, worst, uncertain = (_kept(runs, key) for key in ("nats", "mean_ess", "worst_ess", "log_z_standard_error"))
     mean, error = mean_and_error(there)
     difference, difference_error = _difference(runs, lock_step)
-    ess = [result["mean_ess"] for result in runs.values() if result["mean_ess"] is not None]
-    worst = [result["worst_ess"] for result in runs.values() if result["worst_ess"] is not None]
-    uncertain = [result["log_z_standard_error"] for result in runs.values() if result["log_z_standard_error"] is not None]
     return {
         "test_log_likelihood": mean,
         "standard_error": error,
         "difference_to_lock_step": difference,
-        "difference_standard_error": difference_error,
+        "difference_to_lock_step_standard_error": difference_error,
         "mean_ess": float(np.mean(ess)) if ess else None,
-        "worst_ess": min(worst) if worst else None,
+        "worst_ess": min(worst, default=None),
         "seeds": len(runs),
         "diverged": len(runs) - len(there),
         "by_seed": [runs[seed]["nats"] for seed in sorted(runs)],
         **({"log_z_standard_error": float(np.mean(uncertain))} if uncertain else {}),
-        "seconds": float(np.mean([result["seconds"] for result in runs.values()])),
+        "seconds": float(np.mean(_kept(runs, "seconds"))),
     }
 
 
-def _difference(runs: dict[int, dict[str, Any]], others: dict[int, dict[str, Any]]) -> tuple[float | None, float | None]:
+def _kept(runs: Runs, key: str) -> list[float]:
+    return [result[key] for result in runs.values() if result[key] is not None]
+
+
+def _difference(runs: Runs, others: Runs) -> tuple[float | None, float | None]:
     """Nats more than the `others`, a mean over seeds that both have."""
     pairs = [(runs[seed]["nats"], others[seed]["nats"]) for seed in runs if seed in others]
     return mean_and_error([ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None])
@@ -251,7 +244,7 @@ def targets_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
             what, key, slack = f"lag {row['lag']} reweighted, no worse than lock-step", "difference_to_lock_step", TOLERANCE
         else:
             continue
-        error = row["difference_standard_error" if key == "difference_to_lock_step" else f"{key}_standard_error"]
+        error = row[f"{key}_standard_error"]
         known = row[key] is not None and error is not None and not row["diverged"]
         allowed = -(slack + 2 * error) if known else None
         target = {"task": row["task"], "learning_rate": row["learning_rate"], "what": what, "difference": row[key]}
@@ -267,14 +260,9 @@ def table(rows: Sequence[Row]) -> str:
     ]
     for row in rows:
         lag = f"steered ≤ {row['lag']}: settled at {row['settled_lag']:.1f}" if row["steered"] else row["lag"]
-        nats, more = (
-            "diverged" if mean is None else f"{mean:.2f}" + ("" if error is None else f" ± {error:.2f}")
-            for mean, error in (
-                (row["test_log_likelihood"], row["standard_error"]),
-                (row["difference_to_lock_step"], row["difference_standard_error"]),
-            )
-        )
-        nats += f" ({row['diverged']} of {row['seeds']} diverged)" if row["diverged"] and nats != "diverged" else ""
+        nats = _with_error(row["test_log_likelihood"], row["standard_error"])
+        nats += f", {row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
+        more = _with_error(row["difference_to_lock_step"], row["difference_to_lock_step_standard_error"])
         ess = "" if row["mean_ess"] is None or not row["lag"] else f"{row['mean_ess']:.2f} / {row['worst_ess']:.3f}"
         weights, more = ("reweighted" if row["reweight"] else "plain", more) if row["lag"] else ("", "")
         if row["lag"] or row["reweight"]:  # lock-step once
@@ -282,86 +270,94 @@ def table(rows: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
+def _with_error(value: float | None, error: float | None) -> str:
+    return "" if value is None else f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+
+
 def draw(rows: Sequence[Row], folder: Path) -> None:
-    """`staleness.png`; bars are standard errors."""
-    figure = Figure(figsize=(10, 7.6), layout="constrained")
+    """`staleness.png`."""
+    figure = Figure(figsize=(10.5, 8.2), layout="constrained")
     (rbm, plane), (curve, ends) = figure.subplots(2, 2)
-    _draw_lags(rbm, [row for row in rows if row["task"] == "rbm"])
-    rbm.set_title("RBM on binarized digits, exact likelihood")
-    _draw_lags(plane, [row for row in rows if row["task"] == "8gaussians"])
-    plane.set_title("Deep energy on 8 Gaussians, MALA, Adam")
+    _draw_lags(rbm, [row for row in rows if row["task"] == "rbm"], "RBM on binarized digits (exact likelihood)")
+    _draw_lags(plane, [row for row in rows if row["task"] == "8gaussians"], "deep energy on 8 Gaussians")
     digits = [row for row in rows if row["task"] == "digits64"]
     _draw_curves(curve, [row for row in digits if row["steered"]])
     _draw_ends(ends, digits)
+    figure.suptitle("Negatives that are so many updates old: counted as they are, or weighted by exp(E then - E now)")
+    figure.supxlabel("means over seeds, bars: standard errors", fontsize=9, color="0.3")
     write_figure(figure, str(folder), "staleness.png")
 
 
-def _draw_lags(axis: Any, rows: Sequence[Row]) -> None:
+def _draw_lags(axis: Any, rows: Sequence[Row], title: str) -> None:
     """Nats by lag; what lies too far down is marked at the lower edge, with its value."""
     lags = sorted({row["lag"] for row in rows})
-    lock_step = [row["test_log_likelihood"] for row in rows if not row["lag"]]
-    low, high = min(lock_step) - 9, max(lock_step) + 0.8
-    marks = dict(zip(sorted({row["learning_rate"] for row in rows}), ("o", "s"), strict=False))
-    for rate, mark in marks.items():
-        for reweight, colour in ((False, "C3"), (True, "C0")):
-            shown = [row for row in rows if row["learning_rate"] == rate and row["reweight"] == reweight]
-            places = [lags.index(row["lag"]) + (0.06 if mark == "s" else -0.06) for row in shown]
-            values = [-math.inf if row["test_log_likelihood"] is None else row["test_log_likelihood"] for row in shown]
-            label = f"{'reweighted' if reweight else 'counted as they are'}, rate {rate:g}"
-            errors = [row["standard_error"] or 0.0 for row in shown]
-            within = [max(value, low) for value in values]
-            line = "-" if mark == "o" else "--"
-            kept = [error if value > low else 0.0 for value, error in zip(values, errors, strict=True)]
-            axis.errorbar(places, within, kept, color=colour, marker=mark, linestyle=line, capsize=3, markersize=5, label=label)
-            for place, value in zip(places, values, strict=True):
-                if value < low:
-                    axis.plot(place, low, marker="v", color=colour, markersize=11)
-                    text = "diverged" if value == -math.inf else f"{value:,.0f}"
-                    axis.annotate(text, (place, low), (9, 3), textcoords="offset points", color=colour, ha="left")
+    nats = [-math.inf if row["test_log_likelihood"] is None else row["test_log_likelihood"] for row in rows]
+    low = max(min(nats), min(row["test_log_likelihood"] for row in rows if not row["lag"]) - 8)
+    span = max(nats) - low
+    for rate, mark, shift in zip(sorted({row["learning_rate"] for row in rows}), "os", (-0.05, 0.05), strict=False):
         level = next(row["test_log_likelihood"] for row in rows if not row["lag"] and row["learning_rate"] == rate)
-        axis.axhline(level, color="0.5", linestyle=":", linewidth=1)
+        axis.axhline(level, color="0.4", linestyle=":", linewidth=1.2, label="lock-step" if mark == "o" else None)
+        for reweight, colour in ((False, "C3"), (True, "C0")):
+            chosen = [(row, value) for row, value in zip(rows, nats, strict=True) if row["learning_rate"] == rate]
+            shown = [(row, value) for row, value in chosen if row["reweight"] == reweight]
+            places = [lags.index(row["lag"]) + shift for row, _ in shown]
+            errors = [(row["standard_error"] or 0.0) if value >= low else 0.0 for row, value in shown]
+            style = {"color": colour, "marker": mark, "linestyle": "-" if mark == "o" else "--", "capsize": 4, "markersize": 5}
+            label = f"{'reweighted' if reweight else 'as they are'}, rate {rate:g}"
+            axis.errorbar(places, [max(value, low) for _, value in shown], errors, **style, label=label)
+            for place, (_, value) in zip(places, shown, strict=True):
+                if value < low:
+                    axis.plot(place, low, marker="v", color=colour, markersize=12)
+                    text = "diverged" if value == -math.inf else f"{value:,.0f}"
+                    axis.annotate(
+                        text, (place, low), (-10, 0), textcoords="offset points", color=colour, ha="right", va="center"
+                    )
     axis.set_xticks(range(len(lags)), [str(lag) for lag in lags])
-    axis.set_xlim(-0.3, len(lags) - 0.55)
-    axis.set_ylim(low - 0.5, high)
-    axis.set_xlabel("lag: how many updates old every negative is")
+    axis.set_xlim(-0.3, len(lags) - 0.7)
+    axis.set_ylim(low - 0.08 * span, max(nats) + 0.42 * span)  # room for the legend
+    axis.set_xlabel("lag, updates")
     axis.set_ylabel("held-out log-likelihood, nats")
+    axis.set_title(title, fontsize=11)
     axis.grid(alpha=0.3)
-    axis.legend(fontsize=9, loc="center left")
+    axis.legend(fontsize=9, loc="upper center", ncols=2)
 
 
 def _draw_curves(axis: Any, rows: Sequence[Row]) -> None:
     """The lag of each steered run, over the course of training."""
     for number, row in enumerate(rows):
         for curve in row["lag_curves"]:
-            axis.plot(np.linspace(0, 100, len(curve)), curve, color=f"C{number}", alpha=0.35, linewidth=0.8)
+            axis.plot(np.linspace(0, 100, len(curve)), curve, color=f"C{2 * number + 2}", alpha=0.3, linewidth=0.8)
         mean = np.mean(row["lag_curves"], 0)
-        axis.plot(np.linspace(0, 100, len(mean)), mean, color=f"C{number}", linewidth=2, label=f"at most {row['lag']}")
-    axis.set_yscale("symlog", linthresh=1)
-    axis.set_yticks([0, 1, 2, 4, 8, 16, 32, 64], ["0", "1", "2", "4", "8", "16", "32", "64"])
+        label = f"at most {row['lag']}; in the last quarter {row['settled_lag']:.1f}"
+        axis.plot(np.linspace(0, 100, len(mean)), mean, color=f"C{2 * number + 2}", linewidth=2, label=label)
+    highest = max(row["lag"] for row in rows)
+    ticks = [0, *(2**power for power in range(highest.bit_length()))]
+    axis.set_yscale("symlog", linthresh=1, linscale=0.6)
+    axis.set_yticks(ticks, [str(tick) for tick in ticks])
+    axis.minorticks_off()
+    axis.set_ylim(-0.1, 2 * highest)
     axis.set_xlabel("training, per cent of its steps")
-    axis.set_ylabel("lag (each seed thin, the mean thick)")
-    axis.set_title("64-D deep energy: the lag that the ESS allows")
+    axis.set_ylabel("lag, updates (thin: each seed)")
+    axis.set_title("deep energy on digits, 64-D: lag steered by the ESS", fontsize=11)
     axis.grid(alpha=0.3)
-    axis.legend(title="configured bound", fontsize=9)
+    axis.legend(fontsize=9, loc="upper right")
 
 
 def _draw_ends(axis: Any, rows: Sequence[Row]) -> None:
     """Final likelihoods of the exact and the steered lags, every seed a dot."""
-    names = [
-        f"steered,\n≤ {row['lag']}" if row["steered"] else f"lag {row['lag']}" if row["lag"] else "lock-\nstep" for row in rows
-    ]
+    names = [f"steered\n≤ {row['lag']}" if row["steered"] else f"lag {row['lag']}" for row in rows]
     for place, row in enumerate(rows):
         colour = "C2" if row["steered"] else "C0"
         there = [value for value in row["by_seed"] if value is not None]
-        axis.plot([place + 0.15] * len(there), there, ".", color=colour, alpha=0.4)
+        axis.plot([place + 0.17] * len(there), there, ".", color=colour, alpha=0.4)
         if there:
             mean = row["test_log_likelihood"]
             axis.errorbar(place, mean, row["standard_error"] or 0.0, color=colour, marker="o", capsize=4)
-            axis.annotate(f"{mean:.1f}", (place, mean), (0, 12), textcoords="offset points", ha="center", color=colour)
+            axis.annotate(f"{mean:.1f}", (place, mean), (0, 14), textcoords="offset points", ha="center", color=colour)
     axis.set_xticks(range(len(names)), names)
-    axis.margins(x=0.1, y=0.2)
+    axis.margins(x=0.1, y=0.18)
     axis.set_ylabel("held-out log-likelihood, nats")
-    axis.set_title("64-D deep energy: where each lag ends, reweighted")
+    axis.set_title("deep energy on digits, 64-D: reweighted", fontsize=11)
     axis.grid(alpha=0.3, axis="y")
 
 

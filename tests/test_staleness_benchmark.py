@@ -48,7 +48,7 @@ def test_a_steered_run_has_the_lag_that_the_controller_allows(monkeypatch: pytes
     following = iter(bounds)
     monkeypatch.setattr(LagController, "observe", lambda controller, _: setattr(controller, "bound", next(following)))
     runner = SteeredRunner(compose(trial("steered", 8).arguments))
-    lags = [runner.step().lags[0] for _ in bounds]
+    lags = [runner.step()[0].lags[0] for _ in bounds]
     assert lags == [min(step, bound) for step, bound in enumerate([8, *bounds[:-1]])]
 
 
@@ -70,7 +70,7 @@ def test_differences_are_between_runs_of_one_seed() -> None:
     assert [row["diverged"] for row in rows] == [0, 0, 1, 0]
     assert rows[2]["difference_to_lock_step"] == -2.0
     assert rows[3]["difference_to_lock_step"] == 2.0
-    assert rows[3]["difference_standard_error"] == pytest.approx(1 / math.sqrt(3))
+    assert rows[3]["difference_to_lock_step_standard_error"] == pytest.approx(1 / math.sqrt(3))
     (target,) = targets_of(rows)
     assert target["met"]
     assert target["allowed"] == pytest.approx(-0.1 - 2 / math.sqrt(3))

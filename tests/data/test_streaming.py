@@ -147,7 +147,10 @@ def test_windows_and_sample_fit_the_limit(stored: str) -> None:
 
 @contextmanager
 def own_pool() -> Iterator[pa.MemoryPool]:
-    """A memory pool that all of Arrow uses meanwhile."""
+    """A memory pool that all of Arrow uses meanwhile, once the readers that other tests have left are through."""
+    for thread in threading.enumerate():
+        if thread.name == "positives":
+            thread.join()
     before = pa.default_memory_pool()
     pool = pa.proxy_memory_pool(before)
     pa.set_memory_pool(pool)
@@ -415,25 +418,27 @@ def test_a_jump_while_a_window_is_being_read(stored: str, monkeypatch: pytest.Mo
     elsewhere = stream(stored)
     elsewhere.next(333)
     state, expected = elsewhere.state_dict(), numbers(elsewhere.next(150).position)
-    pieces, begun, given_up = Source.pieces, threading.Event(), threading.Event()
+    begun, given_up = threading.Event(), threading.Event()
 
-    def endless(source: Source, unit: Unit) -> Iterator[tuple[int, Any]]:
+    def endless(unit: Unit) -> Iterator[tuple[int, Any]]:
         """Nothing, for up to a minute; then the rows."""
         try:
             begun.set()
             for _ in range(6000):
                 time.sleep(0.01)
                 yield 0, np.empty((0, 3), np.float32)
-            yield from pieces(source, unit)
+            yield from pieces(unit)
         except GeneratorExit:
             given_up.set()
             raise
 
-    positives = stream(stored)
+    positives = read(stored, memory_limit=LIMIT, held_out=100).positives(0)  # the only stream of its source
+    assert isinstance(positives, StreamedPositives)
+    pieces = positives._source.pieces
     positives.next(1)
     read_ahead(positives)
     with monkeypatch.context() as patch:
-        patch.setattr(Source, "pieces", endless)
+        patch.setattr(positives._source, "pieces", endless)
         positives.next(60)  # into the second window: the third is being read, and will not end
         assert begun.wait(60)
     positives.load_state_dict(state)

@@ -58,6 +58,16 @@ class LastHangs(ChainPool):
         return super().advance(round, weights, start)
 
 
+class LastIsSlow(QuickPool):
+    """Pool 3 takes fifty times as long as the others."""
+
+    @ray.method(num_returns=2)
+    def advance(self, round: int, weights: Weights, start: Rows | None = None) -> tuple[pa.RecordBatch, RoundReport]:
+        if self._pool == 3:
+            time.sleep(50 * ROUND_SECONDS)
+        return super().advance(round, weights, start)
+
+
 class LastComesLate(ChainPool):
     """Pool 3 is not there for a while, as when a node for it must be found."""
 
@@ -134,6 +144,21 @@ def test_steered_to_lock_step_a_pool_that_hangs_is_done_without(small: Small, st
         runner._lag_bound = 0
     assert {round.pool for round in rounds} == {0, 1, 2}
     assert report.lags == (0, 0, 0)
+
+
+def test_what_a_slow_pool_brings_too_late_is_counted_and_its_chains_go_on(small: Small, start: Start) -> None:
+    """Nothing older than the bound is learned from; the pool is asked again, and goes on with its next round."""
+    runner = start(small("deep", *FOUR, "trainer.inflight=1"), pool=LastIsSlow)
+    steps, stale = [], 0
+    while stale < 2:
+        steps.append(runner.step())
+        stale += steps[-1][2].dropped.get("stale", 0)
+        assert len(steps) < 2000
+    assert max(lag for report, _, _ in steps for lag in report.lags) <= 2
+    slow = runner.pools.members[3]
+    assert slow.rounds >= 2
+    assert slow.incarnation == 0
+    assert sum(sum(flow.restarts.values()) for _, _, flow in steps) == 0
 
 
 @pytest.mark.parametrize("lag", [0, 2])

@@ -86,6 +86,18 @@ def test_pools_come_and_go_with_their_nodes(small: Small, cluster: Cluster, star
     assert not report.skipped
 
 
+def test_several_pools_share_a_gpu(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
+    """Fractions of one (that Ray takes to be there): four pools on the node that has it, the parameter server elsewhere."""
+    with_gpu = cluster.add_node(num_cpus=4, num_gpus=1, labels={"place": "pools"}, **NODE)
+    places = ("cluster.pool_labels={place:pools}", "cluster.pool_gpus=0.25", *PLACES)
+    runner = start(small("deep", "chains.pools=4", *places))
+    assert len(runner.step()[1]) == 4
+    assert {pool.node for pool in runner.pools.members} == {with_gpu.node_id}
+    assert runner.servers.nodes == {cluster.head_node.node_id}
+    seen = [ray.get(pool.actor.__ray_call__.remote(lambda _: ray.get_gpu_ids())) for pool in runner.pools.members]
+    assert len({str(found) for found in seen}) == 1
+
+
 def test_a_node_that_is_drained_hands_its_chains_over(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
     """Told that its node will leave, a pool moves with everything its chains are: same incarnation, the very next round."""
     runner = start(small("deep", "chains.pools=2", "trainer.lag=1", "trainer.min_ess=0.0", *PLACES))
