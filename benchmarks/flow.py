@@ -76,7 +76,7 @@ def limits(s: Setting) -> dict[str, float]:
     away = s.away_seconds * (s.hangs + s.deaths)
     rounds = sum(1 / (s.round_seconds * (s.slowness if pool < s.slow_pools else 1) + away) for pool in range(s.pools)) * working
     # all of it between two steps, but what is asked for while one is made: where pools, not the lag, bound what is in flight
-    some = 0.0 if s.while_stepping else 0.5 if s.pools * s.each(s.lag + 1) <= batches * s.lag else 1.0
+    some = 0.0 if s.while_stepping else 0.5 if s.pools * s.each(s.lag + 1) < batches * (s.lag + 1) else 1.0
     turn = some * batches * s.batch_seconds
     step = s.step_seconds + 2 * s.hop_seconds + s.call_seconds + turn + s.incoming_seconds
     in_turn = 0.0 if s.lag else batches / rounds

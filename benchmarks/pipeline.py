@@ -230,7 +230,7 @@ def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
 
 
 # positives, negatives and steps that are timed
-BUSY = {"100 ms": (1400, 1024, 40), "30 ms": (350, 256, 100), "10 ms": (60, 64, 200)}
+BUSY = {"100 ms": (1400, 2600, 30), "30 ms": (350, 256, 100), "10 ms": (60, 64, 200)}
 
 
 def busy(repeats: int = 3) -> dict[str, Any]:

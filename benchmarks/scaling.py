@@ -174,24 +174,28 @@ def tables(figures: dict[str, Any], examples: dict[str, list[dict[str, Any]]], r
 
 
 def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Steps a second, the trainer's share of time, and lags, by the number of pools."""
-    figure = Figure(figsize=(11, 3.4), layout="constrained")
+    """Steps a second, the trainer's and the driver's share of time, and lags, by the number of pools."""
+    figure = Figure(figsize=(11, 3.6), layout="constrained")
     speed, busy, lag = figure.subplots(1, 3)
     for color, (name, rows) in enumerate(sweep.items()):
         pools = [r["pools"] for r in rows]
         speed.plot(pools, [r["predicted"] for r in rows], f"C{color}-", lw=1)
-        speed.plot(pools, [r["steps_per_second"] for r in rows], f"C{color}o", ms=4, label=name)
-        busy.plot(pools, [r["busy"] for r in rows], f"C{color}o-", ms=4)
+        speed.plot(pools, [r["steps_per_second"] for r in rows], f"C{color}o", ms=5)
+        busy.plot(pools, [r["busy"] for r in rows], f"C{color}o-", ms=4, lw=1)
         busy.plot(pools, [r["driver_busy"] for r in rows], f"C{color}:")
-        lags = rows[-2]["lags"]
-        share = [100 * lags.get(k, 0) / sum(lags.values()) for k in range(9)]
-        lag.bar(np.arange(9) + (color - 1.5) / 5, share, 0.2, color=f"C{color}")
-    for axes, title in ((speed, "steps/s: line predicted, dots simulated"), (busy, "busy: trainer; dotted: driver")):
+        lags = rows[-1]["lags"]
+        share = [100 * lags.get(age, 0) / sum(lags.values()) for age in range(4)]
+        lag.bar(np.arange(4) + (color - 1.5) / 5, share, 0.2, color=f"C{color}", label=name)
+    for axes, title in ((speed, "steps/s: lines predicted, dots simulated"), (busy, "share of time: trainer; dotted, driver")):
         axes.set_xscale("log", base=4)
-        axes.set_xlabel("pools")
+        axes.set_xticks(pools, [str(number) for number in pools])
+        axes.set_xlabel("pools", fontsize=9)
+        axes.set_ylim(0, None)
         axes.set_title(title, fontsize=9)
-    lag.set_title(f"lag of batches, %, {rows[-2]['pools']} pools", fontsize=9)
-    speed.legend(fontsize=7)
+    lag.set_xticks(range(4))
+    lag.set_xlabel("versions", fontsize=9)
+    lag.set_title(f"age of batches, %, {pools[-1]} pools", fontsize=9)
+    figure.legend(*lag.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110)
 
 

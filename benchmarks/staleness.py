@@ -72,14 +72,14 @@ class Trial(NamedTuple):
 LAGS = (0, 4, 16, 64)
 TASKS = {
     "rbm": Task(("experiment=digits_rbm",), (0.05, 0.2), LAGS, (), True, 10),
-    "8gaussians": Task(("experiment=toy", "trainer.steps=2000"), (5e-3,), LAGS, (), True, 4),
+    "8gaussians": Task(("experiment=toy", "trainer.steps=2000"), (5e-3,), LAGS, (), True, 2),
     "digits64": Task(
         ("trainer.steps=3000", "evaluation.ais_temperatures=2000", "evaluation.ais_particles=100"),
         (1e-3,),
         (0, 1, 4, 16),
-        (16, 64),
+        (16,),
         False,
-        4,
+        2,
     ),
 }
 SETTINGS = {

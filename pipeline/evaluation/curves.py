@@ -82,9 +82,11 @@ def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
 def _draw_staleness(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
     lag = _increments(rows, "ebm_lag_steps_sum") / _increments(rows, "ebm_lag_steps_count")
     ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
+    bound = np.array([row.get("ebm_lag_bound_steps", np.nan) for row in rows])
     axis.plot(steps, lag, label="mean lag (left)")
+    axis.plot(steps, bound, color="C0", linestyle=":", label="its bound, as the ESS steers it (left)")
     axis.plot([], [], color="C1", label="mean ESS ratio (right)")
-    axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(lag, initial=0)))
+    axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(lag, initial=0), 1.1 * np.nanmax(bound, initial=0)))
     axis.legend(loc="lower left")
     axis.set_title("staleness")
     other = axis.twinx()
