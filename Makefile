@@ -2,7 +2,7 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
-# tests in two processes; those that start a Ray stay in one of them (tests/conftest.py)
+# tests in two processes, each file in one of them (tests/conftest.py)
 IN_TWO := -n 2 --dist loadgroup
 
 .PHONY: setup train test check lint types fast experiments docs clean

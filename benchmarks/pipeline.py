@@ -382,8 +382,7 @@ def main() -> None:
     ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
     path = Path(arguments.json or "-")
     figures: dict[str, Any] = json.loads(path.read_text()) if arguments.only and path.exists() else {"details": {}}
-    figures["command"] = "python -m benchmarks.pipeline --json docs/pipeline_benchmark.json"
-    details = figures["details"]
+    figures["command"], details = "python -m benchmarks.pipeline --json docs/pipeline_benchmark.json", figures["details"]
     details |= {"machine": platform.machine(), "cores": os.cpu_count(), "ray": ray.__version__}
     for name in arguments.only or PARTS:
         clock = time.perf_counter()

@@ -292,7 +292,8 @@ def _draw_lags(axis: Any, rows: Sequence[Row], title: str) -> None:
     """Nats by lag; what lies too far down is marked at the lower edge, with its value."""
     lags = sorted({row["lag"] for row in rows})
     nats = [-math.inf if row["test_log_likelihood"] is None else row["test_log_likelihood"] for row in rows]
-    low = max(min(nats), min(row["test_log_likelihood"] for row in rows if not row["lag"]) - 8)
+    lowest = min(value - (row["standard_error"] or 0.0) for row, value in zip(rows, nats, strict=True))
+    low = max(lowest, min(row["test_log_likelihood"] for row in rows if not row["lag"]) - 10)
     span = max(nats) - low
     for rate, mark, shift in zip(sorted({row["learning_rate"] for row in rows}), "os", (-0.05, 0.05), strict=False):
         level = next(row["test_log_likelihood"] for row in rows if not row["lag"] and row["learning_rate"] == rate)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 
 import pytest
@@ -50,11 +51,15 @@ SMALL = {
 }
 
 
+# Ray's workers yield to everybody else by default: beside another process of tests they would hardly run
+os.environ.setdefault("RAY_worker_niceness", "0")
+
+
+@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: a file's tests in one, for what they share, and all that start a Ray in one."""
+    """Where tests run in several processes: a file's tests in one, for what they share, such as a Ray."""
     for item in items:
-        group = "ray" if item.get_closest_marker("ray") else item.nodeid.partition("::")[0]
-        item.add_marker(pytest.mark.xdist_group(group))
+        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
 
 
 @pytest.fixture(autouse=True)
