@@ -94,7 +94,8 @@ def start(tmp_path: Path) -> Iterator[Start]:
 
 def store_bytes() -> float:
     """What lies in the object store, in bytes, by Ray's own account."""
-    line = next(line for line in memory_summary(stats_only=True).splitlines() if line.startswith("Plasma memory usage"))
+    said = memory_summary(ray.get_runtime_context().gcs_address, stats_only=True)
+    line = next(line for line in said.splitlines() if line.startswith("Plasma memory usage"))
     return float(line.split()[3]) * 2**20
 
 
