@@ -22,7 +22,7 @@ log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
 LATE = 4.0
 """A pool is late that takes this many times as long for a round as pools lately did."""
-LEAST_LATE_SECONDS = 1.0
+LEAST_LATE_SECONDS = 0.25
 
 
 class Round(NamedTuple):
@@ -51,6 +51,7 @@ class Pool:
         self.retry_at = 0.0  # when to try again to revive it
         self.unfinished = 0
         self.since = 0.0  # when the oldest of those could have begun
+        self.seconds = 0.0  # that its last round took, by its own clock
 
     @property
     def there(self) -> bool:
@@ -97,7 +98,7 @@ class Pools:
         now, limit = time.monotonic(), max(LEAST_LATE_SECONDS, LATE * self._round_seconds)
         # before any round has come in, nobody knows how long one takes
         known = self._round_seconds > 0
-        return [p for p in self.members if p.there and not (known and p.unfinished and now - p.since > limit)]
+        return [p for p in self.members if p.there and not (known and p.unfinished and max(now - p.since, p.seconds) > limit)]
 
     def start(self, checkpoint: Checkpoint | None) -> None:
         """Sends every pool its way to its chains, and waits for those without which the run does not begin."""
@@ -160,7 +161,7 @@ class Pools:
             self.finished.append((round, report))
             pool.last = round.batch
             pool.unfinished -= 1
-            pool.since = time.monotonic()
+            pool.since, pool.seconds = time.monotonic(), report.seconds
             self._round_seconds += (report.seconds - self._round_seconds) * (0.1 if self._round_seconds else 1.0)
 
     # -- what dies, hangs and leaves --------------------------------------------------------------------------------------
@@ -283,7 +284,7 @@ class Pools:
 
     def _saved(self, pool: Pool, reference: ray.ObjectRef) -> Part:
         """The part that a pool writes behind its rounds. Raises `NotInTime` where those keep everybody waiting."""
-        patience = max(5 * LEAST_LATE_SECONDS, 5 * LATE * self._round_seconds)
+        patience = max(20 * LEAST_LATE_SECONDS, 5 * LATE * self._round_seconds)
         while not ready(reference):
             self.collect(POLL_SECONDS) if pool.unfinished else ray.wait([reference], timeout=POLL_SECONDS)
             if pool.unfinished and time.monotonic() - pool.since > patience:
