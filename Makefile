@@ -2,8 +2,8 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
-# tests in two processes, each file in one of them (tests/conftest.py)
-IN_TWO := -n 2 --dist loadgroup
+# tests in two processes, each file in one of them, for what its tests share
+IN_TWO := -n 2 --dist loadfile
 
 .PHONY: setup train test check lint types fast experiments docs clean
 

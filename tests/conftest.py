@@ -55,13 +55,6 @@ SMALL = {
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
-@pytest.hookimpl(tryfirst=True)  # before pytest-xdist looks at the marks
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Where tests run in several processes: a file's tests in one, for what they share, such as a Ray."""
-    for item in items:
-        item.add_marker(pytest.mark.xdist_group(item.nodeid.partition("::")[0]))
-
-
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
     """One thread; and torch's global stream, which initial weights are drawn from, begins anew: in whatever order tests run."""
