@@ -31,7 +31,8 @@ fast: setup
 check: lint types fast  ## the quick one
 
 test: setup  ## the whole suite
-	$(PY) -m pytest $(IN_TWO)
+	$(PY) -m pytest -m "not nodes" $(IN_TWO)
+	$(PY) -m pytest -m nodes
 
 experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 50 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json

@@ -39,6 +39,7 @@ def may_make_namespaces() -> bool:
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
+    pytest.mark.nodes,
     pytest.mark.skipif(not may_make_namespaces(), reason="network namespaces want root and iproute2"),
 ]
 

@@ -23,7 +23,7 @@ from pipeline.config import RunConfig
 from pipeline.types import RoundReport
 from tests.faults.test_faults import PATIENCE, step_until
 
-pytestmark = [pytest.mark.ray, pytest.mark.slow]
+pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nodes]
 Small = Callable[..., RunConfig]
 NODE = {"object_store_memory": 100_000_000, "include_dashboard": False}
 # the parameter server is too large for the node that goes
