@@ -34,7 +34,7 @@ test: setup  ## the whole suite
 	$(PY) -m pytest -m "not nodes" $(IN_TWO)
 	$(PY) -m pytest -m nodes
 
-experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 50 minutes; brings JAX)
+experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 80 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
 	$(PY) -m benchmarks.staleness --docs docs --processes 2
 	$(PY) -m benchmarks.pipeline --json docs/pipeline_benchmark.json

@@ -59,7 +59,7 @@ class ParameterServer:
             raise OutOfStepError(f"the parameter server is at version {at}, not {version}")
         return self._started
 
-    def publish(self, version: int) -> Weights | None:
+    def publish(self, version: int) -> Weights:
         return self._learner(version).publish()
 
     def starts(self, version: int, step: int, pieces: int) -> tuple[Rows, ...]:
@@ -78,7 +78,7 @@ class ParameterServer:
         return rows_for_pool(self._config, self._data, pool, incarnation).map(lambda field: field.numpy())
 
     @ray.method(num_returns=2)
-    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights | None]:
+    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
         return self._learner(version).step(batches)
 
     def save(self, version: int, folder: str) -> list[Part]:

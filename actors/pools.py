@@ -12,7 +12,7 @@ import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.servers import Servers
-from actors.waiting import LOST, POLL_SECONDS, NotInTime, draining_nodes, get, ready
+from actors.waiting import LOST, POLL_SECONDS, Deadline, NotInTime, draining_nodes, get, ready
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
 from pipeline.errors import ClusterError, OutOfStepError
@@ -111,14 +111,12 @@ class Pools:
                 pool.joining = pool.actor.restore.remote(checkpoint, pool.number if own else pool.number % self._config.pools)
             pool.begins = not own
         needed = self._config.chains.min_pools or self._config.pools
-        end = time.monotonic() + self._config.cluster.timeout
+        deadline = Deadline(self._config.cluster.timeout, f"{needed} pools, without which the run does not begin,")
         while len(self.there) < needed:
             joining = [pool.joining for pool in self.members if pool.joining is not None]
             ray.wait(joining, timeout=1.0, fetch_local=False)
             self._poll_joining(beginning=True)
-            if time.monotonic() > end:
-                limit = f"cluster.timeout={self._config.cluster.timeout:g} s"
-                raise ClusterError(f"{len(self.there)} pools of the {needed} that the run needs were there within {limit}")
+            deadline.check()
 
     def forget_rounds(self) -> int:
         """Gives up every round under way; how many there were."""
@@ -214,12 +212,10 @@ class Pools:
                     pool.joining, self._config.cluster.timeout, f"pool {pool.number}"
                 )
                 pool.joining = pool.kept = None
-                if beginning:
-                    continue
-                if pool.begins:
-                    pool.begins = False
+                late, pool.begins = pool.begins and not beginning, False
+                if late:
                     self._revive(pool)
-                else:
+                elif not beginning:
                     log.warning("pool %d is there (incarnation %d)", pool.number, pool.incarnation)
             except ObjectLostError:
                 pool.last = pool.kept = None  # they died with their node

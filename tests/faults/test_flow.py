@@ -43,7 +43,7 @@ class SlowServer(ParameterServer):
     """A hundred times slower."""
 
     @ray.method(num_returns=2)
-    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights | None]:
+    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
         time.sleep(100 * ROUND_SECONDS)
         return super().step(version, *batches)
 
