@@ -30,6 +30,7 @@ class ChainPool:
         torch.set_num_threads(config.cluster.threads)
         self._pool = pool
         self._chains = make_chains(config, shape, pool, context_shape)
+        self._handed_over = False
 
     def _expect(self, round: int) -> None:
         """Raises `OutOfStepError` where the next round is not the one that the driver takes it for."""
@@ -67,9 +68,12 @@ class ChainPool:
     def hand_over(self, round: int) -> dict[str, Any]:
         """Everything its chains are, for `take_over` on another node."""
         self._expect(round)
+        self._handed_over = True
         return self._chains.state_dict()
 
     def take_over(self, state: dict[str, Any]) -> Standing:
-        """Goes on as the process that handed over would have."""
+        """Goes on as the process that handed over would have. Raises `OutOfStepError` where this is that process, still."""
+        if self._handed_over:
+            raise OutOfStepError(f"pool {self._pool} is on the node that it leaves")
         self._chains.load_state_dict(state)
         return self.begin()

@@ -13,13 +13,14 @@ from collections import Counter, deque
 from collections.abc import Iterator
 from typing import Any
 
+from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.chain_pool import ChainPool
 from actors.parameter_server import ParameterServer
 from actors.pools import Pools, Round
 from actors.servers import Servers
-from actors.waiting import Deadline, get
+from actors.waiting import Deadline, get, ready
 from pipeline.checkpoint import Checkpoint, CheckpointStore
 from pipeline.config import RunConfig
 from pipeline.errors import ClusterError, OutOfStepError
@@ -78,9 +79,7 @@ class RayRunner:
                 batches = self._gather() if self._config.pools else []
                 waited = time.perf_counter()
                 step = self.servers.ask_step(self._version, [round.batch for round, _ in batches])
-                if not self._config.assigned_rounds:
-                    self._ask_first_come(self._lag_bound)  # pools that are free now work while the step is made
-                report = self.servers.report(step)
+                report = self._await(step)
                 break
             except (RayActorError, OutOfStepError):  # of the parameter server: those of pools are dealt with elsewhere
                 self._recover_server()
@@ -89,8 +88,21 @@ class RayRunner:
                 if self._config.trainer.replicas > 1:  # the other ranks wait for the one that lacks it
                     self._recover_server()
         self._version, self._lag_bound = report.version, report.lag_bound
-        self._weights.append((report.version, step.weights))
+        self._weights.append((report.version, self.servers.weights(report.version)))
         return report, [report for _, report in batches], self._flow(waited - clock, time.perf_counter() - waited)
+
+    def _await(self, step: list[ObjectRef]) -> StepReport:
+        """Where rounds are not assigned, takes in those that finish while the step is made, and asks free pools for others."""
+        if not self._config.assigned_rounds:
+            deadline = Deadline(self._config.cluster.timeout, "the parameter server's step")
+            while True:
+                self.pools.look_after()
+                self._ask_first_come(self._lag_bound)
+                if ready(step[0]):
+                    break
+                deadline.check()
+                self.pools.collect(1.0, step[0])
+        return self.servers.report(step)
 
     def _flow(self, waited_for_pools: float, waited_for_step: float) -> Flow:
         pools = self.pools
@@ -131,26 +143,30 @@ class RayRunner:
     def _gather(self) -> Batches:
         """The batches of the next step, asking for rounds as long as they are wanted."""
         deadline = Deadline(self._config.cluster.timeout, "a batch for a step")
-        least = self._config.chains.min_pools or 1
+        assigned = self._config.assigned_rounds
         self.pools.collect(0)
-        while True:
+        # those that are there need not wait until others were asked for
+        batches = [] if assigned else self._choose_first_come()
+        while not batches:
             self.pools.look_after()
-            if self._config.assigned_rounds:
+            if assigned:
                 self._ask_assigned()
             else:
                 self._ask_first_come(self._lag_bound + 1)
-            enough = len(self.pools.there) >= least
-            batches = (self._choose_assigned() if self._config.assigned_rounds else self._choose_first_come()) if enough else []
-            if batches:
-                for entry in batches:
-                    self.pools.finished.remove(entry)
-                return batches
+            if batches := self._choose_assigned() if assigned else self._choose_first_come():
+                break
             if not self.pools.rounds:
                 self._republish()
                 deadline.pause()
                 continue
             deadline.check()
             self.pools.collect(1.0)
+        for entry in batches:
+            self.pools.finished.remove(entry)
+        return batches
+
+    def _enough_pools(self) -> bool:
+        return len(self.pools.there) >= (self._config.chains.min_pools or 1)
 
     def _ask_assigned(self) -> None:
         """Every round whose weights exist: those of steps up to version + lag, that were not asked for yet."""
@@ -170,7 +186,7 @@ class RayRunner:
 
     def _choose_assigned(self) -> Batches:
         """Those of this step, in their pools' turn; of pools that died it does without, as long as one is left."""
-        if any(round.step == self._version for round in self.pools.rounds.values()):
+        if not self._enough_pools() or any(round.step == self._version for round in self.pools.rounds.values()):
             return []
         turn = {pool: place for place, pool in enumerate(pools_of_step(self._config, self._version))}
         mine = [entry for entry in self.pools.finished if entry[0].step == self._version]
@@ -211,7 +227,7 @@ class RayRunner:
         # no more than the pools that do not keep others waiting may have in flight
         each = min(self._lag_bound + 1, self._config.trainer.inflight or self._lag_bound + 1)
         wanted = min(self._config.batches_per_step, max(1, len(pools.prompt()) * each))
-        return fresh[:wanted] if len(fresh) >= wanted else []
+        return fresh[:wanted] if self._enough_pools() and len(fresh) >= wanted else []
 
     # -- the parameter server -------------------------------------------------------------------------------------------
 

@@ -13,7 +13,6 @@ from pipeline.build import make_chains, make_learner, open_data, rows_for_pool
 from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
 from pipeline.errors import OutOfStepError
-from pipeline.evaluation.report import evaluate
 from pipeline.learner import Learner
 from pipeline.ranks import Ranks, free_address
 from pipeline.types import Figures, Part, Progress, Rows, StepReport, Weights
@@ -33,6 +32,7 @@ class ParameterServer:
         self._data = open_data(config)
         self._ranks = Ranks.alone()
         self._started: Learner | None = None
+        self._published: dict[int, Weights] = {}
 
     def address(self) -> str:
         """Where this process may be met by the other ranks."""
@@ -77,9 +77,15 @@ class ParameterServer:
         """As many training rows, as arrays, as a pool has chains, for those to begin at."""
         return rows_for_pool(self._config, self._data, pool, incarnation).map(lambda field: field.numpy())
 
-    @ray.method(num_returns=2)
-    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
-        return self._learner(version).step(batches)
+    def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
+        report, weights = self._learner(version).step(batches)
+        self._published[report.version] = weights
+        return report
+
+    @ray.method(concurrency_group="weights")
+    def weights(self, version: int) -> Weights:
+        """What the last step made; it is put into the object store while the next one begins."""
+        return self._published.pop(version)
 
     def save(self, version: int, folder: str) -> list[Part]:
         return self._learner(version).write(folder)
@@ -97,6 +103,8 @@ class ParameterServer:
 
     @ray.method(num_returns="streaming")
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
+        from pipeline.evaluation.report import evaluate  # brings pictures and statistics, a second's import
+
         averaged = self._learner(version).averaged()
         if self._ranks.rank == 0:
             yield from evaluate(self._config, averaged, self._data, output)

@@ -137,12 +137,15 @@ class Pools:
         pool.unfinished += 1
         self.rounds[report] = Round(pool.number, step, version, batch, report)
 
-    def collect(self, seconds: float) -> None:
-        """Waits, at most so long, for a round to finish, and takes all that did. Pools that died are sent for."""
-        if not self.rounds:
-            return
+    def collect(self, seconds: float, *others: Any) -> None:
+        """Waits, at most so long, for a round to finish, or for one of the `others`, and takes all rounds that did.
+
+        Pools that died are sent for.
+        """
         references = list(self.rounds)
-        done, _ = ray.wait(references, num_returns=1, timeout=seconds, fetch_local=False)
+        if not (references or others):
+            return
+        done, _ = ray.wait([*others, *references], num_returns=1, timeout=seconds, fetch_local=False)
         if done and len(references) > 1:
             done, _ = ray.wait(references, num_returns=len(references), timeout=0, fetch_local=False)
         for reference in done:

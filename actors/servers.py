@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
@@ -18,13 +18,6 @@ START_SECONDS = 60.0
 """How long a restarted process may take to answer before it is asked again."""
 
 
-class Step(NamedTuple):
-    """A step asked of the parameter server: each rank's report, and the new weights, one object."""
-
-    reports: list[ray.ObjectRef]
-    weights: ray.ObjectRef
-
-
 class Servers:
     """`trainer.replicas` actors of class `make`, rank by rank. Rank 0 publishes, saves and evaluates for all."""
 
@@ -34,7 +27,7 @@ class Servers:
         options: dict[str, Any] = {"num_cpus": cluster.server_cpus, "num_gpus": cluster.server_gpus}
         if cluster.server_labels:
             options["label_selector"] = cluster.server_labels
-        actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)
+        actor = ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"weights": 1})(make)
         self.actors = [actor.options(**options).remote(config) for _ in range(config.trainer.replicas)]
         self.nodes: set[str] = set()
 
@@ -91,38 +84,43 @@ class Servers:
         """Rows for a round that whichever step may consume, of the ranks in turn."""
         return self.actors[round % len(self.actors)].deal.remote()
 
-    def ask_step(self, version: int, batches: Sequence[ray.ObjectRef]) -> Step:
+    def ask_step(self, version: int, batches: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
         """One step of all ranks, each with its even share of the batches."""
         ranks = len(self.actors)
         shares = [batches[len(batches) * r // ranks : len(batches) * (r + 1) // ranks] for r in range(ranks)]
-        asked = [actor.step.remote(version, *share) for actor, share in zip(self.actors, shares, strict=True)]
-        return Step([report for report, _ in asked], asked[0][1])
+        return [actor.step.remote(version, *share) for actor, share in zip(self.actors, shares, strict=True)]
 
-    def report(self, step: Step) -> StepReport:
-        """What all ranks say of it, when it is done. Raises those of `LOST` where a rank died, or a batch did."""
-        self._all(step.reports)
-        return get(step.reports[0], self._config.cluster.timeout, "the parameter server's step")
+    def weights(self, version: int) -> ray.ObjectRef:
+        """Those that the last step made, one object."""
+        return self.first.weights.remote(version)
 
-    def _all(self, references: list[ray.ObjectRef]) -> None:
-        """Waits for every rank. The first failure is raised, but that of a rank for which another died before it."""
-        if len(references) == 1:
-            return
+    def report(self, step: list[ray.ObjectRef]) -> StepReport:
+        """What all ranks say of it, when it is done; the first rank to answer was waited for already.
+
+        Raises those of `LOST` where a rank died, or a batch did; the first failure, but that of a rank for which another died
+        before it.
+        """
+        timeout = self._config.cluster.timeout
+        reports: list[StepReport] = []
         failures: list[Exception] = []
-        pending = references
+        pending = step
         while pending:
             # a rank that waits for a dead one is told by its connection, at the latest by its own timeout
-            done, pending = ray.wait(pending, num_returns=1, timeout=30.0 if failures else self._config.cluster.timeout)
+            done, pending = ray.wait(pending, num_returns=1, timeout=30.0 if failures else timeout, fetch_local=False)
             if not done:
                 break
-            for reference in done:
+            for rank in done:
                 try:
-                    get(reference, self._config.cluster.timeout, "a parameter-server rank's step")
+                    reports.append(get(rank, timeout, "the parameter server's step"))
                 except (*LOST, PipelineError) as error:
                     raise error from None
                 except RayTaskError as error:
                     failures.append(error)
         if failures:
             raise failures[0]
+        if pending:
+            raise NotInTime(f"{len(pending)} of the parameter server's ranks did not answer within {timeout:g} s")
+        return reports[0]
 
     def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
         return [actor.save.remote(version, folder) for actor in self.actors]

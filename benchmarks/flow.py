@@ -48,7 +48,6 @@ class Setting(NamedTuple):
     bandwidth: float = 3.1e9  # bytes a second of a node's link, each way
     replicas: int = 1
     spread: bool = False  # nodes that have the weights pass them on
-    while_stepping: bool = False  # the driver takes batches in, and asks for others, while a step is made
 
     @property
     def nodes(self) -> int:
@@ -75,9 +74,8 @@ def limits(s: Setting) -> dict[str, float]:
     working = min(1.0, batches * (s.lag + 1) / s.pools)  # share of the pools that what is in flight keeps at work
     away = s.away_seconds * (s.hangs + s.deaths)
     rounds = sum(1 / (s.round_seconds * (s.slowness if pool < s.slow_pools else 1) + away) for pool in range(s.pools)) * working
-    # all of it between two steps, but what is asked for while one is made: where pools, not the lag, bound what is in flight
-    some = 0.0 if s.while_stepping else 0.5 if s.pools * s.each(s.lag + 1) < batches * (s.lag + 1) else 1.0
-    turn = some * batches * s.batch_seconds
+    # batches are taken in, and asked for, while a step is made
+    turn = 0.0 if s.lag else batches * s.batch_seconds
     step = s.step_seconds + 2 * s.hop_seconds + s.call_seconds + turn + s.incoming_seconds
     in_turn = 0.0 if s.lag else batches / rounds
     crowded = s.weight_bytes * rounds > s.bandwidth and not s.spread
@@ -161,7 +159,7 @@ class Simulation:
             yield self._work(self._s.call_seconds)
             step = self._env.process(self._step())
             yield from self._ask(self._s.lag)
-            while self._s.while_stepping and not step.triggered:
+            while not step.triggered:
                 yield step | self._news()
                 yield from self._collect()
                 yield from self._ask(self._s.lag)
@@ -171,7 +169,7 @@ class Simulation:
     def _gather(self) -> Events:
         yield from self._collect()
         while True:
-            if not (self._s.while_stepping and self._enough()):
+            if not self._enough():
                 yield from self._ask(self._s.lag + 1)
             if wanted := self._enough():
                 batches, self._finished = self._finished[:wanted], self._finished[wanted:]

@@ -137,6 +137,7 @@ SAMPLING = (
 class IdleServer(TrivialServer):
     """Takes batches, does nothing with them, and publishes the same weights again as a new version."""
 
+    @ray.method(concurrency_group="weights")
     def weights(self, version: int) -> Weights:
         if not hasattr(self, "_flat"):
             self._flat = flatten(make_energy(self._config, IMAGE))
@@ -336,8 +337,7 @@ class WatchedServer(ParameterServer):
     def copied(self) -> list[Copied]:
         return self._copied
 
-    @ray.method(num_returns=2)
-    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights | None]:
+    def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
         originals = [decode(batch).position for batch in batches]
         with Copies(originals) as copies:
             result = super().step(version, *batches)

@@ -129,6 +129,7 @@ class TrivialServer:
     def publish(self, version: int) -> Any:
         return self.weights(version)
 
+    @ray.method(concurrency_group="weights")
     def weights(self, version: int) -> Any:
         return Weights(version, b"")
 
@@ -136,14 +137,13 @@ class TrivialServer:
         """What each batch was made under."""
         return tuple(int.from_bytes(batch, "little") for batch in batches)
 
-    @ray.method(num_returns=2)
-    def step(self, version: int, *batches: Any) -> tuple[StepReport, Any]:
+    def step(self, version: int, *batches: Any) -> StepReport:
         if version != self._version:
             raise OutOfStepError(f"the parameter server is at version {self._version}, not {version}")
         if self.seconds:
             time.sleep(self.seconds)
         self._version += 1
-        report = StepReport(
+        return StepReport(
             version=self._version,
             loss=0.0,
             parts={},
@@ -156,7 +156,6 @@ class TrivialServer:
             skipped=False,
             seconds={"step": self.seconds},
         )
-        return report, self.weights(self._version)
 
     def save(self, _version: int, _folder: str) -> list[Any]:
         return []

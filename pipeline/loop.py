@@ -11,7 +11,6 @@ import torch
 from pipeline.build import make_chains, make_learner, open_data
 from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
-from pipeline.evaluation.report import evaluate
 from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
 
 
@@ -67,6 +66,8 @@ class InlineRunner:
         return [*parts, *self._learner.write(folder)]
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        from pipeline.evaluation.report import evaluate  # brings pictures and statistics, a second's import
+
         return evaluate(self._config, self._learner.averaged(), self._data, output)
 
     def close(self) -> None:

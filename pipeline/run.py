@@ -21,7 +21,6 @@ from pipeline.config import RunConfig
 from pipeline.display import Display
 from pipeline.energies.base import Energy
 from pipeline.errors import CheckpointError, ConfigError, PipelineError
-from pipeline.evaluation.curves import draw_curves
 from pipeline.metrics import RunMetrics, SeriesFile
 from pipeline.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 
@@ -239,6 +238,8 @@ class Run:
                     self._display.work(item)
                 else:
                     figures = item
+        from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
+
         draw_curves(self._series.rows, self._output, self._config.name)
         summary = {
             "name": self._config.name,

@@ -30,14 +30,11 @@ def test_overlap_doubles_the_speed_of_equal_parts() -> None:
         assert min(limits(EQUAL._replace(lag=lag)).values()) == pytest.approx(outcome.steps_per_second, rel=0.01)
 
 
-@pytest.mark.parametrize("while_stepping", [False, True])
 @pytest.mark.parametrize(("lag", "inflight", "batches"), [(1, None, 8), (2, 2, 8), (4, 2, 3), (3, 1, 16)])
-def test_the_bounds_on_lag_and_rounds_in_flight_hold(
-    lag: int, inflight: int | None, batches: int, while_stepping: bool
-) -> None:
+def test_the_bounds_on_lag_and_rounds_in_flight_hold(lag: int, inflight: int | None, batches: int) -> None:
     """Whatever dies, hangs or is slow. A late pool's rounds take nobody else's place: they come on top."""
     s = Setting(8, batches, lag, 0.1, 0.05, inflight, sigma=0.8, slow_pools=2, slowness=6.0, hangs=0.01, deaths=0.01)
-    outcome = Simulation(s._replace(while_stepping=while_stepping)).run(200)
+    outcome = Simulation(s).run(200)
     assert max(outcome.lags) <= lag
     assert outcome.most_in_flight <= min(batches * (lag + 1) + 8 * s.each(lag + 1), 8 * s.each(lag + 1) + batches * (lag + 1))
     assert outcome.dropped > 0

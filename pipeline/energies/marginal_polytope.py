@@ -9,7 +9,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from scipy.optimize import linprog
 from torch import Tensor
 
 from pipeline.energies.exponential_family import ExponentialFamily
@@ -81,6 +80,8 @@ def _by_programme(phi: np.ndarray, mu: np.ndarray, names: tuple[str, ...], slack
         return Verdict("outside", f"{_in_words(form, names)} is always {_number(centre @ form)}, not {_number(mu @ form)}")
     wanted = wanted - off if slack == 0 else wanted  # what rounding put off it
     # variables: r, t, and the miss of each moment
+    from scipy.optimize import linprog  # a third of a second, that most processes do without
+
     equations = np.zeros((features + 1, count + 1 + features))
     equations[:-1, :count] = rows.T
     equations[:-1, count + 1 :] = np.eye(features)

@@ -42,8 +42,7 @@ class QuickPool(ChainPool):
 class SlowServer(ParameterServer):
     """A hundred times slower."""
 
-    @ray.method(num_returns=2)
-    def step(self, version: int, *batches: pa.RecordBatch) -> tuple[StepReport, Weights]:
+    def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
         time.sleep(100 * ROUND_SECONDS)
         return super().step(version, *batches)
 
