@@ -88,8 +88,12 @@ class RayRunner:
                 if self._config.trainer.replicas > 1:  # the other ranks wait for the one that lacks it
                     self._recover_server()
         self._version, self._lag_bound = report.version, report.lag_bound
-        self._weights.append((report.version, self.servers.weights(report.version)))
         return report, [report for _, report in batches], self._flow(waited - clock, time.perf_counter() - waited)
+
+    def _take_weights(self) -> None:
+        """Those of the newest version, which are asked for once the next step is."""
+        if self._weights[-1][0] != self._version:
+            self._weights.append((self._version, self.servers.weights(self._version)))
 
     def _await(self, step: list[ObjectRef]) -> StepReport:
         """Where rounds are not assigned, takes in those that finish while the step is made, and asks free pools for others."""
@@ -170,6 +174,7 @@ class RayRunner:
 
     def _ask_assigned(self) -> None:
         """Every round whose weights exist: those of steps up to version + lag, that were not asked for yet."""
+        self._take_weights()
         pools, lag = self.pools, self._config.trainer.lag
         asked = {(round.step, round.pool) for round in (*pools.rounds.values(), *(round for round, _ in pools.finished))}
         for step in range(self._version, self._version + lag + 1):
@@ -199,6 +204,7 @@ class RayRunner:
 
         What a late pool owes is not waited for, and takes no other pool's place.
         """
+        self._take_weights()
         pools, config, prompt = self.pools, self._config, self.pools.prompt()
         version, weights = self._weights[-1]
         each = min(steps, config.trainer.inflight or steps)
