@@ -35,6 +35,7 @@ class RoundReport(NamedTuple):
     reseeded: int
     restarted: int
     seconds: float
+    usage: Any
 
 
 class StepReport(NamedTuple):
@@ -51,6 +52,8 @@ class StepReport(NamedTuple):
     lag_bound: int
     skipped: bool
     seconds: dict[str, float]
+    spreads: tuple[Any, ...]
+    usage: tuple[Any, ...]
 
 
 class Weights(NamedTuple):
@@ -97,6 +100,7 @@ class TrivialPool:
             reseeded=0,
             restarted=0,
             seconds=seconds,
+            usage=None,
         )
         return weights.version.to_bytes(BYTES, "little"), report
 
@@ -155,6 +159,8 @@ class TrivialServer:
             lag_bound=self._config.trainer.lag,
             skipped=False,
             seconds={"step": self.seconds},
+            spreads=(),
+            usage=(),
         )
 
     def save(self, _version: int, _folder: str) -> list[Any]:

@@ -15,6 +15,7 @@ from pipeline.kernels.base import per_chain
 from pipeline.rng import torch_generator
 from pipeline.sampler import ChainPlan, Sampler
 from pipeline.types import RoundReport, Rows, Weights
+from pipeline.usage import used
 
 
 class Chains:
@@ -43,7 +44,7 @@ class Chains:
 
         A chain that is no longer finite starts anew from noise and is counted; its row holds the fresh position.
         """
-        clock = time.perf_counter()
+        clock, spent = time.perf_counter(), time.process_time()
         self._adopt(weights)
         sampler, transitions = self._sampler, self._plan.transitions
         seats = None if start is None else self._seat(start)
@@ -85,6 +86,7 @@ class Chains:
             reseeded=reseeded,
             restarted=restarted,
             seconds=time.perf_counter() - clock,
+            usage=used(spent, sampler.position.device),
         )
         self.round += 1
         return batch, report

@@ -28,7 +28,8 @@ from pipeline.optimizer import learning_rate, make_optimizer
 from pipeline.ranks import ALONE, Ranks, lay_out, load_moments, mean_parts, optimizer_state, share_of, split_as, stored, whole
 from pipeline.rng import torch_generator
 from pipeline.staleness import LagController, batch_weights
-from pipeline.types import Negatives, Part, Rows, StepReport, Weights
+from pipeline.types import Negatives, Part, Rows, Spread, StepReport, Usage, Weights
+from pipeline.usage import used
 
 MAX_SKIPPED_IN_A_ROW = 20
 NOTHING = np.empty(0, np.float32)
@@ -78,6 +79,7 @@ class Learner:
         steered = config.reweight and trainer.lag_mode == "bound" and not config.assigned_rounds
         self._controller = LagController(trainer.lag, trainer.min_ess, steered)
         self._skipped_in_a_row = 0
+        self._usage = Usage(0.0, 0, 0)
         self.version = 0
 
     def publish(self) -> Weights:
@@ -111,7 +113,7 @@ class Learner:
         """One update from this rank's batches of the step, in the order given; from none where no objective consumes chains, or
         where other ranks have them all.
         """
-        clock = _Stopwatch()
+        clock, spent = _Stopwatch(), time.process_time()
         negatives, received = self._stage(batches) if batches else (None, [])
         count = 0 if negatives is None else len(negatives)
         # of its negatives, or, where positives come with them and are as uneven, of all that this rank learns from
@@ -124,16 +126,18 @@ class Learner:
         lags = tuple(self.version - batch.version for batch in received)
         assert min(lags, default=0) >= 0, f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
         ess: list[float] = []
+        spreads: dict[int, Spread] = {}
         batch = Batch(
             self.energy.complete(rows.position),
             context=rows.context,
             negatives=negatives,
             negative_context=self._contexts(received),
-            weigh=self._weigher(received, lags, share, ess),
+            weigh=self._weigher(received, lags, share, ess, spreads),
             bank=negatives,
         )
         own = self._backward(self._with_past(batch, received), scale)
-        losses, parts, counts, all_lags, all_ess = zip(*self._ranks.gather((*own, count, lags, ess)), strict=True)
+        said = self._ranks.gather((*own, count, lags, ess, list(spreads.values()), self._usage))
+        losses, parts, counts, all_lags, all_ess, all_spreads, usage = zip(*said, strict=True)
         loss = sum(losses) / self._ranks.size
         ess = list(chain(*all_ess))
         clock.lap("gradient")
@@ -157,7 +161,10 @@ class Learner:
             lag_bound=self._controller.bound,
             skipped=skipped,
             seconds=clock.seconds,
+            spreads=tuple(chain(*all_spreads)),
+            usage=usage,
         )
+        self._usage = used(spent, self._device)
         return report, weights
 
     def _stage(self, batches: Sequence[pa.RecordBatch]) -> tuple[Tensor, list[Negatives]]:
@@ -207,22 +214,24 @@ class Learner:
         return values.to(self._device, self._dtype if values.is_floating_point() else values.dtype)
 
     def _weigher(
-        self, received: Sequence[Negatives], lags: Sequence[int], share: float, ess: list[float]
+        self, received: Sequence[Negatives], lags: Sequence[int], share: float, ess: list[float], spreads: dict[int, Spread]
     ) -> Callable[[Tensor], Tensor]:
         """E_now [M] to weights [M] of mean `share` (1 over all ranks), normalised within each pool, version and context; fills
-        `ess`, a ratio each.
+        `ess`, a ratio each, and `spreads`, by batch.
         """
 
         def weigh(energy_now: Tensor) -> Tensor:
             pieces = energy_now.split([len(batch.energy) for batch in received])
             weights = []
-            for batch, lag, now in zip(received, lags, pieces, strict=True):
+            for number, (batch, lag, now) in enumerate(zip(received, lags, pieces, strict=True)):
                 counts = batch.age.to(now.device) >= self._config.chains.burn_in
                 contexts = len(now) // self._config.chains.per_context if self._config.conditional else 1
                 then, reweight = batch.energy.to(now.device), self._config.reweight
                 piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
                 weights.append(piece * (share * len(now)))
                 ess.append(ratio)
+                variance, mean = torch.var_mean(now.double(), correction=0)
+                spreads[number] = Spread(batch.pool, float(mean), float(variance), len(now))
             return torch.cat(weights).to(energy_now.dtype)
 
         return weigh

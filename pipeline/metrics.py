@@ -2,22 +2,29 @@
 
 Names follow https://prometheus.io/docs/practices/naming/: prefix `ebm_`, base units, `_total` for counters. Pools and the
 parameter server report on the replies they send anyway; the driver alone keeps the registry, so that a series survives the
-death of an actor. The same series go to `metrics.jsonl`, one row every `metrics.every` steps.
+death of an actor. What is served has one label more, `run`, on every series. The same series go to `metrics.jsonl`, one row
+every `metrics.every` steps.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from typing import Any, NamedTuple
 
 import fsspec
 import prometheus_client
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import Metric as Family
+from prometheus_client.registry import Collector
 
+from pipeline.config import RunConfig
 from pipeline.errors import ConfigError
-from pipeline.types import Flow, RoundReport, StepReport
+from pipeline.mixing import potential_scale_reduction
+from pipeline.types import Flow, RoundReport, Spread, StepReport, Usage
+from pipeline.usage import used
 
 
 class Metric(NamedTuple):
@@ -47,14 +54,17 @@ METRICS = (
     Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
     Metric("ebm_acceptance_ratio", "gauge", "ratio", "Mean acceptance probability of the last round", ("pool",)),
     Metric("ebm_step_size", "gauge", "1", "Step size of the pool's kernel, adapted or fixed", ("pool",)),
+    Metric("ebm_r_hat", "gauge", "1", "R-hat over the pools of their chains' energies, one version's; 1 where pools agree"),
     Metric("ebm_swap_ratio", "gauge", "ratio", "Mean swap probability of neighbouring rungs", ("pool", "pair")),
     Metric("ebm_lag_steps", "histogram", "steps", "Lag of a batch when it was consumed", (), LAGS),
     Metric("ebm_lag_bound_steps", "gauge", "steps", "Bound on the lag, as the ESS steers it"),
+    Metric("ebm_ess_floor_ratio", "gauge", "ratio", "ESS below which the bound on the lag goes down (trainer.min_ess)"),
     Metric("ebm_ess_ratio", "histogram", "ratio", "ESS of a batch's importance weights over its size", (), RATIOS),
     Metric("ebm_stage_seconds", "counter", "seconds", "Time by stage of a step, of a round, and of waiting", ("stage",)),
     Metric("ebm_rounds_in_flight", "gauge", "rounds", "Rounds asked of the pools and not consumed yet"),
     Metric("ebm_queue_depth", "gauge", "batches", "Finished batches that wait for the parameter server"),
     Metric("ebm_pools", "gauge", "pools", "Pools that are there"),
+    Metric("ebm_pools_minimum", "gauge", "pools", "Pools without which no step is made (chains.min_pools)"),
     Metric("ebm_handovers", "counter", "pools", "Pools whose chains were handed over before their node left"),
     Metric("ebm_dropped_batches", "counter", "batches", "Batches never learned from", ("reason",)),
     Metric("ebm_reseeded_chains", "counter", "chains", "Chains started anew because they were not finite", ("pool",)),
@@ -63,20 +73,42 @@ METRICS = (
     Metric("ebm_checkpoints", "counter", "checkpoints", "Checkpoints written"),
     Metric("ebm_checkpoint_failures", "counter", "checkpoints", "Checkpoints that could not be written"),
     Metric("ebm_checkpoint_bytes", "gauge", "bytes", "Size of the last checkpoint"),
-    Metric("ebm_checkpoint_timestamp_seconds", "gauge", "seconds", "Unix time of the last checkpoint"),
-    Metric("ebm_run_info", "gauge", "1", "Always 1; says which run this is", ("run", "energy", "kernel", "objective")),
+    Metric("ebm_checkpoint_timestamp_seconds", "gauge", "seconds", "Unix time of the last checkpoint, or of the begin"),
+    Metric("ebm_processor_seconds", "counter", "seconds", "Processor time of rounds and steps", ("process",)),
+    Metric("ebm_resident_bytes", "gauge", "bytes", "Memory that a process holds", ("process",)),
+    Metric("ebm_device_bytes", "gauge", "bytes", "GPU memory that a process has allocated", ("process",)),
+    Metric("ebm_training", "gauge", "1", "1 while steps are made, 0 before the first and after the last"),
+    Metric("ebm_run_info", "gauge", "1", "Always 1; says what the run trains", ("name", "energy", "kernel", "objective")),
 )
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
+NEWEST = 100
+"""Steps back to which a pool's energies count for R-hat."""
+
+
+class OfRun(Collector):
+    """A registry's series, each with a label that says which run they are of."""
+
+    def __init__(self, registry: CollectorRegistry, run: str) -> None:
+        self._registry, self._run = registry, run
+
+    def collect(self) -> Iterator[Family]:
+        for family in self._registry.collect():
+            family.samples = [sample._replace(labels={"run": self._run, **sample.labels}) for sample in family.samples]
+            yield family
 
 
 class RunMetrics:
-    """The registry, fed by reports, served on one port, and written as rows."""
+    """The registry of the run called `run`, fed by reports, served on one port, and written as rows."""
 
-    def __init__(self) -> None:
+    def __init__(self, run: str) -> None:
         prometheus_client.disable_created_metrics()
         self.registry = CollectorRegistry()
+        self._served = CollectorRegistry()
+        self._served.register(OfRun(self.registry, run))
+        self._spreads: dict[int, tuple[int, Spread]] = {}  # each pool's newest, with its version
         self._of = {metric.name: self._make(metric) for metric in METRICS}
         self._server: Any = None
+        self._spent = time.process_time()
         # a series that is there from the start, at 0, is one that a rate can be taken of
         for role in ("pool", "parameter_server"):
             self["ebm_restarts"].labels(role)
@@ -91,12 +123,20 @@ class RunMetrics:
     def __getitem__(self, name: str) -> Any:
         return self._of[name]
 
+    def describe(self, config: RunConfig) -> None:
+        """What stays as it is, and when the run began."""
+        names = (config.name, config.energy.name, config.kernel.name, config.objective.name)
+        self["ebm_run_info"].labels(*names).set(1)
+        self["ebm_pools_minimum"].set(config.chains.min_pools or config.pools)
+        self["ebm_ess_floor_ratio"].set(config.trainer.min_ess)
+        self["ebm_checkpoint_timestamp_seconds"].set(time.time())
+
     def serve(self, port: int) -> None:
         """Serves `/metrics` on every interface. Raises `ConfigError` where the port is taken."""
         if not port:
             return
         try:
-            self._server, _ = prometheus_client.start_http_server(port, registry=self.registry)
+            self._server, _ = prometheus_client.start_http_server(port, registry=self._served)
         except OSError as error:
             remedy = f"cannot listen there ({error.strerror}); give another port, or 0 for none"
             raise ConfigError("metrics.port", port, remedy) from error
@@ -128,6 +168,11 @@ class RunMetrics:
             self["ebm_stage_seconds"].labels(stage).inc(seconds)
         for report in rounds:
             self._observe_round(report)
+        self._observe_mixing(step)
+        for rank, usage in enumerate(step.usage):
+            self._observe_usage(f"parameter_server-{rank}", usage)
+        self._observe_usage("driver", used(self._spent))
+        self._spent = time.process_time()
         self["ebm_rounds_in_flight"].set(flow.in_flight)
         self["ebm_queue_depth"].set(flow.waiting)
         self["ebm_pools"].set(flow.pools)
@@ -148,6 +193,19 @@ class RunMetrics:
         self["ebm_reseeded_chains"].labels(pool).inc(report.reseeded)
         self["ebm_restarted_chains"].labels(pool).inc(report.restarted)
         self["ebm_stage_seconds"].labels("round").inc(report.seconds)
+        self._observe_usage(f"pool-{pool}", report.usage)
+
+    def _observe_mixing(self, step: StepReport) -> None:
+        self._spreads |= {spread.pool: (step.version, spread) for spread in step.spreads}
+        self._spreads = {pool: at for pool, at in self._spreads.items() if step.version - NEWEST < at[0] <= step.version}
+        r_hat = potential_scale_reduction([spread for _, spread in self._spreads.values()])
+        if math.isfinite(r_hat):
+            self["ebm_r_hat"].set(r_hat)
+
+    def _observe_usage(self, process: str, usage: Usage) -> None:
+        self["ebm_processor_seconds"].labels(process).inc(usage.seconds)
+        self["ebm_resident_bytes"].labels(process).set(usage.resident)
+        self["ebm_device_bytes"].labels(process).set(usage.device)
 
     def row(self) -> dict[str, float]:
         """Every series as Prometheus would show it, histogram buckets left out."""

@@ -109,7 +109,7 @@ class Run:
     def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._store = CheckpointStore(output, config.checkpoint.keep)
-        self._metrics = RunMetrics()
+        self._metrics = RunMetrics(output.rstrip("/").rpartition("/")[2])
         self._saved: str | None = None
         self._totals = Totals()
 
@@ -170,7 +170,7 @@ class Run:
         if checkpoint is not None:
             self._saved = checkpoint.folder
             display.say(f"resuming at step {version} of {config.trainer.steps} from {checkpoint.folder}")
-        self._metrics["ebm_run_info"].labels(config.name, config.energy.name, config.kernel.name, config.objective.name).set(1)
+        self._metrics.describe(config)
         runner.start(checkpoint, warm_start)
         if config.resume == "never":
             self._store.clear()  # only now that the new run stands
@@ -178,6 +178,7 @@ class Run:
         self._series.resume(version)
         self._totals.start()
         saved_at = version
+        self._metrics["ebm_training"].set(1)
         with display.training(version, config.trainer.steps):
             while version < config.trainer.steps and interruption.signal is None:
                 report, rounds, flow = runner.step()
@@ -186,6 +187,7 @@ class Run:
                 due = version % config.checkpoint.every == 0 or flow.server_leaves
                 if due and version < config.trainer.steps:
                     saved_at = version if self._save(runner, version) else saved_at
+        self._metrics["ebm_training"].set(0)
         if saved_at != version:
             self._save(runner, version, final=True)
         self._totals.stop()

@@ -60,6 +60,25 @@ class Negatives(NamedTuple):
     start: Tensor | None = None
 
 
+class Usage(NamedTuple):
+    """What a process used: processor `seconds` of one round or step, all threads; bytes resident in memory, and allocated on
+    its device, if that is a GPU, at the end of it.
+    """
+
+    seconds: float
+    resident: int
+    device: int
+
+
+class Spread(NamedTuple):
+    """Mean and variance of the energies of a batch's `count` chains, under the weights that learn from it; of which pool."""
+
+    pool: int
+    mean: float
+    variance: float
+    count: int
+
+
 class RoundReport(NamedTuple):
     """What a pool says of one round beside its batch. `swaps`: mean swap probability by pair of a ladder's neighbours."""
 
@@ -74,11 +93,12 @@ class RoundReport(NamedTuple):
     reseeded: int
     restarted: int
     seconds: float
+    usage: Usage
 
 
 class StepReport(NamedTuple):
     """What the learner says of one step. `parts`: the mean of each part of the objective, before its weight; seconds by
-    stage; `ess` as ratios in (0, 1] by group.
+    stage; `ess` as ratios in (0, 1] by group; `spreads` of the batches; `usage` by rank, of the step before.
     """
 
     version: int
@@ -92,6 +112,8 @@ class StepReport(NamedTuple):
     lag_bound: int
     skipped: bool
     seconds: dict[str, float]
+    spreads: tuple[Spread, ...]
+    usage: tuple[Usage, ...]
 
 
 class Flow(NamedTuple):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 import socket
 import urllib.request
@@ -13,7 +14,7 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.errors import ConfigError
 from pipeline.metrics import METRICS, RunMetrics, SeriesFile
-from pipeline.types import Flow, RoundReport, StepReport
+from pipeline.types import Flow, RoundReport, Spread, StepReport, Usage
 
 STEP = StepReport(
     version=3,
@@ -27,6 +28,8 @@ STEP = StepReport(
     lag_bound=2,
     skipped=False,
     seconds={"gradient": 0.25},
+    spreads=(Spread(0, 1.0, 2.0, 10), Spread(1, 1.5, 2.0, 10)),
+    usage=(Usage(0.25, 1000, 10),),
 )
 ROUND = RoundReport(
     pool=1,
@@ -40,6 +43,7 @@ ROUND = RoundReport(
     reseeded=1,
     restarted=2,
     seconds=0.5,
+    usage=Usage(0.125, 2000, 0),
 )
 FLOW = Flow(
     in_flight=3,
@@ -75,7 +79,7 @@ def test_names_follow_prometheus_rules() -> None:
 
 def test_a_scrape_shows_what_was_observed() -> None:
     """Over HTTP, parsed by prometheus-client's own parser."""
-    metrics, port = RunMetrics(), free_port()
+    metrics, port = RunMetrics("mine"), free_port()
     metrics.serve(port)
     try:
         metrics.observe(STEP, [ROUND], FLOW)
@@ -84,9 +88,10 @@ def test_a_scrape_shows_what_was_observed() -> None:
     finally:
         metrics.close()
     values = {
-        (sample.name, tuple(sample.labels.values())): sample.value
+        (sample.name, tuple(value for name, value in sample.labels.items() if name != "run")): sample.value
         for family in text_string_to_metric_families(text)
         for sample in family.samples
+        if sample.labels["run"] == "mine"
     }
     assert values["ebm_steps_total", ()] == 2
     assert values["ebm_negatives_total", ()] == 80
@@ -103,22 +108,28 @@ def test_a_scrape_shows_what_was_observed() -> None:
     assert values["ebm_restarts_total", ("pool",)] == 2
     assert values["ebm_reseeded_chains_total", ("1",)] == 2
     assert values["ebm_queue_depth", ()] == 1
+    assert values["ebm_r_hat", ()] == pytest.approx(math.sqrt(0.9 + 0.125 / (2.0 * 10 / 9)))
+    assert values["ebm_processor_seconds_total", ("parameter_server-0",)] == 0.5
+    assert values["ebm_processor_seconds_total", ("pool-1",)] == 0.25
+    assert values["ebm_resident_bytes", ("pool-1",)] == 2000
+    assert values["ebm_device_bytes", ("parameter_server-0",)] == 10
+    assert 1e7 < values["ebm_resident_bytes", ("driver",)] < 1e11
     families = {family.name for family in text_string_to_metric_families(text)}
     assert families == {metric.name for metric in METRICS}
 
 
 def test_a_taken_port_is_refused_by_name() -> None:
-    one, port = RunMetrics(), free_port()
+    one, port = RunMetrics("one"), free_port()
     one.serve(port)
     try:
         with pytest.raises(ConfigError, match=rf"metrics\.port={port}"):
-            RunMetrics().serve(port)
+            RunMetrics("two").serve(port)
     finally:
         one.close()
 
 
 def test_the_file_holds_the_same_series() -> None:
-    metrics = RunMetrics()
+    metrics = RunMetrics("mine")
     metrics.observe(STEP, [ROUND], FLOW)
     row = metrics.row()
     assert row["ebm_loss"] == -1.5

@@ -94,8 +94,9 @@ def test_a_scrape_in_the_middle_of_a_run(tmp_path: Path, monkeypatch: pytest.Mon
 
     monkeypatch.setattr(InlineRunner, "step", scraped)
     assert train("rbm", tmp_path, f"metrics.port={port}") == 0
-    assert "ebm_steps_total 7.0" in seen[0]
-    assert 'ebm_run_info{energy="rbm",kernel="gibbs",objective="pcd",run="digits_rbm"} 1.0' in seen[0]
+    of_run = f'run="{tmp_path.name}"'
+    assert f"ebm_steps_total{{{of_run}}} 7.0" in seen[0]
+    assert f'ebm_run_info{{energy="rbm",kernel="gibbs",name="digits_rbm",objective="pcd",{of_run}}} 1.0' in seen[0]
 
 
 @pytest.mark.parametrize("law", ["8gaussians", "two_moons", "checkerboard"])
