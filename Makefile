@@ -5,7 +5,12 @@ ARGS ?=
 # tests in two processes, each file in one of them, for what its tests share
 IN_TWO := -n 2 --dist loadfile
 
-.PHONY: setup train test check lint types fast experiments docs clean
+# Prometheus and promtool: those on the PATH, or Debian's, unpacked and not installed
+PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promtool)
+# schemas of custom resources, as docs/operations.md says where to get them
+CRDS ?= .tools/crds
+
+.PHONY: setup train test check lint types fast k8s-check experiments docs clean
 
 setup: .venv/.ready
 
@@ -26,13 +31,25 @@ types: setup
 	$(PY) -m mypy
 
 fast: setup
-	$(PY) -m pytest -m "not slow and not ray" $(IN_TWO)
+	$(PY) -m pytest -m "not slow and not ray and not k8s" $(IN_TWO)
 
 check: lint types fast  ## the quick one
 
 test: setup  ## the whole suite
-	$(PY) -m pytest -m "not nodes" $(IN_TWO)
+	$(PY) -m pytest -m "not nodes and not k8s" $(IN_TWO)
 	$(PY) -m pytest -m nodes
+
+k8s-check: .venv/.k8s $(PROMETHEUS)  ## manifests against their schemas, alerts and dashboard against a real Prometheus
+	PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)" $(PY) -m pytest -m k8s
+
+.venv/.k8s: .venv/.ready
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,k8s]'
+	@touch $@
+
+.tools/prometheus/usr/bin/promtool:
+	mkdir -p .tools
+	cd .tools && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
+	dpkg -x .tools/prometheus_*.deb .tools/prometheus
 
 experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 80 minutes; brings JAX)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
@@ -50,4 +67,4 @@ docs: setup  ## the pages that are made from the code
 	$(PY) -m pipeline.reference objectives > docs/objectives.md
 
 clean:
-	rm -rf .venv .mypy_cache .ruff_cache .pytest_cache
+	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache
