@@ -6,6 +6,7 @@ Hydra's compose API only, not its `main` decorator: nothing in `hydra.*` may be 
 from __future__ import annotations
 
 import difflib
+import os
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,17 @@ OPTIONS = (
 
 
 def conf_directory() -> Path:
-    """The folder of the YAML groups: inside the installed package, or beside it in a checkout."""
+    """The folder of the YAML groups: inside the installed package, or beside it in a checkout.
+
+    The environment variable EBM_CONF names another one, complete with config.yaml and every group: on Kubernetes, the
+    ConfigMaps made from conf/, so that a change there needs no new image. Raises `ConfigError` where it is not one.
+    """
+    if given := os.environ.get("EBM_CONF"):
+        folder = Path(given).absolute()
+        missing = [name for name in ("config.yaml", *GROUPS) if not (folder / name).exists()]
+        if missing:
+            raise ConfigError("EBM_CONF", given, f"not a folder of the configuration: no {', '.join(missing)} there")
+        return folder
     here = Path(__file__).resolve().parent
     return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
 
