@@ -64,7 +64,7 @@ METRICS = (
     Metric("ebm_rounds_in_flight", "gauge", "rounds", "Rounds asked of the pools and not consumed yet"),
     Metric("ebm_queue_depth", "gauge", "batches", "Finished batches that wait for the parameter server"),
     Metric("ebm_pools", "gauge", "pools", "Pools that are there"),
-    Metric("ebm_pools_minimum", "gauge", "pools", "Pools without which no step is made (chains.min_pools)"),
+    Metric("ebm_pools_minimum", "gauge", "pools", "Pools that a run wants at least (chains.min_pools, else chains.pools)"),
     Metric("ebm_handovers", "counter", "pools", "Pools whose chains were handed over before their node left"),
     Metric("ebm_dropped_batches", "counter", "batches", "Batches never learned from", ("reason",)),
     Metric("ebm_reseeded_chains", "counter", "chains", "Chains started anew because they were not finite", ("pool",)),
@@ -163,7 +163,8 @@ class RunMetrics:
         for lag in step.lags:
             self["ebm_lag_steps"].observe(lag)
         for ratio in step.ess:
-            self["ebm_ess_ratio"].observe(ratio)
+            if math.isfinite(ratio):  # one that is not would make the sum so for good
+                self["ebm_ess_ratio"].observe(ratio)
         for stage, seconds in (step.seconds | flow.seconds).items():
             self["ebm_stage_seconds"].labels(stage).inc(seconds)
         for report in rounds:

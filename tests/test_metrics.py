@@ -118,6 +118,13 @@ def test_a_scrape_shows_what_was_observed() -> None:
     assert families == {metric.name for metric in METRICS}
 
 
+def test_an_ess_that_is_not_finite_spoils_no_sum() -> None:
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP._replace(ess=(math.nan, 0.5)), [ROUND], FLOW)
+    row = metrics.row()
+    assert (row["ebm_ess_ratio_sum"], row["ebm_ess_ratio_count"]) == (0.5, 1)
+
+
 def test_a_taken_port_is_refused_by_name() -> None:
     one, port = RunMetrics("one"), free_port()
     one.serve(port)
