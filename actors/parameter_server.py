@@ -79,13 +79,16 @@ class ParameterServer:
 
     def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
         report, weights = self._learner(version).step(batches)
-        self._published[report.version] = weights
+        if self._ranks.rank == 0:
+            self._published[report.version] = weights
         return report
 
-    @ray.method(concurrency_group="weights")
-    def weights(self, version: int) -> Weights:
-        """What the last step made; it is put into the object store while the next one begins."""
-        return self._published.pop(version)
+    @ray.method(num_returns=2, concurrency_group="weights")
+    def weights(self, version: int) -> tuple[Weights, bool]:
+        """What a step made, once, and that it is there; it is put into the object store while the next step begins."""
+        if version not in self._published:
+            raise OutOfStepError(f"the parameter server has no weights of version {version}")
+        return self._published.pop(version), True
 
     def save(self, version: int, folder: str) -> list[Part]:
         return self._learner(version).write(folder)

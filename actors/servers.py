@@ -91,8 +91,11 @@ class Servers:
         return [actor.step.remote(version, *share) for actor, share in zip(self.actors, shares, strict=True)]
 
     def weights(self, version: int) -> ray.ObjectRef:
-        """Those that the last step made, one object."""
-        return self.first.weights.remote(version)
+        """Those that the last step made, one object, when it is there. Raises those of `LOST`."""
+        weights, there = self.first.weights.remote(version)
+        # rounds that wait for weights which never come would look like pools that died
+        get(there, self._config.cluster.timeout, "the parameter server's weights")
+        return weights
 
     def report(self, step: list[ray.ObjectRef]) -> StepReport:
         """What all ranks say of it, when it is done; the first rank to answer was waited for already.

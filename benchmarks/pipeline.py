@@ -137,8 +137,7 @@ SAMPLING = (
 class IdleServer(TrivialServer):
     """Takes batches, does nothing with them, and publishes the same weights again as a new version."""
 
-    @ray.method(concurrency_group="weights")
-    def weights(self, version: int) -> Weights:
+    def made(self, version: int) -> Weights:
         if not hasattr(self, "_flat"):
             self._flat = flatten(make_energy(self._config, IMAGE))
         return Weights(version, self._flat)

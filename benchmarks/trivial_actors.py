@@ -114,7 +114,7 @@ class TrivialPool:
 
 
 class TrivialServer:
-    """A step takes `seconds`, of sleep, and leaves the weights as they are. `weights` is what it publishes, by version."""
+    """A step takes `seconds`, of sleep, and leaves the weights as they are. `made` is what it publishes, by version."""
 
     seconds = 0.0
 
@@ -131,11 +131,14 @@ class TrivialServer:
         return self._version
 
     def publish(self, version: int) -> Any:
-        return self.weights(version)
+        return self.made(version)
 
-    @ray.method(concurrency_group="weights")
-    def weights(self, version: int) -> Any:
+    def made(self, version: int) -> Any:
         return Weights(version, b"")
+
+    @ray.method(num_returns=2, concurrency_group="weights")
+    def weights(self, version: int) -> tuple[Any, bool]:
+        return self.made(version), True
 
     def versions(self, batches: tuple[Any, ...]) -> tuple[int, ...]:
         """What each batch was made under."""
