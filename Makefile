@@ -3,7 +3,7 @@ PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
 # tests in two processes, each file in one of them, for what its tests share
-IN_TWO := -n 2 --dist loadfile
+IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
 
 # Prometheus and promtool: those on the PATH, or Debian's, unpacked and not installed
 PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promtool)
