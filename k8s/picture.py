@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import math
 import re
+import shutil
 import tempfile
 import time
 from collections.abc import Mapping, Sequence
@@ -30,7 +31,8 @@ from k8s.live import Prometheus, free_port, kill_a_pool, prometheus, training, w
 
 COLUMNS, COLUMN, UNIT, HEAD = 24, 0.56, 0.36, 0.7
 """Columns of Grafana's grid; inches of one, of a unit of height, and of the picture's head."""
-POINTS = 240
+POINTS, LETTERS = 240, 7
+"""Of a line; of a legend to a column of the grid."""
 OWN_RUN = (
     *("kernel=replica_exchange", "kernel.inner.target_acceptance=0.6", "trainer.lag=2"),
     *("trainer.steps=1000000", "optimizer.schedule=constant", "optimizer.learning_rate=1e-3", "checkpoint.every=200"),
@@ -118,23 +120,33 @@ def draw_chart(axes: Axes, panel: Mapping[str, Any], found: Sequence[Line], minu
     axes.tick_params(labelsize=8)
     axes.grid(alpha=0.3, linewidth=0.5)
     if found:
-        columns = min(len(found), 3 if panel["gridPos"]["w"] < 8 else 4)
+        columns = legend_columns([line.legend for line in found], LETTERS * panel["gridPos"]["w"])
         axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=8, frameon=False, handlelength=1.2)
+
+
+def legend_columns(legends: Sequence[str], room: int) -> int:
+    """The most that so many letters have room for; a column is as wide as its longest legend, with a line before it."""
+    for rows in range(1, len(legends)):
+        widths = [max(map(len, legends[top : top + rows])) + 6 for top in range(0, len(legends), rows)]
+        if sum(widths) <= room:
+            return len(widths)
+    return 1
 
 
 def scale_values(axes: Axes, defaults: Mapping[str, Any], nothing: bool) -> None:
     """The vertical axis: its ends, and round numbers in the panel's unit. `nothing`: no value but 0."""
+    logarithmic = "scaleDistribution" in defaults["custom"] and not nothing
+    if logarithmic:
+        axes.set_yscale("log")
+        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
     lowest, highest = axes.get_ylim()
     lowest, highest = defaults.get("min", lowest), defaults.get("max", 1.0 if nothing else highest)
     axes.set_ylim(lowest, highest)
-    if "scaleDistribution" in defaults["custom"] and not nothing:
-        axes.set_yscale("log")
-        axes.yaxis.set_minor_formatter(FuncFormatter(lambda *_: ""))
-    elif nothing:
+    if nothing:
         axes.set_yticks([0.0])
-    else:
+    elif not logarithmic:
         base = 1024.0 ** int(math.log(highest, 1024)) if defaults["unit"] == "bytes" else 1.0
-        ticks = [base * tick for tick in MaxNLocator(5).tick_values(lowest / base, highest / base)]
+        ticks = [base * tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(lowest / base, highest / base)]
         axes.set_yticks([tick for tick in ticks if lowest <= tick <= highest])
     axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: in_words(value, defaults["unit"])))
 
@@ -209,7 +221,9 @@ def main() -> None:
     parser.add_argument("--interval", default="1m", help="of rates: four scrapes at least")
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "dashboard.png")
     asked = parser.parse_args()
-    if asked.prometheus is None:
+    if asked.prometheus is None and shutil.which("prometheus") is None:
+        parser.error("no `prometheus` on the PATH; make k8s-check puts one into .tools/prometheus/usr/bin")
+    elif asked.prometheus is None:
         draw_own(asked.to)
     elif asked.run is None:
         parser.error("--prometheus needs --run")
