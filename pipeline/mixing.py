@@ -16,11 +16,11 @@ def potential_scale_reduction(spreads: Sequence[Spread]) -> float:
     run side by side, so draws are one of each, at one time: near 1 where pools sample the same law, beyond it where some are
     elsewhere, by energies that differ. NaN for less than two pools, or without any variance within them.
     """
-    pools = [spread for spread in spreads if spread.count > 1]
+    pools = [spread for spread in spreads if spread.chains > 1]
     if len(pools) < 2:
         return math.nan
-    draws = sum(spread.count for spread in pools) / len(pools)
-    within = sum(spread.variance * spread.count / (spread.count - 1) for spread in pools) / len(pools)
+    draws = sum(spread.chains for spread in pools) / len(pools)
+    within = sum(spread.variance * spread.chains / (spread.chains - 1) for spread in pools) / len(pools)
     middle = sum(spread.mean for spread in pools) / len(pools)
     between = sum((spread.mean - middle) ** 2 for spread in pools) / (len(pools) - 1)
     return math.sqrt((draws - 1) / draws + between / within) if within > 0 else math.nan

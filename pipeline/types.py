@@ -71,12 +71,12 @@ class Usage(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Mean and variance of the energies of a batch's `count` chains, under the weights that learn from it; of which pool."""
+    """Mean and variance of the energies of a batch's `chains`, under the weights that learn from it; of which pool."""
 
     pool: int
     mean: float
     variance: float
-    count: int
+    chains: int
 
 
 class RoundReport(NamedTuple):
