@@ -158,7 +158,7 @@ CHAINS = (
     ),
     Chart(
         "R-hat across pools",
-        "Of the chains' energies at one version: 1 where the pools agree.",
+        "Of the energies of each pool's newest chains: 1 where the pools agree.",
         "none",
         one(f"ebm_r_hat{RUN}", "R-hat"),
         width=8,

@@ -54,7 +54,7 @@ METRICS = (
     Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
     Metric("ebm_acceptance_ratio", "gauge", "ratio", "Mean acceptance probability of the last round", ("pool",)),
     Metric("ebm_step_size", "gauge", "1", "Step size of the pool's kernel, adapted or fixed", ("pool",)),
-    Metric("ebm_r_hat", "gauge", "1", "R-hat over the pools of their chains' energies, one version's; 1 where pools agree"),
+    Metric("ebm_r_hat", "gauge", "1", "R-hat over the pools of their chains' energies, each one's newest; 1 where they agree"),
     Metric("ebm_swap_ratio", "gauge", "ratio", "Mean swap probability of neighbouring rungs", ("pool", "pair")),
     Metric("ebm_lag_steps", "histogram", "steps", "Lag of a batch when it was consumed", (), LAGS),
     Metric("ebm_lag_bound_steps", "gauge", "steps", "Bound on the lag, as the ESS steers it"),
