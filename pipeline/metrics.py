@@ -81,8 +81,6 @@ METRICS = (
     Metric("ebm_run_info", "gauge", "1", "Always 1; says what the run trains", ("name", "energy", "kernel", "objective")),
 )
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
-NEWEST = 100
-"""Steps back to which a pool's energies count for R-hat."""
 
 
 class OfRun(Collector):
@@ -106,6 +104,7 @@ class RunMetrics:
         self._served = CollectorRegistry()
         self._served.register(OfRun(self.registry, run))
         self._spreads: dict[int, tuple[int, Spread]] = {}  # each pool's newest, with its version
+        self._recent = 1  # steps within which every pool that keeps up is heard of
         self._of = {metric.name: self._make(metric) for metric in METRICS}
         self._server: Any = None
         self._spent = time.process_time()
@@ -128,6 +127,8 @@ class RunMetrics:
         names = (config.name, config.energy.name, config.kernel.name, config.objective.name)
         self["ebm_run_info"].labels(*names).set(1)
         self["ebm_pools_minimum"].set(config.chains.min_pools or config.pools)
+        if config.pools:
+            self._recent = 2 * math.ceil(config.most_pools / config.batches_per_step)
         self["ebm_ess_floor_ratio"].set(config.trainer.min_ess)
         self["ebm_checkpoint_timestamp_seconds"].set(time.time())
 
@@ -198,7 +199,7 @@ class RunMetrics:
 
     def _observe_mixing(self, step: StepReport) -> None:
         self._spreads |= {spread.pool: (step.version, spread) for spread in step.spreads}
-        self._spreads = {pool: at for pool, at in self._spreads.items() if step.version - NEWEST < at[0] <= step.version}
+        self._spreads = {pool: at for pool, at in self._spreads.items() if step.version - self._recent < at[0] <= step.version}
         r_hat = potential_scale_reduction([spread for _, spread in self._spreads.values()])
         if math.isfinite(r_hat):
             self["ebm_r_hat"].set(r_hat)
