@@ -46,6 +46,8 @@ class RayRunner:
         self._config = config
         self._store = CheckpointStore(output, config.checkpoint.keep)
         self.servers = Servers(config, server)
+        if config.chains.max_pools:  # more pools than there may be room for: ranks have theirs first
+            self.servers.await_all(Deadline(config.cluster.timeout, "room for the parameter server"))
         self.pools = Pools(config, self.servers, pool, (shape, context_shape))
         self._version = 0
         self._lag_bound = config.trainer.lag

@@ -51,12 +51,12 @@ class Servers:
                 if len(self.actors) > 1:
                     for actor in self.actors:
                         ray.kill(actor, no_restart=False)
-                self._await(deadline)
+                self.await_all(deadline)
                 return self.start(checkpoint, warm_start, START_SECONDS)
             except (*LOST, NotInTime):
                 deadline.pause()
 
-    def _await(self, deadline: Deadline) -> None:
+    def await_all(self, deadline: Deadline) -> None:
         """Waits until every rank's process answers."""
         for actor in self.actors:
             while True:
