@@ -47,7 +47,7 @@ class RayRunner:
         self._store = CheckpointStore(output, config.checkpoint.keep)
         self.servers = Servers(config, server)
         if config.chains.max_pools:  # more pools than there may be room for: ranks have theirs first
-            self.servers.await_all(Deadline(config.cluster.timeout, "room for the parameter server"))
+            self.servers.await_room()
         self.pools = Pools(config, self.servers, pool, (shape, context_shape))
         self._version = 0
         self._lag_bound = config.trainer.lag
@@ -71,12 +71,13 @@ class RayRunner:
         self._version = version
         # weights by reference, oldest first: an assigned round may look `lag` versions back, others take the newest
         back = self._config.trainer.lag if self._config.assigned_rounds else 0
-        self._weights = deque([(version, self.servers.publish(version))], maxlen=back + 1)
+        self._weights: deque[tuple[int, ObjectRef]] = deque(maxlen=back + 1)
 
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
         """One step, however many attempts it takes. Raises `ClusterError` where nothing moves for `cluster.timeout`."""
         while True:
             clock = time.perf_counter()
+            batches: Batches = []
             try:
                 batches = self._gather() if self._config.pools else []
                 waited = time.perf_counter()
@@ -84,6 +85,7 @@ class RayRunner:
                 report = self._await(step)
                 break
             except (RayActorError, OutOfStepError):  # of the parameter server: those of pools are dealt with elsewhere
+                self.pools.dropped["parameter_server_died"] += len(batches)
                 self._recover_server()
             except ObjectLostError:  # a batch died with its node before the step could read it
                 self.pools.dropped["object_lost"] += len(batches)
@@ -94,7 +96,7 @@ class RayRunner:
 
     def _take_weights(self) -> None:
         """Those of the newest version, which are asked for once the next step is."""
-        if self._weights[-1][0] != self._version:
+        if not self._weights or self._weights[-1][0] != self._version:
             self._weights.append((self._version, self.servers.weights(self._version)))
 
     def _await(self, step: list[ObjectRef]) -> StepReport:
@@ -104,10 +106,10 @@ class RayRunner:
             while True:
                 self.pools.look_after()
                 self._ask_first_come(self._lag_bound)
-                if ready(step[0]):
+                if any(ready(rank) for rank in step):
                     break
                 deadline.check()
-                self.pools.collect(1.0, step[0])
+                self.pools.collect(1.0, *step)
         return self.servers.report(step)
 
     def _flow(self, waited_for_pools: float, waited_for_step: float) -> Flow:

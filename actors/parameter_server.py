@@ -12,7 +12,7 @@ import torch
 from pipeline.build import make_chains, make_learner, open_data, rows_for_pool
 from pipeline.checkpoint import Checkpoint, write_part
 from pipeline.config import RunConfig
-from pipeline.errors import OutOfStepError
+from pipeline.errors import ServerOutOfStepError
 from pipeline.learner import Learner
 from pipeline.ranks import Ranks, free_address
 from pipeline.types import Figures, Part, Progress, Rows, StepReport, Weights
@@ -50,13 +50,15 @@ class ParameterServer:
             self._ranks = Ranks.join(address, rank, size, self._config.device, self._config.cluster.timeout)
         self._started = make_learner(self._config, self._data, self._ranks)
         self._started.start(checkpoint, warm_start)
-        return self._started.version
+        weights = self._started.publish()
+        self._published = {weights.version: weights}
+        return weights.version
 
     def _learner(self, version: int) -> Learner:
-        """Raises `OutOfStepError` where the version is not the one that the driver takes it for."""
+        """Raises `ServerOutOfStepError` where the version is not the one that the driver takes it for."""
         at = self._started.version if self._started is not None else "the beginning"
         if self._started is None or at != version:
-            raise OutOfStepError(f"the parameter server is at version {at}, not {version}")
+            raise ServerOutOfStepError(f"the parameter server is at version {at}, not {version}")
         return self._started
 
     def publish(self, version: int) -> Weights:
@@ -70,7 +72,7 @@ class ParameterServer:
     def deal(self) -> Rows:
         """The next data rows, as arrays, for one round that whichever step may consume."""
         if self._started is None:
-            raise OutOfStepError("the parameter server is at the beginning")
+            raise ServerOutOfStepError("the parameter server is at the beginning")
         return self._started.deal().map(lambda field: field.numpy())
 
     def rows_for_pool(self, pool: int, incarnation: int) -> Rows:
@@ -80,6 +82,8 @@ class ParameterServer:
     def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
         report, weights = self._learner(version).step(batches)
         if self._ranks.rank == 0:
+            # the driver asks for a version before it waits for the next one's report
+            self._published.pop(version - 1, None)
             self._published[report.version] = weights
         return report
 
@@ -87,7 +91,7 @@ class ParameterServer:
     def weights(self, version: int) -> tuple[Weights, bool]:
         """What a step made, once, and that it is there; it is put into the object store while the next step begins."""
         if version not in self._published:
-            raise OutOfStepError(f"the parameter server has no weights of version {version}")
+            raise ServerOutOfStepError(f"the parameter server has no weights of version {version}")
         return self._published.pop(version), True
 
     def save(self, version: int, folder: str) -> list[Part]:

@@ -15,7 +15,7 @@ from actors.servers import Servers
 from actors.waiting import LOST, POLL_SECONDS, Deadline, NotInTime, draining_nodes, get, ready
 from pipeline.checkpoint import Checkpoint
 from pipeline.config import RunConfig
-from pipeline.errors import ClusterError, OutOfStepError
+from pipeline.errors import ClusterError, OutOfStepError, ServerOutOfStepError
 from pipeline.types import Part, RoundReport
 
 log = logging.getLogger(__name__)
@@ -42,11 +42,12 @@ class Pool:
         self.number, self.actor = number, actor
         self.incarnation = 0
         self.rounds = 0  # asked for so far: the number of the next one
+        self.done = 0  # those that are known to be done
         self.last: ray.ObjectRef | None = None  # its newest batch: the chains it is revived with
         self.node = ""
         self.joining: ray.ObjectRef | None = None
         self.begins = False  # with what the run began with: too old by the time that it joins a run under way
-        self.leaving: ray.ObjectRef | None = None  # says that what it handed over, `kept`, is in safe keeping
+        self.leaving: ray.ObjectRef | None = None  # what it hands over; then, that this, `kept`, is in safe keeping
         self.kept: ray.ObjectRef | None = None
         self.retry_at = 0.0  # when to try again to revive it
         self.unfinished = 0
@@ -119,10 +120,12 @@ class Pools:
             deadline.check()
 
     def forget_rounds(self) -> int:
-        """Gives up every round under way; how many there were."""
+        """Gives up every round under way; how many there were. Pools say where they stand, when they have come to rest."""
         lost = len(self.rounds) + len(self.finished)
         self.rounds, self.finished = {}, []
         for pool in self.members:
+            if pool.there and pool.unfinished:
+                pool.joining = pool.actor.begin.remote()
             pool.unfinished = 0
         return lost
 
@@ -155,12 +158,18 @@ class Pools:
             pool = self.members[round.pool]
             try:
                 report = get(reference, self._config.cluster.timeout, f"pool {round.pool}")
-            except LOST:
+            except LOST as error:
+                # what the round was to have of the parameter server never came: its loss, and not the pool's
+                if isinstance(error, ServerOutOfStepError) or (
+                    isinstance(error, RayTaskError) and isinstance(error, RayActorError)
+                ):
+                    raise
                 self.lose(pool)
                 continue
             del self.rounds[reference]
             self.finished.append((round, report))
             pool.last = round.batch
+            pool.done = report.round + 1
             pool.unfinished -= 1
             pool.since, pool.seconds = time.monotonic(), report.seconds
             self._round_seconds += (report.seconds - self._round_seconds) * (0.1 if self._round_seconds else 1.0)
@@ -211,9 +220,13 @@ class Pools:
             if pool.joining is None or time.monotonic() < pool.retry_at or not ready(pool.joining):
                 continue
             try:
-                pool.rounds, pool.incarnation, pool.node = get(
-                    pool.joining, self._config.cluster.timeout, f"pool {pool.number}"
-                )
+                stands = get(pool.joining, self._config.cluster.timeout, f"pool {pool.number}")
+                if stands[0] < pool.done:  # a new process
+                    pool.joining = None
+                    self.lose(pool)
+                    continue
+                pool.rounds, pool.incarnation, pool.node = stands
+                pool.done = pool.rounds
                 pool.joining = pool.kept = None
                 late, pool.begins = pool.begins and not beginning, False
                 if late:
@@ -236,8 +249,11 @@ class Pools:
         for pool in self.members:
             if pool.there and pool.node in self._draining:
                 log.warning("pool %d hands over its chains: its node is about to leave", pool.number)
-                pool.kept, pool.leaving = self._servers.first.keep.remote(pool.actor.hand_over.remote(pool.rounds))
+                pool.leaving = pool.actor.hand_over.remote(pool.rounds)
             elif pool.leaving is not None and not pool.unfinished and ready(pool.leaving):
+                if pool.kept is None:  # not before it is there: whatever else is asked of the server would wait behind it
+                    pool.kept, pool.leaving = self._servers.first.keep.remote(pool.leaving)
+                    continue
                 try:
                     get(pool.leaving, self._config.cluster.timeout, "the parameter server")
                 except (*LOST, RayTaskError):  # it died before its chains were in safe keeping

@@ -35,6 +35,11 @@ class Servers:
     def first(self) -> Any:
         return self.actors[0]
 
+    def await_room(self) -> None:
+        """Waits until every rank has a place, or failed to take it, which `start` finds out."""
+        places = [actor.node.remote() for actor in self.actors]
+        ray.wait(places, num_returns=len(places), timeout=self._config.cluster.timeout, fetch_local=False)
+
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, timeout: float) -> int:
         """All ranks meet and take up a checkpoint; the version they are then at. Raises those of `LOST`, `ClusterError`."""
         address = get(self.first.address.remote(), timeout, "the parameter server") if len(self.actors) > 1 else ""
@@ -51,12 +56,12 @@ class Servers:
                 if len(self.actors) > 1:
                     for actor in self.actors:
                         ray.kill(actor, no_restart=False)
-                self.await_all(deadline)
+                self._await(deadline)
                 return self.start(checkpoint, warm_start, START_SECONDS)
             except (*LOST, NotInTime):
                 deadline.pause()
 
-    def await_all(self, deadline: Deadline) -> None:
+    def _await(self, deadline: Deadline) -> None:
         """Waits until every rank's process answers."""
         for actor in self.actors:
             while True:
@@ -98,7 +103,7 @@ class Servers:
         return weights
 
     def report(self, step: list[ray.ObjectRef]) -> StepReport:
-        """What all ranks say of it, when it is done; the first rank to answer was waited for already.
+        """What all ranks say of it, when it is done.
 
         Raises those of `LOST` where a rank died, or a batch did; the first failure, but that of a rank for which another died
         before it.

@@ -42,5 +42,9 @@ class OutOfStepError(PipelineError):
     """An actor is not where its driver left it: its process was made anew without anybody having seen it die."""
 
 
+class ServerOutOfStepError(OutOfStepError):
+    """The parameter server is that actor; whoever waits for what it was to give says so too."""
+
+
 class ClusterError(PipelineError):
     """Actors died, or hung, and could not be brought back in time."""

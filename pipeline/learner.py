@@ -230,8 +230,8 @@ class Learner:
                 piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
                 weights.append(piece * (share * len(now)))
                 ess.append(ratio)
-                variance, mean = torch.var_mean(now.double(), correction=0)
-                spreads[number] = Spread(batch.pool, float(mean), float(variance), len(now))
+                variance, mean = torch.stack(torch.var_mean(now.double(), correction=0)).tolist()
+                spreads[number] = Spread(batch.pool, mean, variance, len(now))
             return torch.cat(weights).to(energy_now.dtype)
 
         return weigh

@@ -22,5 +22,6 @@ def potential_scale_reduction(spreads: Sequence[Spread]) -> float:
     draws = sum(spread.chains for spread in pools) / len(pools)
     within = sum(spread.variance * spread.chains / (spread.chains - 1) for spread in pools) / len(pools)
     middle = sum(spread.mean for spread in pools) / len(pools)
-    between = sum((spread.mean - middle) ** 2 for spread in pools) / (len(pools) - 1)
+    # by a product: a power would raise where it overflows
+    between = sum((spread.mean - middle) * (spread.mean - middle) for spread in pools) / (len(pools) - 1)
     return math.sqrt((draws - 1) / draws + between / within) if within > 0 else math.nan

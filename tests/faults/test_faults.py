@@ -119,12 +119,14 @@ def test_when_every_pool_dies_the_run_waits_for_them(small: Small, start: Callab
     assert sum(flow.restarts["pool"] for _, _, flow in steps if flow.restarts) == 2
 
 
-@pytest.mark.parametrize("lag", [0, 4])
+@pytest.mark.parametrize("overrides", [("trainer.lag=0",), ("trainer.lag=4",), ("trainer.lag=2", "objective=cd")], ids=str)
 def test_a_parameter_server_that_dies_comes_back_from_its_checkpoint(
-    small: Small, start: Callable[..., RayRunner], tmp_path: Path, lag: int
+    small: Small, start: Callable[..., RayRunner], tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
-    """What was checkpointed is not lost: steps go on from version 4, not from 0."""
-    config = small("deep", f"trainer.lag={lag}")
+    """What was checkpointed is not lost: steps go on from version 4, not from 0. Pools, which may wait for its weights, or for
+    rows of it, are not taken for dead.
+    """
+    config = small("deep", *overrides)
     runner = start(config)
     for _ in range(4):
         runner.step()
@@ -136,7 +138,17 @@ def test_a_parameter_server_that_dies_comes_back_from_its_checkpoint(
     report, _, flow = runner.step()
     assert report.version == 5
     assert flow.restarts == {"parameter_server": 1}
-    assert runner.step()[0].version == 6
+    steps = [runner.step() for _ in range(10)]
+    assert steps[0][0].version == 6
+    assert {round.incarnation for _, rounds, _ in steps for round in rounds} == {0}
+    assert not any(flow.restarts for _, _, flow in steps)
+
+
+def test_versions_that_nobody_asks_for_do_not_pile_up(small: Small, start: Callable[..., RayRunner]) -> None:
+    runner = start(small("deep", "objective=denoising"))
+    for _ in range(5):
+        runner.step()
+    assert ray.get(runner.servers.first.__ray_call__.remote(lambda server: len(server._published))) <= 2
 
 
 def test_a_parameter_server_without_a_checkpoint_begins_again(small: Small, start: Callable[..., RayRunner]) -> None:

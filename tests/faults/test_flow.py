@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -237,6 +238,26 @@ def test_two_ranks_learn_what_one_learns(small: Small, start: Start, tmp_path: P
     report, _, flow = runner.step()
     assert report.version == 4, "what was checkpointed was lost"
     assert flow.restarts == {"parameter_server": 1}
+
+
+class OneStepIsLost(ParameterServer):
+    """At version 3, the first time, the second rank dies, and the first hears nothing of it."""
+
+    def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
+        seen = Path(str(self._config.output))
+        if version == 3 and not (seen / f"{self._ranks.rank}").exists():
+            (seen / f"{self._ranks.rank}").touch()
+            if self._ranks.rank:
+                os._exit(1)
+            time.sleep(3600)
+        return super().step(version, *batches)
+
+
+def test_a_rank_that_dies_is_seen_though_the_first_one_hangs(small: Small, start: Start, tmp_path: Path) -> None:
+    runner = start(small("deep", *RANKS, "trainer.lag=2", f"output={tmp_path}", "cluster.timeout=60"), server=OneStepIsLost)
+    reports = [runner.step() for _ in range(4)]
+    assert [report.version for report, _, _ in reports] == [1, 2, 3, 1]
+    assert reports[-1][2].restarts == {"parameter_server": 1}
 
 
 def test_two_ranks_go_on_when_fewer_pools_than_ranks_are_left(small: Small, start: Start) -> None:

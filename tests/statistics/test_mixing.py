@@ -39,3 +39,4 @@ def test_without_two_pools_or_any_variance_it_is_not_a_number() -> None:
     assert math.isnan(potential_scale_reduction([Spread(0, 1.0, 1.0, 10)]))
     assert math.isnan(potential_scale_reduction([Spread(0, 1.0, 1.0, 10), Spread(1, 1.0, 1.0, 1)]))
     assert math.isnan(potential_scale_reduction([Spread(0, 1.0, 0.0, 10), Spread(1, 2.0, 0.0, 10)]))
+    assert not math.isfinite(potential_scale_reduction([Spread(0, 1e200, 1.0, 10), Spread(1, -1e200, 1.0, 10)]))
