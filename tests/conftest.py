@@ -84,8 +84,8 @@ def tiny_rbm() -> BernoulliRBM:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start a Ray come first: the longest, they would be what one process is left with at the end."""
-    items.sort(key=lambda item: item.get_closest_marker("ray") is None)
+    """Files that start a Ray come first, then those with slow tests: they would be what one process is left with at the end."""
+    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("ray", "slow")])
 
 
 @pytest.fixture(scope="module")
