@@ -72,7 +72,8 @@ def test_optional_components_hold(last: str, kind: str, with_components: Callabl
 
 def test_spot_takes_pools_only() -> None:
     groups = {group["groupName"]: group for group in cluster(overlay("gpu-spot"))["workerGroupSpecs"]}
-    on_spot = {name for name, group in groups.items() if "affinity" in group["template"]["spec"]}
+    wishes = {name: group["template"]["spec"]["affinity"]["nodeAffinity"] for name, group in groups.items()}
+    on_spot = {name for name, wish in wishes.items() if "requiredDuringSchedulingIgnoredDuringExecution" in wish}
     assert on_spot == {"pool-spot"}
     assert groups["pool-spot"]["labels"]["ebm"] == "pool"
     assert groups["pool-spot"]["template"]["spec"]["containers"] == groups["pool"]["template"]["spec"]["containers"]
