@@ -208,7 +208,7 @@ def throughput(pairs: int = 7, seconds: float = 3.0) -> dict[str, Any]:
     }
 
 
-def overlap(pairs: int = 5, steps: int = 30) -> dict[str, Any]:
+def overlap(pairs: int = 11, steps: int = 30) -> dict[str, Any]:
     chains, transitions = 1024, 2
     sizes = (WIDE, "chains.pools=1", f"chains.per_pool={chains}", f"kernel.transitions={transitions}")
     rows = 800

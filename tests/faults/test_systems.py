@@ -1,4 +1,4 @@
-"""Every system's preset through Ray, with two pools, one of which dies in the middle."""
+"""Presets of every kind of system through Ray, with two pools, one of which dies in the middle."""
 
 from __future__ import annotations
 
@@ -17,9 +17,7 @@ pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 LITTLE = ("metrics.port=0", "cluster.timeout=90")
 PRESETS = {
     "conditional_label": ("energy.hidden=[32,32]",),
-    "conditional_regression": (),
     "conditional_structured": ("data.rows=2000",),
-    "maxent_moments": (),
     "maxent_ising": (),
     "dbm_digits": ("energy.hidden=[16,8]",),
     "compose_toys": (),
