@@ -31,6 +31,7 @@ from pipeline.ranks import ALONE, Ranks, free_address, mean_parts, share_of
 from pipeline.types import Rows, StepReport
 from tests.conftest import SMALL, SMALL_DEEP
 
+pytestmark = pytest.mark.slow  # processes of their own
 TIMEOUT = 60.0
 SGD = (
     *("optimizer.name=sgd", "optimizer.learning_rate=0.05", "optimizer.schedule=constant", "optimizer.warmup=0"),
