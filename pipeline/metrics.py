@@ -74,9 +74,9 @@ METRICS = (
     Metric("ebm_checkpoint_failures", "counter", "checkpoints", "Checkpoints that could not be written"),
     Metric("ebm_checkpoint_bytes", "gauge", "bytes", "Size of the last checkpoint"),
     Metric("ebm_checkpoint_timestamp_seconds", "gauge", "seconds", "Unix time of the last checkpoint, or of the begin"),
-    Metric("ebm_processor_seconds", "counter", "seconds", "Processor time of rounds and steps", ("process",)),
-    Metric("ebm_resident_bytes", "gauge", "bytes", "Memory that a process holds", ("process",)),
-    Metric("ebm_device_bytes", "gauge", "bytes", "GPU memory that a process has allocated", ("process",)),
+    Metric("ebm_cpu_seconds", "counter", "seconds", "Processor time of rounds and steps", ("process",)),
+    Metric("ebm_resident_memory_bytes", "gauge", "bytes", "Memory that a process holds", ("process",)),
+    Metric("ebm_device_memory_bytes", "gauge", "bytes", "GPU memory that a process has allocated", ("process",)),
     Metric("ebm_training", "gauge", "1", "1 while steps are made, 0 before the first and after the last"),
     Metric("ebm_run_info", "gauge", "1", "Always 1; says what the run trains", ("name", "energy", "kernel", "objective")),
 )
@@ -205,9 +205,9 @@ class RunMetrics:
             self["ebm_r_hat"].set(r_hat)
 
     def _observe_usage(self, process: str, usage: Usage) -> None:
-        self["ebm_processor_seconds"].labels(process).inc(usage.seconds)
-        self["ebm_resident_bytes"].labels(process).set(usage.resident)
-        self["ebm_device_bytes"].labels(process).set(usage.device)
+        self["ebm_cpu_seconds"].labels(process).inc(usage.seconds)
+        self["ebm_resident_memory_bytes"].labels(process).set(usage.resident)
+        self["ebm_device_memory_bytes"].labels(process).set(usage.device)
 
     def row(self) -> dict[str, float]:
         """Every series as Prometheus would show it, histogram buckets left out."""

@@ -9,8 +9,8 @@ from pipeline.types import Spread
 
 
 def potential_scale_reduction(spreads: Sequence[Spread]) -> float:
-    """R-hat = sqrt(((n - 1)/n W + B/n) / W) of energies, each pool as one sequence of n draws (Gelman & Rubin 1992, eq. 4
-    without the correction for degrees of freedom).
+    """R-hat = sqrt(((n - 1)/n W + B/n) / W) of energies, each pool as one sequence of n draws (Gelman et al. 2013, "Bayesian
+    Data Analysis", 3rd ed., eqs. 11.3 and 11.4; after Gelman & Rubin 1992).
 
     W is the mean of the pools' variances (n - 1 below the line), B/n the variance of their means. Chains of a pool are many and
     run side by side, so draws are one of each, at one time: near 1 where pools sample the same law, beyond it where some are

@@ -71,7 +71,9 @@ class Usage(NamedTuple):
 
 
 class Spread(NamedTuple):
-    """Mean and variance of the energies of a batch's `chains`, under the weights that learn from it; of which pool."""
+    """Mean (nats) and variance (nats squared, over the count) of the energies of a batch's so many `chains`, under the weights
+    that learn from it; of which pool.
+    """
 
     pool: int
     mean: float

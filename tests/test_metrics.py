@@ -109,11 +109,11 @@ def test_a_scrape_shows_what_was_observed() -> None:
     assert values["ebm_reseeded_chains_total", ("1",)] == 2
     assert values["ebm_queue_depth", ()] == 1
     assert values["ebm_r_hat", ()] == pytest.approx(math.sqrt(0.9 + 0.125 / (2.0 * 10 / 9)))
-    assert values["ebm_processor_seconds_total", ("parameter_server-0",)] == 0.5
-    assert values["ebm_processor_seconds_total", ("pool-1",)] == 0.25
-    assert values["ebm_resident_bytes", ("pool-1",)] == 2000
-    assert values["ebm_device_bytes", ("parameter_server-0",)] == 10
-    assert 1e7 < values["ebm_resident_bytes", ("driver",)] < 1e11
+    assert values["ebm_cpu_seconds_total", ("parameter_server-0",)] == 0.5
+    assert values["ebm_cpu_seconds_total", ("pool-1",)] == 0.25
+    assert values["ebm_resident_memory_bytes", ("pool-1",)] == 2000
+    assert values["ebm_device_memory_bytes", ("parameter_server-0",)] == 10
+    assert 1e7 < values["ebm_resident_memory_bytes", ("driver",)] < 1e11
     families = {family.name for family in text_string_to_metric_families(text)}
     assert families == {metric.name for metric in METRICS}
 

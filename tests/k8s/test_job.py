@@ -10,7 +10,6 @@ import secrets
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -18,13 +17,13 @@ import time
 import urllib.request
 import zipfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from k8s.manifests import render
+from tests.test_ray_entry import free_ports
 
 pytestmark = pytest.mark.k8s
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -118,12 +117,6 @@ def place() -> Iterator[Place]:
         yield made
     finally:
         shutil.rmtree(folder, ignore_errors=True)
-
-
-def free_ports(number: int) -> list[int]:
-    with ExitStack() as stack:
-        servers = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(number)]
-        return [server.getsockname()[1] for server in servers]
 
 
 def ray_start(place: Place, group: dict[str, Any], log: str, *options: str) -> subprocess.Popen[bytes]:

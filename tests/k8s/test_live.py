@@ -42,7 +42,7 @@ ONLY_AFTER_FAULTS = {
     "ebm_reseeded_chains_total": "a chain that is not finite",
     "ebm_checkpoint_failures_total": "storage that fails",
     "ebm_handovers_total": "a node that announces that it leaves",
-    "ebm_device_bytes": "a GPU",
+    "ebm_device_memory_bytes": "a GPU",
 }
 """Metrics that are 0 in a run that is well, with what it takes for more; runs that are made up have that."""
 
