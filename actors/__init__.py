@@ -1,1 +1,3 @@
-"""Thin Ray shells over `pipeline`: what runs where, what is asked of whom, what happens when something dies."""
+"""Thin Ray shells over `pipeline`: what runs where, what is asked of whom, what happens when
+something dies.
+"""

@@ -1,4 +1,6 @@
-"""Connecting to Ray, and the checks that want a cluster to be made: both before anything of the run starts."""
+"""Connecting to Ray, and the checks that want a cluster to be made: both before anything of the run
+starts.
+"""
 
 from __future__ import annotations
 
@@ -9,22 +11,26 @@ import socket
 
 import ray
 
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.common.errors import ConfigError
+from pipeline.config.run import RunConfig
 
 
 def connect(config: RunConfig, output: str) -> None:
-    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine where the configuration allows it.
+    """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine where the configuration
+    allows it.
 
-    Raises `ConfigError` where there is no cluster, where it is too small, and where it has several nodes but `output` is a
-    path that each of them would see differently.
+    Raises `ConfigError` where there is no cluster, where it is too small, and where it has several
+    nodes but `output` is a path that each of them would see differently.
     """
     if not ray.is_initialized():
         _initialise(config)
     _check_size(config)
     nodes = sum(node["Alive"] for node in ray.nodes())
     if nodes > 1 and "://" not in output:
-        remedy = f"a local path on a cluster of {nodes} nodes, each with a disk of its own; give a URL such as s3://bucket/run"
+        remedy = (
+            f"a local path on a cluster of {nodes} nodes, each with a disk of its own; give a URL"
+            " such as s3://bucket/run"
+        )
         raise ConfigError("output", output, remedy)
 
 
@@ -38,14 +44,19 @@ def _initialise(config: RunConfig) -> None:
             ray.init(address=address or "auto", **quiet)
         except ConnectionError as error:
             remedy = (
-                "no running cluster found, or its RAY_AUTH_MODE or RAY_AUTH_TOKEN is not this process's; "
-                "`ray start --head` starts one, RAY_ADDRESS names one, cluster=local needs none"
+                "no running cluster found, or its RAY_AUTH_MODE or RAY_AUTH_TOKEN is not this"
+                " process's; `ray start --head` starts one, RAY_ADDRESS names one, cluster=local"
+                " needs none"
             )
             raise ConfigError("cluster", config.cluster.name, f"{remedy} ({error})") from error
     else:
-        # Ray guards what it starts with a token, and warns that it does: nothing to tell a person who runs alone
-        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(logging.ERROR)
-        # actors that hold every CPU would starve each other on a small machine; the run is what it was started for
+        # Ray guards what it starts with a token, and warns that it does: nothing to tell a person
+        # who runs alone
+        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
+            logging.ERROR
+        )
+        # actors that hold every CPU would starve each other on a small machine; the run is what it
+        # was started for
         cpus = max(os.cpu_count() or 1, math.ceil(_demand(config, config.most_pools)["CPU"]))
         ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
 
@@ -53,7 +64,10 @@ def _initialise(config: RunConfig) -> None:
 def _check_address(address: str) -> None:
     """Refuses at once what Ray would try for minutes, or fail at when the training is over."""
     if "://" in address:
-        remedy = "the cluster's host:port is wanted (port 6379 by default); from outside it, `ray job submit --address`"
+        remedy = (
+            "the cluster's host:port is wanted (port 6379 by default); from outside it, `ray job"
+            " submit --address`"
+        )
         raise ConfigError("RAY_ADDRESS", address, remedy)
     host, colon, port = address.rpartition(":")
     if not colon:  # auto, local
@@ -61,7 +75,10 @@ def _check_address(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=10).close()
     except (OSError, ValueError) as error:
-        remedy = f"nothing answers there ({error}); `ray start --head` starts a cluster, without RAY_ADDRESS none is needed"
+        remedy = (
+            f"nothing answers there ({error}); `ray start --head` starts a cluster, without"
+            " RAY_ADDRESS none is needed"
+        )
         raise ConfigError("RAY_ADDRESS", address, remedy) from error
 
 
@@ -74,7 +91,9 @@ def _demand(config: RunConfig, pools: int) -> dict[str, float]:
 
 
 def _check_size(config: RunConfig) -> None:
-    """Refuses what would wait for ever. A cluster that scales up (cluster=kuberay) is not held to what it has now."""
+    """Refuses what would wait for ever. A cluster that scales up (cluster=kuberay) is not held to
+    what it has now.
+    """
     if config.cluster.name == "kuberay":
         return
     have = ray.cluster_resources()
@@ -82,9 +101,13 @@ def _check_size(config: RunConfig) -> None:
     for kind, need in _demand(config, pools).items():
         if need > have.get(kind, 0.0):
             key = kind.lower() + "s"
-            per_pool, per_rank = (getattr(config.cluster, f"{role}_{key}") for role in ("pool", "server"))
+            per_pool, per_rank = (
+                getattr(config.cluster, f"{role}_{key}") for role in ("pool", "server")
+            )
             ranks = (
-                "a parameter server" if config.trainer.replicas == 1 else f"{config.trainer.replicas} parameter-server ranks"
+                "a parameter server"
+                if config.trainer.replicas == 1
+                else f"{config.trainer.replicas} parameter-server ranks"
             )
             remedy = (
                 f"{pools} pools of {per_pool} and {ranks} of {per_rank} need {need} {kind}s; "

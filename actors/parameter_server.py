@@ -9,21 +9,25 @@ import pyarrow as pa
 import ray
 import torch
 
-from pipeline.build import make_chains, make_learner, open_data, rows_for_pool
-from pipeline.checkpoint import Checkpoint, write_part
-from pipeline.config import RunConfig
-from pipeline.errors import ServerOutOfStepError
-from pipeline.learner import Learner
-from pipeline.ranks import Ranks, free_address
-from pipeline.types import Figures, Part, Progress, Rows, StepReport, Weights
+from pipeline.assembly.chains import make_chains
+from pipeline.assembly.data import open_data, rows_for_pool
+from pipeline.assembly.learner import make_learner
+from pipeline.common.errors import ServerOutOfStepError
+from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
+from pipeline.config.run import RunConfig
+from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.training.learner import Learner
+from pipeline.training.ranks import Ranks, free_address
 
 Thing = TypeVar("Thing")
 
 
 class ParameterServer:
-    """Takes references to batches, answers with a report and, as an object of its own, the new weights.
+    """Takes references to batches, answers with a report and, as an object of its own, the new
+    weights.
 
-    With several ranks, each has its share of positives and batches; what is said of a step, all of them say alike.
+    With several ranks, each has its share of positives and batches; what is said of a step, all of
+    them say alike.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -41,13 +45,17 @@ class ParameterServer:
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, address: str, rank: int) -> int:
-        """Takes up a checkpoint, or another run's weights, or neither; the version it is then at. Several ranks meet at
-        `address` first.
+    def start(
+        self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, address: str, rank: int
+    ) -> int:
+        """Takes up a checkpoint, or another run's weights, or neither; the version it is then at.
+        Several ranks meet at `address` first.
         """
         size = self._config.trainer.replicas
         if size > 1:
-            self._ranks = Ranks.join(address, rank, size, self._config.device, self._config.cluster.timeout)
+            self._ranks = Ranks.join(
+                address, rank, size, self._config.device, self._config.cluster.timeout
+            )
         self._started = make_learner(self._config, self._data, self._ranks)
         self._started.start(checkpoint, warm_start)
         weights = self._started.publish()
@@ -55,7 +63,9 @@ class ParameterServer:
         return weights.version
 
     def _learner(self, version: int) -> Learner:
-        """Raises `ServerOutOfStepError` where the version is not the one that the driver takes it for."""
+        """Raises `ServerOutOfStepError` where the version is not the one that the driver takes it
+        for.
+        """
         at = self._started.version if self._started is not None else "the beginning"
         if self._started is None or at != version:
             raise ServerOutOfStepError(f"the parameter server is at version {at}, not {version}")
@@ -65,7 +75,9 @@ class ParameterServer:
         return self._learner(version).publish()
 
     def starts(self, version: int, step: int, pieces: int) -> tuple[Rows, ...]:
-        """The data rows of step `step`, as arrays, in as many pieces as pools will start chains at them, or run under them."""
+        """The data rows of step `step`, as arrays, in as many pieces as pools will start chains at
+        them, or run under them.
+        """
         pieces_of = self._learner(version).starts(step).chunk(pieces)
         return tuple(piece.map(lambda field: field.numpy()) for piece in pieces_of)
 
@@ -77,7 +89,9 @@ class ParameterServer:
 
     def rows_for_pool(self, pool: int, incarnation: int) -> Rows:
         """As many training rows, as arrays, as a pool has chains, for those to begin at."""
-        return rows_for_pool(self._config, self._data, pool, incarnation).map(lambda field: field.numpy())
+        return rows_for_pool(self._config, self._data, pool, incarnation).map(
+            lambda field: field.numpy()
+        )
 
     def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
         report, weights = self._learner(version).step(batches)
@@ -89,7 +103,9 @@ class ParameterServer:
 
     @ray.method(num_returns=2, concurrency_group="weights")
     def weights(self, version: int) -> tuple[Weights, bool]:
-        """What a step made, once, and that it is there; it is put into the object store while the next step begins."""
+        """What a step made, once, and that it is there; it is put into the object store while the
+        next step begins.
+        """
         if version not in self._published:
             raise ServerOutOfStepError(f"the parameter server has no weights of version {version}")
         return self._published.pop(version), True
@@ -97,8 +113,12 @@ class ParameterServer:
     def save(self, version: int, folder: str) -> list[Part]:
         return self._learner(version).write(folder)
 
-    def save_absent(self, pool: int, incarnation: int, round: int, last: pa.RecordBatch | None, folder: str) -> Part:
-        """The part of a pool that is away, as it will be when it has taken up the chains of the `last` batch it sent."""
+    def save_absent(
+        self, pool: int, incarnation: int, round: int, last: pa.RecordBatch | None, folder: str
+    ) -> Part:
+        """The part of a pool that is away, as it will be when it has taken up the chains of the
+        `last` batch it sent.
+        """
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
         chains.revive(incarnation, round, last)
         return write_part(folder, f"pool-{pool}.pt", chains.state_dict())
@@ -110,7 +130,9 @@ class ParameterServer:
 
     @ray.method(num_returns="streaming")
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
-        from pipeline.evaluation.report import evaluate  # brings pictures and statistics, a second's import
+        from pipeline.evaluation.report import (
+            evaluate,
+        )  # brings pictures and statistics, a second's import
 
         averaged = self._learner(version).averaged()
         if self._ranks.rank == 0:

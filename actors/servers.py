@@ -9,17 +9,19 @@ import ray
 from ray.exceptions import RayTaskError
 
 from actors.waiting import LOST, Deadline, NotInTime, get
-from pipeline.checkpoint import Checkpoint
-from pipeline.config import RunConfig
-from pipeline.errors import PipelineError
-from pipeline.types import Figures, Part, Progress, StepReport
+from pipeline.common.errors import PipelineError
+from pipeline.common.types import Figures, Part, Progress, StepReport
+from pipeline.config.run import RunConfig
+from pipeline.storage.checkpoint import Checkpoint
 
 START_SECONDS = 60.0
 """How long a restarted process may take to answer before it is asked again."""
 
 
-class Servers:
-    """`trainer.replicas` actors of class `make`, rank by rank. Rank 0 publishes, saves and evaluates for all."""
+class ServerRanks:
+    """`trainer.replicas` actors of class `make`, rank by rank. Rank 0 publishes, saves and
+    evaluates for all.
+    """
 
     def __init__(self, config: RunConfig, make: type) -> None:
         cluster = config.cluster
@@ -27,8 +29,12 @@ class Servers:
         options: dict[str, Any] = {"num_cpus": cluster.server_cpus, "num_gpus": cluster.server_gpus}
         if cluster.server_labels:
             options["label_selector"] = cluster.server_labels
-        actor = ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"weights": 1})(make)
-        self.actors = [actor.options(**options).remote(config) for _ in range(config.trainer.replicas)]
+        actor = ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"weights": 1})(
+            make
+        )
+        self.actors = [
+            actor.options(**options).remote(config) for _ in range(config.trainer.replicas)
+        ]
         self.nodes: set[str] = set()
 
     @property
@@ -38,19 +44,41 @@ class Servers:
     def await_room(self) -> None:
         """Waits until every rank has a place, or failed to take it, which `start` finds out."""
         places = [actor.node.remote() for actor in self.actors]
-        ray.wait(places, num_returns=len(places), timeout=self._config.cluster.timeout, fetch_local=False)
+        ray.wait(
+            places, num_returns=len(places), timeout=self._config.cluster.timeout, fetch_local=False
+        )
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, timeout: float) -> int:
-        """All ranks meet and take up a checkpoint; the version they are then at. Raises those of `LOST`, `ClusterError`."""
-        address = get(self.first.address.remote(), timeout, "the parameter server") if len(self.actors) > 1 else ""
-        started = [actor.start.remote(checkpoint, warm_start, address, rank) for rank, actor in enumerate(self.actors)]
-        versions = {get(reference, timeout, f"parameter-server rank {rank}") for rank, reference in enumerate(started)}
+    def start(
+        self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, timeout: float
+    ) -> int:
+        """All ranks meet and take up a checkpoint; the version they are then at. Raises those of
+        `LOST`, `ClusterError`.
+        """
+        address = (
+            get(self.first.address.remote(), timeout, "the parameter server")
+            if len(self.actors) > 1
+            else ""
+        )
+        started = [
+            actor.start.remote(checkpoint, warm_start, address, rank)
+            for rank, actor in enumerate(self.actors)
+        ]
+        versions = {
+            get(reference, timeout, f"parameter-server rank {rank}")
+            for rank, reference in enumerate(started)
+        }
         assert len(versions) == 1, f"ranks are at versions {versions}"
-        self.nodes = {get(actor.node.remote(), timeout, "the parameter server") for actor in self.actors}
+        self.nodes = {
+            get(actor.node.remote(), timeout, "the parameter server") for actor in self.actors
+        }
         return versions.pop()
 
-    def restart(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, deadline: Deadline) -> int:
-        """Brings all of them back, whichever died: ranks that lost one of theirs cannot go on, and may hang."""
+    def restart(
+        self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, deadline: Deadline
+    ) -> int:
+        """Brings all of them back, whichever died: ranks that lost one of theirs cannot go on, and
+        may hang.
+        """
         while True:
             try:
                 if len(self.actors) > 1:
@@ -92,8 +120,14 @@ class Servers:
     def ask_step(self, version: int, batches: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
         """One step of all ranks, each with its even share of the batches."""
         ranks = len(self.actors)
-        shares = [batches[len(batches) * r // ranks : len(batches) * (r + 1) // ranks] for r in range(ranks)]
-        return [actor.step.remote(version, *share) for actor, share in zip(self.actors, shares, strict=True)]
+        shares = [
+            batches[len(batches) * r // ranks : len(batches) * (r + 1) // ranks]
+            for r in range(ranks)
+        ]
+        return [
+            actor.step.remote(version, *share)
+            for actor, share in zip(self.actors, shares, strict=True)
+        ]
 
     def weights(self, version: int) -> ray.ObjectRef:
         """Those that the last step made, one object, when it is there. Raises those of `LOST`."""
@@ -105,16 +139,19 @@ class Servers:
     def report(self, step: list[ray.ObjectRef]) -> StepReport:
         """What all ranks say of it, when it is done.
 
-        Raises those of `LOST` where a rank died, or a batch did; the first failure, but that of a rank for which another died
-        before it.
+        Raises those of `LOST` where a rank died, or a batch did; the first failure, but that of a
+        rank for which another died before it.
         """
         timeout = self._config.cluster.timeout
         reports: list[StepReport] = []
         failures: list[Exception] = []
         pending = step
         while pending:
-            # a rank that waits for a dead one is told by its connection, at the latest by its own timeout
-            done, pending = ray.wait(pending, num_returns=1, timeout=30.0 if failures else timeout, fetch_local=False)
+            # a rank that waits for a dead one is told by its connection, at the latest by its own
+            # timeout
+            done, pending = ray.wait(
+                pending, num_returns=1, timeout=30.0 if failures else timeout, fetch_local=False
+            )
             if not done:
                 break
             for rank in done:
@@ -127,7 +164,10 @@ class Servers:
         if failures:
             raise failures[0]
         if pending:
-            raise NotInTime(f"{len(pending)} of the parameter server's ranks did not answer within {timeout:g} s")
+            raise NotInTime(
+                f"{len(pending)} of the parameter server's ranks did not answer within"
+                f" {timeout:g} s"
+            )
         return reports[0]
 
     def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
@@ -135,7 +175,9 @@ class Servers:
 
     def parts(self, saved: Sequence[ray.ObjectRef]) -> list[Part]:
         timeout = self._config.cluster.timeout
-        return [part for reference in saved for part in get(reference, timeout, "the parameter server")]
+        return [
+            part for reference in saved for part in get(reference, timeout, "the parameter server")
+        ]
 
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
         streams = [actor.evaluate.remote(version, output) for actor in self.actors]

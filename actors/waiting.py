@@ -8,10 +8,12 @@ from typing import Any
 import ray
 from ray.exceptions import GetTimeoutError, ObjectLostError, RayActorError, RayTaskError
 
-from pipeline.errors import ClusterError, OutOfStepError, PipelineError
+from pipeline.common.errors import ClusterError, OutOfStepError, PipelineError
 
 LOST = (RayActorError, ObjectLostError, OutOfStepError)
-"""An actor's process died, an object died with its node, or an actor was made anew without anybody having seen it die."""
+"""An actor's process died, an object died with its node, or an actor was made anew without anybody
+having seen it die.
+"""
 POLL_SECONDS = 0.2
 
 
@@ -20,7 +22,8 @@ class NotInTime(ClusterError):  # noqa: N818 - it says what happened
 
 
 def get(reference: ray.ObjectRef, timeout: float, what: str) -> Any:
-    """An actor's answer within `timeout` seconds; an error of ours that it raised comes out as itself.
+    """An actor's answer within `timeout` seconds; an error of ours that it raised comes out as
+    itself.
 
     Raises `NotInTime` where there is none, and those of `LOST`.
     """
@@ -43,7 +46,9 @@ class Deadline:
 
     def check(self) -> None:
         if time.monotonic() > self._end:
-            raise ClusterError(f"{self._waits_for} did not come within cluster.timeout={self._seconds:g} s")
+            raise ClusterError(
+                f"{self._waits_for} did not come within cluster.timeout={self._seconds:g} s"
+            )
 
     def pause(self) -> None:
         self.check()
@@ -56,7 +61,11 @@ def ready(reference: ray.ObjectRef) -> bool:
 
 
 def draining_nodes() -> set[str]:
-    """Ids of the nodes that are about to leave: asked to by a SIGTERM, an autoscaler, or a spot market's notice."""
-    from ray._private.state import state  # no public call tells: Ray Serve and Ray Train ask here too
+    """Ids of the nodes that are about to leave: asked to by a SIGTERM, an autoscaler, or a spot
+    market's notice.
+    """
+    from ray._private.state import (
+        state,
+    )  # no public call tells: Ray Serve and Ray Train ask here too
 
     return set(state.get_draining_nodes())

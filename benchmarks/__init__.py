@@ -1,1 +1,3 @@
-"""Figures of the README and the documentation, from the programs themselves: `python -m benchmarks.NAME`."""
+"""Figures of the README and the documentation, from the programs themselves: `python -m
+benchmarks.NAME`.
+"""

@@ -1,13 +1,15 @@
-"""Random-walk Metropolis, MALA and HMC beside BlackJAX's: the same laws, step sizes and starts in equilibrium, in float64.
+"""Random-walk Metropolis, MALA and HMC beside BlackJAX's: the same laws, step sizes and starts in
+equilibrium, in float64.
 
-    pip install -c constraints.txt -c constraints-reference.txt -e '.[reference]'
-    python -m benchmarks.blackjax_reference [--chains 64] [--transitions 2000] [--repeats 8] [--json FILE]
+    pip install -c constraints.txt -c constraints-reference.txt -e '.[reference]' python -m
+    benchmarks.blackjax_reference [--chains 64] [--transitions 2000] [--repeats 8] [--json FILE]
 
-By law and kernel: how far the sampled means and variances lie from the exact ones, in Monte Carlo standard errors; the mean
-acceptance; and bulk ESS per transition (Vehtari et al. 2021), averaged over the coordinates, by ArviZ for both alike. Standard
-errors are those over independent repeats. Fails where a ratio of ESS leaves 0.9 to 1.1, two acceptances are more than 0.003
-apart, or a moment is off by more than 4 errors. The acceptance is the sharpest: near its best value a step size hardly shows in
-ESS.
+By law and kernel: how far the sampled means and variances lie from the exact ones, in Monte Carlo
+standard errors; the mean acceptance; and bulk ESS per transition (Vehtari et al. 2021), averaged
+over the coordinates, by ArviZ for both alike. Standard errors are those over independent repeats.
+Fails where a ratio of ESS leaves 0.9 to 1.1, two acceptances are more than 0.003 apart, or a moment
+is off by more than 4 errors. The acceptance is the sharpest: near its best value a step size hardly
+shows in ESS.
 """
 
 from __future__ import annotations
@@ -30,19 +32,22 @@ import numpy as np
 import torch
 from arviz_stats.base.array import array_stats
 
-from pipeline.energies.base import Target
 from pipeline.energies.laws import LAWS, Gaussian, GaussianMixture
+from pipeline.energies.target import Target
 from pipeline.evaluation.diagnostics import effective_sample_size
 from pipeline.kernels import hmc, mala, random_walk
 
 OURS = {"random_walk": random_walk.kernel, "mala": mala.kernel, "hmc": hmc.kernel}
 RATIO = (0.9, 1.1)
 ACCEPTANCE_GAP = 0.003  # about five standard errors of the noisiest pair
-LARGEST_Z = 4.0  # 168 z-scores in all: a correct pair of libraries exceeds it about once in a hundred runs
+LARGEST_Z = (
+    4.0  # 168 z-scores in all: a correct pair of libraries exceeds it about once in a hundred runs
+)
 PACKAGES = ("blackjax", "jax", "jaxlib", "torch", "numpy", "scipy", "arviz-stats")
 
 SCALES = np.geomspace(0.5, 2.0, 10)
-# masses between 1 and the ideal 1 / scale^2, unequal so that a mass taken for its inverse would show
+# masses between 1 and the ideal 1 / scale^2, unequal so that a mass taken for its inverse would
+# show
 PARAMETERS: dict[str, dict[str, dict[str, Any]]] = {
     "gaussian": {
         "random_walk": {"step_size": 1.2},
@@ -63,7 +68,9 @@ PARAMETERS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Run(NamedTuple):
-    """`draws` [chains, transitions, d] and `acceptance` [chains, transitions], the accept probabilities."""
+    """`draws` [chains, transitions, d] and `acceptance` [chains, transitions], the accept
+    probabilities.
+    """
 
     draws: np.ndarray
     acceptance: np.ndarray
@@ -93,19 +100,32 @@ def law_of(name: str) -> Gaussian | GaussianMixture:
 
 def components_of(law: Gaussian | GaussianMixture) -> Components:
     if isinstance(law, Gaussian):
-        return Components(np.ones(1), law.mean.numpy()[None], (law.factor @ law.factor.T).numpy()[None])
-    return Components((law.weights / law.weights.sum()).numpy(), law.means.numpy(), (law.factors @ law.factors.mT).numpy())
+        return Components(
+            np.ones(1), law.mean.numpy()[None], (law.factor @ law.factor.T).numpy()[None]
+        )
+    return Components(
+        (law.weights / law.weights.sum()).numpy(),
+        law.means.numpy(),
+        (law.factors @ law.factors.mT).numpy(),
+    )
 
 
 def run_ours(
-    kernel: str, law: Gaussian | GaussianMixture, parameters: dict[str, Any], size: tuple[int, int, int], seed: int
+    kernel: str,
+    law: Gaussian | GaussianMixture,
+    parameters: dict[str, Any],
+    size: tuple[int, int, int],
+    seed: int,
 ) -> Run:
     """`size`: chains, transitions kept, transitions before them."""
     chains, transitions, warm_up = size
     generator = torch.Generator().manual_seed(seed)
     target = Target(law)
     state = OURS[kernel].init(law.sample(chains, generator), target)
-    draws, acceptance = torch.empty(chains, transitions, law.dimension), torch.empty(chains, transitions)
+    draws, acceptance = (
+        torch.empty(chains, transitions, law.dimension),
+        torch.empty(chains, transitions),
+    )
     for index in range(-warm_up, transitions):
         state, info = OURS[kernel].step(generator, state, target, **parameters)
         if index >= 0:
@@ -114,7 +134,11 @@ def run_ours(
 
 
 def run_theirs(
-    kernel: str, law: Gaussian | GaussianMixture, parameters: dict[str, Any], size: tuple[int, int, int], seed: int
+    kernel: str,
+    law: Gaussian | GaussianMixture,
+    parameters: dict[str, Any],
+    size: tuple[int, int, int],
+    seed: int,
 ) -> Run:
     """The same in JAX, with a density of its own."""
     chains, transitions, warm_up = size
@@ -124,17 +148,23 @@ def run_theirs(
 
     def log_density(x: jax.Array) -> jax.Array:
         centred = x - means
-        return jax.scipy.special.logsumexp(log_weights - jnp.einsum("ki,kij,kj->k", centred, precisions, centred) / 2)
+        return jax.scipy.special.logsumexp(
+            log_weights - jnp.einsum("ki,kij,kj->k", centred, precisions, centred) / 2
+        )
 
     step_size = parameters["step_size"]
     if kernel == "random_walk":
         # sigma is a standard deviation, or several, though its docstring calls it a covariance
-        algorithm = blackjax.additive_step_random_walk.normal_random_walk(log_density, sigma=jnp.full(law.dimension, step_size))
+        algorithm = blackjax.additive_step_random_walk.normal_random_walk(
+            log_density, sigma=jnp.full(law.dimension, step_size)
+        )
     elif kernel == "mala":
         algorithm = blackjax.mala(log_density, step_size)
     else:
         inverse_mass = jnp.broadcast_to(1 / jnp.asarray(parameters["mass"]), law.dimension)
-        algorithm = blackjax.hmc(log_density, step_size, inverse_mass, num_integration_steps=parameters["leapfrog_steps"])
+        algorithm = blackjax.hmc(
+            log_density, step_size, inverse_mass, num_integration_steps=parameters["leapfrog_steps"]
+        )
 
     def transition(state: Any, key: jax.Array) -> tuple[Any, tuple[jax.Array, jax.Array]]:
         state, info = algorithm.step(key, state)
@@ -146,12 +176,16 @@ def run_theirs(
         return draws[warm_up:], acceptance[warm_up:]
 
     starts = law.sample(chains, torch.Generator().manual_seed(seed)).numpy()
-    draws, acceptance = jax.jit(jax.vmap(chain))(jax.random.split(jax.random.key(seed), chains), starts)
+    draws, acceptance = jax.jit(jax.vmap(chain))(
+        jax.random.split(jax.random.key(seed), chains), starts
+    )
     return Run(np.asarray(draws), np.asarray(acceptance))
 
 
 def summarise(run: Run, truth: Components, repeats: int) -> dict[str, Any]:
-    """z-scores [d] from all chains; acceptance [repeats] and bulk ESS per transition [repeats, d] from each repeat's own."""
+    """z-scores [d] from all chains; acceptance [repeats] and bulk ESS per transition [repeats, d]
+    from each repeat's own.
+    """
     mean, variance = truth.moments()
     assert run.draws.dtype == run.acceptance.dtype == np.float64
 
@@ -175,7 +209,9 @@ def mean_and_error(by_repeat: np.ndarray) -> tuple[float, float]:
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """One row: a figure with its standard error is a pair, and what comes from either library is a pair ours, theirs."""
+    """One row: a figure with its standard error is a pair, and what comes from either library is a
+    pair ours, theirs.
+    """
     sides = (ours, theirs)
     acceptances = [mean_and_error(side["acceptance"]) for side in sides]
     by_repeat = [mean_and_error(side["ess"].mean(1)) for side in sides]
@@ -191,14 +227,18 @@ def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
         "ess_per_transition": by_repeat,
         "ess_ratio": [ratio, ratio * ((error_a / a) ** 2 + (error_b / b) ** 2) ** 0.5],
         "ess_ratio_by_coordinate": by_coordinate.tolist(),
-        "agrees": bool(RATIO[0] <= ratio <= RATIO[1] and acceptance_gap <= ACCEPTANCE_GAP and largest_z <= LARGEST_Z),
+        "agrees": bool(
+            RATIO[0] <= ratio <= RATIO[1]
+            and acceptance_gap <= ACCEPTANCE_GAP
+            and largest_z <= LARGEST_Z
+        ),
     }
 
 
 HEADER = (
-    f"{'':<22} {'largest |z|':^21}   {'acceptance':^30}   {'bulk ESS per transition':^30}   {'':^12}\n"
-    f"{'law':<9} {'kernel':<12} {'of means':>10} {'variances':>10}   "
-    f"{'ours':<14}  {'BlackJAX':<14}   {'ours':<14}  {'BlackJAX':<14}   {'ratio':<12}  agrees"
+    f"{'':<22} {'largest |z|':^21}   {'acceptance':^30}   {'bulk ESS per transition':^30}  "
+    f" {'':^12}\n{'law':<9} {'kernel':<12} {'of means':>10} {'variances':>10}   {'ours':<14} "
+    f" {'BlackJAX':<14}   {'ours':<14}  {'BlackJAX':<14}   {'ratio':<12}  agrees"
 )
 
 
@@ -211,16 +251,21 @@ def show(row: dict[str, Any]) -> str:
 
     ratio, error = row["ess_ratio"]
     return (
-        f"{row['law']:<9} {row['kernel']:<12} {largest('mean_z'):>10} {largest('variance_z'):>10}   "
-        f"{pair('acceptance')}   {pair('ess_per_transition')}   {ratio:.3f} ±{error:.3f}  {'yes' if row['agrees'] else 'NO'}"
+        f"{row['law']:<9} {row['kernel']:<12} {largest('mean_z'):>10} {largest('variance_z'):>10}  "
+        f" {pair('acceptance')}   {pair('ess_per_transition')}   {ratio:.3f} ±{error:.3f} "
+        f" {'yes' if row['agrees'] else 'NO'}"
     )
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--chains", type=int, default=64, help="in each repeat")
     parser.add_argument("--transitions", type=int, default=2000)
-    parser.add_argument("--warm-up", type=int, default=200, help="transitions made first and dropped")
+    parser.add_argument(
+        "--warm-up", type=int, default=200, help="transitions made first and dropped"
+    )
     parser.add_argument("--repeats", type=int, default=8, help="independent ones, at least 2")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path, help="write the rows there as well")
@@ -239,16 +284,25 @@ def main() -> None:
             # different seeds, so that the two are independent
             seed = arguments.seed + 2 * len(rows)
             ours, theirs = (
-                summarise(run(kernel, law, parameters, size, seed + offset), components_of(law), arguments.repeats)
+                summarise(
+                    run(kernel, law, parameters, size, seed + offset),
+                    components_of(law),
+                    arguments.repeats,
+                )
                 for offset, run in enumerate((run_ours, run_theirs))
             )
-            rows.append({"law": name, "kernel": kernel, "parameters": parameters, **compare(ours, theirs)})
+            rows.append(
+                {"law": name, "kernel": kernel, "parameters": parameters, **compare(ours, theirs)}
+            )
             print(show(rows[-1]), flush=True)
     if arguments.json:
         content = {
             "command": shlex.join(["python", "-m", "benchmarks.blackjax_reference", *sys.argv[1:]]),
             "date": datetime.date.today().isoformat(),
-            "versions": {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in PACKAGES},
+            "versions": (
+                {"python": platform.python_version()}
+                | {name: importlib.metadata.version(name) for name in PACKAGES}
+            ),
             "settings": {key: value for key, value in vars(arguments).items() if key != "json"},
             "wall_seconds": round(time.perf_counter() - started, 1),
             "rows": rows,

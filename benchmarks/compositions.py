@@ -2,10 +2,11 @@
 
     python -m benchmarks.compositions [--docs FOLDER]
 
-A ring and a stripe in the plane are learned apart, by `python -m pipeline.train data.law=ring` (`stripe`), and composed with no
-further training by `python -m pipeline.sample runs=[A,B] compose=and|or|not`. The densities of both laws are known, and with
-them those of their compositions: KL(truth || model) in nats by quadrature; and the energy distance of 1,000 samples, chains
-started at noise, to draws of the truth.
+A ring and a stripe in the plane are learned apart, by `python -m pipeline.train data.law=ring`
+(`stripe`), and composed with no further training by `python -m pipeline.sample runs=[A,B]
+compose=and|or|not`. The densities of both laws are known, and with them those of their
+compositions: KL(truth || model) in nats by quadrature; and the energy distance of 1,000 samples,
+chains started at noise, to draws of the truth.
 """
 
 from __future__ import annotations
@@ -29,10 +30,22 @@ from pipeline.data.toys import LAWS
 from pipeline.evaluation.compositions import REACH, SHOWN, SIDE, WEIGHT, Compared, compare, grid
 
 PARTS = ("ring", "stripe")
-# noise-contrastive estimation, 20 seconds each; MALA adapts, as compositions are narrower or wider than their parts
+# noise-contrastive estimation, 20 seconds each; MALA adapts, as compositions are narrower or wider
+# than their parts
 RECIPE = (
-    *("experiment=toy", "objective=nce", "energy.hidden=[64,64]", "trainer.steps=4000", "kernel.step_size=0.05"),
-    *("kernel.target_acceptance=0.6", "evaluation.transitions=1000", "cluster=inline", "metrics.port=0"),
+    *(
+        "experiment=toy",
+        "objective=nce",
+        "energy.hidden=[64,64]",
+        "trainer.steps=4000",
+        "kernel.step_size=0.05",
+    ),
+    *(
+        "kernel.target_acceptance=0.6",
+        "evaluation.transitions=1000",
+        "cluster=inline",
+        "metrics.port=0",
+    ),
 )
 SAMPLES = 1000
 
@@ -80,7 +93,8 @@ def run(folder: Path) -> list[Row]:
         "not": (" not ".join(PARTS), [both, "compose=not", f"weights=[1,{WEIGHT}]"]),
     }
     return [
-        Row(name, densities[key], *samples_of(folder / f"of-{key}", *arguments)) for key, (name, arguments) in commands.items()
+        Row(name, densities[key], *samples_of(folder / f"of-{key}", *arguments))
+        for key, (name, arguments) in commands.items()
     ]
 
 
@@ -88,8 +102,13 @@ def figures_of(row: Row, generator: torch.Generator) -> dict[str, Any]:
     return {
         "law": row.name,
         "kl": row.densities.kl,
-        "sample_distance": energy_distance(row.samples, draws(row.densities.truth, 4 * SAMPLES, generator)),
-        **{key: row.summary[key] for key in ("acceptance", "samples_r_hat", "transitions", "seconds")},
+        "sample_distance": energy_distance(
+            row.samples, draws(row.densities.truth, 4 * SAMPLES, generator)
+        ),
+        **{
+            key: row.summary[key]
+            for key in ("acceptance", "samples_r_hat", "transitions", "seconds")
+        },
     }
 
 
@@ -101,14 +120,23 @@ def draw(rows: list[Row], path: Path) -> None:
         shares = [logs.exp().view(SIDE, SIDE)[inside][:, inside].T for logs in row.densities]
         for panel, values in zip(axes[:2], shares, strict=True):
             extent = (-SHOWN, SHOWN, -SHOWN, SHOWN)
-            panel.imshow(values, origin="lower", cmap="magma", extent=extent, vmin=0, vmax=float(shares[0].max()))
+            panel.imshow(
+                values,
+                origin="lower",
+                cmap="magma",
+                extent=extent,
+                vmin=0,
+                vmax=float(shares[0].max()),
+            )
         axes[2].scatter(*row.samples.T, s=1.5, alpha=0.5, color="C1")
         axes[2].set_xlim(-SHOWN, SHOWN)
         axes[2].set_ylim(-SHOWN, SHOWN)
         axes[2].set_aspect("equal")
         axes[0].set_ylabel(row.name, fontsize=9)
     for panel, title in zip(
-        figure.axes[:3], ("density of the law", "density of the model", "samples of the model"), strict=True
+        figure.axes[:3],
+        ("density of the law", "density of the model", "samples of the model"),
+        strict=True,
     ):
         panel.set_title(title, fontsize=9)
     for panel in figure.axes:
@@ -118,7 +146,9 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--docs", type=Path, help="write compositions.json and .png there")
     arguments = parser.parse_args()
     generator = torch.Generator().manual_seed(0)
@@ -126,10 +156,18 @@ def main() -> None:
         rows = run(Path(folder))
     figures = [figures_of(row, generator) for row in rows]
     for line in figures:
-        print(f"{line['law']:<18} KL {line['kl']:.4f} nats, energy distance {line['sample_distance']:+.4f}", flush=True)
+        print(
+            f"{line['law']:<18} KL {line['kl']:.4f} nats, energy distance"
+            f" {line['sample_distance']:+.4f}",
+            flush=True,
+        )
     if arguments.docs:
         draw(rows, arguments.docs / "compositions.png")
-        content = {"command": "python -m benchmarks.compositions --docs docs", "weight": WEIGHT, "rows": figures}
+        content = {
+            "command": "python -m benchmarks.compositions --docs docs",
+            "weight": WEIGHT,
+            "rows": figures,
+        }
         (arguments.docs / "compositions.json").write_text(json.dumps(content, indent=1) + "\n")
 
 

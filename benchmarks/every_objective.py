@@ -2,8 +2,9 @@
 
     python -m benchmarks.every_objective [--docs FOLDER] [--only NAME ...]
 
-The held-out log-likelihood: in the plane (8 Gaussians, a perceptron) with Z by quadrature, on the binarized digits (an RBM
-64x16) by enumeration. In the plane also the energy distance between 1,000 samples, chains started at noise, and held-out rows.
+The held-out log-likelihood: in the plane (8 Gaussians, a perceptron) with Z by quadrature, on the
+binarized digits (an RBM 64x16) by enumeration. In the plane also the energy distance between 1,000
+samples, chains started at noise, and held-out rows.
 """
 
 from __future__ import annotations
@@ -21,13 +22,21 @@ import torch
 from matplotlib.figure import Figure
 
 import pipeline
-from pipeline.build import make_energy, make_plan, open_data
-from pipeline.compose import compose
+from pipeline.assembly.chains import make_plan
+from pipeline.assembly.data import open_data
+from pipeline.assembly.energies import make_energy
+from pipeline.common.rng import torch_generator
+from pipeline.config.compose import compose
 from pipeline.energies.base import Energy
 from pipeline.evaluation.samples import draw_from_noise
-from pipeline.rng import torch_generator
 
-COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=1000", "evaluation.transitions=500", "checkpoint.every=10000")
+COMMON = (
+    "cluster=inline",
+    "metrics.port=0",
+    "evaluation.samples=1000",
+    "evaluation.transitions=500",
+    "checkpoint.every=10000",
+)
 REACH = 4.5
 GRID = 220
 
@@ -39,7 +48,9 @@ SHORT = "evaluation.transitions=50"  # short runs are judged by runs of their ow
 
 
 class Trial(NamedTuple):
-    """`experiment` and what else is given; `name` says what differs from other trials of the same objective."""
+    """`experiment` and what else is given; `name` says what differs from other trials of the same
+    objective.
+    """
 
     name: str
     experiment: str
@@ -54,9 +65,24 @@ def _trials() -> list[Trial]:
             *("kernel.inner.target_acceptance=0.6", "chains.restart=0"),
         ),
         "cd": ("objective=cd",),
-        "short_run": ("objective=short_run", "kernel=ula", "kernel.transitions=50", *TEMPERED, SHORT),
-        "improved_cd": ("objective=improved_cd", "kernel=ula", "kernel.step_size=0.02", "kernel.transitions=10"),
-        "maximum_likelihood": ("objective=maximum_likelihood", "objective.grid=100", "energy.hidden=[64,64]"),
+        "short_run": (
+            "objective=short_run",
+            "kernel=ula",
+            "kernel.transitions=50",
+            *TEMPERED,
+            SHORT,
+        ),
+        "improved_cd": (
+            "objective=improved_cd",
+            "kernel=ula",
+            "kernel.step_size=0.02",
+            "kernel.transitions=10",
+        ),
+        "maximum_likelihood": (
+            "objective=maximum_likelihood",
+            "objective.grid=100",
+            "energy.hidden=[64,64]",
+        ),
         "mixture": ("objective=mixture", "objective.weights={cd:1.0,hutchinson:0.01}"),
     }
     without_chains = ("score_matching", "hutchinson", "sliced", "finite_difference", "denoising")
@@ -87,7 +113,10 @@ def _trials() -> list[Trial]:
     l2 = ("objective.energy_l2=0",)
     return [
         *(Trial(name, "toy", overrides) for name, overrides in toy.items()),
-        *(Trial(n, "digits_rbm", o + (l2 if n.startswith(("pcd", "cd", "fast")) else ())) for n, o in rbm.items()),
+        *(
+            Trial(n, "digits_rbm", o + (l2 if n.startswith(("pcd", "cd", "fast")) else ()))
+            for n, o in rbm.items()
+        ),
     ]
 
 
@@ -101,7 +130,9 @@ def arguments_of(trial: Trial) -> list[str]:
 def train(trial: Trial, folder: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
     """One run's summary."""
     arguments = [*arguments_of(trial), f"output={folder}", *more]
-    subprocess.run([sys.executable, "-m", "pipeline.train", *arguments], check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(
+        [sys.executable, "-m", "pipeline.train", *arguments], check=True, stdout=subprocess.DEVNULL
+    )
     summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
     return summary
 
@@ -122,12 +153,16 @@ def row_of(trial: Trial, summary: dict[str, Any], folder: Path) -> dict[str, Any
 
 
 def sample_distance(trial: Trial, energy: Energy | None) -> float:
-    """Energy distance to 1,000 held-out rows of the trial's samples; of those of its untrained energy where there is none."""
+    """Energy distance to 1,000 held-out rows of the trial's samples; of those of its untrained
+    energy where there is none.
+    """
     config = compose(arguments_of(trial))
     data = open_data(config)
     model = (energy or make_energy(config, data.shape)).requires_grad_(False)
     count, transitions = config.evaluation.samples, config.evaluation.transitions
-    run = draw_from_noise(model, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation"))
+    run = draw_from_noise(
+        model, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation")
+    )
     while True:
         try:
             next(run)
@@ -136,7 +171,9 @@ def sample_distance(trial: Trial, energy: Energy | None) -> float:
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| >= 0, 0 for one law only (Szekely & Rizzo 2013), from rows [N, d] and [M, d]."""
+    """2 E|X - Y| - E|X - X'| - E|Y - Y'| >= 0, 0 for one law only (Szekely & Rizzo 2013), from rows
+    [N, d] and [M, d].
+    """
 
     def within(z: torch.Tensor) -> float:
         return float(torch.cdist(z, z).sum()) / (len(z) * (len(z) - 1))
@@ -158,7 +195,9 @@ def draw(densities: dict[str, torch.Tensor], path: Path) -> None:
     columns = 4
     rows = math.ceil(len(densities) / columns)
     figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
-    for axis, (name, values) in zip(figure.subplots(rows, columns).flat, densities.items(), strict=False):
+    for axis, (name, values) in zip(
+        figure.subplots(rows, columns).flat, densities.items(), strict=False
+    ):
         axis.imshow(values, origin="lower", cmap="magma")
         axis.set_title(name, fontsize=9)
     for axis in figure.axes:
@@ -190,25 +229,29 @@ def page(rows: list[dict[str, Any]], untrained: float) -> str:
     toys = [row for row in rows if row["experiment"] == "toy"]
     if toys:
         text += (
-            "## Eight Gaussians in the plane\n\n"
-            "A perceptron 2-128-128-1 and 16,000 rows; Z by quadrature. "
-            f"The law itself scores {toys[0]['truth']:.2f}, the untrained model {toys[0]['untrained']:.2f}. "
-            "Distance: energy distance of 1,000 samples, chains started at noise, to held-out rows; "
-            f"untrained {untrained:.3f}, 0 for the law itself.\n\n"
-            "| objective | log-likelihood | distance of samples | steps | seconds | overrides |\n|---|---|---|---|---|---|\n"
+            "## Eight Gaussians in the plane\n\nA perceptron 2-128-128-1 and 16,000 rows; Z by"
+            f" quadrature. The law itself scores {toys[0]['truth']:.2f}, the untrained model"
+            f" {toys[0]['untrained']:.2f}. Distance: energy distance of 1,000 samples, chains"
+            f" started at noise, to held-out rows; untrained {untrained:.3f}, 0 for the law"
+            " itself.\n\n| objective | log-likelihood | distance of samples | steps | seconds |"
+            " overrides |\n|---|---|---|---|---|---|\n"
         )
         text += "".join(
-            f"| {row['objective']} | {row['test_log_likelihood']:.2f} | {row['sample_distance']:.3f} | {_end(row)}"
+            f"| {row['objective']} | {row['test_log_likelihood']:.2f} |"
+            f" {row['sample_distance']:.3f} | {_end(row)}"
             for row in toys
         )
     digits = [row for row in rows if row["experiment"] == "digits_rbm"]
     if digits:
         text += (
-            "\n## An RBM on the binarized digits\n\n"
-            f"64 visible, 16 hidden units, log Z by enumeration. Untrained {digits[0]['untrained']:.2f}.\n\n"
-            "| objective | log-likelihood | steps | seconds | overrides |\n|---|---|---|---|---|\n"
+            "\n## An RBM on the binarized digits\n\n64 visible, 16 hidden units, log Z by"
+            f" enumeration. Untrained {digits[0]['untrained']:.2f}.\n\n| objective | log-likelihood"
+            " | steps | seconds | overrides |\n|---|---|---|---|---|\n"
         )
-        text += "".join(f"| {row['objective']} | {row['test_log_likelihood']:.2f} | {_end(row)}" for row in digits)
+        text += "".join(
+            f"| {row['objective']} | {row['test_log_likelihood']:.2f} | {_end(row)}"
+            for row in digits
+        )
     return text
 
 
@@ -217,7 +260,9 @@ def _end(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--docs", type=Path, help="write every_objective.json, .md and .png there")
     parser.add_argument("--only", nargs="+", choices=sorted({trial.name for trial in TRIALS}))
     arguments = parser.parse_args()
@@ -230,14 +275,20 @@ def main() -> None:
             row = row_of(trial, train(trial, output), output)
             rows.append(row)
             gained = f"{row['untrained']:8.2f} -> {row['test_log_likelihood']:8.2f} nats"
-            print(f"{trial.experiment:<12}{trial.name:<30}{gained}  {row['steps']} steps, {row['seconds']:.0f} s", flush=True)
+            print(
+                f"{trial.experiment:<12}{trial.name:<30}{gained}  {row['steps']} steps,"
+                f" {row['seconds']:.0f} s",
+                flush=True,
+            )
             if trial.experiment == "toy":
                 densities[trial.name] = density(output)
     if arguments.docs:
         draw(densities, arguments.docs / "every_objective.png")
         content = {"command": "python -m benchmarks.every_objective --docs docs", "rows": rows}
         (arguments.docs / "every_objective.json").write_text(json.dumps(content, indent=1) + "\n")
-        (arguments.docs / "every_objective.md").write_text(page(rows, sample_distance(TRIALS[0], None)))
+        (arguments.docs / "every_objective.md").write_text(
+            page(rows, sample_distance(TRIALS[0], None))
+        )
 
 
 if __name__ == "__main__":

@@ -1,8 +1,10 @@
-"""The flow of batches and weights between pools, driver and trainer, simulated with injected latencies, and its arithmetic.
+"""The flow of batches and weights between pools, driver and trainer, simulated with injected
+latencies, and its arithmetic.
 
-Discrete events (simpy): pools whose rounds take random times, some slow, some that hang or die; a driver that spends processor
-time on each batch, with the first-come policy of `actors/driver.py`; links that weights leave by, once for each node, and that
-batches come in by. `limits` says what steps a second each part alone would allow.
+Discrete events (simpy): pools whose rounds take random times, some slow, some that hang or die; a
+driver that spends processor time on each batch, with the first-come policy of `actors/driver.py`;
+links that weights leave by, once for each node, and that batches come in by. `limits` says what
+steps a second each part alone would allow.
 """
 
 from __future__ import annotations
@@ -25,7 +27,9 @@ Events = Generator[simpy.Event, Any, Any]
 
 
 class Setting(NamedTuple):
-    """Sizes and latencies of a pipeline; seconds and bytes. Rounds take `round_seconds` on average, log-normal with `sigma`."""
+    """Sizes and latencies of a pipeline; seconds and bytes. Rounds take `round_seconds` on average,
+    log-normal with `sigma`.
+    """
 
     pools: int
     batches_per_step: int
@@ -39,7 +43,9 @@ class Setting(NamedTuple):
     hangs: float = 0.0  # chance that a round takes `away_seconds` longer
     deaths: float = 0.0  # chance that a round is lost, and its pool away for so long
     away_seconds: float = 10.0
-    batch_seconds: float = 0.0005  # of the driver for each batch, half to ask for it and half to take it in
+    batch_seconds: float = (
+        0.0005  # of the driver for each batch, half to ask for it and half to take it in
+    )
     call_seconds: float = 0.001  # of the driver for each step
     hop_seconds: float = 0.0005  # a call, or an answer, on its way
     batch_bytes: float = 0.0
@@ -56,7 +62,9 @@ class Setting(NamedTuple):
 
     @property
     def incoming_seconds(self) -> float:
-        """A step's batches on their way to the ranks, each by its own link, when the step is called."""
+        """A step's batches on their way to the ranks, each by its own link, when the step is
+        called.
+        """
         return math.ceil(self.batches_per_step / self.replicas) * self.batch_bytes / self.bandwidth
 
     def each(self, steps: int) -> int:
@@ -67,13 +75,22 @@ class Setting(NamedTuple):
 def limits(s: Setting) -> dict[str, float]:
     """Steps a second that each part alone would allow; the smallest is the prediction.
 
-    Without a lag, trainer and pools wait for each other. Every node fetches every version, the most that it can come to; unless
-    the weights of all rounds, fetched for each anew, would fit the link.
+    Without a lag, trainer and pools wait for each other. Every node fetches every version, the most
+    that it can come to; unless the weights of all rounds, fetched for each anew, would fit the
+    link.
     """
     batches = s.batches_per_step
-    working = min(1.0, batches * (s.lag + 1) / s.pools)  # share of the pools that what is in flight keeps at work
+    working = min(
+        1.0, batches * (s.lag + 1) / s.pools
+    )  # share of the pools that what is in flight keeps at work
     away = s.away_seconds * (s.hangs + s.deaths)
-    rounds = sum(1 / (s.round_seconds * (s.slowness if pool < s.slow_pools else 1) + away) for pool in range(s.pools)) * working
+    rounds = (
+        sum(
+            1 / (s.round_seconds * (s.slowness if pool < s.slow_pools else 1) + away)
+            for pool in range(s.pools)
+        )
+        * working
+    )
     # batches are taken in, and asked for, while a step is made
     turn = 0.0 if s.lag else batches * s.batch_seconds
     step = s.step_seconds + 2 * s.hop_seconds + s.call_seconds + turn + s.incoming_seconds
@@ -88,7 +105,9 @@ def limits(s: Setting) -> dict[str, float]:
 
 
 class Asked(NamedTuple):
-    """A round: of which pool, under which version, when it was asked for, and how long it took; None where its pool died."""
+    """A round: of which pool, under which version, when it was asked for, and how long it took;
+    None where its pool died.
+    """
 
     pool: int
     version: int
@@ -97,7 +116,9 @@ class Asked(NamedTuple):
 
 
 class Outcome(NamedTuple):
-    """`busy`: the share of its time that the trainer spends in steps; `working`: that of a pool in rounds; batches by lag."""
+    """`busy`: the share of its time that the trainer spends in steps; `working`: that of a pool in
+    rounds; batches by lag.
+    """
 
     steps_per_second: float
     busy: float
@@ -178,24 +199,43 @@ class Simulation:
             yield from self._collect()
 
     def _enough(self) -> int:
-        """How many batches the next step takes, if they are there, else 0. Those that are too old are dropped."""
+        """How many batches the next step takes, if they are there, else 0. Those that are too old
+        are dropped.
+        """
         fresh = [round for round in self._finished if self._version - round.version <= self._s.lag]
         self._dropped += len(self._finished) - len(fresh)
         self._finished = fresh
-        wanted = min(self._s.batches_per_step, max(1, int(self._prompt().sum()) * self._s.each(self._s.lag + 1)))
+        wanted = min(
+            self._s.batches_per_step,
+            max(1, int(self._responsive().sum()) * self._s.each(self._s.lag + 1)),
+        )
         return wanted if len(fresh) >= wanted else 0
 
-    def _prompt(self) -> np.ndarray:
+    def _responsive(self) -> np.ndarray:
         """Which pools are there and not late."""
         limit = max(LEAST_LATE_SECONDS, LATE * self._round_seconds)
-        late = (self._unfinished > 0) & (self._env.now - self._since > limit) & (self._round_seconds > 0)
+        late = (
+            (self._unfinished > 0)
+            & (self._env.now - self._since > limit)
+            & (self._round_seconds > 0)
+        )
         return self._there & ~late
 
     def _ask(self, steps: int) -> Events:
-        prompt = self._prompt()
-        load = np.bincount([round.pool for round in self._finished], minlength=self._s.pools) + self._unfinished * prompt
+        responsive = self._responsive()
+        load = (
+            np.bincount([round.pool for round in self._finished], minlength=self._s.pools)
+            + self._unfinished * responsive
+        )
         room = self._s.batches_per_step * steps - int(load.sum())
-        free = [(int(load[pool]), int(self._asked[pool]), int(pool)) for pool in np.flatnonzero(prompt)] if room > 0 else []
+        free = (
+            [
+                (int(load[pool]), int(self._asked[pool]), int(pool))
+                for pool in np.flatnonzero(responsive)
+            ]
+            if room > 0
+            else []
+        )
         heapq.heapify(free)
         while room > 0 and free and free[0][0] < self._s.each(steps):
             fewest, so_far, pool = free[0]
@@ -221,7 +261,9 @@ class Simulation:
             self._unfinished[round.pool] -= 1
             self._since[round.pool] = self._env.now
             self._finished.append(round)
-            self._round_seconds += (round.seconds - self._round_seconds) * (SMOOTHING if self._round_seconds else 1.0)
+            self._round_seconds += (round.seconds - self._round_seconds) * (
+                SMOOTHING if self._round_seconds else 1.0
+            )
 
     def _work(self, seconds: float) -> simpy.Event:
         self._seconds["driver"] += seconds
@@ -257,7 +299,9 @@ class Simulation:
                 yield self._env.timeout(s.away_seconds)
                 self._there[number] = True
                 continue
-            seconds = mean * self._random.lognormvariate(-(s.sigma**2) / 2, s.sigma) if s.sigma else mean
+            seconds = (
+                mean * self._random.lognormvariate(-(s.sigma**2) / 2, s.sigma) if s.sigma else mean
+            )
             seconds += s.away_seconds if self._random.random() < s.hangs else 0.0
             yield self._env.timeout(seconds)
             self._seconds["round"] += seconds
@@ -267,11 +311,16 @@ class Simulation:
         yield self._env.timeout(self._s.hop_seconds + self._s.incoming_seconds)
         yield self._env.timeout(self._s.step_seconds)
         self._seconds["step"] += self._s.step_seconds
-        self._holders = {self._version: self._holders[self._version], self._version + 1: [self._s.nodes]}
+        self._holders = {
+            self._version: self._holders[self._version],
+            self._version + 1: [self._s.nodes],
+        }
         yield self._env.timeout(self._s.hop_seconds)
 
     def _fetch(self, node: int, version: int) -> simpy.Event:
-        """What comes when the node has the weights: it fetches them once, from one that has them, whose link serves in turn."""
+        """What comes when the node has the weights: it fetches them once, from one that has them,
+        whose link serves in turn.
+        """
         key = (node, version)
         if key not in self._fetched:
             self._fetched[key] = self._env.event()

@@ -1,16 +1,19 @@
-"""Every kernel beside a bare loop written by hand (`benchmarks.loops`), on the same weights, chains and step sizes.
+"""Every kernel beside a bare loop written by hand (`benchmarks.loops`), on the same weights, chains
+and step sizes.
 
-    python -m benchmarks.kernels [--threads 1] [--pairs 9] [--only KERNEL[:ENERGY]] [--device cpu|cuda] [--json]
+    python -m benchmarks.kernels [--threads 1] [--pairs 9] [--only KERNEL[:ENERGY]] [--device
+    cpu|cuda] [--json]
 
 With `--json` the last line is {"rows": [...]}, a row by kernel and energy:
 
     transitions_per_second  of all `chains` at once
     ratio_to_loop           the kernel's speed over the loop's: the median over pairs of runs, one after the other
     ess_per_second          of the chains' energies (on a ladder: of the model's rung), summed over chains: bulk ESS (Vehtari et
-                            al. 2021) of `ess_chains` chains over `draws` transitions, times chains / ess_chains, at the speed
-                            above. Chains start from the energy's base law; as many transitions adapt step sizes first.
-                            Chains are independent, so that `ess` never falls far below their number: where it is no more,
-                            a run of `draws` is too short to tell more
+                            al. 2021) of `ess_chains` chains over `draws` transitions, times chains
+                            / ess_chains, at the speed above. Chains start from the energy's base
+                            law; as many transitions adapt step sizes first. Chains are independent,
+                            so that `ess` never falls far below their number: where it is no more, a
+                            run of `draws` is too short to tell more
 """
 
 from __future__ import annotations
@@ -28,10 +31,12 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks import loops
-from pipeline.energies.base import Energy, Target
+from pipeline.common.process import keep_freed_memory
+from pipeline.energies.base import Energy
 from pipeline.energies.conv import ConvEnergy, Residual
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.rbm import BernoulliRBM
+from pipeline.energies.target import Target
 from pipeline.evaluation.diagnostics import effective_sample_size
 from pipeline.kernels import (
     gibbs,
@@ -44,9 +49,8 @@ from pipeline.kernels import (
     single_site,
     ula,
 )
+from pipeline.kernels.adaptation import Ladder, StepSizes
 from pipeline.kernels.base import Kernel
-from pipeline.kernels.tuning import Ladder, StepSizes
-from pipeline.memory import keep_freed_memory
 
 RUNGS = 8
 SCALE = 1.0
@@ -58,7 +62,9 @@ Loop = Callable[[torch.Generator, loops.Tensors, int], tuple[loops.Tensors, Tens
 
 
 class Model(NamedTuple):
-    """An energy, and `chains` to time it on (on a ladder `rung` a rung), every `share`-th of which runs for its ESS as well."""
+    """An energy, and `chains` to time it on (on a ladder `rung` a rung), every `share`-th of which
+    runs for its ESS as well.
+    """
 
     make: Callable[[], Energy]
     chains: int
@@ -74,7 +80,12 @@ MODELS = {
     "2-D MLP": Model(_mlp(2, 128), 1024, 128, 8),
     "784-512-512-1 MLP": Model(_mlp(784, 512), 1024, 128, 8),
     "28x28 conv": Model(
-        lambda: ConvEnergy((28, 28), (16, 32, 64), hidden=128, scales=1, spectral_norm=False, base_scale=1.0), 64, 8, 4
+        lambda: ConvEnergy(
+            (28, 28), (16, 32, 64), hidden=128, scales=1, spectral_norm=False, base_scale=1.0
+        ),
+        64,
+        8,
+        4,
     ),
     "784x500 RBM": Model(lambda: BernoulliRBM((784,), hidden=500, weight_scale=0.05), 1000, 125, 5),
 }
@@ -82,7 +93,9 @@ CONTINUOUS = ("2-D MLP", "784-512-512-1 MLP", "28x28 conv")
 
 
 class Entry(NamedTuple):
-    """A kernel; `draws`: transitions for its ESS. `step_size` starts the adaptation to `acceptance`."""
+    """A kernel; `draws`: transitions for its ESS. `step_size` starts the adaptation to
+    `acceptance`.
+    """
 
     kernel: Kernel
     loop: Callable[..., tuple[loops.Tensors, Tensor]]
@@ -91,48 +104,81 @@ class Entry(NamedTuple):
     step_size: float | None = None
     acceptance: float | None = None
     parameters: dict[str, Any] = {}  # noqa: RUF012 - never written to
-    force: torch.dtype | None = None
+    gradient_dtype: torch.dtype | None = None
     inner: str | None = None
 
 
 DISCRETE = ("784x500 RBM",)
 ENTRIES = {
-    "random_walk": Entry(random_walk.kernel, loops.random_walk, CONTINUOUS, step_size=0.1, acceptance=0.3),
+    "random_walk": Entry(
+        random_walk.kernel, loops.random_walk, CONTINUOUS, step_size=0.1, acceptance=0.3
+    ),
     "metropolis_hastings": Entry(
-        metropolis_hastings.with_proposal(metropolis_hastings.independence(SCALE)), loops.metropolis_hastings, CONTINUOUS
+        metropolis_hastings.with_proposal(metropolis_hastings.independence(SCALE)),
+        loops.metropolis_hastings,
+        CONTINUOUS,
     ),
     # without an accept step there is nothing to adapt to: a step size that biases little
     "ula": Entry(ula.kernel, loops.ula, CONTINUOUS, step_size=0.05),
     "mala": Entry(mala.kernel, loops.mala, CONTINUOUS, step_size=0.05, acceptance=0.57),
-    "mala_bf16": Entry(mala.kernel, loops.mala, CONTINUOUS, step_size=0.05, acceptance=0.57, force=torch.bfloat16),
+    "mala_bf16": Entry(
+        mala.kernel,
+        loops.mala,
+        CONTINUOUS,
+        step_size=0.05,
+        acceptance=0.57,
+        gradient_dtype=torch.bfloat16,
+    ),
     "hmc": Entry(hmc.kernel, loops.hmc, CONTINUOUS, 100, 0.1, 0.8, HMC),
     "hmc_bf16": Entry(hmc.kernel, loops.hmc, CONTINUOUS, 100, 0.1, 0.8, HMC, torch.bfloat16),
     "gibbs": Entry(gibbs.kernel, loops.gibbs, DISCRETE),
-    "gibbs_with_gradients": Entry(gibbs_with_gradients.kernel, loops.gibbs_with_gradients, DISCRETE),
+    "gibbs_with_gradients": Entry(
+        gibbs_with_gradients.kernel, loops.gibbs_with_gradients, DISCRETE
+    ),
     "single_site": Entry(single_site.kernel, loops.single_site, DISCRETE),
     "replica_exchange(mala)": Entry(
-        replica_exchange.over(mala.kernel, RUNGS, 1), loops.replica_exchange, CONTINUOUS, 100, 0.05, 0.57, inner="mala"
+        replica_exchange.over(mala.kernel, RUNGS, 1),
+        loops.replica_exchange,
+        CONTINUOUS,
+        100,
+        0.05,
+        0.57,
+        inner="mala",
     ),
     "replica_exchange(gibbs)": Entry(
-        replica_exchange.over(gibbs.kernel, RUNGS, 1), loops.replica_exchange, DISCRETE, 100, inner="gibbs"
+        replica_exchange.over(gibbs.kernel, RUNGS, 1),
+        loops.replica_exchange,
+        DISCRETE,
+        100,
+        inner="gibbs",
     ),
 }
 
 
 class Pair:
-    """A kernel, and the loop over chains of their own that start where the kernel's are; each goes on where it stopped."""
+    """A kernel, and the loop over chains of their own that start where the kernel's are; each goes
+    on where it stopped.
+    """
 
-    def __init__(self, entry: Entry, energy: Energy, count: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, entry: Entry, energy: Energy, count: int, generator: torch.Generator
+    ) -> None:
         self._entry, self._energy, self.generator = entry, energy, generator
         self._rungs = RUNGS if entry.inner else 1
         self.step_sizes = [entry.step_size or 0.0] * self._rungs
-        self.place(energy.noise(self._rungs * count, generator).to(next(energy.parameters()).dtype))
+        self.place(
+            energy.sample_base(self._rungs * count, generator).to(next(energy.parameters()).dtype)
+        )
 
     def place(self, position: Tensor) -> None:
         """Chains at `position` [R N, *shape]."""
         self.rows, self.count = len(position), len(position) // self._rungs
-        beta = Ladder(RUNGS, 0).betas.to(position).repeat_interleave(self.count) if self._entry.inner else None
-        self._target = Target(self._energy, beta, self._entry.force)
+        beta = (
+            Ladder(RUNGS, 0).betas.to(position).repeat_interleave(self.count)
+            if self._entry.inner
+            else None
+        )
+        self._target = Target(self._energy, beta, self._entry.gradient_dtype)
         self._state = self._entry.kernel.init(position, self._target)
         self.acceptance = position.new_ones(self.rows)
 
@@ -160,7 +206,9 @@ class Pair:
             return self._entry.parameters
         if not self._entry.inner:
             return self._entry.parameters | {"step_size": self.step_sizes[0]}
-        by_rung = torch.tensor(self.step_sizes, dtype=self.acceptance.dtype, device=self.acceptance.device)
+        by_rung = torch.tensor(
+            self.step_sizes, dtype=self.acceptance.dtype, device=self.acceptance.device
+        )
         return self._entry.parameters | {"step_size": by_rung.repeat_interleave(self.count)}
 
     def ours(self, transitions: int) -> Tensor:
@@ -178,11 +226,17 @@ class Pair:
         return state.position
 
     def energies(self, draws: int) -> Tensor:
-        """The chains' energies after each of `draws` transitions, `[count, draws]`: of the model's rung on a ladder."""
+        """The chains' energies after each of `draws` transitions, `[count, draws]`: of the model's
+        rung on a ladder.
+        """
         values = []
         for _ in range(draws):
             self.ours(1)
-            energy = self._state.energy if hasattr(self._state, "energy") else self._target.energy(self._state.position)
+            energy = (
+                self._state.energy
+                if hasattr(self._state, "energy")
+                else self._target.energy(self._state.position)
+            )
             values.append(energy[-self.count :])
         return torch.stack(values, 1)
 
@@ -203,21 +257,27 @@ class Pair:
             weights = rbm_tensors(self._energy)
             return lambda generator, chains, n: loops.gibbs(generator, chains, n, *weights)
         of = functions(self._energy, beta)
-        if entry.force is not None:
-            of = loops.mixed(of, functions(self._energy, beta, entry.force), entry.force)
+        if entry.gradient_dtype is not None:
+            of = loops.mixed(
+                of, functions(self._energy, beta, entry.gradient_dtype), entry.gradient_dtype
+            )
         if entry.inner == "gibbs":
             weights = rbm_tensors(self._energy)
             inner = lambda generator, chains: loops.gibbs(generator, chains, 1, *weights, beta)  # noqa: E731
         elif entry.inner == "mala":
             inner = lambda generator, chains: loops.mala(generator, chains, 1, of, **parameters)  # noqa: E731
         if entry.inner:
-            return lambda generator, chains, n: loops.replica_exchange(generator, chains, n, of, RUNGS, inner)
+            return lambda generator, chains, n: loops.replica_exchange(
+                generator, chains, n, of, RUNGS, inner
+            )
         if entry.loop is loops.metropolis_hastings:
             parameters = {"scale": SCALE}
         return lambda generator, chains, n: entry.loop(generator, chains, n, of, **parameters)
 
 
-def functions(energy: Energy, beta: Tensor | None, dtype: torch.dtype | None = None) -> loops.Functions:
+def functions(
+    energy: Energy, beta: Tensor | None, dtype: torch.dtype | None = None
+) -> loops.Functions:
     """The loops' form of an energy, over copies of its weights as plain tensors."""
 
     def copied(tensor: Any) -> Tensor:
@@ -270,7 +330,12 @@ def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> di
     """One row."""
     entry, (make, chains, rung, share) = ENTRIES[name], MODELS[model]
     torch.manual_seed(seed)
-    pair = Pair(entry, make().to(device), (rung if entry.inner else chains) // share, torch.Generator(device).manual_seed(seed))
+    pair = Pair(
+        entry,
+        make().to(device),
+        (rung if entry.inner else chains) // share,
+        torch.Generator(device).manual_seed(seed),
+    )
     pair.adapt(entry.draws)
     energies = pair.energies(entry.draws).cpu().double()
     ess = float(effective_sample_size(energies.numpy())) * share
@@ -281,9 +346,15 @@ def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> di
     ours, ratios = [], []
     for number in range(pairs):
         if number % 2:
-            theirs, mine = seconds(loop, transitions, device), seconds(pair.ours, transitions, device)
+            theirs, mine = (
+                seconds(loop, transitions, device),
+                seconds(pair.ours, transitions, device),
+            )
         else:
-            mine, theirs = seconds(pair.ours, transitions, device), seconds(loop, transitions, device)
+            mine, theirs = (
+                seconds(pair.ours, transitions, device),
+                seconds(loop, transitions, device),
+            )
         ours.append(mine / transitions)
         ratios.append(theirs / mine)
     speed = 1 / statistics.median(ours)
@@ -323,20 +394,34 @@ def selected(only: str | None) -> Iterator[tuple[str, str]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--only", metavar="KERNEL[:ENERGY]", help="one kernel, on energies whose name has ENERGY in it")
+    parser.add_argument(
+        "--only",
+        metavar="KERNEL[:ENERGY]",
+        help="one kernel, on energies whose name has ENERGY in it",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", action="store_true", help="print all rows as one JSON object on the last line")
+    parser.add_argument(
+        "--json", action="store_true", help="print all rows as one JSON object on the last line"
+    )
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as a pool does, for kernel and loop alike
     chosen = list(selected(arguments.only))
     if not chosen:
-        parser.error(f"no row is called {arguments.only}; kernels: {', '.join(ENTRIES)}; energies: {', '.join(MODELS)}")
+        parser.error(
+            f"no row is called {arguments.only}; kernels: {', '.join(ENTRIES)}; energies:"
+            f" {', '.join(MODELS)}"
+        )
     rows = []
-    print(f"{'kernel':<25}{'energy':<19}{'chains':>7}{'transitions/s':>15}{'ESS/s':>12}{'to loop':>9}", flush=True)
+    print(
+        f"{'kernel':<25}{'energy':<19}{'chains':>7}{'transitions/s':>15}{'ESS/s':>12}{'to loop':>9}",
+        flush=True,
+    )
     for name, model in chosen:
         row = measure(name, model, arguments.pairs, arguments.device)
         rows.append(row)

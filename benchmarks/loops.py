@@ -1,9 +1,11 @@
-"""Bare loops in plain torch, as one writes them by hand for one model: what a kernel's speed is measured against.
+"""Bare loops in plain torch, as one writes them by hand for one model: what a kernel's speed is
+measured against.
 
-Nothing of this project is imported. An energy is a few functions over plain tensors (`mlp`, `rbm`, `conv`), its gradient by
-hand but for convolutions. A loop takes the chains' own tensors and a number of transitions, does in each what the kernel of its
-name does (proposals that are not finite are rejected, acceptance is counted), and returns the tensors and the mean acceptance
-[N]. Draws come in the kernels' order: with one seed, kernel and loop run the same chains.
+Nothing of this project is imported. An energy is a few functions over plain tensors (`mlp`, `rbm`,
+`conv`), its gradient by hand but for convolutions. A loop takes the chains' own tensors and a
+number of transitions, does in each what the kernel of its name does (proposals that are not finite
+are rejected, acceptance is counted), and returns the tensors and the mean acceptance [N]. Draws
+come in the kernels' order: with one seed, kernel and loop run the same chains.
 """
 
 from __future__ import annotations
@@ -23,7 +25,9 @@ silu_backward = torch.ops.aten.silu_backward
 
 
 class Functions(NamedTuple):
-    """An energy at positions `[N, *shape]`: its values [N], its gradient [N, *shape], or both for less than twice the price."""
+    """An energy at positions `[N, *shape]`: its values [N], its gradient [N, *shape], or both for
+    less than twice the price.
+    """
 
     energy: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor], Tensor]
@@ -75,9 +79,16 @@ class Block(NamedTuple):
 
 
 def conv(
-    stem: Layer, blocks: Sequence[Block], hidden: Layer, last: Layer, precision: float, beta: Tensor | None = None
+    stem: Layer,
+    blocks: Sequence[Block],
+    hidden: Layer,
+    last: Layer,
+    precision: float,
+    beta: Tensor | None = None,
 ) -> Functions:
-    """Residual network on `[N, H, W]`, pooled by 2 between blocks, + precision |x|^2 / 2, its gradient by autograd."""
+    """Residual network on `[N, H, W]`, pooled by 2 between blocks, + precision |x|^2 / 2, its
+    gradient by autograd.
+    """
 
     def network(x: Tensor) -> Tensor:
         value = conv2d(x[:, None], *stem, padding=1)
@@ -103,11 +114,15 @@ def conv(
         values, gradient = pull(x)
         return with_base(values, x), gradient
 
-    return Functions(torch.no_grad()(lambda x: with_base(network(x), x)), lambda x: pull(x)[1], both)
+    return Functions(
+        torch.no_grad()(lambda x: with_base(network(x), x)), lambda x: pull(x)[1], both
+    )
 
 
 def rbm(weight: Tensor, visible: Tensor, hidden: Tensor, beta: Tensor | None = None) -> Functions:
-    """Free energy of a binary RBM at `[N, d]`, of the tempered joint law with `beta` [N]; the gradient for beta = 1 alone."""
+    """Free energy of a binary RBM at `[N, d]`, of the tempered joint law with `beta` [N]; the
+    gradient for beta = 1 alone.
+    """
 
     def energy(x: Tensor) -> Tensor:
         field = linear(x, weight, hidden)
@@ -168,24 +183,36 @@ def metropolis_hastings(
 
 
 @torch.no_grad()
-def ula(generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float) -> tuple[Tensors, Tensor]:
+def ula(
+    generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float
+) -> tuple[Tensors, Tensor]:
     """`chains`: position, energy, gradient."""
     x, energy, gradient = chains
     noise, sigma = torch.empty_like(x), (2 * step_size) ** 0.5
     for _ in range(transitions):
-        proposal = x.add(gradient, alpha=-step_size).add_(noise.normal_(generator=generator), alpha=sigma)
+        proposal = x.add(gradient, alpha=-step_size).add_(
+            noise.normal_(generator=generator), alpha=sigma
+        )
         new, new_gradient = of.both(proposal)
         finite = (new + new_gradient.flatten(1).sum(1)).isfinite()
         if finite.all():
             x, energy, gradient = proposal, new, new_gradient
         else:
-            x[finite], energy[finite], gradient[finite] = proposal[finite], new[finite], new_gradient[finite]
+            x[finite], energy[finite], gradient[finite] = (
+                proposal[finite],
+                new[finite],
+                new_gradient[finite],
+            )
     return (x, energy, gradient), torch.ones_like(energy)
 
 
 @torch.no_grad()
 def mala(
-    generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float | Tensor
+    generator: Generator,
+    chains: Tensors,
+    transitions: int,
+    of: Functions,
+    step_size: float | Tensor,
 ) -> tuple[Tensors, Tensor]:
     """`chains`: position, energy, gradient; `step_size` a number or [N]."""
     x, energy, gradient = chains
@@ -196,7 +223,9 @@ def mala(
         proposal = add_(add(x, gradient, -step_size), noise, sigma)
         new, new_gradient = of.both(proposal)
         backward = add_(x - proposal, new_gradient, step_size)
-        log_ratio = energy - new + squared_norm(noise) / 2 - squared_norm(backward) / (4 * step_size)
+        log_ratio = (
+            energy - new + squared_norm(noise) / 2 - squared_norm(backward) / (4 * step_size)
+        )
         accepted, probability = accept(generator, log_ratio)
         x, gradient = take_(accepted, proposal, x), take_(accepted, new_gradient, gradient)
         energy = torch.where(accepted, new, energy)
@@ -220,7 +249,9 @@ def hmc(
     for _ in range(transitions):
         momentum.normal_(generator=generator)
         kinetic = squared_norm(momentum) / 2
-        step = step_size * (1 + jitter * torch.empty_like(energy).uniform_(-1, 1, generator=generator))
+        step = step_size * (
+            1 + jitter * torch.empty_like(energy).uniform_(-1, 1, generator=generator)
+        )
         step = step.view(-1, *(1,) * (x.ndim - 1))
         momentum.addcmul_(gradient, step, value=-0.5)
         proposal = torch.addcmul(x, momentum, step)
@@ -229,7 +260,9 @@ def hmc(
             proposal.addcmul_(momentum, step)
         new, new_gradient = of.both(proposal)
         momentum.addcmul_(new_gradient, step, value=-0.5)
-        accepted, probability = accept(generator, energy - new + kinetic - squared_norm(momentum) / 2)
+        accepted, probability = accept(
+            generator, energy - new + kinetic - squared_norm(momentum) / 2
+        )
         x, gradient = take_(accepted, proposal, x), take_(accepted, new_gradient, gradient)
         energy = torch.where(accepted, new, energy)
         total += probability
@@ -261,14 +294,18 @@ def gibbs(
 
 
 @torch.no_grad()
-def gibbs_with_gradients(generator: Generator, chains: Tensors, transitions: int, of: Functions) -> tuple[Tensors, Tensor]:
+def gibbs_with_gradients(
+    generator: Generator, chains: Tensors, transitions: int, of: Functions
+) -> tuple[Tensors, Tensor]:
     """Binary `[N, d]`; `chains`: position, energy, gradient."""
     x, energy, gradient = chains
     total = torch.zeros_like(energy)
     for _ in range(transitions):
         forward = (x - 0.5).mul_(gradient).log_softmax(1)
         uniform = torch.empty_like(x[:, :1]).uniform_(generator=generator)
-        site = torch.searchsorted(forward.exp().cumsum_(1), uniform, right=True).clamp_(max=x.shape[1] - 1)
+        site = torch.searchsorted(forward.exp().cumsum_(1), uniform, right=True).clamp_(
+            max=x.shape[1] - 1
+        )
         old = x.gather(1, site)
         x.scatter_(1, site, 1 - old)
         new, new_gradient = of.both(x)
@@ -283,7 +320,9 @@ def gibbs_with_gradients(generator: Generator, chains: Tensors, transitions: int
 
 
 @torch.no_grad()
-def single_site(generator: Generator, chains: Tensors, transitions: int, of: Functions) -> tuple[Tensors, Tensor]:
+def single_site(
+    generator: Generator, chains: Tensors, transitions: int, of: Functions
+) -> tuple[Tensors, Tensor]:
     """Binary `[N, d]`; `chains`: position, energy."""
     x, energy = chains
     total = torch.zeros_like(energy)
@@ -309,9 +348,11 @@ def replica_exchange(
     rungs: int,
     inner: Callable[[Generator, Tensors], tuple[Tensors, Tensor]],
 ) -> tuple[Tensors, Tensor]:
-    """`inner`, swaps (0, 1), (2, 3), ..., `inner`, swaps (1, 2), ...; `chains`: position, with energy and gradient or alone.
+    """`inner`, swaps (0, 1), (2, 3), ..., `inner`, swaps (1, 2), ...; `chains`: position, with
+    energy and gradient or alone.
 
-    As in the kernel, energies (and gradients) at the exchanged positions are evaluated, whatever the path E_beta is.
+    As in the kernel, energies (and gradients) at the exchanged positions are evaluated, whatever
+    the path E_beta is.
     """
     total = torch.zeros(len(chains[0]), dtype=chains[0].dtype, device=chains[0].device)
     swaps = total.new_zeros(rungs - 1)
@@ -327,8 +368,17 @@ def replica_exchange(
             exchanged[first + 1 : first + 2 * pairs : 2] = ladder[first : first + 2 * pairs : 2]
             exchanged = exchanged.flatten(0, 1)
             energy = chains[1] if len(chains) > 1 else of.energy(x)
-            new = (exchanged, *of.both(exchanged)) if len(chains) > 1 else (exchanged, of.energy(exchanged))
-            gain = (energy - new[1]).view(rungs, -1)[first : first + 2 * pairs].view(pairs, 2, -1).sum(1)
+            new = (
+                (exchanged, *of.both(exchanged))
+                if len(chains) > 1
+                else (exchanged, of.energy(exchanged))
+            )
+            gain = (
+                (energy - new[1])
+                .view(rungs, -1)[first : first + 2 * pairs]
+                .view(pairs, 2, -1)
+                .sum(1)
+            )
             swapped, probability = accept(generator, gain)
             accepted = torch.zeros(rungs, len(x) // rungs, dtype=torch.bool, device=x.device)
             accepted[first : first + 2 * pairs].view(pairs, 2, -1)[:] = swapped[:, None]
@@ -339,13 +389,17 @@ def replica_exchange(
 
 
 def accept(generator: Generator, log_ratio: Tensor) -> Tensors:
-    """Which proposals are accepted and with which probability; never where the ratio, and so an energy, is not finite."""
+    """Which proposals are accepted and with which probability; never where the ratio, and so an
+    energy, is not finite.
+    """
     probability = log_ratio.nan_to_num(nan=-torch.inf, posinf=-torch.inf).clamp_(max=0).exp_()
     return torch.empty_like(probability).uniform_(generator=generator) < probability, probability
 
 
 def take_(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """The rows of `new` that are `accepted` [N], written into `old` where they are long enough to be worth looking up."""
+    """The rows of `new` that are `accepted` [N], written into `old` where they are long enough to
+    be worth looking up.
+    """
     if old[0].numel() < 64:
         return torch.where(accepted.view(-1, *(1,) * (new.ndim - 1)), new, old)
     old[accepted] = new[accepted]

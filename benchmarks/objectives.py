@@ -1,17 +1,20 @@
-"""Every objective beside a step of contrastive divergence: its time, its memory, and the variance of its gradient.
+"""Every objective beside a step of contrastive divergence: its time, its memory, and the variance
+of its gradient.
 
-    python -m benchmarks.objectives [--json FILE] [--device cpu|cuda] [--only OBJECTIVE[:ENERGY]] [--pairs 9]
+    python -m benchmarks.objectives [--json FILE] [--device cpu|cuda] [--only OBJECTIVE[:ENERGY]]
+    [--pairs 9]
 
-A step is the learner's: what the objective draws, its loss and gradient chunk by chunk, clipping, AdamW, the moving average.
-That of contrastive divergence has as many negatives as positives, given: no transitions are run. Rates are 0, so that
-weights stay those after `TRAINED` steps of denoising score matching. The last line is {"rows": [...]}:
+A step is the learner's: what the objective draws, its loss and gradient chunk by chunk, clipping,
+AdamW, the moving average. That of contrastive divergence has as many negatives as positives, given:
+no transitions are run. Rates are 0, so that weights stay those after `TRAINED` steps of denoising
+score matching. The last line is {"rows": [...]}:
 
     ms, time_ratio          of a step (on a CPU, of processor time), and over that of contrastive divergence on the same batch:
                             medians over pairs of runs
     mib, memory_ratio       the most that is allocated in a step above what is held before it, gradients not among that
     variance                of the parameters' gradient over the objective's own draws at one batch of data: trace of its
-                            covariance / squared norm of its mean. null where the randomness is the chains', or
-                            the mean is lost in it
+                            covariance / squared norm of its mean. null where the randomness is the
+                            chains', or the mean is lost in it
     gradient_variance       variance x time_ratio: at equal cost, for draws that are independent
     loss_deviation          standard deviation of the loss over the same draws, nats, x sqrt(time_ratio)
     probes                  directions, noises or noise samples for each row
@@ -36,13 +39,14 @@ from torch.nn.functional import interpolate
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
-from pipeline.build import make_learner, open_data
-from pipeline.compose import compose
+from pipeline.assembly.data import open_data
+from pipeline.assembly.learner import make_learner
+from pipeline.common.process import keep_freed_memory
+from pipeline.config.compose import compose
 from pipeline.data.base import DataSet, in_memory
 from pipeline.energies.base import Energy
-from pipeline.learner import Learner
-from pipeline.memory import keep_freed_memory
 from pipeline.objectives.base import Batch
+from pipeline.training.learner import Learner
 
 SECONDS = 0.15
 """How long one timed run takes."""
@@ -52,11 +56,13 @@ DRAWS, FEW_DRAWS = 32, 6
 NOISE = 0.3
 
 Curvature = Callable[[Energy, Tensor, Tensor], tuple[Tensor, Tensor]]
-"""`Energy.slope_and_curvature`, or another way to it."""
+"""`Energy.gradient_and_curvature`, or another way to it."""
 
 
 class Model(NamedTuple):
-    """Settings of an energy, the side of its images (digits, scaled up), rows a batch, and how long it is trained."""
+    """Settings of an energy, the side of its images (digits, scaled up), rows a batch, and how long
+    it is trained.
+    """
 
     settings: tuple[str, ...]
     side: int
@@ -76,7 +82,9 @@ MLP, CONV, DIGITS, UNTRAINED = MODELS
 
 
 class Entry(NamedTuple):
-    """Settings of a step; `rows` of a batch where not the model's; `curvature` where not the energy's own."""
+    """Settings of a step; `rows` of a batch where not the model's; `curvature` where not the
+    energy's own.
+    """
 
     settings: tuple[str, ...]
     models: tuple[str, ...] = (MLP, CONV)
@@ -94,11 +102,17 @@ def forward_over_reverse(energy: Energy, x: Tensor, directions: Tensor) -> tuple
     return slope, torch.stack(curvatures)
 
 
-def differenced_gradients(energy: Energy, x: Tensor, directions: Tensor, epsilon: float = 0.05) -> tuple[Tensor, Tensor]:
+def differenced_gradients(
+    energy: Energy, x: Tensor, directions: Tensor, epsilon: float = 0.05
+) -> tuple[Tensor, Tensor]:
     """H v from the gradients at x - epsilon v and x + epsilon v."""
     u = epsilon * directions
     points = torch.cat([x[None], x + u, x - u])
-    here, ahead, behind = energy.slope(points.flatten(0, 1)).view_as(points).split([1, len(u), len(u)])
+    here, ahead, behind = (
+        energy.differentiable_gradient(points.flatten(0, 1))
+        .view_as(points)
+        .split([1, len(u), len(u)])
+    )
     return here[0], ((ahead - behind) * directions).flatten(2).sum(2) / (2 * epsilon)
 
 
@@ -108,20 +122,28 @@ def checkpointed(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor,
         x = x.detach().requires_grad_()
         value: Tensor = checkpoint(energy, x, use_reentrant=False)
         (slope,) = torch.autograd.grad(value.sum(), x, create_graph=True)
-        products = [torch.autograd.grad((slope * v).sum(), x, create_graph=True)[0] for v in directions]
-    return slope, torch.stack([(product * v).flatten(1).sum(1) for product, v in zip(products, directions, strict=True)])
+        products = [
+            torch.autograd.grad((slope * v).sum(), x, create_graph=True)[0] for v in directions
+        ]
+    return slope, torch.stack(
+        [(product * v).flatten(1).sum(1) for product, v in zip(products, directions, strict=True)]
+    )
 
 
 def double_backward(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    return Energy.slope_and_curvature(energy, x, directions)
+    return Energy.gradient_and_curvature(energy, x, directions)
 
 
 def controlled(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """v.H(x) v less its control variate v.B v - tr B, B the Hessian at the batch's mean (with a graph, as H has)."""
-    own = type(energy).slope_and_curvature
+    """v.H(x) v less its control variate v.B v - tr B, B the Hessian at the batch's mean (with a
+    graph, as H has).
+    """
+    own = type(energy).gradient_and_curvature
     slope, curvatures = own(energy, x, directions)
     basis = torch.eye(energy.dimension, dtype=x.dtype, device=x.device).view(-1, *x.shape[1:])
-    _, at_mean = own(energy, x.mean(0, keepdim=True), torch.cat([directions.flatten(0, 1), basis])[:, None])
+    _, at_mean = own(
+        energy, x.mean(0, keepdim=True), torch.cat([directions.flatten(0, 1), basis])[:, None]
+    )
     along, exact = at_mean.split([curvatures.numel(), energy.dimension])
     return slope, curvatures - along.view_as(curvatures) + exact.sum()
 
@@ -137,21 +159,26 @@ ENTRIES = {
     "hutchinson": Entry(_hutchinson(1), tuple(MODELS)),
     "sliced": Entry(("objective=sliced",)),
     "finite_difference": Entry(("objective=finite_difference",)),
-    "finite_difference, chunk_rows=64": Entry(("objective=finite_difference", "trainer.chunk_rows=64"), (MLP,)),
+    "finite_difference, chunk_rows=64": Entry(
+        ("objective=finite_difference", "trainer.chunk_rows=64"), (MLP,)
+    ),
     "denoising": Entry(("objective=denoising",)),
     "denoising_finite_difference": Entry(("objective=denoising_finite_difference",)),
     "denoising_finite_difference, chunk_rows=64": Entry(
         ("objective=denoising_finite_difference", "trainer.chunk_rows=64"), (MLP,)
     ),
     "nce": Entry(("objective=nce",)),
-    # pairs hard to tell apart: where they are easy, gradients underflow, and steps take many times as long
+    # pairs hard to tell apart: where they are easy, gradients underflow, and steps take many times
+    # as long
     "conditional_nce": Entry(("objective=conditional_nce", "objective.scale=0.02")),
     "score_matching": Entry(("objective=score_matching",), (MLP,), rows=16),
     # many directions
     "hutchinson, 8 rademacher": Entry(_hutchinson(8), (CONV,)),
     "hutchinson, 64 rademacher, unchunked": Entry(_hutchinson(64), (MLP,)),
     **{
-        f"hutchinson, 64 {probe}": Entry(_hutchinson(64, probe, "trainer.chunk_rows=8", "trainer.chunk_draws=32"), (MLP,))
+        f"hutchinson, 64 {probe}": Entry(
+            _hutchinson(64, probe, "trainer.chunk_rows=8", "trainer.chunk_draws=32"), (MLP,)
+        )
         for probe in ("rademacher", "sphere", "orthogonal", "hutch_pp")
     },
     **{
@@ -161,10 +188,14 @@ ENTRIES = {
     },
     "hutchinson, 1 sphere": Entry(_hutchinson(1, "sphere"), SMALL_ONES),
     "hutchinson, control variate": Entry(_hutchinson(1), (MLP, *SMALL_ONES), curvature=controlled),
-    "hutchinson, 12 rademacher, control variate": Entry(_hutchinson(12), SMALL_ONES, curvature=controlled),
+    "hutchinson, 12 rademacher, control variate": Entry(
+        _hutchinson(12), SMALL_ONES, curvature=controlled
+    ),
     # ways to the second derivative
     "double_backward": Entry(_hutchinson(1), curvature=double_backward),
-    "double_backward, chunk_rows=16": Entry(_hutchinson(1, "rademacher", "trainer.chunk_rows=16"), (CONV,)),
+    "double_backward, chunk_rows=16": Entry(
+        _hutchinson(1, "rademacher", "trainer.chunk_rows=16"), (CONV,)
+    ),
     "double_backward, checkpointed": Entry(_hutchinson(1), curvature=checkpointed),
     "forward_over_reverse": Entry(_hutchinson(1), curvature=forward_over_reverse),
     "differenced_gradients": Entry(_hutchinson(1), curvature=differenced_gradients),
@@ -180,7 +211,8 @@ class Step:
         self._learner = learner(model, (*entry.settings, *sizes, f"device={device}"))
         self._learner.energy.load_state_dict(weights(model))
         if entry.curvature is not None:
-            setattr(self._learner.energy, "slope_and_curvature", partial(entry.curvature, self._learner.energy))  # noqa: B010
+            energy: Any = self._learner.energy
+            energy.gradient_and_curvature = partial(entry.curvature, energy)
         generator = torch.Generator().manual_seed(0)
         x = data(MODELS[model].side).positives(0).next(rows).position
         y = (x + 0.1 * torch.randn(x.shape, generator=generator)).to(device)
@@ -215,13 +247,20 @@ class Step:
         return peak(self, self._device)
 
     def spread(self, draws: int) -> tuple[float | None, float]:
-        """Variance of the gradient over draws, by the squared norm of its mean, and the deviation of the loss."""
+        """Variance of the gradient over draws, by the squared norm of its mean, and the deviation
+        of the loss.
+        """
         losses = []
         size = sum(p.numel() for p in self._gradients)
         total, squares = torch.zeros(size, dtype=torch.float64, device=self._device), 0.0
         for _ in range(draws):
             losses.append(self._learner._backward(self._batch)[0])
-            gradient = torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in self._gradients])
+            gradient = torch.cat(
+                [
+                    (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
+                    for p in self._gradients
+                ]
+            )
             total += gradient
             squares += float(gradient.double().square().sum())
         of_mean = float(total.square().sum()) / draws**2
@@ -240,7 +279,10 @@ def peak(work: Callable[[], object], device: str) -> int:
     with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as trace:
         work()
     results: Any = trace.profiler
-    events = sorted((e for e in results.kineto_results.events() if e.name() == "[memory]"), key=lambda e: e.start_ns())
+    events = sorted(
+        (e for e in results.kineto_results.events() if e.name() == "[memory]"),
+        key=lambda e: e.start_ns(),
+    )
     held, most = 0, 0
     for event in events:
         held += event.nbytes()
@@ -253,7 +295,8 @@ def data(side: int) -> DataSet:
     """The digits as images `[side, side]`."""
     digits = open_data(compose(["data=digits"]))
     train, held_out = (
-        interpolate(rows.view(-1, 1, 8, 8), (side, side), mode="bilinear")[:, 0] for rows in (digits.sample, digits.held_out)
+        interpolate(rows.view(-1, 1, 8, 8), (side, side), mode="bilinear")[:, 0]
+        for rows in (digits.sample, digits.held_out)
     )
     return in_memory(train, held_out, NOISE)
 
@@ -267,7 +310,9 @@ def learner(model: str, settings: tuple[str, ...]) -> Learner:
 def weights(model: str) -> dict[str, Tensor]:
     """Those of the model's training, by denoising score matching."""
     chosen = MODELS[model]
-    trainer = learner(model, ("objective=denoising", f"trainer.batch_size={chosen.rows}", "optimizer.warmup=0"))
+    trainer = learner(
+        model, ("objective=denoising", f"trainer.batch_size={chosen.rows}", "optimizer.warmup=0")
+    )
     for _ in range(chosen.trained):
         trainer.step([])
     return trainer.energy.state_dict()
@@ -303,7 +348,9 @@ def measure(name: str, model: str, pairs: int, device: str = "cpu") -> dict[str,
         "mib": bytes_ / 2**20,
         "memory_ratio": bytes_ / base_bytes,
     }
-    variance, deviation = step.spread(DRAWS if took < SECONDS else FEW_DRAWS) if step.probes else (None, None)
+    variance, deviation = (
+        step.spread(DRAWS if took < SECONDS else FEW_DRAWS) if step.probes else (None, None)
+    )
     row["variance"] = variance
     row["gradient_variance"] = None if variance is None else variance * ratio
     row["loss_deviation"] = None if deviation is None else deviation * math.sqrt(ratio)
@@ -315,14 +362,24 @@ def selected(only: str | None) -> Iterator[tuple[str, str]]:
     objective, _, energy = (only or "").partition(":")
     for model in MODELS:
         for name, entry in ENTRIES.items():
-            if model in entry.models and objective in ("", name) and energy.lower() in model.lower():
+            if (
+                model in entry.models
+                and objective in ("", name)
+                and energy.lower() in model.lower()
+            ):
                 yield name, model
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument("--only", metavar="OBJECTIVE[:ENERGY]", help="one objective, on energies whose name has ENERGY in it")
+    parser.add_argument(
+        "--only",
+        metavar="OBJECTIVE[:ENERGY]",
+        help="one objective, on energies whose name has ENERGY in it",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", metavar="FILE", type=Path, help="keep the rows in a file as well")
     arguments = parser.parse_args()
@@ -330,14 +387,21 @@ def main() -> None:
     keep_freed_memory()
     chosen = list(selected(arguments.only))
     if not chosen:
-        parser.error(f"no row is called {arguments.only}; objectives: {'; '.join(ENTRIES)}; energies: {'; '.join(MODELS)}")
+        parser.error(
+            f"no row is called {arguments.only}; objectives: {'; '.join(ENTRIES)}; energies:"
+            f" {'; '.join(MODELS)}"
+        )
     rows = []
-    print(f"{'objective':<44}{'energy':<28}{'ms':>9}{'time':>8}{'MiB':>8}{'memory':>8}{'variance':>12}{'loss':>9}", flush=True)
+    print(
+        f"{'objective':<44}{'energy':<28}{'ms':>9}{'time':>8}{'MiB':>8}{'memory':>8}{'variance':>12}{'loss':>9}",
+        flush=True,
+    )
     for name, model in chosen:
         row = measure(name, model, arguments.pairs, arguments.device)
         rows.append(row)
         variance, deviation = (
-            "-" if row[key] is None else f"{row[key]:.3g}" for key in ("gradient_variance", "loss_deviation")
+            "-" if row[key] is None else f"{row[key]:.3g}"
+            for key in ("gradient_variance", "loss_deviation")
         )
         print(
             f"{name:<44}{model:<28}{row['ms']:9.1f}{row['time_ratio']:8.3f}{row['mib']:8.2f}{row['memory_ratio']:8.3f}"

@@ -2,8 +2,9 @@
 
     python -m benchmarks.positives [--rows 200000] [--rounds 2] [--json FILE]      (needs pandas, for Ray Data)
 
-Files of 10,000 rows of 784 float32 numbers, as fixed-size lists, are written to a temporary folder; they lie in the page
-cache. Every reader gives shuffled batches of 256 rows as tensors, and mixes rows over `WINDOW` of them:
+Files of 10,000 rows of 784 float32 numbers, as fixed-size lists, are written to a temporary folder;
+they lie in the page cache. Every reader gives shuffled batches of 256 rows as tensors, and mixes
+rows over `WINDOW` of them:
 
     ahead      this project's positives: shuffled windows, the next read by a thread
     inline     the same, each window read when it is needed
@@ -16,7 +17,8 @@ The last line is {"rows": [...]}, one for each reader:
     cpu_ms                    of processor time for 1,000 of these rows; null for Ray Data, whose workers do the reading
     first_ms                  until the first batch
     waited, longest_ms        by a consumer that takes 20 ms a batch, after its first: the share of its time until it has the
-                              batches (a copy of one is 1% already), and the longest for one batch; medians over rounds
+                              batches (a copy of one is 1% already), and the longest for one batch;
+                              medians over rounds
     same_order                whether every epoch came in one order, all under one seed
 """
 
@@ -42,11 +44,11 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
-from pipeline.compose import compose
-from pipeline.data.columns import Source
+from pipeline.common.process import keep_freed_memory
+from pipeline.config.compose import compose
+from pipeline.config.data import ColumnsData
+from pipeline.data.files import Source
 from pipeline.data.streaming import StreamedPositives
-from pipeline.data_sections import ColumnsData
-from pipeline.memory import keep_freed_memory
 
 WIDTH, FILE, BATCH = 784, 10_000, 256
 WINDOW = 30_000
@@ -72,7 +74,9 @@ def write(folder: Path, rows: int) -> None:
 
 def positives(kind: type[StreamedPositives]) -> Reader:
     def read(folder: Path) -> Generator[Tensor]:
-        section = compose(["data=columns", f"data.path={folder}", f"data.memory_limit={8 * WIDTH * WINDOW}"]).data
+        section = compose(
+            ["data=columns", f"data.path={folder}", f"data.memory_limit={8 * WIDTH * WINDOW}"]
+        ).data
         assert isinstance(section, ColumnsData)
         stream = kind(Source(section), section, seed=0)
         while True:
@@ -110,7 +114,9 @@ def ray_data(folder: Path) -> Generator[Tensor]:
 
 
 def start_ray() -> None:
-    """A local Ray of two processors, which says nothing. `ImportError` where Ray Data lacks what it needs."""
+    """A local Ray of two processors, which says nothing. `ImportError` where Ray Data lacks what it
+    needs.
+    """
     import ray
     import ray.data
 
@@ -128,7 +134,9 @@ READERS: dict[str, Reader] = {
 
 
 class Epoch(NamedTuple):
-    """Rows a second, seconds until the first batch, processor seconds a row, and a number of each batch."""
+    """Rows a second, seconds until the first batch, processor seconds a row, and a number of each
+    batch.
+    """
 
     rate: float
     first: float
@@ -145,7 +153,12 @@ def epoch(reader: Reader, folder: Path, rows: int) -> Epoch:
             order.append(float(batch[0, 0]))
             if seen >= rows - BATCH:
                 break
-    return Epoch(seen / (time.perf_counter() - begin), first, (time.process_time() - processor) / seen, tuple(order))
+    return Epoch(
+        seen / (time.perf_counter() - begin),
+        first,
+        (time.process_time() - processor) / seen,
+        tuple(order),
+    )
 
 
 def paced(reader: Reader, folder: Path) -> tuple[float, float]:
@@ -164,15 +177,24 @@ def measure(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
     epochs: dict[str, list[Epoch]] = {name: [] for name in READERS}
     waits: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
     for number in range(rounds):
-        for name, reader in list(READERS.items())[:: -1 if number % 2 else 1]:  # so that none always comes after the same one
+        for name, reader in list(READERS.items())[
+            :: -1 if number % 2 else 1
+        ]:  # so that none always comes after the same one
             epochs[name].append(epoch(reader, folder, rows))
             waits[name].append(paced(reader, folder))
     return [
         {
             "reader": name,
             "rows_per_second": statistics.median(one.rate for one in epochs[name]),
-            "ratio": statistics.median(one.rate / ours.rate for one, ours in zip(epochs[name], epochs["ahead"], strict=True)),
-            "cpu_ms": None if name == "ray data" else statistics.median(one.processor for one in epochs[name]) * 1e6,
+            "ratio": statistics.median(
+                one.rate / ours.rate
+                for one, ours in zip(epochs[name], epochs["ahead"], strict=True)
+            ),
+            "cpu_ms": (
+                None
+                if name == "ray data"
+                else statistics.median(one.processor for one in epochs[name]) * 1e6
+            ),
             "first_ms": statistics.median(one.first for one in epochs[name]) * 1e3,
             "waited": statistics.median(share for share, _ in waits[name]),
             "longest_ms": statistics.median(longest for _, longest in waits[name]) * 1e3,
@@ -183,7 +205,9 @@ def measure(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=2)
     parser.add_argument("--json", metavar="FILE", type=Path, help="keep the rows in a file as well")
@@ -198,13 +222,14 @@ def main() -> None:
         write(Path(folder), arguments.rows)
         rows = measure(Path(folder), arguments.rows, arguments.rounds)
     print(
-        f"{'reader':<12}{'rows/s':>10}{'ratio':>8}{'cpu, ms':>9}{'first, ms':>11}{'waited':>9}{'longest, ms':>13}  same order"
+        f"{'reader':<12}{'rows/s':>10}{'ratio':>8}{'cpu, ms':>9}{'first, ms':>11}{'waited':>9}{'longest, ms':>13}"
+        "  same order"
     )
     for row in rows:
         cpu = "-" if row["cpu_ms"] is None else f"{row['cpu_ms']:.1f}"
         print(
-            f"{row['reader']:<12}{row['rows_per_second']:10.0f}{row['ratio']:8.2f}{cpu:>9}{row['first_ms']:11.0f}"
-            f"{row['waited']:9.2%}{row['longest_ms']:13.1f}  {row['same_order']}"
+            f"{row['reader']:<12}{row['rows_per_second']:10.0f}{row['ratio']:8.2f}{cpu:>9}{row['first_ms']:11.0f}{row['waited']:9.2%}{row['longest_ms']:13.1f}"
+            f"  {row['same_order']}"
         )
     result = json.dumps({"pyarrow": pa.__version__, "machine": platform.machine(), "rows": rows})
     if arguments.json:

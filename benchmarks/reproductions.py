@@ -39,11 +39,17 @@ class Row(NamedTuple):
 
 
 SMALL = (
-    "energy.hidden=16 data.encoding=binary chains.per_pool=50 trainer.batch_size=100 trainer.steps=18000 kernel.transitions=1"
+    "energy.hidden=16 data.encoding=binary chains.per_pool=50 trainer.batch_size=100"
+    " trainer.steps=18000 kernel.transitions=1"
 )
 ROWS = {
     "RBM 784x500": Row("", -86.34, "test", "Salakhutdinov & Murray 2008, Table 1, CD25(500)"),
-    "RBM 784x16": Row(SMALL, -143.30, "train", "PyDeep's tutorial on a small binary RBM, centred, PCD, 30 epochs (2017)"),
+    "RBM 784x16": Row(
+        SMALL,
+        -143.30,
+        "train",
+        "PyDeep's tutorial on a small binary RBM, centred, PCD, 30 epochs (2017)",
+    ),
 }
 
 
@@ -58,7 +64,15 @@ def make(name: str, mnist: str) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         clock = time.perf_counter()
         subprocess.run(
-            [sys.executable, "-m", "pipeline.train", *arguments, f"data.path={mnist}", f"output={folder}", "metrics.port=0"],
+            [
+                sys.executable,
+                "-m",
+                "pipeline.train",
+                *arguments,
+                f"data.path={mnist}",
+                f"output={folder}",
+                "metrics.port=0",
+            ],
             check=True,
             stdout=subprocess.DEVNULL,
         )
@@ -109,8 +123,9 @@ def page(rows: list[dict[str, Any]]) -> str:
         log_z = "by enumeration"
         if "log_z_gap" in row:
             log_z = (
-                f"forward AIS {row['log_z']:.2f} ± {row['log_z_standard_error']:.2f}, reverse "
-                f"{row['log_z_reverse']:.2f} ± {row['log_z_reverse_standard_error']:.2f}, gap {row['log_z_gap']:+.2f}"
+                f"forward AIS {row['log_z']:.2f} ± {row['log_z_standard_error']:.2f}, reverse"
+                f" {row['log_z_reverse']:.2f} ± {row['log_z_reverse_standard_error']:.2f}, gap"
+                f" {row['log_z_gap']:+.2f}"
             )
         ours = row[f"{row['of']}_log_likelihood"]
         minutes = row["training_seconds"] / 60, row["seconds"] / 60
@@ -122,18 +137,36 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--mnist", required=True, help="folder with MNIST's IDX files")
-    parser.add_argument("--docs", type=Path, help="write reproductions.json and .md there, after each row")
-    parser.add_argument("--only", nargs="+", choices=list(ROWS), default=list(ROWS), metavar="NAME", help=", ".join(ROWS))
+    parser.add_argument(
+        "--docs", type=Path, help="write reproductions.json and .md there, after each row"
+    )
+    parser.add_argument(
+        "--only",
+        nargs="+",
+        choices=list(ROWS),
+        default=list(ROWS),
+        metavar="NAME",
+        help=", ".join(ROWS),
+    )
     arguments = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
     if arguments.docs and (arguments.docs / "reproductions.json").exists():
-        rows = {row["name"]: row for row in json.loads((arguments.docs / "reproductions.json").read_text())}
+        rows = {
+            row["name"]: row
+            for row in json.loads((arguments.docs / "reproductions.json").read_text())
+        }
     for name in arguments.only:
         rows[name] = row = make(name, arguments.mnist)
         ours = row[f"{row['of']}_log_likelihood"]
-        print(f"{name:<16}{ours:9.2f} ({row['of']})  published {row['published']}  {row['seconds']:.0f} s", flush=True)
+        print(
+            f"{name:<16}{ours:9.2f} ({row['of']})  published {row['published']} "
+            f" {row['seconds']:.0f} s",
+            flush=True,
+        )
         if arguments.docs:
             ordered = [rows[name] for name in ROWS if name in rows]
             (arguments.docs / "reproductions.json").write_text(json.dumps(ordered, indent=1) + "\n")

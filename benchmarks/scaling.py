@@ -1,10 +1,12 @@
-"""How the pipeline scales: simulation and arithmetic (`benchmarks.flow`) from one pool to a thousand GPUs, held against Ray.
+"""How the pipeline scales: simulation and arithmetic (`benchmarks.flow`) from one pool to a
+thousand GPUs, held against Ray.
 
     python -m benchmarks.scaling [--docs FOLDER] [--without-ray]
 
-Three parts: a sweep over pools; models on 8 to 1,000 GPUs; and short runs on Ray, of pools and a parameter server that sleep,
-which say how far simulation and arithmetic are from what happens. Writes FOLDER/scaling.json and .png and the tables of
-FOLDER/scaling.md; reads in FOLDER/pipeline_benchmark.json what a batch costs the driver. About 3 minutes.
+Three parts: a sweep over pools; models on 8 to 1,000 GPUs; and short runs on Ray, of pools and a
+parameter server that sleep, which say how far simulation and arithmetic are from what happens.
+Writes FOLDER/scaling.json and .png and the tables of FOLDER/scaling.md; reads in
+FOLDER/pipeline_benchmark.json what a batch costs the driver. About 3 minutes.
 """
 
 from __future__ import annotations
@@ -26,7 +28,9 @@ CASES = {
     "1 pool, rounds as long as steps": Setting(1, 1, 1, 0.1, 0.1),
     "4 pools, the bottleneck": Setting(4, 4, 2, 0.1, 0.05, sigma=0.2),
     "8 pools, half of them a step": Setting(8, 4, 3, 0.1, 0.02, inflight=2, sigma=0.2),
-    "8 pools, one 5 times as slow": Setting(8, 8, 2, 0.1, 0.05, inflight=2, sigma=0.2, slow_pools=1, slowness=5.0),
+    "8 pools, one 5 times as slow": Setting(
+        8, 8, 2, 0.1, 0.05, inflight=2, sigma=0.2, slow_pools=1, slowness=5.0
+    ),
     "16 pools, the trainer the bottleneck": Setting(16, 16, 1, 0.05, 0.1),
     "16 pools, a quarter of them a step": Setting(16, 4, 4, 0.2, 0.03, inflight=2, sigma=0.3),
 }
@@ -39,7 +43,11 @@ def measured(s: Setting, steps: int) -> float:
     from benchmarks.pipeline import started
     from benchmarks.trivial_actors import TrivialPool, TrivialServer
 
-    sizes = (f"chains.pools={s.pools}", "chains.per_pool=1", f"trainer.negatives={s.batches_per_step}")
+    sizes = (
+        f"chains.pools={s.pools}",
+        "chains.per_pool=1",
+        f"trainer.negatives={s.batches_per_step}",
+    )
     pool = type("Pool", (TrivialPool,), {"seconds": s.round_seconds, "sigma": s.sigma})
     server = type("Server", (TrivialServer,), {"seconds": s.step_seconds})
     bounds = (f"trainer.lag={s.lag}", f"trainer.inflight={s.inflight or 'null'}")
@@ -55,18 +63,41 @@ def measured(s: Setting, steps: int) -> float:
 
 
 def validate(batch_seconds: float) -> dict[str, Any]:
-    """Simulated and predicted beside measured steps a second. A run of one pool says how long a call is on its way."""
+    """Simulated and predicted beside measured steps a second. A run of one pool says how long a
+    call is on its way.
+    """
     import ray
 
-    ray.init(address="local", num_cpus=2, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=2,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     alone = Setting(1, 1, 1, 0.01, 0.05, batch_seconds=batch_seconds)
-    hop = max(0.0, 1 / measured(alone, 60) - alone.step_seconds - alone.batch_seconds - alone.call_seconds) / 2
+    hop = (
+        max(
+            0.0,
+            1 / measured(alone, 60) - alone.step_seconds - alone.batch_seconds - alone.call_seconds,
+        )
+        / 2
+    )
     rows = {}
     for name, case in CASES.items():
         s = case._replace(batch_seconds=batch_seconds, hop_seconds=hop)
         took, told = measured(s, 60), Simulation(s).run(300).steps_per_second
-        rows[name] = {"measured": took, "simulated": told, "predicted": min(limits(s).values()), "error": told / took - 1}
-        print(f"on Ray, {name}: " + ", ".join(f"{key} {value:.3f}" for key, value in rows[name].items()), flush=True)
+        rows[name] = {
+            "measured": took,
+            "simulated": told,
+            "predicted": min(limits(s).values()),
+            "error": told / took - 1,
+        }
+        print(
+            f"on Ray, {name}: "
+            + ", ".join(f"{key} {value:.3f}" for key, value in rows[name].items()),
+            flush=True,
+        )
     ray.shutdown()
     return {"hop_ms": 1e3 * hop, "batch_ms": 1e3 * batch_seconds, "rows": rows}
 
@@ -77,7 +108,9 @@ ROW_BYTES = 48
 
 
 class Model(NamedTuple):
-    """Its size, and what is assumed of a GPU: `flops` a second, of `forward` for one energy at one position."""
+    """Its size, and what is assumed of a GPU: `flops` a second, of `forward` for one energy at one
+    position.
+    """
 
     name: str
     parameters: float
@@ -99,14 +132,25 @@ MODELS = {
 
 
 def example(model: Model, gpus: int, batch_seconds: float) -> Setting:
-    """So many GPUs, a pool or a rank on each, shared out so that ranks keep up with 1.1 times what pools make.
+    """So many GPUs, a pool or a rank on each, shared out so that ranks keep up with 1.1 times what
+    pools make.
 
-    A transition is an energy and its gradient in x, 2 forward passes' worth; a step learns from as many positives as negatives,
-    3 passes' worth for each. Half of the pools make up a step.
+    A transition is an energy and its gradient in x, 2 forward passes' worth; a step learns from as
+    many positives as negatives, 3 passes' worth for each. Half of the pools make up a step.
     """
     batch_bytes = model.per_pool * (4 * model.dimension + ROW_BYTES)
     round_seconds = model.per_pool * model.transitions * 2 * model.forward / model.flops
-    s = Setting(1, 1, 4, round_seconds, 0.0, inflight=2, sigma=0.1, batch_seconds=batch_seconds, pools_per_node=8)
+    s = Setting(
+        1,
+        1,
+        4,
+        round_seconds,
+        0.0,
+        inflight=2,
+        sigma=0.1,
+        batch_seconds=batch_seconds,
+        pools_per_node=8,
+    )
     learned = model.per_pool * 6 * model.forward / model.flops
     share = 1.1 * (learned + batch_bytes / s.bandwidth) / round_seconds  # ranks for each pool
     ranks = min(gpus - 1, max(1, math.ceil(gpus * share / (1 + share))))
@@ -127,7 +171,13 @@ def row(s: Setting, steps: int = 30) -> dict[str, Any]:
     allowed, outcome = limits(s), Simulation(s).run(steps)
     rates = {name: rate for name, rate in allowed.items() if math.isfinite(rate)}
     binds = min(rates, key=lambda name: rates[name])
-    return {**s._asdict(), "limits": rates, "binds": binds, "predicted": rates[binds], **outcome._asdict()}
+    return {
+        **s._asdict(),
+        "limits": rates,
+        "binds": binds,
+        "predicted": rates[binds],
+        **outcome._asdict(),
+    }
 
 
 COSTS = {
@@ -142,7 +192,9 @@ COSTS = {
 def costs(figures: dict[str, Any]) -> list[str]:
     """What was measured, in Markdown."""
     lines = ["| measured | |", "|---|---|"]
-    lines += [f"| {text} | {figures[name]:.3g} |" for name, text in COSTS.items() if name in figures]
+    lines += [
+        f"| {text} | {figures[name]:.3g} |" for name, text in COSTS.items() if name in figures
+    ]
     by_pools = figures.get("details", {}).get("driver", {}).get("ms_per_batch", {})
     for name, text in {"all": "", "paced": ", 128 batches/s", "one": ", one batch a step"}.items():
         if name in by_pools:
@@ -151,22 +203,35 @@ def costs(figures: dict[str, Any]) -> list[str]:
     return lines
 
 
-def tables(figures: dict[str, Any], examples: dict[str, list[dict[str, Any]]], runs: dict[str, Any]) -> str:
+def tables(
+    figures: dict[str, Any], examples: dict[str, list[dict[str, Any]]], runs: dict[str, Any]
+) -> str:
     """In Markdown."""
     header = (
-        "| model | pools + ranks | round, s | step, s | in, GB/s a rank | weights out, GB a version | driver busy | limit |"
+        "| model | pools + ranks | round, s | step, s | in, GB/s a rank | weights out, GB a version"
+        " | driver busy | limit |"
     )
     lines = [*costs(figures), "", f"{header} simulated |", "|---" * 9 + "|"]
     for name, rows in examples.items():
         for r in rows:
             rate = r["steps_per_second"]
             arriving = rate * r["batches_per_step"] * r["batch_bytes"] / r["replicas"] / 1e9
-            sizes = f"{r['pools']} + {r['replicas']} | {r['round_seconds']:.2f} | {r['step_seconds']:.3f}"
+            sizes = (
+                f"{r['pools']} + {r['replicas']} | {r['round_seconds']:.2f} |"
+                f" {r['step_seconds']:.3f}"
+            )
             out = r["weight_bytes"] * math.ceil(r["pools"] / r["pools_per_node"]) / 1e9
-            flow = f"{arriving:.2f} | {out:.2f} | {r['driver_busy']:.2f} | {r['binds']} {r['predicted']:.3f} | {rate:.3f}"
+            flow = (
+                f"{arriving:.2f} | {out:.2f} | {r['driver_busy']:.2f} | {r['binds']}"
+                f" {r['predicted']:.3f} | {rate:.3f}"
+            )
             lines.append(f"| {name} | {sizes} | {flow} |")
     if runs:
-        lines += ["", "| on Ray | measured | simulated | predicted | simulation off by |", "|---" * 5 + "|"]
+        lines += [
+            "",
+            "| on Ray | measured | simulated | predicted | simulation off by |",
+            "|---" * 5 + "|",
+        ]
         for name, r in runs["rows"].items():
             numbers = " | ".join(f"{r[key]:.2f}" for key in ("measured", "simulated", "predicted"))
             lines.append(f"| {name} | {numbers} | {100 * r['error']:+.1f} % |")
@@ -174,7 +239,9 @@ def tables(figures: dict[str, Any], examples: dict[str, list[dict[str, Any]]], r
 
 
 def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Steps a second, the trainer's and the driver's share of time, and lags, by the number of pools."""
+    """Steps a second, the trainer's and the driver's share of time, and lags, by the number of
+    pools.
+    """
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     speed, busy, lag = figure.subplots(1, 3)
     for color, (name, rows) in enumerate(sweep.items()):
@@ -186,7 +253,10 @@ def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
         lags = rows[-1]["lags"]
         share = [100 * lags.get(age, 0) / sum(lags.values()) for age in range(4)]
         lag.bar(np.arange(4) + (color - 1.5) / 5, share, 0.2, color=f"C{color}", label=name)
-    for axes, title in ((speed, "steps/s: lines predicted, dots simulated"), (busy, "share of time: trainer; dotted, driver")):
+    for axes, title in (
+        (speed, "steps/s: lines predicted, dots simulated"),
+        (busy, "share of time: trainer; dotted, driver"),
+    ):
         axes.set_xscale("log", base=4)
         axes.set_xticks(pools, [str(number) for number in pools])
         axes.set_xlabel("pools", fontsize=9)
@@ -199,15 +269,21 @@ def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-FIGURES, END = "<!-- figures: made by `python -m benchmarks.scaling --docs docs` -->", "<!-- end of figures -->"
+FIGURES, END = (
+    "<!-- figures: made by `python -m benchmarks.scaling --docs docs` -->",
+    "<!-- end of figures -->",
+)
 POOLS = (1, 4, 16, 64, 256, 1024)
-# rounds of half a second that vary, steps that take 0.8 of what they would for the trainer to be the bottleneck
+# rounds of half a second that vary, steps that take 0.8 of what they would for the trainer to be
+# the bottleneck
 PLAIN = Setting(1, 1, 1, 0.5, 0.4, sigma=0.2)
 SWEEP = {
     "lag 1": PLAIN,
     "lag 2": PLAIN._replace(lag=2),
     "lag 2, 2 rounds a pool": PLAIN._replace(lag=2, inflight=2),
-    "the same, 1 in 8 pools slow, 1 round in 500 hangs": PLAIN._replace(lag=2, inflight=2, hangs=0.002, slowness=3.0),
+    "the same, 1 in 8 pools slow, 1 round in 500 hangs": PLAIN._replace(
+        lag=2, inflight=2, hangs=0.002, slowness=3.0
+    ),
 }
 
 
@@ -218,28 +294,44 @@ def sweep(batch_seconds: float) -> dict[str, list[dict[str, Any]]]:
         rows[name] = []
         for pools in POOLS:
             slow = pools // 8 if plain.slowness > 1 else 0
-            s = plain._replace(pools=pools, batches_per_step=pools, slow_pools=slow, batch_seconds=batch_seconds)
+            s = plain._replace(
+                pools=pools, batches_per_step=pools, slow_pools=slow, batch_seconds=batch_seconds
+            )
             rows[name].append(row(s, 60))
-        print(f"{name}: " + " ".join(f"{r['steps_per_second'] / r['predicted']:.2f}" for r in rows[name]), flush=True)
+        print(
+            f"{name}: "
+            + " ".join(f"{r['steps_per_second'] / r['predicted']:.2f}" for r in rows[name]),
+            flush=True,
+        )
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--docs", type=Path, help="write figures, picture and tables there")
     parser.add_argument("--without-ray", action="store_true", help="do not run anything on Ray")
     arguments = parser.parse_args()
     cost = (arguments.docs or Path("docs")) / "pipeline_benchmark.json"
-    figures = json.loads(cost.read_text()) if cost.exists() else {"driver_ms_per_batch": {"64": 0.5}}
+    figures = (
+        json.loads(cost.read_text()) if cost.exists() else {"driver_ms_per_batch": {"64": 0.5}}
+    )
     batch_seconds = figures["driver_ms_per_batch"]["64"] / 1e3
     swept = sweep(batch_seconds)
-    examples = {name: [row(example(model, gpus, batch_seconds)) for gpus in GPUS] for name, model in MODELS.items()}
+    examples = {
+        name: [row(example(model, gpus, batch_seconds)) for gpus in GPUS]
+        for name, model in MODELS.items()
+    }
     runs = {} if arguments.without_ray else validate(batch_seconds)
     text = tables(figures, examples, runs)
     print(text)
     if arguments.docs:
         draw(swept, arguments.docs / "scaling.png")
-        content = {"command": "python -m benchmarks.scaling --docs docs", "batch_ms": 1e3 * batch_seconds}
+        content = {
+            "command": "python -m benchmarks.scaling --docs docs",
+            "batch_ms": 1e3 * batch_seconds,
+        }
         content |= {"sweep": swept, "examples": examples, "on_ray": runs}
         (arguments.docs / "scaling.json").write_text(json.dumps(content, indent=1) + "\n")
         page = arguments.docs / "scaling.md"

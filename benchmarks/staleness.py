@@ -1,16 +1,19 @@
-"""What stale negatives cost, and what importance weights and a steered lag give back: held-out log-likelihoods, paired seeds.
+"""What stale negatives cost, and what importance weights and a steered lag give back: held-out
+log-likelihoods, paired seeds.
 
-    python -m benchmarks.staleness [--docs docs] [--json [FILE]] [--processes 2] [--only TASK ...] [--runs FILE] [--quick]
+    python -m benchmarks.staleness [--docs docs] [--json [FILE]] [--processes 2] [--only TASK ...]
+    [--runs FILE] [--quick]
 
 `rbm`         the digits RBM 64x16 of `experiment=digits_rbm`, nats exactly (all 2^16 hidden states), at two learning rates
 `8gaussians`  the deep energy in the plane of `experiment=toy`, MALA and Adam, nats by quadrature
 `digits64`    the deep energy of `make train` on digits with their noise, 64 dimensions, nats by annealed importance sampling
 
-Lags are made, never met with: at a lag of s step t consumes what version max(0, t - s) made (`trainer.lag_mode=exact`). In a
-steered run s is the bound that the learner's `LagController` sets by the weights' effective sample size (ESS). All of it in
-one process, without Ray. A row is a mean over seeds with its standard error; differences are between runs of the same seed.
-`--json` prints {"rows": [the RBM's], "deep_rows": [...], "targets": [...]} as the last line, or writes it to FILE. With
-`--runs` finished runs are kept in FILE, a line each, and not done again.
+Lags are made, never met with: at a lag of s step t consumes what version max(0, t - s) made
+(`trainer.lag_mode=exact`). In a steered run s is the bound that the learner's `LagController` sets
+by the weights' effective sample size (ESS). All of it in one process, without Ray. A row is a mean
+over seeds with its standard error; differences are between runs of the same seed. `--json` prints
+{"rows": [the RBM's], "deep_rows": [...], "targets": [...]} as the last line, or writes it to FILE.
+With `--runs` finished runs are kept in FILE, a line each, and not done again.
 """
 
 from __future__ import annotations
@@ -30,14 +33,16 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 
-from pipeline.build import make_chains, make_learner, open_data
-from pipeline.compose import compose
-from pipeline.config import RunConfig
-from pipeline.errors import DivergenceError
-from pipeline.evaluation.curves import write_figure
+from pipeline.assembly.chains import make_chains
+from pipeline.assembly.data import open_data
+from pipeline.assembly.learner import make_learner
+from pipeline.common.errors import DivergenceError
+from pipeline.common.types import Figures, Progress, StepReport, Weights
+from pipeline.config.compose import compose
+from pipeline.config.run import RunConfig
 from pipeline.evaluation.report import evaluate
-from pipeline.loop import InlineRunner, pools_of_step
-from pipeline.types import Figures, Progress, StepReport, Weights
+from pipeline.runs.inline import InlineRunner
+from pipeline.storage.figures import write_figure
 
 COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=0")
 QUICK = ("trainer.steps=20", "evaluation.ais_temperatures=20", "evaluation.ais_particles=8")
@@ -46,8 +51,8 @@ TOLERANCE = 0.1  # nats that a reweighted RBM may lose at the largest lag, besid
 
 
 class Task(NamedTuple):
-    """A model and its data. `lags` are exact ones, 0 the first; `bounds` those of steered runs; `plain`: negatives are also
-    counted as they are.
+    """A model and its data. `lags` are exact ones, 0 the first; `bounds` those of steered runs;
+    `plain`: negatives are also counted as they are.
     """
 
     arguments: tuple[str, ...]
@@ -59,7 +64,9 @@ class Task(NamedTuple):
 
 
 class Trial(NamedTuple):
-    """One run. `way`: lock-step, plain, reweighted or steered, where `lag` is the bound that is configured."""
+    """One run. `way`: lock-step, plain, reweighted or steered, where `lag` is the bound that is
+    configured.
+    """
 
     task: str
     learning_rate: float
@@ -92,12 +99,18 @@ SETTINGS = {
 
 def quick(task: Task) -> Task:
     """The same in seconds: two lags, two seeds, 20 steps."""
-    return task._replace(arguments=(*task.arguments, *QUICK), lags=task.lags[:2], bounds=task.bounds[:1], seeds=2)
+    return task._replace(
+        arguments=(*task.arguments, *QUICK), lags=task.lags[:2], bounds=task.bounds[:1], seeds=2
+    )
 
 
 def trials_of(name: str, task: Task) -> Iterator[Trial]:
     """Every way of the task, for each seed and rate."""
-    exact = [(lag, way) for lag in task.lags[1:] for way in (("plain", "reweighted") if task.plain else ("reweighted",))]
+    exact = [
+        (lag, way)
+        for lag in task.lags[1:]
+        for way in (("plain", "reweighted") if task.plain else ("reweighted",))
+    ]
     ways = [(0, "lock-step"), *exact, *((bound, "steered") for bound in task.bounds)]
     for seed in range(task.seeds):
         for rate in task.rates:
@@ -108,10 +121,12 @@ def trials_of(name: str, task: Task) -> Iterator[Trial]:
 
 
 class SteeredRunner:
-    """As `InlineRunner` under an exact lag, but for the lag: it is what the learner's controller allows.
+    """As `InlineRunner` under an exact lag, but for the lag: it is what the learner's controller
+    allows.
 
-    Step t consumes one round under version max(0, t - bound), never one that is not there yet: where the bound falls, the
-    chains go on under newer weights from where they are, and where it rises by one, under the same again.
+    Step t consumes one round under version max(0, t - bound), never one that is not there yet:
+    where the bound falls, the chains go on under newer weights from where they are, and where it
+    rises by one, under the same again.
     """
 
     def __init__(self, config: RunConfig) -> None:
@@ -120,14 +135,18 @@ class SteeredRunner:
         self._data = open_data(config)
         self._learner = make_learner(config, self._data)
         self._pools = [make_chains(config, self._data.shape, pool) for pool in range(config.pools)]
-        self._window: deque[Weights] = deque([self._learner.publish()], maxlen=config.trainer.lag + 1)
+        self._window: deque[Weights] = deque(
+            [self._learner.publish()], maxlen=config.trainer.lag + 1
+        )
         self._bound = config.trainer.lag
 
     def step(self) -> tuple[StepReport]:
         window = self._window
         weights = window[max(0, len(window) - 1 - self._bound)]
-        pools = pools_of_step(self._config, self._learner.version)
-        report, newest = self._learner.step([self._pools[pool].advance(weights)[0] for pool in pools])
+        pools = self._config.pools_of_step(self._learner.version)
+        report, newest = self._learner.step(
+            [self._pools[pool].advance(weights)[0] for pool in pools]
+        )
         window.append(newest)
         self._bound = report.lag_bound
         return (report,)
@@ -137,7 +156,9 @@ class SteeredRunner:
 
 
 def run(trial: Trial) -> dict[str, Any]:
-    """One run's figures: `nats` of a held-out row (None where it diverged), ESS as ratios in (0, 1], lags in versions."""
+    """One run's figures: `nats` of a held-out row (None where it diverged), ESS as ratios in (0,
+    1], lags in versions.
+    """
     clock = time.perf_counter()
     config = compose(trial.arguments)
     runner: SteeredRunner | InlineRunner
@@ -163,7 +184,11 @@ def run(trial: Trial) -> dict[str, Any]:
         "log_z_standard_error": error,
         "mean_ess": float(np.nanmean(ess)) if ess else None,
         "worst_ess": float(np.nanmin(ess)) if ess else None,
-        "lag_curve": [float(stretch.mean()) for stretch in np.array_split(np.array(lags), STRETCHES) if len(stretch)],
+        "lag_curve": [
+            float(stretch.mean())
+            for stretch in np.array_split(np.array(lags), STRETCHES)
+            if len(stretch)
+        ],
         "settled_lag": float(np.mean(lags[-max(1, len(lags) // 4) :])),
         "seconds": round(time.perf_counter() - clock, 1),
     }
@@ -173,7 +198,9 @@ def mean_and_error(values: Sequence[float]) -> tuple[float | None, float | None]
     """The mean of independent values and its standard error; None where there are too few."""
     if not values:
         return None, None
-    return float(np.mean(values)), float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    return float(np.mean(values)), (
+        float(np.std(values, ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+    )
 
 
 Results = dict[Trial, dict[str, Any]]
@@ -182,7 +209,9 @@ Row = dict[str, Any]
 
 
 def rows_of(name: str, task: Task, results: Results) -> list[Row]:
-    """A row for each rate, lag and way. At lag 0 weights are uniform whatever `trainer.reweight` says: one set of runs."""
+    """A row for each rate, lag and way. At lag 0 weights are uniform whatever `trainer.reweight`
+    says: one set of runs.
+    """
     groups: dict[tuple[float, int, str], Runs] = defaultdict(dict)
     for trial, result in results.items():
         if trial.task == name:
@@ -190,7 +219,13 @@ def rows_of(name: str, task: Task, results: Results) -> list[Row]:
     rows = []
     for (rate, lag, way), runs in groups.items():
         for reweight in (False, True) if way == "lock-step" and task.plain else (way != "plain",):
-            head = {"task": name, "lag": lag, "learning_rate": rate, "reweight": reweight, "steered": way == "steered"}
+            head = {
+                "task": name,
+                "lag": lag,
+                "learning_rate": rate,
+                "reweight": reweight,
+                "steered": way == "steered",
+            }
             rows.append(head | _figures(runs, groups.get((rate, 0, "lock-step"), {})))
             if way == "steered":
                 difference, error = _difference(runs, groups.get((rate, 1, "reweighted"), {}))
@@ -198,14 +233,20 @@ def rows_of(name: str, task: Task, results: Results) -> list[Row]:
                     "difference_to_lag_1": difference,
                     "difference_to_lag_1_standard_error": error,
                     "settled_lag": float(np.mean(_kept(runs, "settled_lag"))),
-                    "lag_curves": [[round(lag, 2) for lag in result["lag_curve"]] for result in runs.values()],
+                    "lag_curves": [
+                        [round(lag, 2) for lag in result["lag_curve"]] for result in runs.values()
+                    ],
                 }
-    return sorted(rows, key=lambda row: (row["learning_rate"], row["steered"], row["lag"], row["reweight"]))
+    return sorted(
+        rows, key=lambda row: (row["learning_rate"], row["steered"], row["lag"], row["reweight"])
+    )
 
 
 def _figures(runs: Runs, lock_step: Runs) -> Row:
     """What the runs of one row have in common; `worst_ess` is of the worst step of all."""
-    there, ess, worst, uncertain = (_kept(runs, key) for key in ("nats", "mean_ess", "worst_ess", "log_z_standard_error"))
+    there, ess, worst, uncertain = (
+        _kept(runs, key) for key in ("nats", "mean_ess", "worst_ess", "log_z_standard_error")
+    )
     mean, error = mean_and_error(there)
     difference, difference_error = _difference(runs, lock_step)
     return {
@@ -230,25 +271,51 @@ def _kept(runs: Runs, key: str) -> list[float]:
 def _difference(runs: Runs, others: Runs) -> tuple[float | None, float | None]:
     """Nats more than the `others`, a mean over seeds that both have."""
     pairs = [(runs[seed]["nats"], others[seed]["nats"]) for seed in runs if seed in others]
-    return mean_and_error([ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None])
+    return mean_and_error(
+        [ours - theirs for ours, theirs in pairs if ours is not None and theirs is not None]
+    )
 
 
 def targets_of(rows: Sequence[Row]) -> list[dict[str, Any]]:
-    """What is to be reached, and whether it is: nothing diverged, and the loss is within what is allowed, nats."""
+    """What is to be reached, and whether it is: nothing diverged, and the loss is within what is
+    allowed, nats.
+    """
     targets = []
     for row in rows:
-        largest = max(other["lag"] for other in rows if other["task"] == row["task"] and not other["steered"])
+        largest = max(
+            other["lag"] for other in rows if other["task"] == row["task"] and not other["steered"]
+        )
         if row["steered"]:
-            what, key, slack = f"steered under {row['lag']}, no worse than lag 1", "difference_to_lag_1", 0.0
+            what, key, slack = (
+                f"steered under {row['lag']}, no worse than lag 1",
+                "difference_to_lag_1",
+                0.0,
+            )
         elif row["task"] == "rbm" and row["reweight"] and row["lag"] == largest:
-            what, key, slack = f"lag {row['lag']} reweighted, no worse than lock-step", "difference_to_lock_step", TOLERANCE
+            what, key, slack = (
+                f"lag {row['lag']} reweighted, no worse than lock-step",
+                "difference_to_lock_step",
+                TOLERANCE,
+            )
         else:
             continue
         error = row[f"{key}_standard_error"]
         known = row[key] is not None and error is not None and not row["diverged"]
         allowed = -(slack + 2 * error) if known else None
-        target = {"task": row["task"], "learning_rate": row["learning_rate"], "what": what, "difference": row[key]}
-        targets.append(target | {"standard_error": error, "allowed": allowed, "met": known and row[key] >= allowed})
+        target = {
+            "task": row["task"],
+            "learning_rate": row["learning_rate"],
+            "what": what,
+            "difference": row[key],
+        }
+        targets.append(
+            target
+            | {
+                "standard_error": error,
+                "allowed": allowed,
+                "met": known and row[key] >= allowed,
+            }
+        )
     return targets
 
 
@@ -259,31 +326,57 @@ def table(rows: Sequence[Row]) -> str:
         "|---|---|---|---|---|---|---|",
     ]
     for row in rows:
-        lag = f"steered ≤ {row['lag']}: settled at {row['settled_lag']:.1f}" if row["steered"] else row["lag"]
+        lag = (
+            f"steered ≤ {row['lag']}: settled at {row['settled_lag']:.1f}"
+            if row["steered"]
+            else row["lag"]
+        )
         nats = _with_error(row["test_log_likelihood"], row["standard_error"])
         nats += f", {row['diverged']} of {row['seeds']} diverged" if row["diverged"] else ""
-        more = _with_error(row["difference_to_lock_step"], row["difference_to_lock_step_standard_error"])
-        ess = "" if row["mean_ess"] is None or not row["lag"] else f"{row['mean_ess']:.2f} / {row['worst_ess']:.3f}"
-        weights, more = ("reweighted" if row["reweight"] else "plain", more) if row["lag"] else ("", "")
+        more = _with_error(
+            row["difference_to_lock_step"], row["difference_to_lock_step_standard_error"]
+        )
+        ess = (
+            ""
+            if row["mean_ess"] is None or not row["lag"]
+            else f"{row['mean_ess']:.2f} / {row['worst_ess']:.3f}"
+        )
+        weights, more = (
+            ("reweighted" if row["reweight"] else "plain", more) if row["lag"] else ("", "")
+        )
         if row["lag"] or row["reweight"]:  # lock-step once
-            lines.append(f"| {row['task']} | {row['learning_rate']:g} | {lag} | {weights} | {nats} | {more} | {ess} |")
+            lines.append(
+                f"| {row['task']} | {row['learning_rate']:g} | {lag} | {weights} | {nats} | {more}"
+                f" | {ess} |"
+            )
     return "\n".join(lines)
 
 
 def _with_error(value: float | None, error: float | None) -> str:
-    return "" if value is None else f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    return (
+        "" if value is None else f"{value:.2f}" if error is None else f"{value:.2f} ± {error:.2f}"
+    )
 
 
 def draw(rows: Sequence[Row], folder: Path) -> None:
     """`staleness.png`."""
     figure = Figure(figsize=(10.5, 8.2), layout="constrained")
     (rbm, plane), (curve, ends) = figure.subplots(2, 2)
-    _draw_lags(rbm, [row for row in rows if row["task"] == "rbm"], "RBM on binarized digits (exact likelihood)")
-    _draw_lags(plane, [row for row in rows if row["task"] == "8gaussians"], "deep energy on 8 Gaussians")
+    _draw_lags(
+        rbm,
+        [row for row in rows if row["task"] == "rbm"],
+        "RBM on binarized digits (exact likelihood)",
+    )
+    _draw_lags(
+        plane, [row for row in rows if row["task"] == "8gaussians"], "deep energy on 8 Gaussians"
+    )
     digits = [row for row in rows if row["task"] == "digits64"]
     _draw_curves(curve, [row for row in digits if row["steered"]])
     _draw_ends(ends, digits)
-    figure.suptitle("Negatives that are so many updates old: counted as they are, or weighted by exp(E then - E now)")
+    figure.suptitle(
+        "Negatives that are so many updates old: counted as they are, or weighted by exp(E then - E"
+        " now)"
+    )
     figure.supxlabel("means over seeds, bars: standard errors", fontsize=9, color="0.3")
     write_figure(figure, str(folder), "staleness.png")
 
@@ -291,27 +384,64 @@ def draw(rows: Sequence[Row], folder: Path) -> None:
 def _draw_lags(axis: Any, rows: Sequence[Row], title: str) -> None:
     """Nats by lag; what lies too far down is marked at the lower edge, with its value."""
     lags = sorted({row["lag"] for row in rows})
-    nats = [-math.inf if row["test_log_likelihood"] is None else row["test_log_likelihood"] for row in rows]
-    lowest = min(value - (row["standard_error"] or 0.0) for row, value in zip(rows, nats, strict=True))
+    nats = [
+        -math.inf if row["test_log_likelihood"] is None else row["test_log_likelihood"]
+        for row in rows
+    ]
+    lowest = min(
+        value - (row["standard_error"] or 0.0) for row, value in zip(rows, nats, strict=True)
+    )
     low = max(lowest, min(row["test_log_likelihood"] for row in rows if not row["lag"]) - 10)
     span = max(nats) - low
-    for rate, mark, shift in zip(sorted({row["learning_rate"] for row in rows}), "os", (-0.05, 0.05), strict=False):
-        level = next(row["test_log_likelihood"] for row in rows if not row["lag"] and row["learning_rate"] == rate)
-        axis.axhline(level, color="0.4", linestyle=":", linewidth=1.2, label="lock-step" if mark == "o" else None)
+    for rate, mark, shift in zip(
+        sorted({row["learning_rate"] for row in rows}), "os", (-0.05, 0.05), strict=False
+    ):
+        level = next(
+            row["test_log_likelihood"]
+            for row in rows
+            if not row["lag"] and row["learning_rate"] == rate
+        )
+        axis.axhline(
+            level,
+            color="0.4",
+            linestyle=":",
+            linewidth=1.2,
+            label="lock-step" if mark == "o" else None,
+        )
         for reweight, colour in ((False, "C3"), (True, "C0")):
-            chosen = [(row, value) for row, value in zip(rows, nats, strict=True) if row["learning_rate"] == rate]
+            chosen = [
+                (row, value)
+                for row, value in zip(rows, nats, strict=True)
+                if row["learning_rate"] == rate
+            ]
             shown = [(row, value) for row, value in chosen if row["reweight"] == reweight]
             places = [lags.index(row["lag"]) + shift for row, _ in shown]
-            errors = [(row["standard_error"] or 0.0) if value >= low else 0.0 for row, value in shown]
-            style = {"color": colour, "marker": mark, "linestyle": "-" if mark == "o" else "--", "capsize": 4, "markersize": 5}
+            errors = [
+                (row["standard_error"] or 0.0) if value >= low else 0.0 for row, value in shown
+            ]
+            style = {
+                "color": colour,
+                "marker": mark,
+                "linestyle": "-" if mark == "o" else "--",
+                "capsize": 4,
+                "markersize": 5,
+            }
             label = f"{'reweighted' if reweight else 'as they are'}, rate {rate:g}"
-            axis.errorbar(places, [max(value, low) for _, value in shown], errors, **style, label=label)
+            axis.errorbar(
+                places, [max(value, low) for _, value in shown], errors, **style, label=label
+            )
             for place, (_, value) in zip(places, shown, strict=True):
                 if value < low:
                     axis.plot(place, low, marker="v", color=colour, markersize=12)
                     text = "diverged" if value == -math.inf else f"{value:,.0f}"
                     axis.annotate(
-                        text, (place, low), (-10, 0), textcoords="offset points", color=colour, ha="right", va="center"
+                        text,
+                        (place, low),
+                        (-10, 0),
+                        textcoords="offset points",
+                        color=colour,
+                        ha="right",
+                        va="center",
                     )
     axis.set_xticks(range(len(lags)), [str(lag) for lag in lags])
     axis.set_xlim(-0.3, len(lags) - 0.7)
@@ -327,10 +457,22 @@ def _draw_curves(axis: Any, rows: Sequence[Row]) -> None:
     """The lag of each steered run, over the course of training."""
     for number, row in enumerate(rows):
         for curve in row["lag_curves"]:
-            axis.plot(np.linspace(0, 100, len(curve)), curve, color=f"C{2 * number + 2}", alpha=0.3, linewidth=0.8)
+            axis.plot(
+                np.linspace(0, 100, len(curve)),
+                curve,
+                color=f"C{2 * number + 2}",
+                alpha=0.3,
+                linewidth=0.8,
+            )
         mean = np.mean(row["lag_curves"], 0)
         label = f"at most {row['lag']}; in the last quarter {row['settled_lag']:.1f}"
-        axis.plot(np.linspace(0, 100, len(mean)), mean, color=f"C{2 * number + 2}", linewidth=2, label=label)
+        axis.plot(
+            np.linspace(0, 100, len(mean)),
+            mean,
+            color=f"C{2 * number + 2}",
+            linewidth=2,
+            label=label,
+        )
     highest = max(row["lag"] for row in rows)
     ticks = [0, *(2**power for power in range(highest.bit_length()))]
     axis.set_yscale("symlog", linthresh=1, linscale=0.6)
@@ -353,8 +495,17 @@ def _draw_ends(axis: Any, rows: Sequence[Row]) -> None:
         axis.plot([place + 0.17] * len(there), there, ".", color=colour, alpha=0.4)
         if there:
             mean = row["test_log_likelihood"]
-            axis.errorbar(place, mean, row["standard_error"] or 0.0, color=colour, marker="o", capsize=4)
-            axis.annotate(f"{mean:.1f}", (place, mean), (0, 14), textcoords="offset points", ha="center", color=colour)
+            axis.errorbar(
+                place, mean, row["standard_error"] or 0.0, color=colour, marker="o", capsize=4
+            )
+            axis.annotate(
+                f"{mean:.1f}",
+                (place, mean),
+                (0, 14),
+                textcoords="offset points",
+                ha="center",
+                color=colour,
+            )
     axis.set_xticks(range(len(names)), names)
     axis.margins(x=0.1, y=0.18)
     axis.set_ylabel("held-out log-likelihood, nats")
@@ -376,8 +527,13 @@ def carry_out(trials: Sequence[Trial], processes: int, kept: Path | None) -> Res
             with kept.open("a") as lines:
                 lines.write(json.dumps([trial._asdict(), result]) + "\n")
         nats = "diverged" if result["nats"] is None else f"{result['nats']:.2f} nats"
-        where = f"[{len(results)}/{len(trials)}] {trial.task}, rate {trial.learning_rate:g}, seed {trial.seed}"
-        print(f"{where}, lag {trial.lag} {trial.way}: {nats}, {result['seconds']:.0f} s", flush=True)
+        where = (
+            f"[{len(results)}/{len(trials)}] {trial.task}, rate {trial.learning_rate:g}, seed"
+            f" {trial.seed}"
+        )
+        print(
+            f"{where}, lag {trial.lag} {trial.way}: {nats}, {result['seconds']:.0f} s", flush=True
+        )
     return results
 
 
@@ -386,7 +542,9 @@ def _one_by_one(trials: Sequence[Trial]) -> Iterator[tuple[Trial, dict[str, Any]
         yield trial, run(trial)
 
 
-def _side_by_side(trials: Sequence[Trial], processes: int) -> Iterator[tuple[Trial, dict[str, Any]]]:
+def _side_by_side(
+    trials: Sequence[Trial], processes: int
+) -> Iterator[tuple[Trial, dict[str, Any]]]:
     with ProcessPoolExecutor(processes, multiprocessing.get_context("spawn")) as pool:
         futures = {pool.submit(run, trial): trial for trial in trials}
         for future in as_completed(futures):
@@ -394,28 +552,57 @@ def _side_by_side(trials: Sequence[Trial], processes: int) -> Iterator[tuple[Tri
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--json", nargs="?", const="", metavar="FILE", help="print the rows as one line, or write them to FILE")
-    parser.add_argument("--docs", type=Path, metavar="FOLDER", help="write staleness.json and staleness.png there")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "--json",
+        nargs="?",
+        const="",
+        metavar="FILE",
+        help="print the rows as one line, or write them to FILE",
+    )
+    parser.add_argument(
+        "--docs", type=Path, metavar="FOLDER", help="write staleness.json and staleness.png there"
+    )
     parser.add_argument("--processes", type=int, default=1, help="runs at a time, one thread each")
     parser.add_argument("--only", nargs="+", choices=TASKS, default=list(TASKS))
-    parser.add_argument("--runs", type=Path, metavar="FILE", help="keep finished runs there, and do not do them again")
-    parser.add_argument("--quick", action="store_true", help="two lags, two seeds, 20 steps: whether it works")
+    parser.add_argument(
+        "--runs",
+        type=Path,
+        metavar="FILE",
+        help="keep finished runs there, and do not do them again",
+    )
+    parser.add_argument(
+        "--quick", action="store_true", help="two lags, two seeds, 20 steps: whether it works"
+    )
     given = parser.parse_args(arguments)
     if given.docs and len(set(given.only)) < len(TASKS):
         parser.error("--docs draws every task; leave --only out")
-    tasks = {name: quick(task) if given.quick else task for name, task in TASKS.items() if name in given.only}
+    tasks = {
+        name: quick(task) if given.quick else task
+        for name, task in TASKS.items()
+        if name in given.only
+    }
     # seed by seed, so that what is there early makes a whole table
-    trials = sorted((trial for name in tasks for trial in trials_of(name, tasks[name])), key=lambda trial: trial.seed)
+    trials = sorted(
+        (trial for name in tasks for trial in trials_of(name, tasks[name])),
+        key=lambda trial: trial.seed,
+    )
     results = carry_out(trials, given.processes, given.runs)
     rows = [row for name, task in tasks.items() for row in rows_of(name, task, results)]
     targets = targets_of(rows)
     print(table(rows))
     for target in targets:
         verdict = "met" if target["met"] else "NOT MET"
-        print(f"{target['task']}, rate {target['learning_rate']:g}: {target['what']}: {target['difference']}: {verdict}")
+        print(
+            f"{target['task']}, rate {target['learning_rate']:g}: {target['what']}:"
+            f" {target['difference']}: {verdict}"
+        )
     content = {
-        "command": "python -m benchmarks.staleness --docs docs" + (" --quick" if given.quick else ""),
+        "command": (
+            "python -m benchmarks.staleness --docs docs" + (" --quick" if given.quick else "")
+        ),
         "settings": {name: " ".join(task.arguments) for name, task in tasks.items()},
         "torch": torch.__version__,
         "targets": targets,

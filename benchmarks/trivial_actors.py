@@ -1,7 +1,8 @@
-"""Pools and a parameter server that compute nothing: what is left is what carries them.
+"""PoolRoster and a parameter server that compute nothing: what is left is what carries them.
 
-They import neither torch nor anything that does, so that dozens of them fit one machine. A batch is the eight bytes of the
-version that it was made under. Reports have the fields of those in `pipeline.types`, which imports torch.
+They import neither torch nor anything that does, so that dozens of them fit one machine. A batch is
+the eight bytes of the version that it was made under. Reports have the fields of those in
+`pipeline.common.types`, which imports torch.
 """
 
 from __future__ import annotations
@@ -16,13 +17,13 @@ from unittest import mock
 
 import ray
 
-from pipeline.errors import OutOfStepError
+from pipeline.common.errors import OutOfStepError
 
 BYTES = 8
 
 
 class RoundReport(NamedTuple):
-    """As `pipeline.types.RoundReport`."""
+    """As `pipeline.common.types.RoundReport`."""
 
     pool: int
     incarnation: int
@@ -39,7 +40,7 @@ class RoundReport(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """As `pipeline.types.StepReport`."""
+    """As `pipeline.common.types.StepReport`."""
 
     version: int
     loss: float
@@ -52,7 +53,7 @@ class StepReport(NamedTuple):
     lag_bound: int
     skipped: bool
     seconds: dict[str, float]
-    spreads: tuple[Any, ...]
+    energy_moments: tuple[Any, ...]
     usage: tuple[Any, ...]
 
 
@@ -69,7 +70,13 @@ class TrivialPool:
     seconds = 0.0
     sigma = 0.0
 
-    def __init__(self, _config: Any, _shape: tuple[int, ...], pool: int, _context_shape: tuple[int, ...] | None) -> None:
+    def __init__(
+        self,
+        _config: Any,
+        _shape: tuple[int, ...],
+        pool: int,
+        _context_shape: tuple[int, ...] | None,
+    ) -> None:
         self._pool, self._round, self._incarnation = pool, 0, 0
 
     def pace(self, seconds: float) -> None:
@@ -108,13 +115,17 @@ class TrivialPool:
         """Round, incarnation, node."""
         return self._round, self._incarnation, ray.get_runtime_context().get_node_id()
 
-    def revive(self, incarnation: int, round: int, _last: Any = None, _rows: Any = None) -> tuple[int, int, str]:
+    def revive(
+        self, incarnation: int, round: int, _last: Any = None, _rows: Any = None
+    ) -> tuple[int, int, str]:
         self._round, self._incarnation = round, incarnation
         return self.begin()
 
 
 class TrivialServer:
-    """A step takes `seconds`, of sleep, and leaves the weights as they are. `made` is what it publishes, by version."""
+    """A step takes `seconds`, of sleep, and leaves the weights as they are. `made` is what it
+    publishes, by version.
+    """
 
     seconds = 0.0
 
@@ -146,7 +157,9 @@ class TrivialServer:
 
     def step(self, version: int, *batches: Any) -> StepReport:
         if version != self._version:
-            raise OutOfStepError(f"the parameter server is at version {self._version}, not {version}")
+            raise OutOfStepError(
+                f"the parameter server is at version {self._version}, not {version}"
+            )
         if self.seconds:
             time.sleep(self.seconds)
         self._version += 1
@@ -162,7 +175,7 @@ class TrivialServer:
             lag_bound=self._config.trainer.lag,
             skipped=False,
             seconds={"step": self.seconds},
-            spreads=(),
+            energy_moments=(),
             usage=(),
         )
 
@@ -213,7 +226,13 @@ class Guests:
     def options(self, **_: Any) -> Guests:
         return self
 
-    def remote(self, config: Any, _shape: tuple[int, ...], pool: int, _context_shape: tuple[int, ...] | None) -> Handle:
+    def remote(
+        self,
+        config: Any,
+        _shape: tuple[int, ...],
+        pool: int,
+        _context_shape: tuple[int, ...] | None,
+    ) -> Handle:
         if len(self._hosts) < self._processes:
             self._hosts.append(self._make.remote(config))
         host = self._hosts[pool % self._processes]
@@ -222,13 +241,17 @@ class Guests:
 
 @contextmanager
 def sharing(processes: int) -> Iterator[None]:
-    """Within, a runner's trivial pools share so many processes: what a thousand of them cost the driver, on one machine."""
+    """Within, a runner's trivial pools share so many processes: what a thousand of them cost the
+    driver, on one machine.
+    """
     remote, kill = ray.remote, ray.kill
 
     def makes(*arguments: Any, **options: Any) -> Any:
         if arguments:
             return remote(*arguments, **options)
-        return lambda make: Guests(processes, remote) if make is TrivialPool else remote(**options)(make)
+        return lambda make: (
+            Guests(processes, remote) if make is TrivialPool else remote(**options)(make)
+        )
 
     def kills(actor: Any, **options: Any) -> None:
         kill(actor.host if isinstance(actor, Handle) else actor, **options)

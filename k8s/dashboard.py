@@ -21,7 +21,13 @@ SOURCE = models.DataSourceRef(type_val="prometheus", uid="${datasource}")
 
 
 def target(query: Query, number: int) -> prometheus.Dataquery:
-    return prometheus.Dataquery().expr(query.promql).legend_format(query.legend).ref_id(chr(ord("A") + number)).range()
+    return (
+        prometheus.Dataquery()
+        .expr(query.promql)
+        .legend_format(query.legend)
+        .ref_id(chr(ord("A") + number))
+        .range()
+    )
 
 
 def stat_panel(panel: Stat) -> stat.Panel:
@@ -61,19 +67,30 @@ def chart_panel(panel: Chart) -> timeseries.Panel:
     if panel.stacked:
         built.stacking(common.StackingConfig().mode(options.StackingMode.NORMAL))
     if panel.logarithmic:
-        built.scale_distribution(common.ScaleDistributionConfig().type(options.ScaleDistribution.LOG).log(10))
+        built.scale_distribution(
+            common.ScaleDistributionConfig().type(options.ScaleDistribution.LOG).log(10)
+        )
     if panel.limit is not None:
         below, above = ("red", "transparent") if panel.bad_below else ("transparent", "red")
-        steps = [models.Threshold(value=None, color=below), models.Threshold(value=panel.limit, color=above)]
-        built.thresholds(grafana.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps))
-        built.thresholds_style(common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.AREA))
+        steps = [
+            models.Threshold(value=None, color=below),
+            models.Threshold(value=panel.limit, color=above),
+        ]
+        built.thresholds(
+            grafana.ThresholdsConfig().mode(models.ThresholdsMode.ABSOLUTE).steps(steps)
+        )
+        built.thresholds_style(
+            common.GraphThresholdsStyleConfig().mode(options.GraphTresholdsStyleMode.AREA)
+        )
     return built
 
 
 def built(panel: Chart | Stat) -> stat.Panel | timeseries.Panel:
     """What every panel has, whatever its kind."""
     made = stat_panel(panel) if isinstance(panel, Stat) else chart_panel(panel)
-    made.title(panel.title).description(panel.about).unit(panel.unit).datasource(SOURCE).span(panel.width)
+    made.title(panel.title).description(panel.about).unit(panel.unit).datasource(SOURCE).span(
+        panel.width
+    )
     for number, query in enumerate(panel.queries):
         made.with_target(target(query, number))
     return made
@@ -95,12 +112,17 @@ def dashboard() -> str:
     board = (
         grafana.Dashboard("EBM training")
         .uid("ebm-training")
-        .description("One run of the EBM pipeline: learning, chains, flow of batches, faults, checkpoints, resources.")
+        .description(
+            "One run of the EBM pipeline: learning, chains, flow of batches, faults, checkpoints,"
+            " resources."
+        )
         .tags(["ebm"])
         .time("now-1h", "now")
         .refresh("30s")
         .tooltip(models.DashboardCursorSync.CROSSHAIR)
-        .with_variable(grafana.DatasourceVariable("datasource").label("Data source").type("prometheus"))
+        .with_variable(
+            grafana.DatasourceVariable("datasource").label("Data source").type("prometheus")
+        )
         .with_variable(choice("run", "Run", "label_values(ebm_run_info, run)"))
         .with_variable(
             choice("pool", "Pool", 'label_values(ebm_transitions_total{run="$run"}, pool)')

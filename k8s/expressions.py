@@ -1,4 +1,6 @@
-"""Every PromQL expression of the dashboard and the alerts; whether these, the code and the pages know the same metrics."""
+"""Every PromQL expression of the dashboard and the alerts; whether these, the code and the pages
+know the same metrics.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from typing import Any, NamedTuple
 import promql_parser
 import yaml
 
-from pipeline.metrics import METRICS
+from pipeline.runs.metrics import METRICS
 
 MONITORING = Path(__file__).parent / "monitoring"
 ROOT = Path(__file__).parents[1]
@@ -35,7 +37,10 @@ def rules() -> dict[str, Any]:
 
 def pages() -> dict[str, str]:
     """The project's pages by name."""
-    return {str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))}
+    return {
+        str(path.relative_to(ROOT)): path.read_text()
+        for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
+    }
 
 
 def panels(board: Mapping[str, Any]) -> list[dict[str, Any]]:
@@ -45,18 +50,37 @@ def panels(board: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def of_dashboard(board: Mapping[str, Any]) -> list[Expression]:
-    return [Expression(f"panel {panel['title']!r}", query["expr"]) for panel in panels(board) for query in panel["targets"]]
+    return [
+        Expression(f"panel {panel['title']!r}", query["expr"])
+        for panel in panels(board)
+        for query in panel["targets"]
+    ]
 
 
 def of_variables(board: Mapping[str, Any]) -> list[Expression]:
-    """What the dashboard's variables take their choices from: the series in `label_values(SERIES, label)`."""
-    queries = {variable["name"]: variable["query"] for variable in board["templating"]["list"] if variable["type"] == "query"}
-    series = {name: re.fullmatch(r"label_values\((.*), *\w+\)", query) for name, query in queries.items()}
-    return [Expression(f"variable {name!r}", found[1] if found else queries[name]) for name, found in series.items()]
+    """What the dashboard's variables take their choices from: the series in `label_values(SERIES,
+    label)`.
+    """
+    queries = {
+        variable["name"]: variable["query"]
+        for variable in board["templating"]["list"]
+        if variable["type"] == "query"
+    }
+    series = {
+        name: re.fullmatch(r"label_values\((.*), *\w+\)", query) for name, query in queries.items()
+    }
+    return [
+        Expression(f"variable {name!r}", found[1] if found else queries[name])
+        for name, found in series.items()
+    ]
 
 
 def of_rules(spec: Mapping[str, Any]) -> list[Expression]:
-    return [Expression(f"alert {rule['alert']}", rule["expr"]) for group in spec["groups"] for rule in group["rules"]]
+    return [
+        Expression(f"alert {rule['alert']}", rule["expr"])
+        for group in spec["groups"]
+        for rule in group["rules"]
+    ]
 
 
 def filled_in(promql: str, run: str, interval: str) -> str:
@@ -82,13 +106,20 @@ def names(promql: str) -> set[str]:
 
 
 def compared(promql: str) -> list[str]:
-    """The parts of an alert that must return data whether it fires or not: what is compared, what is joined, or all of it."""
+    """The parts of an alert that must return data whether it fires or not: what is compared, what
+    is joined, or all of it.
+    """
     leaves: list[str] = []
 
     def descend(part: Any) -> None:
         if isinstance(part, promql_parser.ParenExpr):
             descend(part.expr)
-        elif isinstance(part, promql_parser.BinaryExpr) and str(part.op) in (*COMPARISONS, "and", "or", "unless"):
+        elif isinstance(part, promql_parser.BinaryExpr) and str(part.op) in (
+            *COMPARISONS,
+            "and",
+            "or",
+            "unless",
+        ):
             descend(part.lhs)
             descend(part.rhs)
         elif not isinstance(part, promql_parser.NumberLiteral):
@@ -103,7 +134,9 @@ def served() -> dict[str, str]:
     return {metric.name + part: metric.name for metric in METRICS for part in PARTS[metric.kind]}
 
 
-def problems(board: Mapping[str, Any], spec: Mapping[str, Any], texts: Mapping[str, str]) -> list[str]:
+def problems(
+    board: Mapping[str, Any], spec: Mapping[str, Any], texts: Mapping[str, str]
+) -> list[str]:
     """Where code, dashboard, alerts and pages do not speak of one set of metrics."""
     known = served()
     found: list[str] = []

@@ -1,4 +1,6 @@
-"""A run and a Prometheus that scrapes it, both real, on this machine: for the live test and for the dashboard's picture."""
+"""A run and a Prometheus that scrapes it, both real, on this machine: for the live test and for the
+dashboard's picture.
+"""
 
 from __future__ import annotations
 
@@ -72,7 +74,12 @@ def process(
 ) -> Iterator[subprocess.Popen[bytes]]:
     """A command while the block runs; SIGTERM at its end, and its own time to go."""
     with log.open("wb") as output:
-        started = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, env={**os.environ, **(environment or {})})
+        started = subprocess.Popen(
+            command,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+            env={**os.environ, **(environment or {})},
+        )
     try:
         yield started
     finally:
@@ -86,17 +93,31 @@ def process(
 
 @contextlib.contextmanager
 def prometheus(folder: Path, ports: Sequence[int]) -> Iterator[Prometheus]:
-    """A Prometheus of its own with the project's alerts, scraping those ports of this machine every second."""
+    """A Prometheus of its own with the project's alerts, scraping those ports of this machine every
+    second.
+    """
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules()))
-    jobs = [{"job_name": "ebm", "static_configs": [{"targets": [f"localhost:{port}" for port in ports]}]}]
+    jobs = [
+        {
+            "job_name": "ebm",
+            "static_configs": [{"targets": [f"localhost:{port}" for port in ports]}],
+        }
+    ]
     every = {"scrape_interval": "1s", "scrape_timeout": "1s", "evaluation_interval": "1s"}
     configuration = {"global": every, "rule_files": ["rules.yaml"], "scrape_configs": jobs}
     (folder / "prometheus.yml").write_text(yaml.safe_dump(configuration))
     address = f"localhost:{free_port()}"
-    command = ["prometheus", f"--config.file={folder / 'prometheus.yml'}", f"--storage.tsdb.path={folder / 'data'}"]
+    command = [
+        "prometheus",
+        f"--config.file={folder / 'prometheus.yml'}",
+        f"--storage.tsdb.path={folder / 'data'}",
+    ]
     with process([*command, f"--web.listen-address={address}"], folder / "prometheus.log"):
         server = Prometheus(f"http://{address}")
-        wait_for(lambda: answers(f"{server.address}/-/ready"), f"Prometheus, see {folder / 'prometheus.log'}")
+        wait_for(
+            lambda: answers(f"{server.address}/-/ready"),
+            f"Prometheus, see {folder / 'prometheus.log'}",
+        )
         yield server
 
 
@@ -110,8 +131,17 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def training(folder: Path, port: int, *settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A run as a user starts one, its files in `folder`, its metrics on `port`; stopped by SIGTERM where it is not done."""
-    command = [sys.executable, "-m", "pipeline.train", *settings, f"metrics.port={port}", f"output={folder}"]
+    """A run as a user starts one, its files in `folder`, its metrics on `port`; stopped by SIGTERM
+    where it is not done.
+    """
+    command = [
+        sys.executable,
+        "-m",
+        "pipeline.train",
+        *settings,
+        f"metrics.port={port}",
+        f"output={folder}",
+    ]
     # Ray's workers yield to everybody else by default: on a busy machine they would hardly run
     with process(command, folder.with_suffix(".log"), {"RAY_worker_niceness": "0"}) as started:
         yield started
@@ -119,7 +149,11 @@ def training(folder: Path, port: int, *settings: str) -> Iterator[subprocess.Pop
 
 def descendants(pid: int) -> list[int]:
     """The process's children, and theirs."""
-    children = [int(child) for tasks in Path(f"/proc/{pid}/task").glob("*/children") for child in tasks.read_text().split()]
+    children = [
+        int(child)
+        for tasks in Path(f"/proc/{pid}/task").glob("*/children")
+        for child in tasks.read_text().split()
+    ]
     return [found for child in children for found in (child, *descendants(child))]
 
 

@@ -2,8 +2,9 @@
 
     CRDS=FOLDER python -m k8s.manifests
 
-Against the schemas of Kubernetes and of the custom resources, strictly; then what no schema knows: names that must exist,
-limits, security, and whether the run that a job starts has a configuration that holds and a cluster with room for it.
+Against the schemas of Kubernetes and of the custom resources, strictly; then what no schema knows:
+names that must exist, limits, security, and whether the run that a job starts has a configuration
+that holds and a cluster with room for it.
 """
 
 from __future__ import annotations
@@ -27,8 +28,12 @@ RENDERINGS = [*sorted((ROOT / "overlays").iterdir()), ROOT / "monitoring"]
 
 
 def render(folder: Path) -> list[Json]:
-    """The objects that `kubectl apply -k` would apply. Raises `ValueError` with kustomize's complaint."""
-    done = subprocess.run(["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False)
+    """The objects that `kubectl apply -k` would apply. Raises `ValueError` with kustomize's
+    complaint.
+    """
+    done = subprocess.run(
+        ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
+    )
     if done.returncode:
         raise ValueError(done.stderr.strip())
     return list(yaml.safe_load_all(done.stdout))
@@ -43,7 +48,9 @@ def crds_folder() -> Path:
 
 
 def problems(objects: Sequence[Json], crds: Path) -> list[str]:
-    """Everything wrong with one rendering, each line with its object, the path in it and what is wrong."""
+    """Everything wrong with one rendering, each line with its object, the path in it and what is
+    wrong.
+    """
     found = []
     for value in objects:
         name = f"{value.get('kind')} {value.get('metadata', {}).get('name')}"
@@ -63,7 +70,11 @@ def _problems_of(value: Json, objects: Sequence[Json], crds: Path) -> Iterator[s
     for pod in templates(value):
         yield from pod_problems(pod, rendered)
     yield from cluster_problems(value)
-    config_maps = {other["metadata"]["name"]: other.get("data", {}) for other in objects if other["kind"] == "ConfigMap"}
+    config_maps = {
+        other["metadata"]["name"]: other.get("data", {})
+        for other in objects
+        if other["kind"] == "ConfigMap"
+    }
     yield from conf_problems(value, config_maps)
     if value["kind"] == "RayJob":
         yield from job_problems(value)

@@ -1,6 +1,8 @@
-"""What the dashboard shows: every panel with its queries, as a table that `k8s.dashboard` builds and `k8s.picture` draws.
+"""What the dashboard shows: every panel with its queries, as a table that `k8s.dashboard` builds
+and `k8s.picture` draws.
 
-In queries `$run` and `$pool` are the dashboard's variables, and rates are over Grafana's `$__rate_interval`.
+In queries `$run` and `$pool` are the dashboard's variables, and rates are over Grafana's
+`$__rate_interval`.
 """
 
 from __future__ import annotations
@@ -20,7 +22,9 @@ class Query(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """One panel. `limit` is drawn as a line, `bad_below` says on which side of it the bad values are."""
+    """One panel. `limit` is drawn as a line, `bad_below` says on which side of it the bad values
+    are.
+    """
 
     title: str
     about: str
@@ -36,7 +40,9 @@ class Chart(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """One newest value, large; `named` shows the legend instead of it, and `words` say what a value means."""
+    """One newest value, large; `named` shows the legend instead of it, and `words` say what a value
+    means.
+    """
 
     title: str
     about: str
@@ -84,8 +90,18 @@ AT_A_GLANCE = (
         named=True,
     ),
     Stat("Step", "Version of the newest weights.", "none", one(f"ebm_version{RUN}", "step")),
-    Stat("Steps per second", "Optimizer updates a second, skipped ones included.", "none", STEPS_PER_SECOND),
-    Stat("Age of the last checkpoint", "Time since the last checkpoint, or since the begin.", "s", one(AGE, "age")),
+    Stat(
+        "Steps per second",
+        "Optimizer updates a second, skipped ones included.",
+        "none",
+        STEPS_PER_SECOND,
+    ),
+    Stat(
+        "Age of the last checkpoint",
+        "Time since the last checkpoint, or since the begin.",
+        "s",
+        one(AGE, "age"),
+    ),
     Stat(
         "Restarts",
         "Actors that died and came back since the driver started.",
@@ -95,7 +111,13 @@ AT_A_GLANCE = (
 )
 
 TRAINING = (
-    Chart("Steps", "Optimizer updates a second, skipped ones included.", "none", STEPS_PER_SECOND, low=0),
+    Chart(
+        "Steps",
+        "Optimizer updates a second, skipped ones included.",
+        "none",
+        STEPS_PER_SECOND,
+        low=0,
+    ),
     Chart(
         "Version of the weights",
         "Grows by one a step; falls back where a parameter server came back from its checkpoint.",
@@ -103,7 +125,12 @@ TRAINING = (
         one(f"ebm_version{RUN}", "version"),
         low=0,
     ),
-    Chart("Objective", "Its value at the newest step, in its own unit.", "none", one(f"ebm_loss{RUN}", "objective")),
+    Chart(
+        "Objective",
+        "Its value at the newest step, in its own unit.",
+        "none",
+        one(f"ebm_loss{RUN}", "objective"),
+    ),
     Chart(
         "Parts of the objective",
         "Mean of each part, before its weight.",
@@ -118,10 +145,12 @@ TRAINING = (
     ),
     Chart(
         "Energy gap",
-        "Mean energy of the negatives less that of the positives: near 0 where the model has learned the data's law.",
+        "Mean energy of the negatives less that of the positives: near 0 where the model has"
+        " learned the data's law.",
         "suffix: nats",
         one(
-            'ebm_energy_nats{run="$run",source="negatives"} - ignoring(source) ebm_energy_nats{run="$run",source="positives"}',
+            'ebm_energy_nats{run="$run",source="negatives"} - ignoring(source)'
+            ' ebm_energy_nats{run="$run",source="positives"}',
             "gap",
         ),
         limit=MOST_GAP_NATS,
@@ -133,7 +162,13 @@ TRAINING = (
         one(f"ebm_gradient_norm{RUN}", "norm"),
         logarithmic=True,
     ),
-    Chart("Learning rate", "As its schedule has it.", "none", one(f"ebm_learning_rate{RUN}", "learning rate"), low=0),
+    Chart(
+        "Learning rate",
+        "As its schedule has it.",
+        "none",
+        one(f"ebm_learning_rate{RUN}", "learning rate"),
+        low=0,
+    ),
 )
 
 CHAINS = (
@@ -166,7 +201,8 @@ CHAINS = (
     ),
     Chart(
         "Swaps of a ladder",
-        "Mean swap probability of neighbouring rungs, over pools; kernels without a ladder show nothing.",
+        "Mean swap probability of neighbouring rungs, over pools; kernels without a ladder show"
+        " nothing.",
         "percentunit",
         one(f"avg by (pair) (ebm_swap_ratio{OF_POOLS})", "rungs {{pair}} and next"),
         width=12,
@@ -175,7 +211,8 @@ CHAINS = (
     ),
     Chart(
         "Chains started anew",
-        "Chains a second that were restarted by chains.restart, or reseeded because they were not finite.",
+        "Chains a second that were restarted by chains.restart, or reseeded because they were not"
+        " finite.",
         "none",
         (
             Query(f"sum({rate(f'ebm_restarted_chains_total{OF_POOLS}')})", "restarted"),
@@ -189,7 +226,8 @@ CHAINS = (
 FLOW = (
     Chart(
         "Lag",
-        "How many versions old batches were when they were consumed, and the bound that the ESS steers.",
+        "How many versions old batches were when they were consumed, and the bound that the ESS"
+        " steers.",
         "none",
         (
             Query(mean("ebm_lag_steps"), "mean"),
@@ -201,7 +239,8 @@ FLOW = (
     ),
     Chart(
         "ESS of the importance weights",
-        "Effective sample size over the batch's size; below the floor (trainer.min_ess) the bound on the lag goes down.",
+        "Effective sample size over the batch's size; below the floor (trainer.min_ess) the bound"
+        " on the lag goes down.",
         "percentunit",
         (
             Query(mean("ebm_ess_ratio"), "mean"),
@@ -214,7 +253,8 @@ FLOW = (
     ),
     Chart(
         "Rounds and batches on their way",
-        "Rounds asked of the pools and not consumed yet; of those, finished batches that wait for the parameter server.",
+        "Rounds asked of the pools and not consumed yet; of those, finished batches that wait for"
+        " the parameter server.",
         "none",
         (
             Query(f"ebm_rounds_in_flight{RUN}", "rounds in flight"),
@@ -249,12 +289,14 @@ FLOW = (
     ),
     Chart(
         "Who waits for whom",
-        "Share of the wall clock that the driver waits for pools and for steps, and that pools spend in rounds.",
+        "Share of the wall clock that the driver waits for pools and for steps, and that pools"
+        " spend in rounds.",
         "percentunit",
         (
             Query(rate('ebm_stage_seconds_total{run="$run",stage=~"wait_.*"}'), "{{stage}}"),
             Query(
-                rate('ebm_stage_seconds_total{run="$run",stage="round"}') + f" / ignoring(stage) ebm_pools{RUN}",
+                rate('ebm_stage_seconds_total{run="$run",stage="round"}')
+                + f" / ignoring(stage) ebm_pools{RUN}",
                 "pools in rounds",
             ),
         ),
@@ -306,7 +348,13 @@ FAULTS = (
         low=0,
         limit=MOST_CHECKPOINT_AGE_SECONDS,
     ),
-    Chart("Size of the last checkpoint", "All its files.", "bytes", one(f"ebm_checkpoint_bytes{RUN}", "size"), low=0),
+    Chart(
+        "Size of the last checkpoint",
+        "All its files.",
+        "bytes",
+        one(f"ebm_checkpoint_bytes{RUN}", "size"),
+        low=0,
+    ),
     Chart(
         "Checkpoints",
         "Checkpoints since the driver started: written, and not written for an error.",

@@ -1,9 +1,11 @@
-"""The dashboard's panels drawn by Matplotlib, where the dashboard has them, from what a live Prometheus answers.
+"""The dashboard's panels drawn by Matplotlib, where the dashboard has them, from what a live
+Prometheus answers.
 
 python -m k8s.picture                                          of a run of its own, one of its pools killed: docs/dashboard.png
 python -m k8s.picture --prometheus URL --run NAME --to FILE    of any run, the last --minutes of it
 
-Grafana is not in it: queries, places, titles, legends, units and limits are the dashboard's, the lines are Matplotlib's.
+Grafana is not in it: queries, places, titles, legends, units and limits are the dashboard's, the
+lines are Matplotlib's.
 """
 
 from __future__ import annotations
@@ -35,7 +37,12 @@ POINTS, LETTERS = 240, 7
 """Of a line; of a legend to a column of the grid."""
 OWN_RUN = (
     *("kernel=replica_exchange", "kernel.inner.target_acceptance=0.6", "trainer.lag=2"),
-    *("trainer.steps=1000000", "optimizer.schedule=constant", "optimizer.learning_rate=1e-3", "checkpoint.every=200"),
+    *(
+        "trainer.steps=1000000",
+        "optimizer.schedule=constant",
+        "optimizer.learning_rate=1e-3",
+        "checkpoint.every=200",
+    ),
 )
 """Chains with a ladder, and a lag: every panel has something to show."""
 PART_SECONDS = 70.0
@@ -65,7 +72,13 @@ def lines(panel: Mapping[str, Any], source: Prometheus, span: Span) -> list[Line
         for series in source.over(promql, span.start, span.end, (span.end - span.start) / POINTS):
             legend = filled_legend(query["legendFormat"], series["metric"])
             times, values = zip(*series["values"], strict=True)
-            found.append(Line(legend, [(at - span.start) / 60 for at in times], [float(value) for value in values]))
+            found.append(
+                Line(
+                    legend,
+                    [(at - span.start) / 60 for at in times],
+                    [float(value) for value in values],
+                )
+            )
     return sorted(found, key=lambda line: line.legend)
 
 
@@ -99,17 +112,29 @@ def draw_stat(axes: Axes, panel: Mapping[str, Any], found: Sequence[Line]) -> No
         text = in_words(found[0].values[-1], defaults["unit"])
         for mapping in defaults.get("mappings", ()):
             text = mapping["options"].get(text, {"text": text})["text"]
-    axes.text(0.5, 0.5, text.replace(" · ", "\n"), ha="center", va="center", fontsize=10 if "·" in text else 17)
+    axes.text(
+        0.5,
+        0.5,
+        text.replace(" · ", "\n"),
+        ha="center",
+        va="center",
+        fontsize=10 if "·" in text else 17,
+    )
 
 
 def draw_chart(axes: Axes, panel: Mapping[str, Any], found: Sequence[Line], minutes: float) -> None:
     defaults = panel["fieldConfig"]["defaults"]
     custom = defaults["custom"]
     if not found:
-        axes.text(0.5, 0.5, "No data", ha="center", va="center", color="0.5", transform=axes.transAxes)
+        axes.text(
+            0.5, 0.5, "No data", ha="center", va="center", color="0.5", transform=axes.transAxes
+        )
     elif "stacking" in custom:
         times = sorted({at for line in found for at in line.times})
-        heights = [[dict(zip(line.times, line.values, strict=True)).get(at, 0.0) for at in times] for line in found]
+        heights = [
+            [dict(zip(line.times, line.values, strict=True)).get(at, 0.0) for at in times]
+            for line in found
+        ]
         axes.stackplot(times, heights, labels=[line.legend for line in found], alpha=0.6)
     else:
         for line in found:
@@ -121,20 +146,33 @@ def draw_chart(axes: Axes, panel: Mapping[str, Any], found: Sequence[Line], minu
     axes.grid(alpha=0.3, linewidth=0.5)
     if found:
         columns = legend_columns([line.legend for line in found], LETTERS * panel["gridPos"]["w"])
-        axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.13), ncols=columns, fontsize=8, frameon=False, handlelength=1.2)
+        axes.legend(
+            loc="upper center",
+            bbox_to_anchor=(0.5, -0.13),
+            ncols=columns,
+            fontsize=8,
+            frameon=False,
+            handlelength=1.2,
+        )
 
 
 def legend_columns(legends: Sequence[str], room: int) -> int:
-    """The most that so many letters have room for; a column is as wide as its longest legend, with a line before it."""
+    """The most that so many letters have room for; a column is as wide as its longest legend, with
+    a line before it.
+    """
     for rows in range(1, len(legends)):
-        widths = [max(map(len, legends[top : top + rows])) + 6 for top in range(0, len(legends), rows)]
+        widths = [
+            max(map(len, legends[top : top + rows])) + 6 for top in range(0, len(legends), rows)
+        ]
         if sum(widths) <= room:
             return len(widths)
     return 1
 
 
 def scale_values(axes: Axes, defaults: Mapping[str, Any], nothing: bool) -> None:
-    """The vertical axis: its ends, and round numbers in the panel's unit. `nothing`: no value but 0."""
+    """The vertical axis: its ends, and round numbers in the panel's unit. `nothing`: no value but
+    0.
+    """
     logarithmic = "scaleDistribution" in defaults["custom"] and not nothing
     if logarithmic:
         axes.set_yscale("log")
@@ -146,9 +184,16 @@ def scale_values(axes: Axes, defaults: Mapping[str, Any], nothing: bool) -> None
         axes.set_yticks([0.0])
     elif not logarithmic:
         base = 1024.0 ** int(math.log(highest, 1024)) if defaults["unit"] == "bytes" else 1.0
-        ticks = [base * tick for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(lowest / base, highest / base)]
+        ticks = [
+            base * tick
+            for tick in MaxNLocator(5, steps=[1, 2, 5, 10]).tick_values(
+                lowest / base, highest / base
+            )
+        ]
         axes.set_yticks([tick for tick in ticks if lowest <= tick <= highest])
-    axes.yaxis.set_major_formatter(FuncFormatter(lambda value, _: in_words(value, defaults["unit"])))
+    axes.yaxis.set_major_formatter(
+        FuncFormatter(lambda value, _: in_words(value, defaults["unit"]))
+    )
 
 
 def draw_limit(axes: Axes, thresholds: Mapping[str, Any] | None) -> None:
@@ -174,11 +219,16 @@ def placed(figure: Figure, place: Mapping[str, int], height: float) -> Axes:
 
 def draw(source: Prometheus, span: Span, file: Path) -> None:
     board = dashboard()
-    height = HEAD + UNIT * max(panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"])
+    height = HEAD + UNIT * max(
+        panel["gridPos"]["y"] + panel["gridPos"]["h"] for panel in board["panels"]
+    )
     figure = plt.figure(figsize=(COLUMNS * COLUMN, height))
-    figure.text(0.01, 1 - 0.25 / height, f"{board['title']}: run {span.run}", fontsize=15, va="center")
+    figure.text(
+        0.01, 1 - 0.25 / height, f"{board['title']}: run {span.run}", fontsize=15, va="center"
+    )
     said = (
-        "the dashboard's queries answered by a live Prometheus, drawn by k8s/picture.py; not a screenshot of Grafana; minutes"
+        "the dashboard's queries answered by a live Prometheus, drawn by k8s/picture.py; not a"
+        " screenshot of Grafana; minutes"
     )
     figure.text(0.01, 1 - 0.52 / height, said, fontsize=9, va="center", color="0.4")
     for panel in board["panels"]:
@@ -208,13 +258,18 @@ def draw_own(file: Path) -> None:
             start = time.time()
             time.sleep(PART_SECONDS)
             kill_a_pool(process)
-            wait_for(lambda: source.now('ebm_restarts_total{role="pool"} > 0'), "the restart of the pool that was killed")
+            wait_for(
+                lambda: source.now('ebm_restarts_total{role="pool"} > 0'),
+                "the restart of the pool that was killed",
+            )
             time.sleep(PART_SECONDS)
             draw(source, Span(run.name, start, time.time(), "10s"), file)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--prometheus", metavar="URL")
     parser.add_argument("--run", metavar="NAME")
     parser.add_argument("--minutes", type=float, default=60.0)
@@ -222,14 +277,20 @@ def main() -> None:
     parser.add_argument("--to", type=Path, default=ROOT / "docs" / "dashboard.png")
     asked = parser.parse_args()
     if asked.prometheus is None and shutil.which("prometheus") is None:
-        parser.error("no `prometheus` on the PATH; make k8s-check puts one into .tools/prometheus/usr/bin")
+        parser.error(
+            "no `prometheus` on the PATH; make k8s-check puts one into .tools/prometheus/usr/bin"
+        )
     elif asked.prometheus is None:
         draw_own(asked.to)
     elif asked.run is None:
         parser.error("--prometheus needs --run")
     else:
         now = time.time()
-        draw(Prometheus(asked.prometheus), Span(asked.run, now - 60 * asked.minutes, now, asked.interval), asked.to)
+        draw(
+            Prometheus(asked.prometheus),
+            Span(asked.run, now - 60 * asked.minutes, now, asked.interval),
+            asked.to,
+        )
 
 
 if __name__ == "__main__":

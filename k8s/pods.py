@@ -25,7 +25,9 @@ SUFFIXES |= {f"{letter}i": Decimal(1024**power) for power, letter in enumerate("
 
 @dataclass(frozen=True)
 class Template:
-    """A pod template at `path`; `sidecars` are settings of containers that KubeRay adds to it, by their paths."""
+    """A pod template at `path`; `sidecars` are settings of containers that KubeRay adds to it, by
+    their paths.
+    """
 
     path: str
     template: Json
@@ -44,7 +46,11 @@ class Template:
 def cluster_of(value: Json) -> tuple[str, Json]:
     """Path and specification of the Ray cluster in a RayJob or RayCluster."""
     spec = value.get("spec") or {}
-    return ("spec.rayClusterSpec", spec.get("rayClusterSpec") or {}) if value["kind"] == "RayJob" else ("spec", spec)
+    return (
+        ("spec.rayClusterSpec", spec.get("rayClusterSpec") or {})
+        if value["kind"] == "RayJob"
+        else ("spec", spec)
+    )
 
 
 def groups_of(value: Json) -> Iterator[tuple[str, Json]]:
@@ -58,7 +64,9 @@ def templates(value: Json) -> Iterator[Template]:
     path, cluster = cluster_of(value)
     head = cluster.get("headGroupSpec") or {}
     autoscaler = cluster.get("autoscalerOptions") or {}
-    sidecars = {f"{path}.autoscalerOptions": autoscaler} if cluster.get("enableInTreeAutoscaling") else {}
+    sidecars = (
+        {f"{path}.autoscalerOptions": autoscaler} if cluster.get("enableInTreeAutoscaling") else {}
+    )
     yield Template(f"{path}.headGroupSpec.template", head.get("template") or {}, sidecars)
     for at, group in groups_of(value):
         yield Template(f"{at}.template", group.get("template") or {}, {})
@@ -119,7 +127,10 @@ def _resource_problems(pod: Template) -> Iterator[str]:
                 yield f"{at}.resources.requests.{name}: {asked} is above the limit, {limits[name]}"
         for name in {*requests, *limits} - {"cpu", "memory", "ephemeral-storage"}:
             if requests.get(name) != limits.get(name):
-                yield f"{at}.resources.requests.{name}: an extended resource's request equals its limit"
+                yield (
+                    f"{at}.resources.requests.{name}: an extended resource's request equals its"
+                    " limit"
+                )
 
 
 def _security_problems(pod: Template) -> Iterator[str]:

@@ -1,4 +1,6 @@
-"""The run inside the manifests: its arguments, its configuration, and whether the cluster has room for it."""
+"""The run inside the manifests: its arguments, its configuration, and whether the cluster has room
+for it.
+"""
 
 from __future__ import annotations
 
@@ -12,14 +14,15 @@ from typing import Any
 import yaml
 
 from k8s.pods import cluster_of, groups_of, quantity
-from pipeline.compose import compose, conf_directory
-from pipeline.config import RunConfig
-from pipeline.errors import ConfigError
+from pipeline.common.errors import ConfigError
+from pipeline.config.compose import compose, conf_directory
+from pipeline.config.run import RunConfig
 
 Json = Any
 MODES = ("K8sJobMode", "HTTPMode", "SidecarMode", "InteractiveMode")
 COMMAND = ["python", "-m", "pipeline.train"]
-# what a shell changes: the submitter's takes its share, and then the one that Ray starts the driver with
+# what a shell changes: the submitter's takes its share, and then the one that Ray starts the driver
+# with
 FOR_A_SHELL = set("{}$`;&|<>()*?!\\\"'~#\n")
 
 
@@ -39,7 +42,10 @@ def job_problems(job: Json) -> Iterator[str]:
         yield f"spec.entrypoint: {error}"
         return
     if spec.get("backoffLimit") and config.resume != "auto":
-        yield f"spec.entrypoint: with resume={config.resume} a retry would not go on where the last one was"
+        yield (
+            f"spec.entrypoint: with resume={config.resume} a retry would not go on where the last"
+            " one was"
+        )
     if "://" not in (config.output or ""):
         yield f"spec.entrypoint: output={config.output} is on a pod's own disk; a URL is wanted"
     yield from _metrics_problems(job, config)
@@ -47,10 +53,14 @@ def job_problems(job: Json) -> Iterator[str]:
 
 
 def run_of(entrypoint: str) -> RunConfig:
-    """The configuration of the run that an entry point starts. Raises `ConfigError`, and `ValueError` for what is none."""
+    """The configuration of the run that an entry point starts. Raises `ConfigError`, and
+    `ValueError` for what is none.
+    """
     if FOR_A_SHELL & set(entrypoint):
         found = " ".join(map(repr, sorted(FOR_A_SHELL & set(entrypoint))))
-        raise ValueError(f"two shells would read {found}; put such values into a file of conf/experiment")
+        raise ValueError(
+            f"two shells would read {found}; put such values into a file of conf/experiment"
+        )
     words = shlex.split(entrypoint)
     if words[: len(COMMAND)] != COMMAND:
         raise ValueError(f"should start with {' '.join(COMMAND)}")
@@ -59,23 +69,39 @@ def run_of(entrypoint: str) -> RunConfig:
 
 def _metrics_problems(value: Json, config: RunConfig) -> Iterator[str]:
     path, cluster = cluster_of(value)
-    containers = cluster.get("headGroupSpec", {}).get("template", {}).get("spec", {}).get("containers") or [{}]
-    ports = {port.get("name"): port.get("containerPort") for port in containers[0].get("ports") or ()}
+    containers = cluster.get("headGroupSpec", {}).get("template", {}).get("spec", {}).get(
+        "containers"
+    ) or [{}]
+    ports = {
+        port.get("name"): port.get("containerPort") for port in containers[0].get("ports") or ()
+    }
     if ports.get("ebm-metrics") != config.metrics.port:
         at = f"{path}.headGroupSpec.template.spec.containers[0].ports"
-        yield f"{at}: ebm-metrics should be metrics.port, {config.metrics.port}, not {ports.get('ebm-metrics')}"
+        yield (
+            f"{at}: ebm-metrics should be metrics.port, {config.metrics.port}, not"
+            f" {ports.get('ebm-metrics')}"
+        )
 
 
 def cluster_problems(value: Json) -> Iterator[str]:
     """Of a Ray cluster: its groups' sizes and labels, its version, its configuration folder."""
     path, cluster = cluster_of(value)
     if cluster.get("rayVersion") != version("ray"):
-        yield f"{path}.rayVersion: {cluster.get('rayVersion')!r}, and constraints.txt has Ray {version('ray')}"
+        yield (
+            f"{path}.rayVersion: {cluster.get('rayVersion')!r}, and constraints.txt has Ray"
+            f" {version('ray')}"
+        )
     wanted = _labels()
     for at, group in groups_of(value):
-        sizes = [group.get(name, default) for name, default in (("minReplicas", 0), ("replicas", 0), ("maxReplicas", 0))]
+        sizes = [
+            group.get(name, default)
+            for name, default in (("minReplicas", 0), ("replicas", 0), ("maxReplicas", 0))
+        ]
         if sizes != sorted(sizes):
-            yield f"{at}: minReplicas {sizes[0]}, replicas {sizes[1]}, maxReplicas {sizes[2]} should not fall"
+            yield (
+                f"{at}: minReplicas {sizes[0]}, replicas {sizes[1]}, maxReplicas {sizes[2]} should"
+                " not fall"
+            )
         labels = group.get("labels") or {}
         if not any(need.items() <= labels.items() for need in wanted):
             choices = " or ".join(str(need) for need in wanted)
@@ -91,26 +117,51 @@ def _labels() -> list[dict[str, str]]:
 
 
 def room_problems(value: Json, config: RunConfig) -> Iterator[str]:
-    """Whether all actors that the run asks for would have a place, every group grown to its maxReplicas."""
+    """Whether all actors that the run asks for would have a place, every group grown to its
+    maxReplicas.
+    """
     path, _ = cluster_of(value)
     asked, ranks = config.cluster, config.trainer.replicas
     try:
-        yield from _room(value, path, "pools", config.most_pools, asked.pool_labels, asked.pool_cpus, asked.pool_gpus)
-        yield from _room(value, path, "ranks", ranks, asked.server_labels, asked.server_cpus, asked.server_gpus)
+        yield from _room(
+            value,
+            path,
+            "pools",
+            config.most_pools,
+            asked.pool_labels,
+            asked.pool_cpus,
+            asked.pool_gpus,
+        )
+        yield from _room(
+            value, path, "ranks", ranks, asked.server_labels, asked.server_cpus, asked.server_gpus
+        )
     except ValueError as error:
         yield f"{path}.workerGroupSpecs: resources: {error}"
 
 
-def _room(value: Json, path: str, what: str, count: int, labels: Mapping[str, str], cpus: float, gpus: float) -> Iterator[str]:
+def _room(
+    value: Json,
+    path: str,
+    what: str,
+    count: int,
+    labels: Mapping[str, str],
+    cpus: float,
+    gpus: float,
+) -> Iterator[str]:
     places = 0
     for _, group in groups_of(value):
         if labels.items() <= (group.get("labels") or {}).items():
             has_cpus, has_gpus = _resources(group)
-            each = min(floor(has_cpus / cpus) if cpus else count, floor(has_gpus / gpus) if gpus else count)
+            each = min(
+                floor(has_cpus / cpus) if cpus else count, floor(has_gpus / gpus) if gpus else count
+            )
             places += each * group.get("maxReplicas", 0)
     if places < count:
         needs = f"each {cpus:g} CPUs and {gpus:g} GPUs on {dict(labels)}"
-        yield f"{path}.workerGroupSpecs: the run's {count} {what}, {needs}, have {places} places in all groups at maxReplicas"
+        yield (
+            f"{path}.workerGroupSpecs: the run's {count} {what}, {needs}, have {places} places in"
+            " all groups at maxReplicas"
+        )
 
 
 def _resources(group: Json) -> tuple[float, float]:
@@ -127,16 +178,24 @@ def _resources(group: Json) -> tuple[float, float]:
 
 
 def conf_problems(value: Json, config_maps: Mapping[str, Mapping[str, str]]) -> Iterator[str]:
-    """Whether the head's EBM_CONF is conf/, file by file: kustomize has no wildcards, and a new file is forgotten."""
+    """Whether the head's EBM_CONF is conf/, file by file: kustomize has no wildcards, and a new
+    file is forgotten.
+    """
     path, cluster = cluster_of(value)
     spec = cluster.get("headGroupSpec", {}).get("template", {}).get("spec", {})
     container = (spec.get("containers") or [{}])[0]
-    folder = next((entry.get("value") for entry in container.get("env") or () if entry["name"] == "EBM_CONF"), None)
+    folder = next(
+        (entry.get("value") for entry in container.get("env") or () if entry["name"] == "EBM_CONF"),
+        None,
+    )
     at = f"{path}.headGroupSpec.template.spec.containers[0]"
     if folder is None:
         yield f"{at}.env: EBM_CONF is not set"
         return
-    volumes = {volume["name"]: (volume.get("configMap") or {}).get("name", "") for volume in spec.get("volumes") or ()}
+    volumes = {
+        volume["name"]: (volume.get("configMap") or {}).get("name", "")
+        for volume in spec.get("volumes") or ()
+    }
     mounted = {}
     for mount in container.get("volumeMounts") or ():
         data = config_maps.get(volumes.get(mount["name"], ""), {})
@@ -147,4 +206,7 @@ def conf_problems(value: Json, config_maps: Mapping[str, Mapping[str, str]]) -> 
     for file in sorted(conf_directory().rglob("*.yaml")):
         name = file.relative_to(conf_directory()).as_posix()
         if mounted.get(str(Path(folder) / name)) != file.read_text():
-            yield f"{at}.volumeMounts: no {folder}/{name} as conf/{name} is; has conf/kustomization.yml a line for it?"
+            yield (
+                f"{at}.volumeMounts: no {folder}/{name} as conf/{name} is; has"
+                " conf/kustomization.yml a line for it?"
+            )

@@ -1,4 +1,5 @@
-"""Objects against their schemas, strictly: Kubernetes' own kinds, and custom ones by their CustomResourceDefinition.
+"""Objects against their schemas, strictly: Kubernetes' own kinds, and custom ones by their
+CustomResourceDefinition.
 
 An API server drops a field that it does not know, and says nothing; here it is a problem.
 """
@@ -29,13 +30,21 @@ SUFFIXES = (".yaml", ".yml", ".json", ".json.gz")
 
 @functools.cache
 def custom(folder: Path) -> Mapping[tuple[str, str], Json]:
-    """Schemas by (apiVersion, kind) of the definitions in `folder`. Raises `FileNotFoundError` where there is none."""
+    """Schemas by (apiVersion, kind) of the definitions in `folder`. Raises `FileNotFoundError`
+    where there is none.
+    """
     schemas = {}
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
         if not path.name.endswith(SUFFIXES):
             continue
-        text = gzip.decompress(path.read_bytes()).decode() if path.suffix == ".gz" else path.read_text()
-        definition = json.loads(text) if ".json" in path.suffixes else yaml.load(text, Loader=_fast_loader())
+        text = (
+            gzip.decompress(path.read_bytes()).decode()
+            if path.suffix == ".gz"
+            else path.read_text()
+        )
+        definition = (
+            json.loads(text) if ".json" in path.suffixes else yaml.load(text, Loader=_fast_loader())
+        )
         spec = definition["spec"]
         for version in spec["versions"]:
             name = f"{spec['group']}/{version['name']}", spec["names"]["kind"]
@@ -74,8 +83,16 @@ def custom_problems(value: Json, schema: Json) -> list[str]:
     plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": value.get("metadata", {})}
     value = copy.deepcopy(value)
     apply_defaults(value, schema)
-    found = [f"{spelled(error.absolute_path)}: {_words(error)}" for error in _validator(schema).iter_errors(value)]
-    return [*built_in_problems(plain), *found, *_rule_problems(value, schema, ()), *_key_problems(value, schema, ())]
+    found = [
+        f"{spelled(error.absolute_path)}: {_words(error)}"
+        for error in _validator(schema).iter_errors(value)
+    ]
+    return [
+        *built_in_problems(plain),
+        *found,
+        *_rule_problems(value, schema, ()),
+        *_key_problems(value, schema, ()),
+    ]
 
 
 def _words(error: Any) -> str:
@@ -95,7 +112,9 @@ def _validator(schema: Json) -> Draft202012Validator:
 
 
 def strict(schema: Json) -> Json:
-    """The schema in which an object has the properties that are named and no others, where it does not say otherwise."""
+    """The schema in which an object has the properties that are named and no others, where it does
+    not say otherwise.
+    """
     if isinstance(schema, list):
         return [strict(part) for part in schema]
     if not isinstance(schema, dict):
@@ -138,7 +157,9 @@ def _inside(value: Json, schema: Json) -> Iterator[tuple[str | int, Json, Json]]
 
 
 def _rule_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> Iterator[str]:
-    """The definition's CEL rules. Those of a change (`oldSelf`) are not asked: there is no object before this one."""
+    """The definition's CEL rules. Those of a change (`oldSelf`) are not asked: there is no object
+    before this one.
+    """
     import cel
 
     for rule in schema.get("x-kubernetes-validations", ()):
@@ -156,10 +177,14 @@ def _rule_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> It
 
 
 def _key_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> Iterator[str]:
-    """Entries of a list that is a map in truth (x-kubernetes-list-map-keys) and has one of them twice."""
+    """Entries of a list that is a map in truth (x-kubernetes-list-map-keys) and has one of them
+    twice.
+    """
     keys = schema.get("x-kubernetes-list-map-keys")
     if keys and isinstance(value, list):
-        names = [tuple(entry.get(key) for key in keys) for entry in value if isinstance(entry, dict)]
+        names = [
+            tuple(entry.get(key) for key in keys) for entry in value if isinstance(entry, dict)
+        ]
         for name in sorted({str(name) for name in names if names.count(name) > 1}):
             yield f"{spelled(path)}: two entries with {', '.join(keys)} = {name}"
     for key, inner, part in _inside(value, schema):

@@ -1,22 +1,25 @@
-"""Evaluate a trained run again; rank points by their probability; score how well the energy tells outliers.
+"""Evaluate a trained run again; rank points by their probability; score how well the energy tells
+outliers.
 
     python -m pipeline.evaluate run=URL [--json] [key=value ...]
 
-URL is a run's output folder, or one of its checkpoints, on any fsspec file system. Neither Ray nor training is needed.
+URL is a run's output folder, or one of its checkpoints, on any fsspec file system. Neither Ray nor
+training is needed.
 
-First come the figures of the run's own summary, worked out anew from its newest checkpoint. evaluation.KEY=VALUE, kernel=NAME
-and kernel.KEY=VALUE change how (evaluation.samples=0: no samples; evaluation.ais_temperatures=0: no AIS); data.path=PATH: where
-its data are now.
+First come the figures of the run's own summary, worked out anew from its newest checkpoint.
+evaluation.KEY=VALUE, kernel=NAME and kernel.KEY=VALUE change how (evaluation.samples=0: no samples;
+evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now.
 
     points=FILE    ranks the rows of a file (Parquet, Arrow or .npy) by log p(x) / p(x'), x' the most probable of them, which
-                   needs no Z; where log Z is known, log p(x) is told too. All of them are written to ranking.csv.
+                   needs no Z; where log Z is known, log p(x) is told too. All of them are written
+                   to ranking.csv.
     ood=noise      the area under the ROC curve of the energy as a score that tells held-out rows from draws of the base law;
     ood=shuffled   from held-out rows whose components are permuted over the rows, each by itself;
     ood=FILE       from the rows of a file. To data that are learned with noise the same noise is added.
 
-    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json
-    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy ood=shuffled
-    python -m pipeline.evaluate run=runs/ring ood=runs/stripe/samples-0b3f/samples.arrow columns=[position]
+    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json python -m pipeline.evaluate
+    run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy ood=shuffled python -m
+    pipeline.evaluate run=runs/ring ood=runs/stripe/samples-0b3f/samples.arrow columns=[position]
 
 With --json standard output holds one JSON document, and what is going on goes to standard error.
 
@@ -31,22 +34,8 @@ from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
-from pydantic import Field
-
-from pipeline.arguments import carry_out, parse, usage
-from pipeline.fields import Names, NonNegativeInt, Section, about
-
-OVERRIDABLE = ("evaluation", "kernel", "data.path")
-
-
-class Settings(Section):
-    run: str = about("URL of the run")
-    points: str | None = Field(None, description="file of points to rank: a path or an fsspec URL")
-    ood: str | None = Field(None, description="noise, shuffled, or a file of rows")
-    columns: Names = Field((), description="columns of a Parquet or Arrow file to take, such as [position]; empty: all")
-    given: Any = Field(None, description="the context of `points` and of the rows of a file, for models that condition on one")
-    seed: NonNegativeInt = Field(0, description="seed of what ood=noise and ood=shuffled draw")
-    output: str | None = Field(None, description="where files go, any fsspec URL; null: evaluation-<hash> in the run's folder")
+from pipeline.config.arguments import carry_out, parse, usage
+from pipeline.config.evaluate import OVERRIDABLE, Settings
 
 
 def in_words(found: dict[str, Any]) -> str:
@@ -55,17 +44,23 @@ def in_words(found: dict[str, Any]) -> str:
     if "ood" in found:
         score = found["ood"]
         lines.append(
-            f"outliers, {score['against']}: AUROC {score['auroc']:.3f} ± {score['standard_error']:.3f} "
-            f"({score['held_out']:,} held-out rows, {score['others']:,} others)"
+            f"outliers, {score['against']}: AUROC {score['auroc']:.3f} ±"
+            f" {score['standard_error']:.3f} ({score['held_out']:,} held-out rows,"
+            f" {score['others']:,} others)"
         )
     if "ranking" in found:
         ranking = found["ranking"]
         known = ranking["log_z"] is not None
         lines.append(f"{ranking['points']:,} points, the most probable first:")
-        lines.append(f"  {'point':>8}{'energy':>12}{'log p/p_best':>14}" + (f"{'log p':>12}" if known else ""))
+        lines.append(
+            f"  {'point':>8}{'energy':>12}{'log p/p_best':>14}"
+            + (f"{'log p':>12}" if known else "")
+        )
         for row in ranking["first"]:
             density = f"{row['log_density']:>12.3f}" if known else ""
-            lines.append(f"  {row['point']:>8}{row['energy']:>12.3f}{row['log_ratio']:>14.3f}{density}")
+            lines.append(
+                f"  {row['point']:>8}{row['energy']:>12.3f}{row['log_ratio']:>14.3f}{density}"
+            )
         lines.append(f"  all of them {ranking['file']}")
     return "\n".join([*lines, f"  files       {found['output']}"])
 
@@ -75,8 +70,10 @@ def main(arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
 
     def work(texts: Sequence[str]) -> None:
-        settings, overrides = parse([text for text in texts if text != "--json"], Settings, OVERRIDABLE)
-        from pipeline.evaluating import evaluate_again
+        settings, overrides = parse(
+            [text for text in texts if text != "--json"], Settings, OVERRIDABLE
+        )
+        from pipeline.runs.evaluate_again import evaluate_again
 
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             found = evaluate_again(settings, overrides)

@@ -1,4 +1,6 @@
-"""`python -m pipeline.reference kernels|objectives`: reference pages, from the registries themselves (`make docs`)."""
+"""`python -m pipeline.reference kernels|objectives`: reference pages, from the registries
+themselves (`make docs`).
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,15 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.build import KERNELS
-from pipeline.compose import choices, compose_raw
-from pipeline.fields import Section
-from pipeline.kernel_sections import Kernel, KernelConfig
-from pipeline.objective_sections import MixtureObjective, ObjectiveConfig, ObjectiveSection
+from pipeline.assembly.kernels import KERNELS
+from pipeline.config.compose import choices, compose_raw
+from pipeline.config.fields import Section
+from pipeline.config.kernels import Kernel, KernelConfig
+from pipeline.config.objectives import MixtureObjective, ObjectiveConfig, ObjectiveSection
 
 HEAD = """# Kernels
 
-Made by `python -m pipeline.reference kernels` from the code's registry (`pipeline/build.py`, `pipeline/kernel_sections.py`).
+Made by `python -m pipeline.reference kernels` from the code's registry (`pipeline/assembly/`, `pipeline/config/kernels.py`).
 Every kernel is a pair `init(position, target) -> State`, `step(generator, state, target, **parameters) -> (State, Info)`
 (`pipeline/kernels/NAME.py`, whose docstring has the formulas and their source), and works on all chains of a batch at once.
 `tests/statistics` proves each on the laws named here: that it leaves them as they are, that it finds them from a bad start, and
@@ -29,8 +31,8 @@ adapted, invariance holds in the limit of slow changes; after `adapt_rounds` it 
 
 OBJECTIVES_HEAD = """# Objectives
 
-Made by `python -m pipeline.reference objectives` from the code's registry (`pipeline/build.py`,
-`pipeline/objective_sections.py`). An objective is a function of an energy and a batch (`pipeline/objectives/`, whose
+Made by `python -m pipeline.reference objectives` from the code's registry (`pipeline/assembly/`,
+`pipeline/config/objectives.py`). An objective is a function of an energy and a batch (`pipeline/objectives/`, whose
 docstrings have the formulas and their source); what it needs of chance is drawn beforehand and comes in as data. Its loss is in
 parts, sums with their counts, so that the trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions,
 noises or sites of each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics` holds
@@ -56,7 +58,8 @@ def kernels() -> str:
     """The page, in Markdown."""
     rows = [(name, _section(KernelConfig, name)) for name in KERNELS]
     overview = [
-        f"| `{name}` | {_domain(section)} | {section.invariance} | {section.at_walls} | {', '.join(KERNELS[name].laws)} |"
+        f"| `{name}` | {_domain(section)} | {section.invariance} | {section.at_walls} |"
+        f" {', '.join(KERNELS[name].laws)} |"
         for name, section in rows
     ]
     return HEAD + "\n".join(overview) + "\n" + _all_parameters("kernel", rows)
@@ -73,11 +76,18 @@ def _of_objective(name: str, section: type[Section]) -> str:
     what = re.match(r"(.*?\)|[^.]*)\.", " ".join((section.__doc__ or "").split()))[1]  # type: ignore[index]
     if not issubclass(section, ObjectiveSection):
         return f"| `{name}` | {what} | of its terms | of its terms | as its terms |"
-    domain = {"continuous": "R^d", "discrete": "{0, ..., q-1}^d", "binary": "{0, 1}^d", "any": "any"}[section.domain]
+    domain = {
+        "continuous": "R^d",
+        "discrete": "{0, ..., q-1}^d",
+        "binary": "{0, 1}^d",
+        "any": "any",
+    }[section.domain]
     if section.domain == "any" and not section.in_box:
         domain = "R^d, {0, 1}^d"
     start = section.model_validate(compose_raw([f"objective={name}"])["objective"]).start
-    where = {"persistent": "where they were", "data": "the positives", "noise": "noise", None: "-"}[start]
+    where = {"persistent": "where they were", "data": "the positives", "noise": "noise", None: "-"}[
+        start
+    ]
     reweighted = "-" if start is None else "yes" if section.equilibrium_negatives else "no"
     return f"| `{name}` | {what} | {domain} | {where} | {reweighted} |"
 
@@ -90,7 +100,9 @@ def _all_parameters(group: str, rows: list[tuple[str, Any]]) -> str:
 def _section(config: Any, name: str) -> Any:
     """The section class of the choice `name`, of the union `config`."""
     members = config.__origin__.__args__
-    return next(member for member in members if name in member.model_fields["name"].annotation.__args__)
+    return next(
+        member for member in members if name in member.model_fields["name"].annotation.__args__
+    )
 
 
 def _domain(section: type[Kernel]) -> str:
@@ -106,8 +118,14 @@ def _parameters(group: str, name: str, section: type[Section]) -> list[str]:
         if key == "name":
             continue
         inner = key == "inner"
-        default = defaults[key]["name"] if inner else "null" if defaults[key] is None else defaults[key]
-        allowed = "a kernel but this one" if inner else _range(TypeAdapter(section).json_schema()["properties"][key])
+        default = (
+            defaults[key]["name"] if inner else "null" if defaults[key] is None else defaults[key]
+        )
+        allowed = (
+            "a kernel but this one"
+            if inner
+            else _range(TypeAdapter(section).json_schema()["properties"][key])
+        )
         if section is MixtureObjective:
             default, allowed = "as terms need" if key == "terms" else default, "a dictionary"
         lines.append(f"| `{name}` | `{key}` | {default} | {allowed} | {field.description} |")
@@ -127,7 +145,11 @@ def _range(schema: dict[str, Any]) -> str:
     if not {"minimum", "exclusiveMinimum"} & set(schema):
         return "a number"
     low = f"[{schema['minimum']:g}" if "minimum" in schema else f"({schema['exclusiveMinimum']:g}"
-    high = f"{schema['maximum']:g}]" if "maximum" in schema else f"{schema.get('exclusiveMaximum', 'inf')})"
+    high = (
+        f"{schema['maximum']:g}]"
+        if "maximum" in schema
+        else f"{schema.get('exclusiveMaximum', 'inf')})"
+    )
     return f"{'integers in ' if schema['type'] == 'integer' else ''}{low}, {high}"
 
 

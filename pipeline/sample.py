@@ -3,22 +3,25 @@
     python -m pipeline.sample run=URL [key=value ...]
     python -m pipeline.sample runs=[A,B] compose=and|or|not [key=value ...]
 
-URL is a run's output folder, or one of its checkpoints, on any fsspec file system. Neither Ray nor training is needed.
+URL is a run's output folder, or one of its checkpoints, on any fsspec file system. Neither Ray nor
+training is needed.
 
     compose=and    E = sum_i w_i E_i, a product of experts                weights=[1,1]
     compose=or     E = -log sum_i w_i exp(-E_i) / Z_i, a mixture          weights=[1,1] log_partitions=[..]
     compose=not    E = E_A - w E_B                                        weights=[1,0.5]
 
-For compose=or the Z_i are exact or by quadrature where they can be had; elsewhere give their logarithms, or they are taken to
-be equal. The kernel is that of the first run; kernel=NAME and kernel.KEY=VALUE change it. data.path=PATH: where data are now.
+For compose=or the Z_i are exact or by quadrature where they can be had; elsewhere give their
+logarithms, or they are taken to be equal. The kernel is that of the first run; kernel=NAME and
+kernel.KEY=VALUE change it. data.path=PATH: where data are now.
 
     python -m pipeline.sample run=runs/digits-c6a31f0c55 samples=100 transitions=2000 kernel=hmc
     python -m pipeline.sample runs=[runs/ring,runs/stripe] compose=not weights=[1,0.5]
     python -m pipeline.sample run=runs/labelled given=3                   a model of rows given a label: rows of class 3
     python -m pipeline.sample run=runs/labelled given=[0,1] compose=or    one model under two contexts, composed
 
-In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position` (lists of numbers: rows,
-flattened, without latent units), `energy` (nats) and, of models given contexts, `context`; summary.json.
+In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position`
+(lists of numbers: rows, flattened, without latent units), `energy` (nats) and, of models given
+contexts, `context`; summary.json.
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.
 """
@@ -27,35 +30,10 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Any
 
-from pydantic import Field
-
-from pipeline.arguments import carry_out, parse, usage
-from pipeline.fields import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
-
-OVERRIDABLE = ("kernel", "data.path")
-
-
-class Settings(Section):
-    runs: Annotated[
-        tuple[str, ...], Field(strict=False, min_length=1, description="URLs of the runs, [A,B]; of a single one, run=URL")
-    ]
-    compose: Literal["and", "or", "not"] | None = Field(None, description="and, or, not")
-    weights: Annotated[tuple[PositiveFloat, ...] | None, Field(strict=False, description="w_i, one for each part")] = None
-    log_partitions: Annotated[
-        tuple[Number, ...] | None, Field(strict=False, description="compose=or: log Z_i in nats, one for each part")
-    ] = None
-    given: Any = Field(
-        None,
-        description="a context (a label, or a list of numbers), or a list of them: one a sample, over again; one a part where "
-        "parts are composed; null: those of held-out rows",
-    )
-    samples: PositiveInt | None = Field(None, description="chains; null: as many as the run's evaluation has")
-    transitions: PositiveInt | None = Field(None, description="transitions from noise to sample; null: as the run's evaluation")
-    seed: NonNegativeInt = Field(0, description="seed of the chains")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
-    output: str | None = Field(None, description="where files go, any fsspec URL; null: samples-<hash> in the run's folder")
+from pipeline.config.arguments import carry_out, parse, usage
+from pipeline.config.sample import OVERRIDABLE, Settings
 
 
 def in_words(summary: dict[str, Any]) -> str:
@@ -63,15 +41,22 @@ def in_words(summary: dict[str, Any]) -> str:
     r_hat = summary["samples_r_hat"]
     lines = [
         "",
-        f"done: {summary['samples']} samples in {summary['seconds']:.0f} s, acceptance {summary['acceptance']:.2f}"
-        + (f", split R-hat of their energies {r_hat:.2f} (1: the chains agree)" if r_hat is not None else ""),
+        f"done: {summary['samples']} samples in {summary['seconds']:.0f} s, acceptance"
+        f" {summary['acceptance']:.2f}"
+        + (
+            f", split R-hat of their energies {r_hat:.2f} (1: the chains agree)"
+            if r_hat is not None
+            else ""
+        ),
     ]
     if summary["compose"] == "or":
         used = summary["log_partitions"]
         known = "taken to be equal" if used is None else ", ".join(f"{value:.3f}" for value in used)
         lines.append(f"  log Z of the parts {known}")
     names = {"samples": "samples.png", "rows": "samples.arrow", "summary": "summary.json"}
-    return "\n".join([*lines, *(f"  {name:<11} {summary['output']}/{file}" for name, file in names.items())])
+    return "\n".join(
+        [*lines, *(f"  {name:<11} {summary['output']}/{file}" for name, file in names.items())]
+    )
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -79,7 +64,7 @@ def main(arguments: Sequence[str]) -> int:
 
     def work(texts: Sequence[str]) -> None:
         settings, overrides = parse(texts, Settings, OVERRIDABLE)
-        from pipeline.sampling import sample
+        from pipeline.runs.draw import sample
 
         print(in_words(sample(settings, overrides)), flush=True)
 

@@ -2,8 +2,9 @@
 
     python -m pipeline.train [group=choice ...] [key=value ...]
 
-Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under `ray job submit --working-dir . --`, it uses
-that cluster; with cluster=inline it needs no Ray at all. The same command goes on from its newest checkpoint.
+Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under `ray job submit
+--working-dir . --`, it uses that cluster; with cluster=inline it needs no Ray at all. The same
+command goes on from its newest checkpoint.
 
     python -m pipeline.train                                              a deep energy on handwritten digits, 3 minutes
     python -m pipeline.train experiment=digits_rbm seed=1                 an RBM, its likelihood computed exactly
@@ -12,7 +13,8 @@ that cluster; with cluster=inline it needs no Ray at all. The same command goes 
     python -m pipeline.train experiment=conditional_label                 digits and labels, generator and classifier at once
     python -m pipeline.train data=idx data.path=FOLDER energy=conv        MNIST, Fashion-MNIST and their like
 
-Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last checkpoint.
+Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last
+checkpoint.
 """
 
 from __future__ import annotations
@@ -24,15 +26,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.compose import choices, compose, default_choices, describe
-from pipeline.config import GROUPS, RunConfig
-from pipeline.errors import ConfigError, PipelineError
+from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.config.compose import choices, compose, default_choices, describe
+from pipeline.config.run import GROUPS, RunConfig
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.kernels.metropolis_hastings import Proposal
-    from pipeline.run import Runner
+    from pipeline.runs.run import Runner
 
 
 def run(
@@ -41,15 +43,20 @@ def run(
     proposal: Proposal | None = None,
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
 ) -> dict[str, Any]:
-    """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`, `pipeline.run.Interrupted`.
+    """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`,
+    `pipeline.runs.run.Interrupted`.
 
-    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for kernel=metropolis_hastings;
-    `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent, behind those that it declares.
-    They travel to the actors with the configuration; a checkpoint holds the module's parameters, and no code.
+    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for
+    kernel=metropolis_hastings; `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent,
+    behind those that it declares. They travel to the actors with the configuration; a checkpoint
+    holds the module's parameters, and no code.
     """
-    from pipeline.build import make_energy, open_data, rehearse
-    from pipeline.display import Display
-    from pipeline.run import Run, resolve_output, with_absolute_paths
+    from pipeline.assembly.data import open_data
+    from pipeline.assembly.energies import make_energy
+    from pipeline.assembly.rehearsal import rehearse
+    from pipeline.runs.display import Display
+    from pipeline.runs.run import Run
+    from pipeline.storage.paths import resolve_output, with_absolute_paths
 
     config = with_absolute_paths(config.carrying(energy, proposal, features))
     output = resolve_output(config)
@@ -59,18 +66,23 @@ def run(
     _check_portable(config, energy)
     display = Display()
     display.say(
-        f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel, {config.objective.name}, to {output}"
+        f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel,"
+        f" {config.objective.name}, to {output}"
     )
 
     def make_runner() -> Runner:
         if config.cluster.name == "inline":
-            from pipeline.loop import InlineRunner
+            from pipeline.runs.inline import InlineRunner
 
             return InlineRunner(config)
         from actors.cluster import connect
         from actors.driver import RayRunner
 
-        display.say("joining the Ray cluster" if os.environ.get("RAY_ADDRESS") else "starting Ray and its actors")
+        display.say(
+            "joining the Ray cluster"
+            if os.environ.get("RAY_ADDRESS")
+            else "starting Ray and its actors"
+        )
         connect(config, output)
         return RayRunner(config, output, data.shape, data.context_shape)
 
@@ -82,26 +94,40 @@ def run(
 def _check_portable(config: RunConfig, energy: nn.Module | None) -> None:
     from torch.nn.utils.parametrize import is_parametrized
 
-    if energy is not None and config.cluster.name != "inline" and any(map(is_parametrized, energy.modules())):
-        remedy = "modules with parametrizations cannot be sent to actors; make it an entry point (energy.entry_point)"
+    if (
+        energy is not None
+        and config.cluster.name != "inline"
+        and any(map(is_parametrized, energy.modules()))
+    ):
+        remedy = (
+            "modules with parametrizations cannot be sent to actors; make it an entry point"
+            " (energy.entry_point)"
+        )
         raise ConfigError("energy", type(energy).__name__, remedy)
 
 
 def in_words(summary: dict[str, Any]) -> str:
     """The end of a run, for a person: what was learned, how well, where everything is."""
     chains = (
-        f", {summary['negatives_per_second']:,.0f} negatives/s, {summary['transitions_per_second']:,.0f} transitions/s, "
-        f"mean lag {summary['mean_lag']:.1f}"
+        f", {summary['negatives_per_second']:,.0f} negatives/s,"
+        f" {summary['transitions_per_second']:,.0f} transitions/s, mean lag"
+        f" {summary['mean_lag']:.1f}"
         if summary["negatives_per_second"]
         else ", no chains"
     )
     lines = [
         "",
-        f"done: {summary['version']} steps; this time {summary['steps']} in {summary['wall_seconds']:.0f} s "
-        f"({summary['steps_per_second']:.1f} steps/s{chains}), restarts {summary['restarts']}",
+        (
+            f"done: {summary['version']} steps; this time {summary['steps']} in"
+            f" {summary['wall_seconds']:.0f} s ({summary['steps_per_second']:.1f} steps/s{chains}),"
+            f" restarts {summary['restarts']}"
+        ),
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
-        *(f"  {Path(name).stem:<11} {summary['output']}/{name}" for name in summary.get("pictures", ())),
+        *(
+            f"  {Path(name).stem:<11} {summary['output']}/{name}"
+            for name in summary.get("pictures", ())
+        ),
         f"  curves      {summary['output']}/curves.png",
         f"  metrics     {summary['output']}/metrics.jsonl",
         f"  summary     {summary['output']}/summary.json",
@@ -118,7 +144,9 @@ def usage() -> str:
         names = (f"{name}*" if name == chosen[group] else name for name in choices(group))
         lines.append(f"  {group + '=':<12}{' | '.join(names)}")
     lines += ["", "Keys, with their defaults:"]
-    lines += [f"  {f'{key}={_yaml(default)}':<36} {meaning}" for key, default, meaning in describe()]
+    lines += [
+        f"  {f'{key}={_yaml(default)}':<36} {meaning}" for key, default, meaning in describe()
+    ]
     return "\n".join(lines)
 
 
@@ -136,7 +164,7 @@ def main(arguments: Sequence[str]) -> int:
     logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
     try:
         config = compose(arguments)
-        from pipeline.run import Interrupted
+        from pipeline.runs.interruption import Interrupted
 
         try:
             run(config)
@@ -144,7 +172,11 @@ def main(arguments: Sequence[str]) -> int:
             print(interrupted, flush=True)
             return interrupted.exit_status
     except PipelineError as error:
-        print(f"{'refused' if error.exit_status == 2 else 'failed'}: {error}", file=sys.stderr, flush=True)
+        print(
+            f"{'refused' if error.exit_status == 2 else 'failed'}: {error}",
+            file=sys.stderr,
+            flush=True,
+        )
         return error.exit_status
     except KeyboardInterrupt:
         print("interrupted before the first step of this time", flush=True)

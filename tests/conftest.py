@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 import torch
 
-from pipeline.compose import compose
-from pipeline.config import RunConfig
+from pipeline.config.compose import compose
+from pipeline.config.run import RunConfig
 from pipeline.energies.rbm import BernoulliRBM
 
 # what a small run of the binary model has in common, wherever it is carried out
@@ -35,8 +35,20 @@ SMALL_DEEP = (
     "metrics.port=0",
 )
 SMALL_TAGS = (
-    *("experiment=conditional_structured", "data.rows=200", "data.held_out=40", "trainer.batch_size=8", "chains.per_pool=32"),
-    *("kernel.transitions=4", "trainer.steps=20", "checkpoint.every=10", "evaluation.transitions=20", "evaluation.samples=8"),
+    *(
+        "experiment=conditional_structured",
+        "data.rows=200",
+        "data.held_out=40",
+        "trainer.batch_size=8",
+        "chains.per_pool=32",
+    ),
+    *(
+        "kernel.transitions=4",
+        "trainer.steps=20",
+        "checkpoint.every=10",
+        "evaluation.transitions=20",
+        "evaluation.samples=8",
+    ),
     "metrics.port=0",
 )
 SMALL = {
@@ -51,20 +63,25 @@ SMALL = {
 }
 
 
-# Ray's workers yield to everybody else by default: beside another process of tests they would hardly run
+# Ray's workers yield to everybody else by default: beside another process of tests they would
+# hardly run
 os.environ.setdefault("RAY_worker_niceness", "0")
 
 
 @pytest.fixture(autouse=True)
 def _repeatable() -> None:
-    """One thread; and torch's global stream, which initial weights are drawn from, begins anew: in whatever order tests run."""
+    """One thread; and torch's global stream, which initial weights are drawn from, begins anew: in
+    whatever order tests run.
+    """
     torch.set_num_threads(1)
     torch.manual_seed(0)
 
 
 @pytest.fixture
 def small() -> Callable[..., RunConfig]:
-    """`small("rbm" | "deep" | "ladder" | "conv" | "conditional", *overrides)`: a configuration whose run takes a second."""
+    """`small("rbm" | "deep" | "ladder" | "conv" | "conditional", *overrides)`: a configuration
+    whose run takes a second.
+    """
 
     def make(kind: str, *overrides: str) -> RunConfig:
         return compose([*SMALL[kind], *overrides])
@@ -74,7 +91,9 @@ def small() -> Callable[..., RunConfig]:
 
 @pytest.fixture
 def tiny_rbm() -> BernoulliRBM:
-    """5 visible and 3 hidden units, float64, weights large enough that nothing about it is nearly uniform."""
+    """5 visible and 3 hidden units, float64, weights large enough that nothing about it is nearly
+    uniform.
+    """
     rbm = BernoulliRBM((5,), hidden=3, weight_scale=1.0).double()
     generator = torch.Generator().manual_seed(5)
     with torch.no_grad():
@@ -84,7 +103,9 @@ def tiny_rbm() -> BernoulliRBM:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start a Ray come first, then those with slow tests: they would be what one process is left with at the end."""
+    """Files that start a Ray come first, then those with slow tests: they would be what one process
+    is left with at the end.
+    """
     items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("ray", "slow")])
 
 
@@ -93,7 +114,13 @@ def local_ray() -> Iterator[None]:
     """A Ray of this test module's own."""
     import ray
 
-    ray.init(address="local", num_cpus=4, include_dashboard=False, log_to_driver=False, logging_level="ERROR")
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=False,
+        log_to_driver=False,
+        logging_level="ERROR",
+    )
     yield
     ray.shutdown()
 

@@ -6,7 +6,7 @@ import torch
 from own_energy import StudentExperts
 
 import pipeline
-from pipeline.compose import compose
+from pipeline.config.compose import compose
 from pipeline.train import run
 
 if __name__ == "__main__":
@@ -15,4 +15,8 @@ if __name__ == "__main__":
     summary = run(config, energy=StudentExperts((8, 8), experts=128))
     # a checkpoint holds parameters, not code: the module is given again
     energy = pipeline.load(summary["output"], energy=StudentExperts((8, 8), experts=128))
-    print(sum(parameter.numel() for parameter in energy.parameters()), "parameters, read back from", summary["checkpoint"])
+    print(
+        sum(parameter.numel() for parameter in energy.parameters()),
+        "parameters, read back from",
+        summary["checkpoint"],
+    )

@@ -10,9 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.errors import ConfigError
-from pipeline.rng import numpy_generator, torch_generator
-from pipeline.types import Rows
+from pipeline.common.errors import ConfigError
+from pipeline.common.rng import numpy_generator, torch_generator
+from pipeline.common.types import Rows
 
 LogDensity = Callable[..., Tensor]
 """log p(x), or of a conditional law log p(x | c) of positions and contexts: `[N]` nats."""
@@ -31,13 +31,17 @@ class Positives(Protocol):
 
 
 class MakePositives(Protocol):
-    """Opens the training rows: the whole stream of `seed`, or of its `ranks` shares the one numbered `rank`."""
+    """Opens the training rows: the whole stream of `seed`, or of its `ranks` shares the one
+    numbered `rank`.
+    """
 
     def __call__(self, seed: int, rank: int = 0, ranks: int = 1) -> Positives: ...
 
 
 class Contexts(NamedTuple):
-    """The contexts of a data set's rows, each `[*shape]`: of the held-out ones [H, *shape], and of the sample [S, *shape]."""
+    """The contexts of a data set's rows, each `[*shape]`: of the held-out ones [H, *shape], and of
+    the sample [S, *shape].
+    """
 
     shape: tuple[int, ...]
     held_out: Tensor
@@ -45,11 +49,12 @@ class Contexts(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """`held_out` [H, *shape] and `sample` [S, *shape] (training rows, all of them where they fit in memory), as stored.
+    """`held_out` [H, *shape] and `sample` [S, *shape] (training rows, all of them where they fit in
+    memory), as stored.
 
-    `noise` is the standard deviation of what is added to a row when it is drawn: the law learned is the smoothed one.
-    `log_density` is given where the law is known. `context` is there where rows have one: a label, or what a
-    conditional law conditions on.
+    `noise` is the standard deviation of what is added to a row when it is drawn: the law learned is
+    the smoothed one. `log_density` is given where the law is known. `context` is there where rows
+    have one: a label, or what a conditional law conditions on.
     """
 
     shape: tuple[int, ...]
@@ -69,8 +74,9 @@ class DataSet(NamedTuple):
 class NoisyRows:
     """Adds Gaussian noise afresh to every position drawn, not to contexts.
 
-    Its stream is `SeedSequence(seed, "data-noise", stream)`. Rows that are share `rank` of a block of `ranks` equal ones get
-    that share of the whole block's noise, and the stream goes on behind the block.
+    Its stream is `SeedSequence(seed, "data-noise", stream)`. Rows that are share `rank` of a block
+    of `ranks` equal ones get that share of the whole block's noise, and the stream goes on behind
+    the block.
     """
 
     def __init__(self, seed: int, noise: float, stream: int = 0) -> None:
@@ -91,15 +97,23 @@ class NoisyRows:
 
 
 class TensorPositives:
-    """Rows of tensors, numbered, each once an epoch, in an order drawn from `SeedSequence(seed, "data", epoch)`.
+    """Rows of tensors, numbered, each once an epoch, in an order drawn from `SeedSequence(seed,
+    "data", epoch)`.
 
-    With `ranks`, a call for `count` rows takes `count * ranks` of the one stream and returns those numbered `rank * count` and
-    on: the ranks' rows end to end are what one rank gets that asks for as many. Positions in the stream are the same on
-    every rank, so that the state of one serves all, and any other number of ranks.
+    With `ranks`, a call for `count` rows takes `count * ranks` of the one stream and returns those
+    numbered `rank * count` and on: the ranks' rows end to end are what one rank gets that asks for
+    as many. Positions in the stream are the same on every rank, so that the state of one serves
+    all, and any other number of ranks.
     """
 
     def __init__(
-        self, rows: Tensor, seed: int, noise: float, context: Tensor | None = None, rank: int = 0, ranks: int = 1
+        self,
+        rows: Tensor,
+        seed: int,
+        noise: float,
+        context: Tensor | None = None,
+        rank: int = 0,
+        ranks: int = 1,
     ) -> None:
         assert 0 <= rank < ranks
         self._rows, self._context, self._seed = rows, context, seed
@@ -109,7 +123,9 @@ class TensorPositives:
 
     def _start_epoch(self, epoch: int) -> None:
         self._epoch, self._cursor = epoch, 0
-        self._order = torch.from_numpy(numpy_generator(self._seed, "data", epoch).permutation(len(self._rows)))
+        self._order = torch.from_numpy(
+            numpy_generator(self._seed, "data", epoch).permutation(len(self._rows))
+        )
 
     def next(self, count: int) -> Rows:
         number = self._take(count * self._ranks)[self._rank * count : (self._rank + 1) * count]
@@ -138,7 +154,9 @@ class TensorPositives:
 
 
 def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of `data.path`, and the path there. `ConfigError` where there is no such file system."""
+    """The file system of `data.path`, and the path there. `ConfigError` where there is no such file
+    system.
+    """
     try:
         return fsspec.core.url_to_fs(url)
     except (ValueError, ImportError) as error:
@@ -146,9 +164,13 @@ def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
 
 
 def split(rows: np.ndarray, held_out: int, split_seed: int) -> tuple[Tensor, Tensor]:
-    """(training, held-out) rows: permuted by `numpy.random.RandomState(split_seed)`, the last `held_out` kept out."""
+    """(training, held-out) rows: permuted by `numpy.random.RandomState(split_seed)`, the last
+    `held_out` kept out.
+    """
     if held_out >= len(rows):
-        raise ConfigError("data.held_out", held_out, f"there are {len(rows)} rows in all; keep out fewer")
+        raise ConfigError(
+            "data.held_out", held_out, f"there are {len(rows)} rows in all; keep out fewer"
+        )
     order = np.random.RandomState(split_seed).permutation(len(rows))
     shuffled = torch.from_numpy(np.ascontiguousarray(rows[order], dtype=np.float32))
     return shuffled[:-held_out], shuffled[-held_out:]
@@ -161,7 +183,9 @@ def in_memory(
     log_density: LogDensity | None = None,
     context: tuple[Tensor, Tensor] | None = None,
 ) -> DataSet:
-    """A data set of two tensors of rows, `[N, *shape]` and `[H, *shape]`, and of two of contexts where they have them."""
+    """A data set of two tensors of rows, `[N, *shape]` and `[H, *shape]`, and of two of contexts
+    where they have them.
+    """
     return DataSet(
         shape=tuple(train.shape[1:]),
         rows=len(train),
@@ -172,16 +196,25 @@ def in_memory(
             train, seed, noise, None if context is None else context[0], rank, ranks
         ),
         log_density=log_density,
-        context=None if context is None else Contexts(tuple(context[0].shape[1:]), context[1], context[0]),
+        context=(
+            None
+            if context is None
+            else Contexts(tuple(context[0].shape[1:]), context[1], context[0])
+        ),
     )
 
 
-def encode_grey(values: np.ndarray, maximum: int, encoding: str, levels: int, generator: np.random.Generator) -> np.ndarray:
-    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle level up, `sampled` is 1 with
-    probability grey / maximum, `categorical` cuts them into `levels` equal parts, 0, ..., levels-1.
+def encode_grey(
+    values: np.ndarray, maximum: int, encoding: str, levels: int, generator: np.random.Generator
+) -> np.ndarray:
+    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle
+    level up, `sampled` is 1 with probability grey / maximum, `categorical` cuts them into `levels`
+    equal parts, 0, ..., levels-1.
     """
     if encoding == "sampled":
-        return (generator.random(values.shape, dtype=np.float32) * maximum < values).astype(np.float32)
+        return (generator.random(values.shape, dtype=np.float32) * maximum < values).astype(
+            np.float32
+        )
     if encoding == "binary":
         return (values >= (maximum + 1) // 2).astype(np.float32)
     if encoding == "categorical":

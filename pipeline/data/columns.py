@@ -1,190 +1,39 @@
-"""Parquet and Arrow files at any fsspec URL: loaded when small, streamed when larger than `data.memory_limit`.
+"""Parquet and Arrow files at any fsspec URL: loaded when small, streamed when larger than
+`data.memory_limit`.
 
-A *unit* is a row group of a Parquet file or a record batch of an Arrow file. How they are streamed: `pipeline.data.streaming`.
+A *unit* is a row group of a Parquet file or a record batch of an Arrow file. How they are streamed:
+`pipeline.data.streaming`.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Iterator
-from contextlib import contextmanager
-from typing import Any, NamedTuple
-
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
-from torch import Tensor
 
-from pipeline.data.base import Contexts, DataSet, in_memory, open_url, split
+from pipeline.common.errors import ConfigError
+from pipeline.config.data import ColumnsData
+from pipeline.data.base import Contexts, DataSet, in_memory, split
+from pipeline.data.files import Source
 from pipeline.data.streaming import StreamedPositives, first_rows
-from pipeline.data_sections import ColumnsData
-from pipeline.errors import ConfigError, DataError
-
-SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
-PIECE = 8 << 20
-"""About how many bytes are decoded at once."""
-READ = 1 << 20
-"""About how many encoded bytes of a column are read at once."""
-
-
-class Unit(NamedTuple):
-    path: str
-    number: int
-    rows: int
-    parquet: bool  # else Arrow: by the file's first bytes, whatever its name
-
-
-class Source:
-    """The files of `data.path`, their units, and how to read one as `[rows, d + c]` float32: positions, then contexts.
-
-    `units` has none without rows; `rows` in all; `width` = d + c. Reading keeps to one thread, the caller's, and several may.
-    """
-
-    def __init__(self, config: ColumnsData) -> None:
-        self._config = config
-        self._names = list(config.columns)
-        self.width = 0  # of a row, context and all; known once the first unit is read
-        self._file_system, pattern = open_url(config.path)
-        self.units = [unit for path in self._paths(pattern) for unit in self._units_of(path) if unit.rows]
-        self.rows = sum(unit.rows for unit in self.units)
-        if not self.rows:
-            raise DataError(f"data.path={config.path}: the files there hold no rows")
-        self._contexts = 0  # numbers of a row's context
-        self._piece = 1  # rows decoded at once
-        _, first = next(self.pieces(self.units[0]))
-        self.width, self.dimension = first.shape[1], first.shape[1] - self._contexts
-        self._piece = max(1, PIECE // first.nbytes)
-        self.shape = config.shape or (self.dimension,)
-        if math.prod(self.shape) != self.dimension:
-            raise ConfigError(
-                "data.shape", list(self.shape), f"a row has {self.dimension} numbers, not {math.prod(self.shape)}"
-            )
-        self.context_shape = (config.context_shape or (self._contexts,)) if self._contexts else None
-        if self.context_shape is not None and math.prod(self.context_shape) != self._contexts:
-            remedy = f"a row's context has {self._contexts} numbers, not {math.prod(self.context_shape)}"
-            raise ConfigError("data.context_shape", list(self.context_shape), remedy)
-
-    def _paths(self, pattern: str) -> list[str]:
-        if self._file_system.isdir(pattern):
-            found = [path for path in self._file_system.find(pattern) if path.endswith(SUFFIXES)]
-        else:
-            found = self._file_system.glob(pattern)
-        if not found:
-            raise DataError(f"data.path={self._config.path}: no files there; give a file, a folder or a glob of {SUFFIXES}")
-        return sorted(found)
-
-    @contextmanager
-    def _open(self, path: str) -> Iterator[Any]:
-        """The file, for reading; what Arrow or the file system has to say against it becomes a `DataError`."""
-        try:
-            with self._file_system.open(path, "rb") as file:
-                yield file
-        except (pa.ArrowException, OSError) as error:
-            raise DataError(f"data.path={path}: cannot be read ({error})") from error
-
-    def _units_of(self, path: str) -> list[Unit]:
-        with self._open(path) as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic[:4] == b"PAR1":
-                groups = pq.ParquetFile(file).metadata
-                return [Unit(path, i, groups.row_group(i).num_rows, True) for i in range(groups.num_row_groups)]
-            if magic == b"ARROW1":
-                reader = pa.ipc.open_file(file)
-                return [Unit(path, i, reader.get_batch(i).num_rows, False) for i in range(reader.num_record_batches)]
-        raise DataError(f"data.path={path}: neither a Parquet nor an Arrow file (it begins with {magic!r})")
-
-    def read(self, unit: Unit) -> np.ndarray:
-        """All rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that are missing or not finite."""
-        return np.concatenate([rows for _, rows in self.pieces(unit)])
-
-    def pieces(self, unit: Unit) -> Iterator[tuple[int, np.ndarray]]:
-        """What `read` gives, in order, a few megabytes at a time: (number of the first row, rows `[n, d + c]`)."""
-        first = 0
-        with self._open(unit.path) as file:
-            for batch in self._batches(unit, file):
-                yield first, self._matrix(batch, unit.path)
-                first += len(batch)
-        if first != unit.rows:
-            raise DataError(f"data.path={unit.path}: has changed; {unit.rows} rows there are {first} now")
-
-    def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
-        if unit.parquet:
-            # a large column is not read whole, and no threads take the processors of other actors
-            parquet = pq.ParquetFile(file, buffer_size=READ, pre_buffer=False)
-            self._check_names(unit.path, parquet.schema_arrow.names)
-            names = [*self._names, *self._config.context]
-            yield from parquet.iter_batches(self._piece, [unit.number], names, use_threads=False)
-        else:
-            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False))
-            self._check_names(unit.path, reader.schema.names)
-            batch = reader.get_batch(unit.number)
-            yield from (batch.slice(start, self._piece) for start in range(0, len(batch), self._piece))
-
-    def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Rows `[N, d + c]` as positions `[N, *shape]` and contexts `[N, *context_shape]`, None where they have none."""
-        position = rows[:, : self.dimension].reshape(-1, *self.shape)
-        if self.context_shape is None:
-            return position, None
-        return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
-
-    def _check_names(self, path: str, present: list[str]) -> None:
-        """That the file has the columns asked for; where none are, that it has those of the first file and no others."""
-        context = self._config.context
-        if not self._names:
-            self._names = [name for name in present if name not in context]
-        if not self._config.columns and set(present) - set(context) != set(self._names):
-            raise DataError(f"data.path={path}: has columns {', '.join(present)}, the first file {', '.join(self._names)}")
-        for key, names in (("columns", self._names), ("context", context)):
-            missing = [name for name in names if name not in present]
-            if missing:
-                raise ConfigError(f"data.{key}", missing, f"{path} has only {', '.join(present)}")
-
-    def _matrix(self, batch: pa.RecordBatch, path: str) -> np.ndarray:
-        """The columns of positions and of contexts side by side, `[rows, d + c]` float32."""
-        positions = [self._numbers(batch, name, path) for name in self._names]
-        contexts = [self._numbers(batch, name, path) for name in self._config.context]
-        rows = np.concatenate([*positions, *contexts], 1, dtype=np.float32, casting="same_kind")
-        if not np.isfinite(rows).all():
-            raise DataError(f"data.path={path}: some values are not finite")
-        self._contexts = sum(column.shape[1] for column in contexts)
-        self._check_levels(rows[:, : rows.shape[1] - self._contexts], path)
-        if self.width not in (0, rows.shape[1]):
-            raise DataError(f"data.path={path}: a row has {rows.shape[1]} numbers there, {self.width} in the first file")
-        return rows
-
-    def _numbers(self, batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
-        """A column, `[rows, numbers]`."""
-        column = batch.column(name)
-        if column.null_count:
-            raise DataError(f"data.path={path}: column {name} has {column.null_count} missing values")
-        listed = pa.types.is_fixed_size_list(column.type)
-        kind = column.type.value_type if listed else column.type
-        if not (pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)):
-            raise ConfigError("data.columns", name, f"is {column.type}; numbers and fixed-size lists of them can be used")
-        values = column.flatten() if listed else column
-        return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
-
-    def _check_levels(self, rows: np.ndarray, path: str) -> None:
-        levels = self._config.discrete_levels
-        if levels is not None and not np.isin(rows, np.arange(levels)).all():
-            raise DataError(
-                f"data.path={path}: data.encoding={self._config.encoding}, but some values are not 0, ..., {levels - 1}"
-            )
 
 
 def columns(config: ColumnsData) -> DataSet:
-    """The rows of `data.path`; loaded and split exactly when they fit `memory_limit`, else streamed.
+    """The rows of `data.path`; loaded and split exactly when they fit `memory_limit`, else
+    streamed.
 
-    A streamed set holds each row out with probability held_out / rows, by a draw that depends on `split_seed` and the unit
-    alone; the held-out rows in hand are those among the first rows that fit in memory, at most `held_out`.
+    A streamed set holds each row out with probability held_out / rows, by a draw that depends on
+    `split_seed` and the unit alone; the held-out rows in hand are those among the first rows that
+    fit in memory, at most `held_out`.
     """
     source = Source(config)
     if config.held_out >= source.rows:
-        raise ConfigError("data.held_out", config.held_out, f"there are {source.rows} rows in all; keep out fewer")
+        raise ConfigError(
+            "data.held_out", config.held_out, f"there are {source.rows} rows in all; keep out fewer"
+        )
     if source.rows * source.width * 4 <= config.memory_limit:
         rows = np.concatenate([source.read(unit) for unit in source.units])
-        (train, of_train), (held_out, of_held_out) = map(source.split, split(rows, config.held_out, config.split_seed))
+        (train, of_train), (held_out, of_held_out) = map(
+            source.split, split(rows, config.held_out, config.split_seed)
+        )
         context = None if of_train is None or of_held_out is None else (of_train, of_held_out)
         return in_memory(train, held_out, config.noise, context=context)
     (held_out, of_held_out), (sample, of_sample) = map(source.split, first_rows(source, config))
@@ -194,7 +43,9 @@ def columns(config: ColumnsData) -> DataSet:
         held_out=held_out,
         sample=sample,
         noise=config.noise,
-        positives=lambda seed, rank=0, ranks=1: StreamedPositives(source, config, seed, rank, ranks),
+        positives=lambda seed, rank=0, ranks=1: StreamedPositives(
+            source, config, seed, rank, ranks
+        ),
         context=(
             None
             if source.context_shape is None or of_held_out is None or of_sample is None

@@ -1,4 +1,6 @@
-"""Laws of y given x of known density, not Gaussian: where a conditional likelihood can be checked against the truth."""
+"""Laws of y given x of known density, not Gaussian: where a conditional likelihood can be checked
+against the truth.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ConfigError
+from pipeline.config.data import ConditionalToyData
 from pipeline.data.base import DataSet, in_memory, split
-from pipeline.data_sections import ConditionalToyData
-from pipeline.errors import ConfigError
 
 
 class Mixture(NamedTuple):
-    """A mixture of K isotropic Gaussians for each of N contexts: `weights` and `stds` [N, K], `means` [N, K, d]; float64."""
+    """A mixture of K isotropic Gaussians for each of N contexts: `weights` and `stds` [N, K],
+    `means` [N, K, d]; float64.
+    """
 
     weights: Tensor
     means: Tensor
@@ -28,18 +32,22 @@ class Mixture(NamedTuple):
         uniform = torch.from_numpy(random.rand(rows, 1))
         chosen = (uniform > self.weights.cumsum(1)).sum(1).clamp(max=self.weights.shape[1] - 1)
         at = torch.arange(rows)
-        return self.means[at, chosen] + self.stds[at, chosen, None] * torch.from_numpy(random.randn(rows, dimension))
+        return self.means[at, chosen] + self.stds[at, chosen, None] * torch.from_numpy(
+            random.randn(rows, dimension)
+        )
 
     def log_density(self, y: Tensor) -> Tensor:
         """log sum_k w_k N(y; m_k, s_k^2 I), `[N, d] -> [N]` nats."""
         squares = (y.double()[:, None] - self.means).square().sum(2) / (2 * self.stds.square())
-        logs = self.weights.log() - squares - y.shape[1] * (self.stds * math.sqrt(2 * math.pi)).log()
+        logs = (
+            self.weights.log() - squares - y.shape[1] * (self.stds * math.sqrt(2 * math.pi)).log()
+        )
         return torch.logsumexp(logs, 1)
 
 
 def fork(x: Tensor) -> Mixture:
-    """y in R for x in [-1, 1]: a narrow branch 0.8 + 1.2 sin 2x (s = 0.15), likelier as x grows (0.3 to 0.7), and a broad one
-    x / 2 - 1 (s = 0.35), which cross on the left.
+    """y in R for x in [-1, 1]: a narrow branch 0.8 + 1.2 sin 2x (s = 0.15), likelier as x grows
+    (0.3 to 0.7), and a broad one x / 2 - 1 (s = 0.35), which cross on the left.
     """
     x = x.double()[:, 0]
     narrow = 0.5 + 0.2 * x
@@ -51,7 +59,9 @@ def fork(x: Tensor) -> Mixture:
 
 
 def wheel(x: Tensor) -> Mixture:
-    """y in R^2 for x in [-1, 1]: three spokes of shares 0.5, 0.3 and 0.2 (radius 1.5, s = 0.35), turned by pi x / 3."""
+    """y in R^2 for x in [-1, 1]: three spokes of shares 0.5, 0.3 and 0.2 (radius 1.5, s = 0.35),
+    turned by pi x / 3.
+    """
     angles = math.pi / 3 * (x.double() + 2 * torch.arange(3))
     return Mixture(
         torch.tensor([0.5, 0.3, 0.2], dtype=torch.float64).expand(len(x), 3),
@@ -66,7 +76,9 @@ LAWS: dict[str, Callable[[Tensor], Mixture]] = {"fork": fork, "wheel": wheel}
 def conditional_toy(config: ConditionalToyData) -> DataSet:
     """`rows` pairs, x uniform on [-1, 1] and y from the law given x; the last `held_out` kept out."""
     if config.held_out >= config.rows:
-        raise ConfigError("data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer")
+        raise ConfigError(
+            "data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer"
+        )
     law, random = LAWS[config.law], np.random.RandomState(config.split_seed)
     x = 2 * random.rand(config.rows, 1) - 1
     y = law(torch.from_numpy(x)).sample(random).numpy()

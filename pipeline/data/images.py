@@ -11,16 +11,18 @@ import fsspec
 import numpy as np
 import torch
 
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.common.rng import numpy_generator
+from pipeline.config.data import DigitsData, IDXData
 from pipeline.data.base import DataSet, encode_grey, in_memory, open_url, split
-from pipeline.data_sections import DigitsData, IDXData
-from pipeline.errors import ConfigError, DataError
-from pipeline.rng import numpy_generator
 
 
 def digits(config: DigitsData) -> DataSet:
-    """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with scikit-learn).
+    """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with
+    scikit-learn).
 
-    Of an image and its label, `data.position` says which is the position, and the other is the context.
+    Of an image and its label, `data.position` says which is the position, and the other is the
+    context.
     """
     from sklearn.datasets import load_digits
 
@@ -33,7 +35,8 @@ def digits(config: DigitsData) -> DataSet:
 
 
 def idx(config: IDXData) -> DataSet:
-    """A file of images (split by seed), or a folder with `train-images-idx3-ubyte[.gz]` and, if there, `t10k-...`.
+    """A file of images (split by seed), or a folder with `train-images-idx3-ubyte[.gz]` and, if
+    there, `t10k-...`.
 
     With a test file, `held_out` rows of it, drawn by `split_seed`, are the held-out ones.
     """
@@ -45,23 +48,38 @@ def idx(config: IDXData) -> DataSet:
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
     train = _find(file_system, path, "train-images-idx3-ubyte")
     if train is None:
-        raise DataError(f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz there")
+        raise DataError(
+            f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
+            " there"
+        )
     rows = _encode(read_idx(file_system, train), 255, config)
     test = _find(file_system, path, "t10k-images-idx3-ubyte")
     if test is None:
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
     others = _encode(read_idx(file_system, test), 255, config, "test-pixels")
     if others.shape[1:] != rows.shape[1:]:
-        raise DataError(f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}")
+        raise DataError(
+            f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}"
+        )
     if config.held_out > len(others):
-        raise ConfigError("data.held_out", config.held_out, f"there are {len(others)} rows in {test}; keep out at most that")
+        raise ConfigError(
+            "data.held_out",
+            config.held_out,
+            f"there are {len(others)} rows in {test}; keep out at most that",
+        )
     chosen = np.random.RandomState(config.split_seed).permutation(len(others))[: config.held_out]
     return in_memory(torch.from_numpy(rows), torch.from_numpy(others[chosen]), config.noise)
 
 
-def _encode(values: np.ndarray, maximum: int, config: DigitsData | IDXData, stream: str = "pixels") -> np.ndarray:
-    """`encode_grey`, its pixels drawn from `SeedSequence(split_seed, stream)`: the same for every run on these data."""
-    return encode_grey(values, maximum, config.encoding, config.levels, numpy_generator(config.split_seed, stream))
+def _encode(
+    values: np.ndarray, maximum: int, config: DigitsData | IDXData, stream: str = "pixels"
+) -> np.ndarray:
+    """`encode_grey`, its pixels drawn from `SeedSequence(split_seed, stream)`: the same for every
+    run on these data.
+    """
+    return encode_grey(
+        values, maximum, config.encoding, config.levels, numpy_generator(config.split_seed, stream)
+    )
 
 
 def _find(file_system: fsspec.AbstractFileSystem, folder: str, stem: str) -> str | None:
@@ -73,7 +91,9 @@ def _find(file_system: fsspec.AbstractFileSystem, folder: str, stem: str) -> str
 
 
 def read_idx(file_system: fsspec.AbstractFileSystem, path: str) -> np.ndarray:
-    """An IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the MNIST page). `DataError`."""
+    """An IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the MNIST
+    page). `DataError`.
+    """
     content = file_system.cat_file(path)
     if content[:2] == b"\x1f\x8b":
         try:
@@ -81,7 +101,10 @@ def read_idx(file_system: fsspec.AbstractFileSystem, path: str) -> np.ndarray:
         except (OSError, EOFError, zlib.error) as error:
             raise DataError(f"data.path={path}: cannot be decompressed ({error})") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
-        raise DataError(f"data.path={path}: not an IDX file of unsigned bytes (its magic number is {content[:4].hex()})")
+        raise DataError(
+            f"data.path={path}: not an IDX file of unsigned bytes (its magic number is"
+            f" {content[:4].hex()})"
+        )
     axes = content[3]
     if len(content) < 4 + 4 * axes:
         raise DataError(f"data.path={path}: cut short within its header")

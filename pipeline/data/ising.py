@@ -8,26 +8,34 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ConfigError
+from pipeline.config.data import IsingData
 from pipeline.data.base import DataSet, in_memory, split
-from pipeline.data_sections import IsingData
-from pipeline.errors import ConfigError
 
 SITES = 20
 
 
 def ising(config: IsingData) -> DataSet:
-    """`rows` draws of p(x) = exp(sum_<ij> J_ij s_i s_j + sum_i B_i s_i) / Z, s = 2x - 1 in {-1, 1}, on the grid `shape` with
-    free edges (Ising 1925), the last `held_out` kept out; J ~ N(0, coupling^2), B ~ N(0, field^2). By enumeration.
+    """`rows` draws of p(x) = exp(sum_<ij> J_ij s_i s_j + sum_i B_i s_i) / Z, s = 2x - 1 in {-1, 1},
+    on the grid `shape` with free edges (Ising 1925), the last `held_out` kept out; J ~ N(0,
+    coupling^2), B ~ N(0, field^2). By enumeration.
     """
     sites = math.prod(config.shape)
     if not config.shape or sites > SITES:
-        raise ConfigError("data.shape", list(config.shape), f"the sides of a grid of at most {SITES} sites, such as [4,4]")
+        raise ConfigError(
+            "data.shape",
+            list(config.shape),
+            f"the sides of a grid of at most {SITES} sites, such as [4,4]",
+        )
     if config.held_out >= config.rows:
-        raise ConfigError("data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer")
+        raise ConfigError(
+            "data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer"
+        )
     random = np.random.RandomState(config.split_seed)
     field = config.field * random.randn(*config.shape)
     couplings = [
-        config.coupling * random.randn(*(n - (k == axis) for k, n in enumerate(config.shape))) for axis in _axes(config)
+        config.coupling * random.randn(*(n - (k == axis) for k, n in enumerate(config.shape)))
+        for axis in _axes(config)
     ]
     x = (np.arange(2**sites)[:, None] >> np.arange(sites) & 1).reshape(-1, *config.shape)
     log_weights = _log_weights(2.0 * x - 1, field, couplings)
@@ -47,7 +55,9 @@ def _axes(config: IsingData) -> range:
 
 
 def _log_weights(s: np.ndarray, field: np.ndarray, couplings: list[np.ndarray]) -> np.ndarray:
-    """sum_<ij> J_ij s_i s_j + sum_i B_i s_i of spins `[N, *shape]`, `[N]`; `couplings` of neighbours along each axis."""
+    """sum_<ij> J_ij s_i s_j + sum_i B_i s_i of spins `[N, *shape]`, `[N]`; `couplings` of
+    neighbours along each axis.
+    """
     total: np.ndarray = (s * field).reshape(len(s), -1).sum(1)
     for axis, coupling in enumerate(couplings):
         length = s.shape[axis + 1]

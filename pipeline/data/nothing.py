@@ -6,10 +6,10 @@ from typing import Any
 
 import torch
 
+from pipeline.common.errors import ConfigError
+from pipeline.common.types import Rows
+from pipeline.config.data import NoData
 from pipeline.data.base import DataSet
-from pipeline.data_sections import NoData
-from pipeline.errors import ConfigError
-from pipeline.types import Rows
 
 
 class NoPositives:

@@ -1,11 +1,14 @@
-"""Rows of files too large for memory: an endless stream, shuffled, dealt to ranks, read ahead, resumable at any row.
+"""Rows of files too large for memory: an endless stream, shuffled, dealt to ranks, read ahead,
+resumable at any row.
 
-An epoch takes the units of the files in a seeded order, deals them out to the ranks, and joins those of a rank to *windows* of
-at most half of `data.memory_limit`, each with its rows shuffled. While one window is used a thread reads the next. Position
-(epoch, window, cursor) is all it takes to go on; a window that was read ahead is a cache and no more.
+An epoch takes the units of the files in a seeded order, deals them out to the ranks, and joins
+those of a rank to *windows* of at most half of `data.memory_limit`, each with its rows shuffled.
+While one window is used a thread reads the next. Position (epoch, window, cursor) is all it takes
+to go on; a window that was read ahead is a cache and no more.
 
-A *part* is what is dealt: a unit, or each n-th row of a unit that is larger than a window, or of every unit where there are
-fewer than ranks. A unit is decoded anew for each of its parts, a few megabytes at a time.
+A *part* is what is dealt: a unit, or each n-th row of a unit that is larger than a window, or of
+every unit where there are fewer than ranks. A unit is decoded anew for each of its parts, a few
+megabytes at a time.
 """
 
 from __future__ import annotations
@@ -20,27 +23,32 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.common.rng import numpy_generator
+from pipeline.common.types import Rows
+from pipeline.config.data import ColumnsData
 from pipeline.data.base import NoisyRows
-from pipeline.data_sections import ColumnsData
-from pipeline.errors import CheckpointError, ConfigError
-from pipeline.rng import numpy_generator
-from pipeline.types import Rows
 
 if TYPE_CHECKING:
-    from pipeline.data.columns import Source
+    from pipeline.data.files import Source
 
 Wanted = Callable[[], bool]
 """Whether a window that is being read is still waited for."""
 
 
 def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
-    """Which rows of unit number `unit` are held out, `[rows]` bool: by `split_seed` and the unit alone."""
+    """Which rows of unit number `unit` are held out, `[rows]` bool: by `split_seed` and the unit
+    alone.
+    """
     chance = config.held_out / source.rows
-    return numpy_generator(config.split_seed, "split", unit).random(source.units[unit].rows) < chance
+    return (
+        numpy_generator(config.split_seed, "split", unit).random(source.units[unit].rows) < chance
+    )
 
 
 def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
-    """(held-out rows, training rows), each `[N, d + c]`: from units in a seeded order, until memory's full.
+    """(held-out rows, training rows), each `[N, d + c]`: from units in a seeded order, until
+    memory's full.
 
     At most `held_out` of the former. Raises `ConfigError` where either is empty, `DataError`.
     """
@@ -53,9 +61,17 @@ def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
             break
     pair = (np.concatenate(kept)[: config.held_out], np.concatenate(sample))
     if not len(pair[0]):
-        raise ConfigError("data.held_out", config.held_out, "too few to find any among the first rows; keep out more")
+        raise ConfigError(
+            "data.held_out",
+            config.held_out,
+            "too few to find any among the first rows; keep out more",
+        )
     if not len(pair[1]):
-        raise ConfigError("data.held_out", config.held_out, "no training row is left among the first rows; keep out fewer")
+        raise ConfigError(
+            "data.held_out",
+            config.held_out,
+            "no training row is left among the first rows; keep out fewer",
+        )
     return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
 
 
@@ -77,7 +93,9 @@ class Part(NamedTuple):
 
 
 def _parts(source: Source, most: int, ranks: int) -> Iterator[Part]:
-    """All units, cut so that no part has more than `most` rows and there is one for each rank at least."""
+    """All units, cut so that no part has more than `most` rows and there is one for each rank at
+    least.
+    """
     for number, unit in enumerate(source.units):
         stride = max(-(-unit.rows // most), -(-ranks // len(source.units)))
         for first in range(stride):
@@ -99,27 +117,38 @@ class Window(NamedTuple):
 
 
 class StreamedPositives:
-    """Rank `rank`'s share of the training rows of `source`: see the module's first lines. Nothing is read before `next`.
+    """Rank `rank`'s share of the training rows of `source`: see the module's first lines. Nothing
+    is read before `next`.
 
-    Over all ranks, each training row comes once an epoch; epochs are of a rank alone, and differ in length. Besides the
-    two windows, `data.memory_limit` together, memory holds 16 bytes for each row of the one being read, and a few
-    megabytes. `waited`: seconds that `next` has waited for a window so far, the first one's included. `reads_ahead`: a
-    class that says False reads each window when it is needed.
+    Over all ranks, each training row comes once an epoch; epochs are of a rank alone, and differ in
+    length. Besides the two windows, `data.memory_limit` together, memory holds 16 bytes for each
+    row of the one being read, and a few megabytes. `waited`: seconds that `next` has waited for a
+    window so far, the first one's included. `reads_ahead`: a class that says False reads each
+    window when it is needed.
     """
 
     reads_ahead = True
 
-    def __init__(self, source: Source, config: ColumnsData, seed: int, rank: int = 0, ranks: int = 1) -> None:
+    def __init__(
+        self, source: Source, config: ColumnsData, seed: int, rank: int = 0, ranks: int = 1
+    ) -> None:
         assert 0 <= rank < ranks
         self.waited = 0.0
-        self._source, self._config, self._seed, self._rank, self._ranks = source, config, seed, rank, ranks
+        self._source, self._config, self._seed, self._rank, self._ranks = (
+            source,
+            config,
+            seed,
+            rank,
+            ranks,
+        )
         self._noisy = NoisyRows(seed, config.noise, rank)
         self._most = max(1, config.memory_limit // (8 * source.width))  # rows of a window
         self._parts = list(_parts(source, self._most, ranks))
         self._place, self._cursor = Place(0, 0), 0
         self._window: Window | None = None  # that at `_place`, once it is needed
         self._ahead: _Reading | None = None
-        # filled in turn, and kept: memory for two windows, whatever the allocator makes of large blocks that come and go
+        # filled in turn, and kept: memory for two windows, whatever the allocator makes of large
+        # blocks that come and go
         self._buffers: list[np.ndarray] = []
         self._filled = 0
 
@@ -138,8 +167,13 @@ class StreamedPositives:
         return windows
 
     def next(self, count: int) -> Rows:
-        """The next `count` rows of this rank, without numbers. Raises `DataError` where they cannot be read."""
-        rows, filled = np.empty((count, self._source.width), np.float32), 0  # a copy: windows are written over
+        """The next `count` rows of this rank, without numbers. Raises `DataError` where they cannot
+        be read.
+        """
+        rows, filled = (
+            np.empty((count, self._source.width), np.float32),
+            0,
+        )  # a copy: windows are written over
         while filled < count:
             if self._window is None:
                 self._window = self._open(self._place)
@@ -173,17 +207,23 @@ class StreamedPositives:
     def _start(self, place: Place) -> _Reading:
         """Reads the window at `place`, to where the window in use is not."""
         if not self._buffers:
-            self._buffers = [np.empty((self._most, self._source.width), np.float32) for _ in range(2)]
+            self._buffers = [
+                np.empty((self._most, self._source.width), np.float32) for _ in range(2)
+            ]
         buffer = self._buffers[1 - self._filled]
         return _Reading(place, lambda wanted: self._read(place, buffer, wanted))
 
     def _read(self, place: Place, buffer: np.ndarray, wanted: Wanted) -> Window:
-        """The window's training rows, shuffled, at the beginning of `buffer`; not all of them once it is not wanted."""
+        """The window's training rows, shuffled, at the beginning of `buffer`; not all of them once
+        it is not wanted.
+        """
         windows = self._windows(place.epoch)
         parts, last = windows[place.window], place.window + 1 == len(windows)
         masks = [self._training_rows(part) for part in parts]
         # zeros at the end of an entropy change nothing: rank 0 has the order that it has alone
-        order = np.random.default_rng([self._seed, *place, self._rank]).permutation(sum(mask.sum() for mask in masks))
+        order = np.random.default_rng([self._seed, *place, self._rank]).permutation(
+            sum(mask.sum() for mask in masks)
+        )
         targets, done = np.empty_like(order), 0
         targets[order] = np.arange(len(order))
         for part, mask in zip(parts, masks, strict=True):
@@ -204,15 +244,27 @@ class StreamedPositives:
 
     def state_dict(self) -> dict[str, Any]:
         """The position and the state of the noise: this rank's alone, and of so many ranks."""
-        position = {"epoch": self._place.epoch, "window": self._place.window, "cursor": self._cursor}
-        return {**position, "noise": self._noisy.get_state(), "rank": self._rank, "ranks": self._ranks}
+        position = {
+            "epoch": self._place.epoch,
+            "window": self._place.window,
+            "cursor": self._cursor,
+        }
+        return {
+            **position,
+            "noise": self._noisy.get_state(),
+            "rank": self._rank,
+            "ranks": self._ranks,
+        }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises `CheckpointError` where another rank, or one of another number of ranks, wrote the state."""
+        """Raises `CheckpointError` where another rank, or one of another number of ranks, wrote the
+        state.
+        """
         theirs, ours = (state.get("rank", 0), state.get("ranks", 1)), (self._rank, self._ranks)
         if theirs != ours:
             raise CheckpointError(
-                "the place in the streamed data is that of rank {} of {}; rank {} of {} has other rows: ".format(*theirs, *ours)
+                "the place in the streamed data is that of rank {} of {}; rank {} of {} has other"
+                " rows: ".format(*theirs, *ours)
                 + "resume with as many ranks as before, or start over with resume=never"
             )
         place = Place(state["epoch"], state["window"])
@@ -225,8 +277,9 @@ class StreamedPositives:
 class _Reading:
     """A window on its way into memory, in a thread of its own.
 
-    The thread is no daemon, for one that is cut off in Arrow's C++ at the interpreter's exit aborts the process. So that
-    the exit need not wait for a whole window, `read` is to ask now and then whether it is still wanted.
+    The thread is no daemon, for one that is cut off in Arrow's C++ at the interpreter's exit aborts
+    the process. So that the exit need not wait for a whole window, `read` is to ask now and then
+    whether it is still wanted.
     """
 
     def __init__(self, place: Place, read: Callable[[Wanted], Window]) -> None:

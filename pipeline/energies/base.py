@@ -4,32 +4,33 @@ from __future__ import annotations
 
 import copy
 import math
-import warnings
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pipeline.energies.conditionals import Conditional
-from pipeline.errors import CheckpointError
 
 
 class Energy(nn.Module):
     """`forward(x)`: `[N, *shape] -> [N]`, in nats; p(x) = exp(-E(x)) / Z.
 
-    Its domain is one of three: `levels` = q says {0, ..., q-1}^d (as floats), `box` = (low, high) says [low, high]^d, and
-    neither says R^d. On each the base law E_0, of known Z, is the one that knows nothing: uniform, uniform, and
-    N(0, `base_scale`^2). It is where chains start, and where a ladder begins.
+    Its domain is one of three: `levels` = q says {0, ..., q-1}^d (as floats), `box` = (low, high)
+    says [low, high]^d, and neither says R^d. On each the base law E_0, of known Z, is the one that
+    knows nothing: uniform, uniform, and N(0, `base_scale`^2). It is where chains start, and where a
+    ladder begins.
 
-    `blocks` names the conditionals a Gibbs kernel sweeps over, in order; empty where there are none. `undecayed` names
-    parameters with a scale of their own (biases of visible units, variances), which weight decay leaves alone.
+    `blocks` names the conditionals a Gibbs kernel sweeps over, in order; empty where there are
+    none. `undecayed` names parameters with a scale of their own (biases of visible units,
+    variances), which weight decay leaves alone.
     """
 
     blocks: Sequence[str] = ()
     undecayed: Sequence[str] = ()
     context_shape: tuple[int, ...] | None = None  # of the contexts that it knows
-    contexts = 1  # how many it is bound to: row i of k contexts x N positions has context i mod k (`pipeline.energies.given`)
+    # how many it is bound to: row i of k contexts x N positions has context i mod k
+    # (`pipeline.energies.given`)
+    contexts = 1
 
     def __init__(
         self,
@@ -41,7 +42,9 @@ class Energy(nn.Module):
     ) -> None:
         super().__init__()
         self.shape = tuple(shape)
-        self.data_shape = self.shape  # of a row of data: a position without the latent columns that `complete` adds
+        self.data_shape = (
+            self.shape
+        )  # of a row of data: a position without the latent columns that `complete` adds
         self.dimension = math.prod(self.shape)
         self.levels, self.box, self.base_scale = levels, box, base_scale
 
@@ -49,15 +52,21 @@ class Energy(nn.Module):
         raise NotImplementedError
 
     def given(self, context: Tensor | None) -> Energy:  # noqa: ARG002 - conditional energies ask
-        """The energy of positions under `context` [N, *context_shape]; one that conditions on nothing is what it is."""
+        """The energy of positions under `context` [N, *context_shape]; one that conditions on
+        nothing is what it is.
+        """
         return self
 
-    def complete(self, rows: Tensor) -> Tensor:
-        """Data rows `[N, *data shape]` with the latent columns of a position filled in; where there are none, as they are."""
+    def with_latents(self, rows: Tensor) -> Tensor:
+        """Data rows `[N, *data shape]` with the latent columns of a position filled in; where there
+        are none, as they are.
+        """
         return rows
 
     def visible(self, x: Tensor) -> Tensor:
-        """The data's part of positions `[N, *shape]`, `[N, *data shape]`: all of them where there are no latent columns."""
+        """The data's part of positions `[N, *shape]`, `[N, *data shape]`: all of them where there
+        are no latent columns.
+        """
         return x
 
     def base(self, x: Tensor) -> Tensor:
@@ -74,7 +83,7 @@ class Energy(nn.Module):
             return self.dimension * math.log(self.box[1] - self.box[0])
         return self.dimension * math.log(2 * math.pi * self.base_scale**2) / 2
 
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` draws of the base law, `[count, *shape]` float32."""
         size, device = (count, *self.shape), generator.device
         if self.levels is not None:
@@ -85,16 +94,23 @@ class Energy(nn.Module):
         return self.base_scale * torch.randn(size, generator=generator, device=device)
 
     def into_domain(self, x: Tensor) -> Tensor:
-        """Rows `[N, *shape]` that noise pushed out of a box, folded back at its walls; others as they are."""
+        """Rows `[N, *shape]` that noise pushed out of a box, folded back at its walls; others as
+        they are.
+        """
         return x if self.box is None else reflect(x, self.box)[0]
 
     def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """E_beta(x) = (1 - beta) E_0(x) + beta E(x) with `beta` [N] in [0, 1], a ladder's path from the base to the model."""
+        """E_beta(x) = (1 - beta) E_0(x) + beta E(x) with `beta` [N] in [0, 1], a ladder's path from
+        the base to the model.
+        """
         return (1 - beta) * self.base(x) + beta * self(x)
 
-    def on_ladder(self, x: Tensor, energy: Tensor, gradient: Tensor, beta: Tensor | None) -> tuple[Tensor, Tensor]:
-        """E_beta(x) [N] and its gradient, (1 - beta) grad E_0 + beta grad E, from E(x) and its `gradient` [N, ...], which may
-        be overwritten; those themselves without a `beta`. For base laws as `base` has them.
+    def on_ladder(
+        self, x: Tensor, energy: Tensor, gradient: Tensor, beta: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """E_beta(x) [N] and its gradient, (1 - beta) grad E_0 + beta grad E, from E(x) and its
+        `gradient` [N, ...], which may be overwritten; those themselves without a `beta`. For base
+        laws as `base` has them.
         """
         if beta is None:
             return energy, gradient
@@ -105,18 +121,23 @@ class Energy(nn.Module):
         return (1 - beta) * self.base(x) + beta * energy, gradient
 
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """`E(x)` [N] (or `E_beta(x)`) and its gradient [N, *shape], by autograd; a model may bring its own faster way.
+        """`E(x)` [N] (or `E_beta(x)`) and its gradient [N, *shape], by autograd; a model may bring
+        its own faster way.
 
         Both are the caller's own, to be overwritten.
 
-        Where there are levels the energy must be defined between them too. With two, `gradient` is as for any x; with more,
-        it is that in the one-hot encoding, [N, *shape, q] (see `pipeline.energies.discrete`).
+        Where there are levels the energy must be defined between them too. With two, `gradient` is
+        as for any x; with more, it is that in the one-hot encoding, [N, *shape, q] (see
+        `pipeline.energies.discrete`).
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
             energy = self(x) if beta is None else self.tempered(x, beta)
             (gradient,) = torch.autograd.grad(energy.sum(), x)
-        return energy.detach(), gradient.contiguous()  # an energy linear in x has one that is expanded from a number
+        return (
+            energy.detach(),
+            gradient.contiguous(),
+        )  # an energy linear in x has one that is expanded from a number
 
     def gradient(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
         """The gradient alone, where a model can have it for less."""
@@ -129,22 +150,25 @@ class Energy(nn.Module):
     def initialise(self, rows: Tensor) -> None:
         """Hook for parameters that are best started from the data, `[S, *shape]`; none by default."""
 
-    def slope(self, x: Tensor) -> Tensor:
-        """grad E(x), `[N, *shape]`, with a graph to the parameters (and to x, where that has one), by double backward."""
+    def differentiable_gradient(self, x: Tensor) -> Tensor:
+        """grad E(x), `[N, *shape]`, with a graph to the parameters (and to x, where that has one),
+        by double backward.
+        """
         with torch.enable_grad():
             x = x if x.requires_grad else x.detach().requires_grad_()
             (gradient,) = torch.autograd.grad(self(x).sum(), x, create_graph=True)
         return gradient
 
-    def slope_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """grad E(x) [N, *shape] and v.H v [P, N], H the Hessian in x, for `directions` v [P, N, *shape].
+    def gradient_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """grad E(x) [N, *shape] and v.H v [P, N], H the Hessian in x, for `directions` v [P, N,
+        *shape].
 
-        With a graph to the parameters; by double backward, the gradient shared by all directions. A model may bring its own
-        faster way.
+        With a graph to the parameters; by double backward, the gradient shared by all directions. A
+        model may bring its own faster way.
         """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            gradient = self.slope(x)
+            gradient = self.differentiable_gradient(x)
             curvatures = []
             for v in directions:
                 (product,) = torch.autograd.grad((gradient * v).sum(), x, create_graph=True)
@@ -152,11 +176,15 @@ class Energy(nn.Module):
         return gradient, torch.stack(curvatures)
 
     def log_sum(self) -> Tensor | None:
-        """log Z in nats, [], or [N] where bound to N contexts, with a graph, where it can be had exactly; else None."""
+        """log Z in nats, [], or [N] where bound to N contexts, with a graph, where it can be had
+        exactly; else None.
+        """
         return None
 
     def argmax(self) -> Tensor | None:
-        """The most probable positions, one for each context, `[contexts, *shape]`, where there is an exact way; else None."""
+        """The most probable positions, one for each context, `[contexts, *shape]`, where there is
+        an exact way; else None.
+        """
         return None
 
     @torch.no_grad()
@@ -166,87 +194,18 @@ class Energy(nn.Module):
         return None if value is None else float(value)
 
 
-class Target:
-    """An energy bound to the weights it has now, to a context where it has one, and on a ladder to `beta` [N]: what a kernel
-    samples from.
-
-    Energies and gradients cached in a kernel's State hold only under the weights that made them; when the energy's weights
-    change, call `refresh`, then the kernel's `init` again. Outside a box the energy is inf.
-
-    With `force` = torch.bfloat16 gradients come from a copy of the energy in that precision, energies as ever. MALA and HMC
-    stay exact: their accept step holds for any proposal drift that is a fixed function of the position.
-    """
-
-    def __init__(
-        self,
-        energy: Energy,
-        beta: Tensor | None = None,
-        force: torch.dtype | None = None,
-        context: Tensor | None = None,
-    ) -> None:
-        self._energy = energy.eval().requires_grad_(False)  # so that nothing below builds a graph
-        self._rough = None if force is None else copy.deepcopy(energy).to(force)
-        self._force = force
-        self.beta = beta
-        self.blocks, self.levels, self.box = energy.blocks, energy.levels, energy.box
-        self.bind(context)
-
-    def bind(self, context: Tensor | None) -> None:
-        """From now on under `context` [N, *context_shape], one a chain: None where the energy conditions on nothing."""
-        self._context = context
-        self._bound = self._energy.given(context)
-        if self._rough is not None:
-            self._bound_rough = self._rough.given(None if context is None else context.to(self._force))
-
-    def refresh(self) -> None:
-        """Takes over weights that changed."""
-        if self._rough is not None:
-            self._rough.load_state_dict(self._energy.state_dict())
-        self.bind(self._context)
-
-    def energy(self, x: Tensor) -> Tensor:
-        beta = self._beta(x)
-        return self._bounded(x, self._bound.forward(x) if beta is None else self._bound.tempered(x, beta))
-
-    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        if self._rough is not None:
-            return self.energy(x), self.gradient(x)
-        energy, gradient = self._bound.energy_and_gradient(x, self._beta(x))
-        return self._bounded(x, energy), gradient
-
-    def gradient(self, x: Tensor) -> Tensor:
-        """The force alone: cheaper than with its energy where it is of low precision."""
-        if self._rough is None:
-            return self._bound.gradient(x, self._beta(x))
-        beta = self._beta(x)
-        return self._bound_rough.gradient(x.to(self._force), None if beta is None else beta.to(self._force)).to(x.dtype)
-
-    def conditional(self, block: str, value: Tensor) -> Conditional:
-        return self._bound.conditional(block, value, self._beta(value))
-
-    def _beta(self, x: Tensor) -> Tensor | None:
-        """One beta a row; a kernel may ask for several rows a chain at once, copies of all chains one after the other."""
-        if self.beta is None or len(x) == len(self.beta):
-            return self.beta
-        return self.beta.repeat(len(x) // len(self.beta))
-
-    def _bounded(self, x: Tensor, energy: Tensor) -> Tensor:
-        if self.box is None:
-            return energy
-        flat = x.flatten(1)
-        inside = (flat.amin(1) >= self.box[0]) & (flat.amax(1) <= self.box[1])
-        return torch.where(inside, energy, torch.inf)
-
-
 def squared_norm(x: Tensor) -> Tensor:
     """|x|^2 by row, `[N, ...] -> [N]`."""
     if x.requires_grad:
         return x.flatten(1).square().sum(1)
-    return torch.linalg.vector_norm(x.flatten(1), dim=1).square_()  # three times as fast; its derivatives fail at 0
+    return torch.linalg.vector_norm(
+        x.flatten(1), dim=1
+    ).square_()  # three times as fast; its derivatives fail at 0
 
 
 def reflect(x: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor]:
-    """`x` folded into the box at its walls, and the sign, 1 or -1 by component, that a velocity leaves with.
+    """`x` folded into the box at its walls, and the sign, 1 or -1 by component, that a velocity
+    leaves with.
 
     Unfolded, the box is repeated with period 2 (high - low), every other copy a mirror image.
     """
@@ -257,57 +216,3 @@ def reflect(x: Tensor, box: tuple[float, float]) -> tuple[Tensor, Tensor]:
     folded = torch.where(mirrored, 2 * width - phase, phase) + low
     # rounding may leave it a last bit outside, where the energy is inf
     return folded.clamp(low, high), torch.where(mirrored, -1.0, 1.0).to(x.dtype)
-
-
-def flatten(energy: nn.Module) -> np.ndarray:
-    """All tensors of the state dict end to end, `[P]`: one object to publish."""
-    return torch.cat([tensor.detach().reshape(-1) for tensor in energy.state_dict().values()]).cpu().numpy()
-
-
-@torch.no_grad()
-def unflatten_(energy: nn.Module, flat: np.ndarray) -> None:
-    """Copies `flat` (see `flatten`) into the energy's own tensors."""
-    state = energy.state_dict()
-    total = sum(tensor.numel() for tensor in state.values())
-    if flat.size != total:
-        raise CheckpointError(f"weights of {flat.size} numbers do not fit an energy of {total}")
-    source, offset = read_only_tensor(flat), 0
-    for tensor in state.values():
-        tensor.copy_(source[offset : offset + tensor.numel()].view_as(tensor))
-        offset += tensor.numel()
-
-
-@torch.no_grad()
-def adopt(energy: nn.Module, flat: np.ndarray) -> None:
-    """Lets the energy's tensors be `flat` (see `flatten`), from now on only to be read.
-
-    On the CPU they are views of its memory, which behind Ray is the node's one copy; on a device they are copied to once, as
-    are those that lie in memory in another order (channels_last).
-    """
-    state = energy.state_dict(keep_vars=True)
-    sizes = [tensor.numel() for tensor in state.values()]
-    if flat.size != sum(sizes):
-        raise CheckpointError(f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}")
-    for tensor, piece in zip(state.values(), read_only_tensor(flat).split(sizes), strict=True):
-        view = piece.view(tensor.shape)
-        if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype == view.dtype:
-            tensor.data = view
-        else:
-            tensor.copy_(view)
-
-
-def read_only_tensor(array: np.ndarray) -> Tensor:
-    """`array` as a tensor over the same memory, which may be shared and read-only: not to be written through.
-
-    torch has no read-only tensors and warns of that; the promise above makes the warning moot.
-    """
-    with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
-
-
-def signature(energy: nn.Module) -> list[list[object]]:
-    """[[name, shape, dtype], ...] of the state dict: what a checkpoint must fit, stored in its manifest."""
-    return [
-        [name, list(tensor.shape), str(tensor.dtype).removeprefix("torch.")] for name, tensor in energy.state_dict().items()
-    ]

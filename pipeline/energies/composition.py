@@ -1,11 +1,13 @@
-"""Compositions of energies: products, mixtures and quotients of trained laws, without any further training.
+"""Compositions of energies: products, mixtures and quotients of trained laws, without any further
+training.
 
     and    E = sum_i w_i E_i                              p ~ prod_i p_i^w_i, a product of experts (Hinton 2002)
     or     E = -log sum_i w_i exp(-E_i) / Z_i             p ~ sum_i w_i p_i
     not    E = E_A - w E_B                                p ~ p_A / p_B^w
 
-(Du, Li & Mordatch 2020, section 3, there of conditionals; `w` of a negation is their alpha.) Each is an `Energy` in turn, so
-that they nest. Conditional energies come in bound to a context, `energy.given(context)`.
+(Du, Li & Mordatch 2020, section 3, there of conditionals; `w` of a negation is their alpha.) Each
+is an `Energy` in turn, so that they nest. Conditional energies come in bound to a context,
+`energy.given(context)`.
 """
 
 from __future__ import annotations
@@ -17,23 +19,27 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
+from pipeline.common.errors import ConfigError
 from pipeline.energies.base import Energy
 from pipeline.energies.discrete import enumerated
-from pipeline.errors import ConfigError
 
 ROWS = 256  # unit vectors at once
 
 
 class Composition(Energy):
-    """What compositions share: `parts` of one shape and one domain, and E as a function of their energies.
+    """What compositions share: `parts` of one shape and one domain, and E as a function of their
+    energies.
 
-    The base law is uniform where states are finite and in a box, else N(0, s^2), its s from those of the parts.
-    Raises `ConfigError` where shapes or domains differ, or positions hold latent columns: the law that energies of (v, h)
-    compose to is not the composition of the laws of v.
+    The base law is uniform where states are finite and in a box, else N(0, s^2), its s from those
+    of the parts. Raises `ConfigError` where shapes or domains differ, or positions hold latent
+    columns: the law that energies of (v, h) compose to is not the composition of the laws of v.
     """
 
     def __init__(self, energies: Sequence[Energy]) -> None:
-        check_alike(energies, [f"{type(energy).__name__} {number}" for number, energy in enumerate(energies)])
+        check_alike(
+            energies,
+            [f"{type(energy).__name__} {number}" for number, energy in enumerate(energies)],
+        )
         first = energies[0]
         super().__init__(first.shape, levels=first.levels, box=first.box)
         self.parts = nn.ModuleList(energies)
@@ -58,10 +64,12 @@ class Composition(Energy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """The parts' own gradients, sum_i dE / dE_i grad E_i; on a ladder (1 - beta) grad E_0 + beta grad E.
+        """The parts' own gradients, sum_i dE / dE_i grad E_i; on a ladder (1 - beta) grad E_0 +
+        beta grad E.
 
-        Over levels the differences that the parts' gradients estimate add up where E is linear in them; under "or" the sum is
-        the slope of E between levels, an estimate as any that Gibbs-with-gradients takes.
+        Over levels the differences that the parts' gradients estimate add up where E is linear in
+        them; under "or" the sum is the slope of E between levels, an estimate as any that
+        Gibbs-with-gradients takes.
         """
         values, gradients = zip(*(part.energy_and_gradient(x) for part in self._parts), strict=True)
         energies = torch.stack(values)
@@ -75,7 +83,8 @@ class Composition(Energy):
 
 
 class Conjunction(Composition):
-    """E = sum_i w_i E_i, `weights` all positive, 1 each where there are none: what every part allows.
+    """E = sum_i w_i E_i, `weights` all positive, 1 each where there are none: what every part
+    allows.
 
     E_0 = sum_i w_i E_0,i: on R^d the precisions 1 / s_i^2 of the parts' base laws add up.
     """
@@ -83,7 +92,9 @@ class Conjunction(Composition):
     def __init__(self, energies: Sequence[Energy], weights: Sequence[float] | None = None) -> None:
         super().__init__(energies)
         self.weights = positive_weights(weights, len(energies))
-        precisions = torch.stack([w * base_precisions(part) for w, part in zip(self.weights, energies, strict=True)])
+        precisions = torch.stack(
+            [w * base_precisions(part) for w, part in zip(self.weights, energies, strict=True)]
+        )
         self._base_from(precisions.sum(0))
 
     def composed(self, energies: Tensor) -> Tensor:
@@ -94,11 +105,12 @@ class Conjunction(Composition):
 
 
 class Disjunction(Composition):
-    """E = -logsumexp_i(log w_i - E_i - log Z_i): what any part allows; Z = sum_i w_i where the log Z_i are right.
+    """E = -logsumexp_i(log w_i - E_i - log Z_i): what any part allows; Z = sum_i w_i where the log
+    Z_i are right.
 
-    `log_partitions` [K] in nats; only their differences tell. Where there are none they are taken to be equal, as Du, Li &
-    Mordatch (2020) do: then a part counts in proportion to w_i Z_i, and a Z_i is whatever training left it at. The base law is
-    that of the part whose own is widest.
+    `log_partitions` [K] in nats; only their differences tell. Where there are none they are taken
+    to be equal, as Du, Li & Mordatch (2020) do: then a part counts in proportion to w_i Z_i, and a
+    Z_i is whatever training left it at. The base law is that of the part whose own is widest.
     """
 
     def __init__(
@@ -110,8 +122,17 @@ class Disjunction(Composition):
         super().__init__(energies)
         weights = positive_weights(weights, len(energies))
         if log_partitions is not None and len(log_partitions) != len(energies):
-            raise ConfigError("log_partitions", list(log_partitions), f"one number for each of {len(energies)} energies")
-        self._base_from(min((base_precisions(part) for part in energies), key=lambda precisions: float(precisions.mean())))
+            raise ConfigError(
+                "log_partitions",
+                list(log_partitions),
+                f"one number for each of {len(energies)} energies",
+            )
+        self._base_from(
+            min(
+                (base_precisions(part) for part in energies),
+                key=lambda precisions: float(precisions.mean()),
+            )
+        )
         log_z = [0.0] * len(energies) if log_partitions is None else log_partitions
         self.offsets = tuple(math.log(w) - z for w, z in zip(weights, log_z, strict=True))
 
@@ -129,9 +150,10 @@ class Disjunction(Composition):
 class Negation(Composition):
     """E = E_A - w E_B, `weight` w > 0: what A allows, the less the more B allows it.
 
-    On R^d it may have no Z. Refused (`ConfigError`) where the base terms alone leave none, 1 / s_A^2 <= w / s_B^2 in some
-    component. That is all that is checked: it is enough where both f = E - E_0 grow slower than |x|^2, as networks of SiLUs do,
-    and says nothing of energies whose f grows faster.
+    On R^d it may have no Z. Refused (`ConfigError`) where the base terms alone leave none, 1 /
+    s_A^2 <= w / s_B^2 in some component. That is all that is checked: it is enough where both f = E
+    - E_0 grow slower than |x|^2, as networks of SiLUs do, and says nothing of energies whose f
+    grows faster.
     """
 
     def __init__(self, positive: Energy, negative: Energy, weight: float) -> None:
@@ -141,7 +163,9 @@ class Negation(Composition):
         left = above - self.weight * below
         if self.levels is None and self.box is None and bool((left <= 0).any()):
             most = float((above / below).min())
-            raise ConfigError("weight", weight, f"exp(-E_A + w E_B) has no Z; the base terms allow w < {most:.3g}")
+            raise ConfigError(
+                "weight", weight, f"exp(-E_A + w E_B) has no Z; the base terms allow w < {most:.3g}"
+            )
         self._base_from(left)
 
     def composed(self, energies: Tensor) -> Tensor:
@@ -152,31 +176,46 @@ class Negation(Composition):
 
 
 def check_alike(energies: Sequence[Energy], names: Sequence[str], key: str = "energies") -> None:
-    """Raises `ConfigError` about `key` where energies, called `names`, share no shape and domain, or have latent columns."""
+    """Raises `ConfigError` about `key` where energies, called `names`, share no shape and domain,
+    or have latent columns.
+    """
     first = energies[0]
     for energy, name in zip(energies, names, strict=True):
         if (energy.shape, energy.levels, energy.box) != (first.shape, first.levels, first.box):
-            remedy = f"{names[0]} is over {_domain(first)}, {name} over {_domain(energy)}; compose energies over one domain"
+            remedy = (
+                f"{names[0]} is over {_domain(first)}, {name} over {_domain(energy)}; compose"
+                " energies over one domain"
+            )
             raise ConfigError(key, name, remedy)
         if energy.visible(_zeros(energy, 1)).shape[1:] != energy.shape:
-            raise ConfigError(key, name, "its positions hold latent units; compose energies of the data alone")
+            raise ConfigError(
+                key, name, "its positions hold latent units; compose energies of the data alone"
+            )
     counts = sorted({energy.contexts for energy in energies} - {1})
     if len(counts) > 1:
-        raise ConfigError(key, counts, "bound to so many contexts each; bind all to as many, or to one")
+        raise ConfigError(
+            key, counts, "bound to so many contexts each; bind all to as many, or to one"
+        )
 
 
 def positive_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """The weights, 1 each where there are none. Raises `ConfigError` unless there are `count`, all positive."""
+    """The weights, 1 each where there are none. Raises `ConfigError` unless there are `count`, all
+    positive.
+    """
     if weights is None:
         return (1.0,) * count
     if len(weights) != count or not all(0 < weight < math.inf for weight in weights):
-        raise ConfigError("weights", list(weights), f"one positive number for each of {count} energies")
+        raise ConfigError(
+            "weights", list(weights), f"one positive number for each of {count} energies"
+        )
     return tuple(float(weight) for weight in weights)
 
 
 @torch.no_grad()
 def base_precisions(energy: Energy) -> Tensor:
-    """1 / s_i^2 of the Gaussian E_0, from E_0(e_i) + E_0(-e_i) - 2 E_0(0), `[d]` float64; ones where E_0 is no Gaussian."""
+    """1 / s_i^2 of the Gaussian E_0, from E_0(e_i) + E_0(-e_i) - 2 E_0(0), `[d]` float64; ones
+    where E_0 is no Gaussian.
+    """
     if energy.levels is not None or energy.box is not None:
         return torch.ones(energy.dimension, dtype=torch.float64)
 
@@ -198,16 +237,22 @@ def _domain(energy: Energy) -> str:
     shape = "x".join(map(str, energy.shape))
     if energy.levels is not None:
         return f"{shape} of {energy.levels} levels"
-    return f"{shape} real numbers" if energy.box is None else f"{shape} numbers in {list(energy.box)}"
+    return (
+        f"{shape} real numbers" if energy.box is None else f"{shape} numbers in {list(energy.box)}"
+    )
 
 
 def _in_one_form(gradients: Sequence[Tensor], levels: int | None) -> Sequence[Tensor]:
-    """Gradients in x beside those in the one-hot encoding: the former as slope_i k for level k, `[N, *shape, q]`."""
+    """Gradients in x beside those in the one-hot encoding: the former as slope_i k for level k,
+    `[N, *shape, q]`.
+    """
     most = max(gradient.ndim for gradient in gradients)
     if levels is None or all(gradient.ndim == most for gradient in gradients):
         return gradients
     each = torch.arange(levels, dtype=gradients[0].dtype, device=gradients[0].device)
-    return [gradient if gradient.ndim == most else gradient[..., None] * each for gradient in gradients]
+    return [
+        gradient if gradient.ndim == most else gradient[..., None] * each for gradient in gradients
+    ]
 
 
 def _by_row(values: Tensor, like: Tensor) -> Tensor:

@@ -17,10 +17,12 @@ from pipeline.energies.mlp import output, pull_back, silu_inputs
 
 
 class ConditionalMLP(ConditionalEnergy, DeepEnergy):
-    """E(x | c) = f_theta([x, c]) + E_0(x), f_theta a SiLU perceptron that sees a position and its context side by side.
+    """E(x | c) = f_theta([x, c]) + E_0(x), f_theta a SiLU perceptron that sees a position and its
+    context side by side.
 
-    On R^d E_0 is the Gaussian base term of scale `base_scale`; in a `box` there is none. A context enters in the first layer,
-    W_x x + W_c c + b: its code is W_c c + b, [N, width]. The last layer starts small, so that E starts near its base.
+    On R^d E_0 is the Gaussian base term of scale `base_scale`; in a `box` there is none. A context
+    enters in the first layer, W_x x + W_c c + b: its encoding is W_c c + b, [N, width]. The last layer
+    starts small, so that E starts near its base.
     """
 
     def __init__(
@@ -40,17 +42,21 @@ class ConditionalMLP(ConditionalEnergy, DeepEnergy):
         self._linears = cast(tuple[nn.Linear, ...], tuple(self.layers))
 
     def encode(self, context: Tensor) -> Tensor:
-        return linear(context.reshape(len(context), -1), self.from_context.weight, self.from_context.bias)
+        return linear(
+            context.reshape(len(context), -1), self.from_context.weight, self.from_context.bias
+        )
 
-    def of(self, x: Tensor, code: Tensor) -> Tensor:
+    def of(self, x: Tensor, encoding: Tensor) -> Tensor:
         first, *others = self._linears
-        value = torch.addmm(code, x.flatten(1), first.weight.T)
+        value = torch.addmm(encoding, x.flatten(1), first.weight.T)
         return self.with_base(output(value, others).squeeze(1), x)
 
     @torch.no_grad()
-    def gradient_of(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient_of(self, x: Tensor, encoding: Tensor) -> tuple[Tensor, Tensor]:
         """As autograd would, by hand."""
         *hidden, last = self._linears
-        inputs = silu_inputs(torch.addmm(code, x.flatten(1), hidden[0].weight.T), hidden[1:])
+        inputs = silu_inputs(torch.addmm(encoding, x.flatten(1), hidden[0].weight.T), hidden[1:])
         energy = linear(silu(inputs[-1]), last.weight, last.bias).squeeze(1)
-        return self.with_base(energy, x), self.with_base_gradient(pull_back(last.weight, inputs, hidden), x)
+        return self.with_base(energy, x), self.with_base_gradient(
+            pull_back(last.weight, inputs, hidden), x
+        )

@@ -1,4 +1,6 @@
-"""Exact conditional laws of a block of units, each component independent of the others: what a Gibbs kernel draws from."""
+"""Exact conditional laws of a block of units, each component independent of the others: what a
+Gibbs kernel draws from.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,9 @@ from torch.nn.functional import logsigmoid
 
 
 class Conditional(Protocol):
-    """`sample` draws a value for every chain; `log_prob` is the log probability (density) of a value, by component."""
+    """`sample` draws a value for every chain; `log_prob` is the log probability (density) of a
+    value, by component.
+    """
 
     def sample(self, generator: torch.Generator) -> Tensor: ...
 
@@ -33,7 +37,9 @@ class Bernoulli(NamedTuple):
 
 
 class Categorical(NamedTuple):
-    """Components in {0, ..., q-1}, as floats, with unnormalised log probabilities `logits` [N, ..., q]."""
+    """Components in {0, ..., q-1}, as floats, with unnormalised log probabilities `logits` [N, ...,
+    q].
+    """
 
     logits: Tensor
 
@@ -45,10 +51,13 @@ class Categorical(NamedTuple):
 
 
 def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
-    """Indices drawn with `probabilities` [..., q], which it overwrites, by inversion of their sums; int64 [...]."""
+    """Indices drawn with `probabilities` [..., q], which it overwrites, by inversion of their sums;
+    int64 [...].
+    """
     sums = probabilities.cumsum_(-1)
     uniform = torch.empty_like(sums[..., :1]).uniform_(generator=generator)
-    # less than the last sum, whatever that has been rounded to: what has no probability is never drawn
+    # less than the last sum, whatever that has been rounded to: what has no probability is never
+    # drawn
     return torch.searchsorted(sums, uniform.mul_(sums[..., -1:]), right=True)[..., 0]
 
 
@@ -59,7 +68,13 @@ class Normal(NamedTuple):
     std: Tensor
 
     def sample(self, generator: torch.Generator) -> Tensor:
-        return torch.empty_like(self.mean).normal_(generator=generator).mul_(self.std).add_(self.mean)
+        return (
+            torch.empty_like(self.mean).normal_(generator=generator).mul_(self.std).add_(self.mean)
+        )
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return -((value - self.mean) / self.std).square() / 2 - self.std.log() - math.log(2 * math.pi) / 2
+        return (
+            -((value - self.mean) / self.std).square() / 2
+            - self.std.log()
+            - math.log(2 * math.pi) / 2
+        )

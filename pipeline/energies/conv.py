@@ -9,19 +9,20 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
+from pipeline.common.errors import ConfigError
 from pipeline.energies.deep import DeepEnergy, maybe_normalised, small
-from pipeline.errors import ConfigError
 
 SMALLEST = 4  # pixels: a network halves its image until the smaller side is at most this
 
 
 class ConvEnergy(DeepEnergy):
-    """f(x) = sum_s f_s(x average-pooled s times by 2), s < `scales`, each f_s a network of its own (Du et al. 2021, improved
-    contrastive divergence).
+    """f(x) = sum_s f_s(x average-pooled s times by 2), s < `scales`, each f_s a network of its own
+    (Du et al. 2021, improved contrastive divergence).
 
-    `shape` is (H, W) or (C, H, W). Each f_s is a 3x3 convolution, stages of one residual block each, pooled by 2 between
-    stages, and a dense layer of width `hidden`. `channels` are those of the stages; the last one serves all further stages,
-    and entries beyond the number of stages go unused.
+    `shape` is (H, W) or (C, H, W). Each f_s is a 3x3 convolution, stages of one residual block
+    each, pooled by 2 between stages, and a dense layer of width `hidden`. `channels` are those of
+    the stages; the last one serves all further stages, and entries beyond the number of stages go
+    unused.
     """
 
     def __init__(
@@ -36,20 +37,32 @@ class ConvEnergy(DeepEnergy):
     ) -> None:
         super().__init__(shape, base_scale, box)
         if len(self.shape) not in (2, 3):
-            raise ConfigError("energy", "conv", f"convolutions need images; rows of shape {self.shape} suit energy=mlp")
+            raise ConfigError(
+                "energy",
+                "conv",
+                f"convolutions need images; rows of shape {self.shape} suit energy=mlp",
+            )
         self.image = (1, *self.shape) if len(self.shape) == 2 else self.shape
         sizes = [self.image[1:]]
         while len(sizes) < scales:
             sizes.append(_halved(sizes[-1]))
         if scales > 1 and min(sizes[-1]) < SMALLEST:
-            raise ConfigError("energy.scales", scales, f"images of {self.image[1:]} shrink below {SMALLEST} pixels on a side")
-        self.networks = nn.ModuleList(_network(self.image[0], size, channels, hidden, spectral_norm) for size in sizes)
+            raise ConfigError(
+                "energy.scales",
+                scales,
+                f"images of {self.image[1:]} shrink below {SMALLEST} pixels on a side",
+            )
+        self.networks = nn.ModuleList(
+            _network(self.image[0], size, channels, hidden, spectral_norm) for size in sizes
+        )
         # a quarter to a third faster on CPUs (torch's stubs lack this form of `to`)
         self.networks.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
     def network(self, x: Tensor) -> Tensor:
         first, *coarser = self.networks
-        image = x.flatten(1).unflatten(1, self.image)  # by way of rows, or gradients of RGB would come in channels_last too
+        image = x.flatten(1).unflatten(
+            1, self.image
+        )  # by way of rows, or gradients of RGB would come in channels_last too
         value = first(image)
         for network in coarser:
             image = avg_pool2d(image, 2, ceil_mode=True)
@@ -58,7 +71,9 @@ class ConvEnergy(DeepEnergy):
 
 
 class Residual(nn.Module):
-    """x + conv(silu(conv(silu(x)))), `[N, inputs, H, W] -> [N, outputs, H, W]`: pre-activation (He et al. 2016)."""
+    """x + conv(silu(conv(silu(x)))), `[N, inputs, H, W] -> [N, outputs, H, W]`: pre-activation (He
+    et al. 2016).
+    """
 
     def __init__(self, inputs: int, outputs: int, spectral_norm: bool) -> None:
         super().__init__()
@@ -69,13 +84,19 @@ class Residual(nn.Module):
             maybe_normalised(nn.Conv2d(outputs, outputs, 3, padding=1), spectral_norm),
         )
         same = inputs == outputs
-        self.shortcut = nn.Identity() if same else maybe_normalised(nn.Conv2d(inputs, outputs, 1, bias=False), spectral_norm)
+        self.shortcut = (
+            nn.Identity()
+            if same
+            else maybe_normalised(nn.Conv2d(inputs, outputs, 1, bias=False), spectral_norm)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return self.shortcut(x) + self.branch(x)
 
 
-def _network(inputs: int, size: Sequence[int], channels: Sequence[int], hidden: int, spectral_norm: bool) -> nn.Sequential:
+def _network(
+    inputs: int, size: Sequence[int], channels: Sequence[int], hidden: int, spectral_norm: bool
+) -> nn.Sequential:
     """One f_s, `[N, inputs, *size] -> [N, 1]`, as (features, head)."""
     width, *wider = channels
     features: list[nn.Module] = [

@@ -1,9 +1,9 @@
 """What deep energies share: E(x) = f_theta(x) + E_0(x), with f_theta a network.
 
-On R^d the Gaussian base term E_0 = |x|^2 / (2 s^2) keeps Z finite where the network alone may have none; in a box E_0 = 0.
-Networks use SiLU, which is smooth: Langevin dynamics needs a gradient that is Lipschitz, and ReLU energies are piecewise flat
-(Du & Mordatch 2019, appendix; Du et al. 2021 use Swish = SiLU). Spectral normalisation (Miyato et al. 2018) bounds the slope
-of f and so the drift.
+On R^d the Gaussian base term E_0 = |x|^2 / (2 s^2) keeps Z finite where the network alone may have
+none; in a box E_0 = 0. Networks use SiLU, which is smooth: Langevin dynamics needs a gradient that
+is Lipschitz, and ReLU energies are piecewise flat (Du & Mordatch 2019, appendix; Du et al. 2021 use
+Swish = SiLU). Spectral normalisation (Miyato et al. 2018) bounds the slope of f and so the drift.
 """
 
 from __future__ import annotations
@@ -18,10 +18,16 @@ from pipeline.energies.base import Energy, squared_norm
 
 
 class DeepEnergy(Energy):
-    """A network `[N, *shape] -> [N]` on R^d with a Gaussian base term of scale `base_scale`, in a box, or over levels."""
+    """A network `[N, *shape] -> [N]` on R^d with a Gaussian base term of scale `base_scale`, in a
+    box, or over levels.
+    """
 
     def __init__(
-        self, shape: Sequence[int], base_scale: float, box: tuple[float, float] | None, levels: int | None = None
+        self,
+        shape: Sequence[int],
+        base_scale: float,
+        box: tuple[float, float] | None,
+        levels: int | None = None,
     ) -> None:
         super().__init__(shape, levels=levels, box=box, base_scale=base_scale)
 
@@ -65,8 +71,8 @@ def maybe_normalised(layer: nn.Module, spectral_norm: bool) -> nn.Module:
 def iterate_spectral_norms(energy: nn.Module) -> None:
     """One power iteration per spectrally normalised layer (Miyato et al. 2018, algorithm 1).
 
-    The learner calls it once a step, after the update: forward passes leave the buffers alone, so that every copy of one
-    version is the same function.
+    The learner calls it once a step, after the update: forward passes leave the buffers alone, so
+    that every copy of one version is the same function.
     """
     for layer in energy.modules():
         if nn.utils.parametrize.is_parametrized(layer):

@@ -14,9 +14,11 @@ from pipeline.energies.discrete import ENUMERABLE_STATES, all_states, log_sum_ov
 
 
 class ConditionalEnergy(Energy):
-    """What an energy over positions x `[N, *shape]` under contexts `[N, *context_shape]` brings: `encode` and `of`.
+    """What an energy over positions x `[N, *shape]` under contexts `[N, *context_shape]` brings:
+    `encode` and `of`.
 
-    `given(context)` is an energy of positions alone, and all that kernels, chains and objectives ever see.
+    `given(context)` is an energy of positions alone, and all that kernels, chains and objectives
+    ever see.
     """
 
     context_shape: tuple[int, ...]
@@ -34,44 +36,59 @@ class ConditionalEnergy(Energy):
         self.context_shape = tuple(context_shape)
 
     def encode(self, context: Tensor) -> Tensor:
-        """What `of` needs of the contexts `[N, *context_shape]`, `[N, ...]`; worked out once for many positions."""
+        """What `of` needs of the contexts `[N, *context_shape]`, `[N, ...]`; worked out once for
+        many positions.
+        """
         return context
 
-    def of(self, x: Tensor, code: Tensor) -> Tensor:
-        """E(x | c) of positions `[N, *shape]` under codes `[N, ...]`, `[N]` nats. It writes to neither."""
+    def of(self, x: Tensor, encoding: Tensor) -> Tensor:
+        """E(x | c) of positions `[N, *shape]` under encodings `[N, ...]`, `[N]` nats. It writes to
+        neither.
+        """
         raise NotImplementedError
 
-    def of_all(self, states: Tensor, code: Tensor) -> Tensor:
-        """E(x | c) of each of the `states` `[S, *shape]` under each of the codes `[N, ...]`, `[S, N]` nats."""
-        return self.of(states.repeat_interleave(len(code), 0), repeated(code, len(states))).view(len(states), len(code))
+    def of_all(self, states: Tensor, encoding: Tensor) -> Tensor:
+        """E(x | c) of each of the `states` `[S, *shape]` under each of the encodings `[N, ...]`, `[S,
+        N]` nats.
+        """
+        return self.of(
+            states.repeat_interleave(len(encoding), 0), repeated(encoding, len(states))
+        ).view(len(states), len(encoding))
 
-    def gradient_of(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
-        """`of`, and its gradient in x as `Energy.energy_and_gradient` has it; by autograd, a model may bring its own way."""
+    def gradient_of(self, x: Tensor, encoding: Tensor) -> tuple[Tensor, Tensor]:
+        """`of`, and its gradient in x as `Energy.energy_and_gradient` has it; by autograd, a model
+        may bring its own way.
+        """
         with torch.enable_grad():
             x = x.detach().requires_grad_()
-            energy = self.of(x, code)
+            energy = self.of(x, encoding)
             (gradient,) = torch.autograd.grad(energy.sum(), x)
         return energy.detach(), gradient.contiguous()
 
-    def log_sum_of(self, code: Tensor) -> Tensor | None:
-        """log Z(c) `[N]`, nats, with a graph, where it can be had exactly: here by enumeration of at most 2^20 states."""
-        if self.levels is None or self.levels**self.dimension > ENUMERABLE_STATES:
-            return None
-        return log_sum_over_states(
-            self.levels, self.dimension, lambda states: -self.of_all(states.view(-1, *self.shape), code), code
-        )
-
-    def argmax_of(self, code: Tensor) -> Tensor | None:
-        """The most probable positions `[N, *shape]`, where they can be had exactly: here by enumeration of at most 2^20 states.
-        Of several that are equally probable, one.
+    def log_sum_of(self, encoding: Tensor) -> Tensor | None:
+        """log Z(c) `[N]`, nats, with a graph, where it can be had exactly: here by enumeration of
+        at most 2^20 states.
         """
         if self.levels is None or self.levels**self.dimension > ENUMERABLE_STATES:
             return None
-        least = code.new_full((len(code),), torch.inf)
-        position = code.new_zeros(len(code), *self.shape)
-        for states in all_states(self.levels, self.dimension, code.device):
-            x = states.to(code.dtype).view(-1, *self.shape)
-            energies, number = self.of_all(x, code).min(0)
+        return log_sum_over_states(
+            self.levels,
+            self.dimension,
+            lambda states: -self.of_all(states.view(-1, *self.shape), encoding),
+            encoding,
+        )
+
+    def argmax_of(self, encoding: Tensor) -> Tensor | None:
+        """The most probable positions `[N, *shape]`, where they can be had exactly: here by
+        enumeration of at most 2^20 states. Of several that are equally probable, one.
+        """
+        if self.levels is None or self.levels**self.dimension > ENUMERABLE_STATES:
+            return None
+        least = encoding.new_full((len(encoding),), torch.inf)
+        position = encoding.new_zeros(len(encoding), *self.shape)
+        for states in all_states(self.levels, self.dimension, encoding.device):
+            x = states.to(encoding.dtype).view(-1, *self.shape)
+            energies, number = self.of_all(x, encoding).min(0)
             lower = energies < least
             least[lower], position[lower] = energies[lower], x[number[lower]]
         return position
@@ -83,51 +100,56 @@ class ConditionalEnergy(Energy):
 class Given(Energy):
     """A conditional energy bound to contexts `[N, *context_shape]`: an energy of positions.
 
-    Of k N positions, copies of all N one after the other, row i has context i mod N: what a kernel or an objective asks that
-    looks at several positions for each chain or row. The code is worked out here; under weights that changed, bind anew.
+    Of k N positions, copies of all N one after the other, row i has context i mod N: what a kernel
+    or an objective asks that looks at several positions for each chain or row. The encoding is worked
+    out here; under weights that changed, bind anew.
     """
 
     def __init__(self, energy: ConditionalEnergy, context: Tensor) -> None:
-        super().__init__(energy.shape, levels=energy.levels, box=energy.box, base_scale=energy.base_scale)
+        super().__init__(
+            energy.shape, levels=energy.levels, box=energy.box, base_scale=energy.base_scale
+        )
         self.energy, self.contexts = energy, len(context)
-        self._context, self._code = context, energy.encode(context)
+        self._context, self._encoding = context, energy.encode(context)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Given:
-        """The model's copy, bound to the same contexts: a code with a graph cannot be copied."""
+        """The model's copy, bound to the same contexts: an encoding with a graph cannot be copied."""
         return Given(copy.deepcopy(self.energy, memo), self._context)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Given:
         """The contexts follow the model to another device or precision."""
         super()._apply(fn, recurse)
         self._context = fn(self._context)
-        self._code = self.energy.encode(self._context)
+        self._encoding = self.energy.encode(self._context)
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Given:
-        """The code follows: of a model that is frozen it has no graph, which a chain would go on building."""
+        """The encoding follows: of a model that is frozen it has no graph, which a chain would go on
+        building.
+        """
         super().requires_grad_(requires_grad)
-        self._code = self.energy.encode(self._context)
+        self._encoding = self.energy.encode(self._context)
         return self
 
-    def _codes(self, x: Tensor) -> Tensor:
-        return repeated(self._code, len(x) // self.contexts)
+    def _encodings(self, x: Tensor) -> Tensor:
+        return repeated(self._encoding, len(x) // self.contexts)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.energy.of(x, self._codes(x))
+        return self.energy.of(x, self._encodings(x))
 
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The model's own, also on a ladder."""
-        return self.on_ladder(x, *self.energy.gradient_of(x, self._codes(x)), beta)
+        return self.on_ladder(x, *self.energy.gradient_of(x, self._encodings(x)), beta)
 
     def log_sum(self) -> Tensor | None:
-        return self.energy.log_sum_of(self._code)
+        return self.energy.log_sum_of(self._encoding)
 
     def argmax(self) -> Tensor | None:
-        return self.energy.argmax_of(self._code)
+        return self.energy.argmax_of(self._encoding)
 
 
-def repeated(code: Tensor, copies: int) -> Tensor:
+def repeated(encoding: Tensor, copies: int) -> Tensor:
     """`copies` of `[N, ...]` one after the other, `[copies N, ...]`; not to be written to."""
-    if len(code) == 1:
-        return code.expand(copies, *code.shape[1:])
-    return code if copies == 1 else code.repeat(copies, *(1,) * (code.ndim - 1))
+    if len(encoding) == 1:
+        return encoding.expand(copies, *encoding.shape[1:])
+    return encoding if copies == 1 else encoding.repeat(copies, *(1,) * (encoding.ndim - 1))

@@ -11,24 +11,26 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
+from pipeline.common.errors import ConfigError
 from pipeline.energies.base import Energy
 from pipeline.energies.deep import DeepEnergy, small
 from pipeline.energies.given import ConditionalEnergy, Given
 from pipeline.energies.mlp import output, pull_back, silu_inputs
-from pipeline.errors import ConfigError
 
 
 class LabelMLP(ConditionalEnergy, DeepEnergy):
-    """E(x, y) = -f_theta(x)[y] + E_0(x), y in {0, ..., K-1}, f_theta a SiLU perceptron with K outputs (Grathwohl et al.
-    2020).
+    """E(x, y) = -f_theta(x)[y] + E_0(x), y in {0, ..., K-1}, f_theta a SiLU perceptron with K
+    outputs (Grathwohl et al. 2020).
 
-    p(y | x) = softmax f(x), a classifier; and with the label summed out, as an energy of positions alone,
+    p(y | x) = softmax f(x), a classifier; and with the label summed out, as an energy of positions
+    alone,
 
         E(x) = -logsumexp_y f(x)[y] + E_0(x)
 
-    Contexts are labels, `[N]` or `[N, 1]`, whole numbers as floats. With `class_conditional`, `given(labels)` is E(x, y) as
-    an energy of x, whose law is p(x | y); without, it is E(x), whatever the labels; `of_class(labels)` is E(x, y) in either
-    case. The last layer starts small, so that E starts near its base.
+    Contexts are labels, `[N]` or `[N, 1]`, whole numbers as floats. With `class_conditional`,
+    `given(labels)` is E(x, y) as an energy of x, whose law is p(x | y); without, it is E(x),
+    whatever the labels; `of_class(labels)` is E(x, y) in either case. The last layer starts small,
+    so that E starts near its base.
     """
 
     def __init__(
@@ -43,11 +45,19 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
     ) -> None:
         super().__init__(shape, context_shape, base_scale=base_scale, box=box)
         if math.prod(self.context_shape) != 1:
-            remedy = f"a label is one number a row; contexts of shape {self.context_shape} suit energy=conditional_mlp"
+            remedy = (
+                f"a label is one number a row; contexts of shape {self.context_shape} suit"
+                " energy=conditional_mlp"
+            )
             raise ConfigError("energy", "label_mlp", remedy)
         self.class_conditional = class_conditional
         widths = [self.dimension, *hidden]
-        self.layers = nn.ModuleList([*(nn.Linear(*pair) for pair in pairwise(widths)), small(nn.Linear(widths[-1], classes))])
+        self.layers = nn.ModuleList(
+            [
+                *(nn.Linear(*pair) for pair in pairwise(widths)),
+                small(nn.Linear(widths[-1], classes)),
+            ]
+        )
         # the same modules without nn.Module's bookkeeping, as in `MLPEnergy`
         self._linears = cast(tuple[nn.Linear, ...], tuple(self.layers))
 
@@ -69,8 +79,8 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
     def encode(self, context: Tensor) -> Tensor:
         return context.flatten().long()
 
-    def of(self, x: Tensor, code: Tensor) -> Tensor:
-        return self.with_base(-self.label_logits(x).gather(1, code[:, None])[:, 0], x)
+    def of(self, x: Tensor, encoding: Tensor) -> Tensor:
+        return self.with_base(-self.label_logits(x).gather(1, encoding[:, None])[:, 0], x)
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -80,14 +90,18 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
         shares = logits.softmax(1)
         if beta is not None:
             energy, shares = beta * energy, beta[:, None] * shares
-        return self.with_base(energy, x), self._backward(x, inputs, shares @ self._linears[-1].weight)
+        return self.with_base(energy, x), self._backward(
+            x, inputs, shares @ self._linears[-1].weight
+        )
 
     @torch.no_grad()
-    def gradient_of(self, x: Tensor, code: Tensor) -> tuple[Tensor, Tensor]:
+    def gradient_of(self, x: Tensor, encoding: Tensor) -> tuple[Tensor, Tensor]:
         """As autograd would, by hand: grad E = -grad f(x)[y] + grad E_0."""
         inputs, logits = self._inputs_and_logits(x)
-        energy = -logits.gather(1, code[:, None])[:, 0]
-        return self.with_base(energy, x), self._backward(x, inputs, self._linears[-1].weight.index_select(0, code))
+        energy = -logits.gather(1, encoding[:, None])[:, 0]
+        return self.with_base(energy, x), self._backward(
+            x, inputs, self._linears[-1].weight.index_select(0, encoding)
+        )
 
     def _inputs_and_logits(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
         """What goes into each SiLU, and f(x)."""

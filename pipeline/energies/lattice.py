@@ -12,12 +12,14 @@ from pipeline.energies.discrete import CategoricalEnergy, enumerated, log_freque
 
 
 class PottsLattice(CategoricalEnergy):
-    """E(x) = -sum_<ij> J_ij [x_i = x_j] - sum_i h_i(x_i), x in {0, ..., q-1}^shape, over nearest neighbours (Potts 1952).
+    """E(x) = -sum_<ij> J_ij [x_i = x_j] - sum_i h_i(x_i), x in {0, ..., q-1}^shape, over nearest
+    neighbours (Potts 1952).
 
-    `coupling` [edges] holds J, one number a pair of neighbours, and `field` [d, q] holds h; both are learned. A `periodic`
-    side of n > 2 has its ends joined; of 2, they are neighbours already, and count once. With q = 2 and spins s = 2x - 1 this
-    is the Ising model -sum J' s_i s_j - sum_i B_i s_i up to a constant: [x_i = x_j] = (1 + s_i s_j) / 2, so J = 2 J' and
-    h_i(1) - h_i(0) = 2 B_i.
+    `coupling` [edges] holds J, one number a pair of neighbours, and `field` [d, q] holds h; both
+    are learned. A `periodic` side of n > 2 has its ends joined; of 2, they are neighbours already,
+    and count once. With q = 2 and spins s = 2x - 1 this is the Ising model -sum J' s_i s_j - sum_i
+    B_i s_i up to a constant: [x_i = x_j] = (1 + s_i s_j) / 2, so J = 2 J' and h_i(1) - h_i(0) = 2
+    B_i.
     """
 
     undecayed = ("field",)
@@ -33,7 +35,9 @@ class PottsLattice(CategoricalEnergy):
         self.field = nn.Parameter(torch.zeros(self.dimension, levels))
 
     def of_one_hot(self, encoded: Tensor, beta: Tensor | None = None) -> Tensor:
-        """-sum_<ij> J_ij e_i.e_j - sum_i h_i.e_i of `encoded` e [N, *shape, q], times `beta` [N]: E_0 = 0."""
+        """-sum_<ij> J_ij e_i.e_j - sum_i h_i.e_i of `encoded` e [N, *shape, q], times `beta` [N]:
+        E_0 = 0.
+        """
         sites = encoded.flatten(1, -2)
         agreement = (sites.index_select(1, self.first) * sites.index_select(1, self.second)).sum(2)
         energy = -(agreement @ self.coupling) - (sites * self.field).sum((1, 2))

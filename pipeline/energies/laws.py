@@ -1,4 +1,6 @@
-"""Laws on R^d known in closed form: normalised, with an exact sampler. What samplers and estimators are measured against."""
+"""Laws on R^d known in closed form: normalised, with an exact sampler. What samplers and estimators
+are measured against.
+"""
 
 from __future__ import annotations
 
@@ -14,7 +16,9 @@ LOG_2PI = math.log(2 * math.pi)
 
 
 class Law(Energy):
-    """An energy on R^d (or in a box) whose Z, score and samples are exact; all its numbers are buffers."""
+    """An energy on R^d (or in a box) whose Z, score and samples are exact; all its numbers are
+    buffers.
+    """
 
     def log_partition(self) -> float:
         """log Z, nats."""
@@ -25,7 +29,9 @@ class Law(Energy):
         raise NotImplementedError
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """Exact independent draws, `[count, *shape]` in the buffers' dtype, on the generator's device."""
+        """Exact independent draws, `[count, *shape]` in the buffers' dtype, on the generator's
+        device.
+        """
         raise NotImplementedError
 
     def log_density(self, x: Tensor) -> Tensor:
@@ -43,19 +49,27 @@ class Gaussian(Law):
     factor: Tensor
     precision: Tensor
 
-    def __init__(self, mean: Tensor, covariance: Tensor, shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self, mean: Tensor, covariance: Tensor, shape: Sequence[int] | None = None
+    ) -> None:
         second_moment = (mean.square() + covariance.diagonal()).mean()
-        super().__init__(mean.shape if shape is None else shape, base_scale=math.sqrt(float(second_moment)))
+        super().__init__(
+            mean.shape if shape is None else shape, base_scale=math.sqrt(float(second_moment))
+        )
         self.register_buffer("mean", mean)
         self.register_buffer("factor", torch.linalg.cholesky(covariance))
         self.register_buffer("precision", torch.cholesky_inverse(self.factor))
 
     @classmethod
     def fit(cls, rows: Tensor, noise: float) -> Gaussian:
-        """The Gaussian with the rows' mean and covariance `[d, d]`, plus `noise`^2 and a little more on its diagonal."""
+        """The Gaussian with the rows' mean and covariance `[d, d]`, plus `noise`^2 and a little
+        more on its diagonal.
+        """
         flat = rows.flatten(1).double()
         extra = noise**2 + 1e-3 * float(flat.var(0).mean()) + 1e-8
-        covariance = torch.cov(flat.T).reshape(flat.shape[1], -1) + extra * torch.eye(flat.shape[1], dtype=torch.float64)
+        covariance = torch.cov(flat.T).reshape(flat.shape[1], -1) + extra * torch.eye(
+            flat.shape[1], dtype=torch.float64
+        )
         return cls(flat.mean(0).to(rows.dtype), covariance.to(rows.dtype), rows.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
@@ -69,13 +83,18 @@ class Gaussian(Law):
         return ((self.mean - x.flatten(1)) @ self.precision).view_as(x)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        standard = torch.randn((count, self.dimension), generator=generator, dtype=self.mean.dtype, device=generator.device)
+        standard = torch.randn(
+            (count, self.dimension),
+            generator=generator,
+            dtype=self.mean.dtype,
+            device=generator.device,
+        )
         return (self.mean + standard @ self.factor.T).view(count, *self.shape)
 
 
 class GaussianMixture(Law):
-    """E(x) = -log sum_k w_k N(x; m_k, C_k), Z = sum_k w_k: `weights` [K] need not sum to 1; `means` [K, d],
-    `covariances` [K, d, d].
+    """E(x) = -log sum_k w_k N(x; m_k, C_k), Z = sum_k w_k: `weights` [K] need not sum to 1; `means`
+    [K, d], `covariances` [K, d, d].
     """
 
     weights: Tensor
@@ -85,7 +104,9 @@ class GaussianMixture(Law):
 
     def __init__(self, weights: Tensor, means: Tensor, covariances: Tensor) -> None:
         second_moments = (means.square() + covariances.diagonal(dim1=1, dim2=2)).mean(1)
-        super().__init__(means.shape[1:], base_scale=math.sqrt(float(weights @ second_moments / weights.sum())))
+        super().__init__(
+            means.shape[1:], base_scale=math.sqrt(float(weights @ second_moments / weights.sum()))
+        )
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("factors", torch.linalg.cholesky(covariances))
@@ -95,7 +116,9 @@ class GaussianMixture(Law):
         """log (w_k N(x; m_k, C_k)), `[N, K]`, and P_k (m_k - x), `[N, K, d]`."""
         centred = self.means - x[:, None]
         pulls = torch.einsum("kij,nkj->nki", self.precisions, centred)
-        log_norms = self.dimension * LOG_2PI / 2 + self.factors.diagonal(dim1=1, dim2=2).log().sum(1)
+        log_norms = self.dimension * LOG_2PI / 2 + self.factors.diagonal(dim1=1, dim2=2).log().sum(
+            1
+        )
         return self.weights.log() - log_norms - (centred * pulls).sum(2) / 2, pulls
 
     def forward(self, x: Tensor) -> Tensor:
@@ -110,15 +133,21 @@ class GaussianMixture(Law):
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         chosen = torch.multinomial(self.weights, count, replacement=True, generator=generator)
-        standard = torch.randn((count, self.dimension, 1), generator=generator, dtype=self.means.dtype, device=generator.device)
+        standard = torch.randn(
+            (count, self.dimension, 1),
+            generator=generator,
+            dtype=self.means.dtype,
+            device=generator.device,
+        )
         return self.means[chosen] + (self.factors[chosen] @ standard)[:, :, 0]
 
 
 class Rings(Law):
-    """Rings in the plane: E(x) = -log sum_k w_k exp(-(|x| - R_k)^2 / (2 s^2)), `radii` and `weights` [K], `width` s.
+    """Rings in the plane: E(x) = -log sum_k w_k exp(-(|x| - R_k)^2 / (2 s^2)), `radii` and
+    `weights` [K], `width` s.
 
-    Z = sum_k w_k Z_k with Z_k = 2 pi (s^2 exp(-R_k^2 / (2 s^2)) + R_k s sqrt(pi / 2) (1 + erf(R_k / (s sqrt 2)))), the integral
-    of 2 pi r exp(-(r - R_k)^2 / (2 s^2)) over r > 0.
+    Z = sum_k w_k Z_k with Z_k = 2 pi (s^2 exp(-R_k^2 / (2 s^2)) + R_k s sqrt(pi / 2) (1 + erf(R_k /
+    (s sqrt 2)))), the integral of 2 pi r exp(-(r - R_k)^2 / (2 s^2)) over r > 0.
     """
 
     radii: Tensor
@@ -142,9 +171,9 @@ class Rings(Law):
         """w_k Z_k, `[K]` float64."""
         radii, width = self.radii.double(), self.width.double()
         ratio = radii / (width * math.sqrt(2))
-        integrals = width.square() * torch.exp(-ratio.square()) + radii * width * math.sqrt(math.pi / 2) * (
-            1 + torch.erf(ratio)
-        )
+        integrals = width.square() * torch.exp(-ratio.square()) + radii * width * math.sqrt(
+            math.pi / 2
+        ) * (1 + torch.erf(ratio))
         return 2 * math.pi * self.weights.double() * integrals
 
     def log_partition(self) -> float:
@@ -158,10 +187,12 @@ class Rings(Law):
         return slope * torch.nn.functional.normalize(x)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """A ring with probability w_k Z_k / Z, an angle, and a radius of density r exp(-(r - R)^2 / (2 s^2)) by rejection.
+        """A ring with probability w_k Z_k / Z, an angle, and a radius of density r exp(-(r - R)^2 /
+        (2 s^2)) by rejection.
 
-        log r lies under its tangent at the density's mode r_0 = (R + sqrt(R^2 + 4 s^2)) / 2, and that makes the envelope
-        N(r_0, s^2): a draw r > 0 is accepted with probability (r / r_0) exp(1 - r / r_0), a negative one never.
+        log r lies under its tangent at the density's mode r_0 = (R + sqrt(R^2 + 4 s^2)) / 2, and
+        that makes the envelope N(r_0, s^2): a draw r > 0 is accepted with probability (r / r_0)
+        exp(1 - r / r_0), a negative one never.
         """
         ring = torch.multinomial(self._masses(), count, replacement=True, generator=generator)
         modes = ((self.radii + (self.radii.square() + 4 * self.width.square()).sqrt()) / 2)[ring]
@@ -170,7 +201,9 @@ class Rings(Law):
             mode = modes[pending]
             draw = torch.empty_like(mode).normal_(generator=generator).mul_(self.width).add_(mode)
             ratio = draw / mode
-            accepted = torch.empty_like(mode).uniform_(generator=generator) < ratio * torch.exp(1 - ratio)
+            accepted = torch.empty_like(mode).uniform_(generator=generator) < ratio * torch.exp(
+                1 - ratio
+            )
             radius[pending[accepted]] = draw[accepted]
             pending = pending[~accepted]
         angle = torch.empty_like(modes).uniform_(0, 2 * math.pi, generator=generator)
@@ -178,9 +211,11 @@ class Rings(Law):
 
 
 class Funnel(Law):
-    """x_0 ~ N(0, a^2), and x_i given x_0 ~ N(0, exp(x_0)) for i = 1 .. d - 1, `scale` a (Neal 2003, section 8):
+    """x_0 ~ N(0, a^2), and x_i given x_0 ~ N(0, exp(x_0)) for i = 1 .. d - 1, `scale` a (Neal 2003,
+    section 8):
 
-    E(x) = x_0^2 / (2 a^2) + (d - 1) x_0 / 2 + exp(-x_0) sum_i x_i^2 / 2,  log Z = d log(2 pi) / 2 + log a.
+    E(x) = x_0^2 / (2 a^2) + (d - 1) x_0 / 2 + exp(-x_0) sum_i x_i^2 / 2,  log Z = d log(2 pi) / 2 +
+    log a.
     """
 
     scale: Tensor
@@ -191,7 +226,11 @@ class Funnel(Law):
 
     def forward(self, x: Tensor) -> Tensor:
         neck, rest = x[:, 0], x[:, 1:].square().sum(1)
-        return (neck / self.scale).square() / 2 + (self.dimension - 1) * neck / 2 + torch.exp(-neck) * rest / 2
+        return (
+            (neck / self.scale).square() / 2
+            + (self.dimension - 1) * neck / 2
+            + torch.exp(-neck) * rest / 2
+        )
 
     def log_partition(self) -> float:
         return self.dimension * LOG_2PI / 2 + math.log(float(self.scale))
@@ -202,7 +241,12 @@ class Funnel(Law):
         return torch.cat([pull - neck / self.scale.square(), -precision * x[:, 1:]], 1)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        x = torch.randn((count, self.dimension), generator=generator, dtype=self.scale.dtype, device=generator.device)
+        x = torch.randn(
+            (count, self.dimension),
+            generator=generator,
+            dtype=self.scale.dtype,
+            device=generator.device,
+        )
         x[:, 0] *= self.scale
         x[:, 1:] *= torch.exp(x[:, :1] / 2)
         return x
@@ -211,13 +255,20 @@ class Funnel(Law):
 class TruncatedGaussian(Law):
     """Independent N(m_i, s_i^2) within the box [low, high]^d: E(x) = |(x - m) / s|^2 / 2 there,
 
-    log Z = sum_i log(s_i sqrt(2 pi) (Phi((high - m_i) / s_i) - Phi((low - m_i) / s_i))). `mean`, `std` [d].
+    log Z = sum_i log(s_i sqrt(2 pi) (Phi((high - m_i) / s_i) - Phi((low - m_i) / s_i))). `mean`,
+    `std` [d].
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, mean: Tensor, std: Tensor, box: tuple[float, float], shape: Sequence[int] | None = None) -> None:
+    def __init__(
+        self,
+        mean: Tensor,
+        std: Tensor,
+        box: tuple[float, float],
+        shape: Sequence[int] | None = None,
+    ) -> None:
         super().__init__(mean.shape if shape is None else shape, box=box)
         self.low, self.high = box
         self.register_buffer("mean", mean)
@@ -225,7 +276,9 @@ class TruncatedGaussian(Law):
 
     @classmethod
     def fit(cls, rows: Tensor, noise: float, box: tuple[float, float]) -> TruncatedGaussian:
-        """The components' means and variances (before truncation) of the rows, plus `noise`^2 and a little more."""
+        """The components' means and variances (before truncation) of the rows, plus `noise`^2 and a
+        little more.
+        """
         flat = rows.flatten(1).double()
         variance = flat.var(0) + noise**2 + 1e-3 * (box[1] - box[0]) ** 2
         return cls(flat.mean(0).to(rows.dtype), variance.sqrt().to(rows.dtype), box, rows.shape[1:])
@@ -233,7 +286,9 @@ class TruncatedGaussian(Law):
     def _ends(self) -> tuple[Tensor, Tensor]:
         """Phi at both walls, `[d]` float64."""
         mean, std = self.mean.double(), self.std.double()
-        return torch.special.ndtr((self.low - mean) / std), torch.special.ndtr((self.high - mean) / std)
+        return torch.special.ndtr((self.low - mean) / std), torch.special.ndtr(
+            (self.high - mean) / std
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return ((x.flatten(1) - self.mean) / self.std).square().sum(1) / 2
@@ -248,16 +303,25 @@ class TruncatedGaussian(Law):
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         """By inversion of the cumulative distribution, in float64."""
         low, high = self._ends()
-        uniform = torch.rand((count, self.dimension), generator=generator, dtype=torch.float64, device=generator.device)
+        uniform = torch.rand(
+            (count, self.dimension),
+            generator=generator,
+            dtype=torch.float64,
+            device=generator.device,
+        )
         x = self.mean + self.std * torch.special.ndtri(low + uniform * (high - low))
         return x.clamp(self.low, self.high).to(self.mean.dtype).view(count, *self.shape)
 
 
 def _mixture() -> GaussianMixture:
-    """Shares 0.2, 0.3 and 0.5, Z = 5; random-walk Metropolis with N(0, 1) steps forgets its start in 50 transitions."""
+    """Shares 0.2, 0.3 and 0.5, Z = 5; random-walk Metropolis with N(0, 1) steps forgets its start
+    in 50 transitions.
+    """
     covariances = [[[0.6, 0.2], [0.2, 0.5]], [[0.5, -0.2], [-0.2, 0.6]], [[0.8, 0.0], [0.0, 0.3]]]
     means = [[-1.2, -0.8], [1.2, -0.8], [0.0, 1.2]]
-    return GaussianMixture(torch.tensor([1.0, 1.5, 2.5]), torch.tensor(means), torch.tensor(covariances))
+    return GaussianMixture(
+        torch.tensor([1.0, 1.5, 2.5]), torch.tensor(means), torch.tensor(covariances)
+    )
 
 
 LAWS: dict[str, Callable[[], Law]] = {
@@ -265,5 +329,7 @@ LAWS: dict[str, Callable[[], Law]] = {
     "mixture": _mixture,
     "rings": lambda: Rings(torch.tensor([1.0, 2.5]), 0.3, torch.tensor([1.0, 0.8])),
     "funnel": lambda: Funnel(3, 1.5),
-    "box": lambda: TruncatedGaussian(torch.tensor([0.2, 1.4]), torch.tensor([0.8, 0.5]), (-1.0, 1.0)),
+    "box": lambda: TruncatedGaussian(
+        torch.tensor([0.2, 1.4]), torch.tensor([0.8, 0.5]), (-1.0, 1.0)
+    ),
 }

@@ -30,9 +30,14 @@ class MLPEnergy(DeepEnergy):
     ) -> None:
         super().__init__(shape, base_scale, box)
         widths = [self.dimension, *hidden]
-        hidden_layers = [maybe_normalised(nn.Linear(*pair), spectral_norm) for pair in pairwise(widths)]
-        self.layers = nn.ModuleList([*hidden_layers, maybe_normalised(small(nn.Linear(widths[-1], 1)), spectral_norm)])
-        # the same modules without nn.Module's bookkeeping, which costs small networks a few per cent
+        hidden_layers = [
+            maybe_normalised(nn.Linear(*pair), spectral_norm) for pair in pairwise(widths)
+        ]
+        self.layers = nn.ModuleList(
+            [*hidden_layers, maybe_normalised(small(nn.Linear(widths[-1], 1)), spectral_norm)]
+        )
+        # the same modules without nn.Module's bookkeeping, which costs small networks a few per
+        # cent
         self._linears = cast(tuple[nn.Linear, ...], tuple(self.layers))
 
     def network(self, x: Tensor) -> Tensor:
@@ -41,7 +46,9 @@ class MLPEnergy(DeepEnergy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As autograd would, with one pass forward and one back by hand, which spares autograd's graph."""
+        """As autograd would, with one pass forward and one back by hand, which spares autograd's
+        graph.
+        """
         first, *others, last = self._linears
         inputs = silu_inputs(linear(x.flatten(1), first.weight, first.bias), others)
         energy = linear(silu(inputs[-1]), last.weight, last.bias).squeeze(1)
@@ -52,32 +59,44 @@ class MLPEnergy(DeepEnergy):
     @torch.no_grad()
     def gradient(self, x: Tensor, beta: Tensor | None = None) -> Tensor:
         first, *others, _ = self._linears
-        return self._backward(x, silu_inputs(linear(x.flatten(1), first.weight, first.bias), others), beta)
+        return self._backward(
+            x, silu_inputs(linear(x.flatten(1), first.weight, first.bias), others), beta
+        )
 
-    def slope_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """As double backward would, in half the time and memory: see `SlopeAndCurvature`."""
+    def gradient_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+        """As double backward would, in half the time and memory: see `GradientAndCurvature`."""
         *hidden, last = self._linears
-        tensors = [layer.weight for layer in hidden], [layer.bias for layer in hidden], [last.weight]
+        tensors = (
+            [layer.weight for layer in hidden],
+            [layer.bias for layer in hidden],
+            [last.weight],
+        )
         precision = 1 / self.base_scale**2 if self.box is None else 0.0
-        slope, curvatures = SlopeAndCurvature.apply(precision, x.flatten(1), directions.flatten(2), *chain(*tensors))
+        slope, curvatures = GradientAndCurvature.apply(
+            precision, x.flatten(1), directions.flatten(2), *chain(*tensors)
+        )
         return slope.view_as(x), curvatures
 
     def _backward(self, x: Tensor, inputs: list[Tensor], beta: Tensor | None) -> Tensor:
         """The gradient [N, *shape], of E or E_beta, from the `inputs` of the SiLUs."""
         *hidden, last = self._linears
-        gradient = pull_back(last.weight if beta is None else last.weight * beta[:, None], inputs, hidden)
+        gradient = pull_back(
+            last.weight if beta is None else last.weight * beta[:, None], inputs, hidden
+        )
         return self.with_base_gradient(gradient, x)
 
 
-class SlopeAndCurvature(torch.autograd.Function):
-    """grad E(x) [N, d] and v.H v [P, N] of a SiLU perceptron, their gradient in its weights worked out by hand as well.
+class GradientAndCurvature(torch.autograd.Function):
+    """grad E(x) [N, d] and v.H v [P, N] of a SiLU perceptron, their gradient in its weights worked
+    out by hand as well.
 
-    With a_l = W_l z_{l-1} + b_l, z_l = silu(a_l), z_0 = x, tangents t_0 = v, p_l = W_l t_{l-1}, t_l = silu'(a_l) p_l, and
-    adjoints r_l = dE/dz_l, r_{l-1} = W_l' (silu'(a_l) r_l),
+    With a_l = W_l z_{l-1} + b_l, z_l = silu(a_l), z_0 = x, tangents t_0 = v, p_l = W_l t_{l-1}, t_l
+    = silu'(a_l) p_l, and adjoints r_l = dE/dz_l, r_{l-1} = W_l' (silu'(a_l) r_l),
 
         grad E = r_0 + x / s^2,    v.H v = sum_l r_l . silu''(a_l) p_l^2 + |v|^2 / s^2
 
-    Let a bar denote a gradient of the loss, k [P, N] that of v.H v. Up the layers, from that of r_0, with g_l = silu'(a_l) r_l,
+    Let a bar denote a gradient of the loss, k [P, N] that of v.H v. Up the layers, from that of
+    r_0, with g_l = silu'(a_l) r_l,
 
         bar g_l = W_l bar r_{l-1},    q_l = sum_P k p_l^2,    bar r_l = silu'(a_l) bar g_l + silu''(a_l) q_l
 
@@ -92,12 +111,20 @@ class SlopeAndCurvature(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx: Any, precision: float, x: Tensor, v: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+    def forward(
+        ctx: Any, precision: float, x: Tensor, v: Tensor, *tensors: Tensor
+    ) -> tuple[Tensor, Tensor]:
         depth = len(tensors) // 2
         weights, biases, adjoint = tensors[:depth], tensors[depth:-1], tensors[-1]
-        inputs, pushed, adjoints = [linear(x, weights[0], biases[0])], [linear(v, weights[0])], [adjoint]
+        inputs, pushed, adjoints = (
+            [linear(x, weights[0], biases[0])],
+            [linear(v, weights[0])],
+            [adjoint],
+        )
         for weight, bias in zip(weights[1:], biases[1:], strict=True):
-            pushed.append(linear(silu_backward(pushed[-1], inputs[-1].expand_as(pushed[-1])), weight))
+            pushed.append(
+                linear(silu_backward(pushed[-1], inputs[-1].expand_as(pushed[-1])), weight)
+            )
             inputs.append(linear(silu(inputs[-1]), weight, bias))
         curvatures = v.square().sum(2).mul_(precision)
         for weight, a, p in zip(reversed(weights), reversed(inputs), reversed(pushed), strict=True):
@@ -143,7 +170,10 @@ class SlopeAndCurvature(torch.autograd.Function):
             z, t = x, v
             if layer:
                 below = inputs[layer - 1]
-                z, t = silu(below), silu_backward(pushed[layer - 1], below.expand_as(pushed[layer - 1]))
+                z, t = (
+                    silu(below),
+                    silu_backward(pushed[layer - 1], below.expand_as(pushed[layer - 1])),
+                )
             bar_weight.addmm_(bar_a.T, z).addmm_(bar_p.flatten(0, 1).T, t.flatten(0, 1))
             bar_weights.insert(0, bar_weight)
             bar_biases.insert(0, bar_a.sum(0))
@@ -169,8 +199,8 @@ def _third(a: Tensor) -> Tensor:
 
 
 def output(value: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
-    """What `value` [N, width], a linear layer's, becomes behind a SiLU and a linear layer for each of `layers`, [N, outputs].
-    It may be overwritten.
+    """What `value` [N, width], a linear layer's, becomes behind a SiLU and a linear layer for each
+    of `layers`, [N, outputs]. It may be overwritten.
     """
     for layer in layers:
         value = silu(value, inplace=not value.requires_grad)  # autograd needs what is before it
@@ -179,7 +209,9 @@ def output(value: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
 
 
 def silu_inputs(first: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """What goes into each SiLU, `[N, width]` each: `first`, and what each of the hidden `layers` behind it gives."""
+    """What goes into each SiLU, `[N, width]` each: `first`, and what each of the hidden `layers`
+    behind it gives.
+    """
     inputs = [first]
     for layer in layers:
         inputs.append(linear(silu(inputs[-1]), layer.weight, layer.bias))
@@ -187,8 +219,8 @@ def silu_inputs(first: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
 
 
 def pull_back(gradient: Tensor, inputs: Sequence[Tensor], hidden: Sequence[nn.Linear]) -> Tensor:
-    """The gradient in x, [N, d], from that in the last SiLU's values, [N, width] or [1, width]: down the `hidden` layers, with
-    the `inputs` of their SiLUs.
+    """The gradient in x, [N, d], from that in the last SiLU's values, [N, width] or [1, width]:
+    down the `hidden` layers, with the `inputs` of their SiLUs.
     """
     for layer, before in zip(reversed(hidden), reversed(inputs), strict=True):
         gradient = silu_backward(gradient.expand_as(before), before) @ layer.weight

@@ -13,9 +13,11 @@ from pipeline.energies.discrete import enumerated
 
 
 class QuadraticBinary(Energy):
-    """E(x) = -x.W x / 2 - b.x, x in {0, 1}^d, W symmetric with zero diagonal (Hinton & Sejnowski 1983, no hidden units).
+    """E(x) = -x.W x / 2 - b.x, x in {0, 1}^d, W symmetric with zero diagonal (Hinton & Sejnowski
+    1983, no hidden units).
 
-    W is the symmetric part of the parameter `weight` [d, d] off its diagonal; its entries start at N(0, `weight_scale`^2).
+    W is the symmetric part of the parameter `weight` [d, d] off its diagonal; its entries start at
+    N(0, `weight_scale`^2).
     """
 
     undecayed = ("bias",)
@@ -38,8 +40,8 @@ class QuadraticBinary(Energy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """grad E = -(W x + b), by hand; both times `beta` [N], for E_0 = 0. E is linear in each x_i, so the change on
-        flipping x_i is exactly (1 - 2 x_i) grad_i E.
+        """grad E = -(W x + b), by hand; both times `beta` [N], for E_0 = 0. E is linear in each
+        x_i, so the change on flipping x_i is exactly (1 - 2 x_i) grad_i E.
         """
         flat = x.flatten(1)
         pull = flat @ self.symmetric()

@@ -1,11 +1,13 @@
-"""Restricted Boltzmann machines with binary hidden units and binary, Gaussian or categorical visible ones.
+"""Restricted Boltzmann machines with binary hidden units and binary, Gaussian or categorical
+visible ones.
 
     E(v, h) = A(v) - c.h - phi(v).W h,   h in {0, 1}^m
 
-The position is v alone, the hidden units summed out (the free energy): E(v) = A(v) - sum_j softplus(c_j + W_j.phi(v)).
-The kinds differ in A, in phi and in the law of v given h. Gibbs sampling sweeps h given v, then v given h, and so leaves p(v)
-invariant. A ladder tempers the joint law, E_beta(v, h) = A(v) - beta (c.h + phi(v).W h): from independent visible units to the
-model, by blocks that keep their form (Salakhutdinov & Murray 2008).
+The position is v alone, the hidden units summed out (the free energy): E(v) = A(v) - sum_j
+softplus(c_j + W_j.phi(v)). The kinds differ in A, in phi and in the law of v given h. Gibbs
+sampling sweeps h given v, then v given h, and so leaves p(v) invariant. A ladder tempers the joint
+law, E_beta(v, h) = A(v) - beta (c.h + phi(v).W h): from independent visible units to the model, by
+blocks that keep their form (Salakhutdinov & Murray 2008).
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class RestrictedBoltzmannMachine(Energy):
         return -(self.features(x) @ self.visible_bias)
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
-        """grad A(v) less the derivative of phi(v).`pull`; `pull` [N, inputs] is W' p(h = 1 | v), and may be overwritten."""
+        """grad A(v) less the derivative of phi(v).`pull`; `pull` [N, inputs] is W' p(h = 1 | v),
+        and may be overwritten.
+        """
         raise NotImplementedError
 
     def visible_law(self, field: Tensor) -> Conditional:
@@ -56,26 +60,36 @@ class RestrictedBoltzmannMachine(Energy):
         raise NotImplementedError
 
     def visible_log_partition(self, field: Tensor) -> Tensor:
-        """log of the sum over v of exp(-A(v) + phi(v).W h) for `field` = visible_bias + W' h, `[N, inputs] -> [N]`."""
+        """log of the sum over v of exp(-A(v) + phi(v).W h) for `field` = visible_bias + W' h, `[N,
+        inputs] -> [N]`.
+        """
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.visible_energy(x) - softplus(linear(self.features(x), self.weight, self.hidden_bias)).sum(1)
+        return self.visible_energy(x) - softplus(
+            linear(self.features(x), self.weight, self.hidden_bias)
+        ).sum(1)
 
     def base(self, x: Tensor) -> Tensor:
-        """The model without its weights and hidden biases: independent visible units, 2^m states of the hidden ones."""
+        """The model without its weights and hidden biases: independent visible units, 2^m states of
+        the hidden ones.
+        """
         return self.visible_energy(x) - len(self.hidden_bias) * math.log(2)
 
     def base_log_partition(self) -> float:
-        return float(self.visible_log_partition(self.visible_bias[None]).detach()) + len(self.hidden_bias) * math.log(2)
+        return float(self.visible_log_partition(self.visible_bias[None]).detach()) + len(
+            self.hidden_bias
+        ) * math.log(2)
 
     @torch.no_grad()
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
         """`count` draws of the base law, p(v | h = 0), `[count, *shape]`."""
         return self.visible_law(self.visible_bias.expand(count, -1)).sample(generator)
 
     def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """E_beta(v) = A(v) - sum_j softplus(beta (c_j + W_j.phi(v))), the free energy of the tempered joint law."""
+        """E_beta(v) = A(v) - sum_j softplus(beta (c_j + W_j.phi(v))), the free energy of the
+        tempered joint law.
+        """
         field = linear(self.features(x), self.weight, self.hidden_bias)
         return self.visible_energy(x) - softplus(beta[:, None] * field).sum(1)
 
@@ -102,14 +116,19 @@ class RestrictedBoltzmannMachine(Energy):
     def log_sum(self) -> Tensor | None:
         """log Z = logsumexp over the hidden states of c.h + log sum_v exp(-A(v) + phi(v).W h).
 
-        Or over the visible states, where they are finite and fewer; None where there are more than 2^20 of both.
+        Or over the visible states, where they are finite and fewer; None where there are more than
+        2^20 of both.
         """
         hidden_states = 2 ** len(self.hidden_bias)
-        if hidden_states > ENUMERABLE_STATES or (self.levels is not None and self.levels**self.dimension < hidden_states):
+        if hidden_states > ENUMERABLE_STATES or (
+            self.levels is not None and self.levels**self.dimension < hidden_states
+        ):
             return enumerated(self)
 
         def log_weight(h: Tensor) -> Tensor:
-            return h @ self.hidden_bias + self.visible_log_partition(torch.addmm(self.visible_bias, h, self.weight))
+            return h @ self.hidden_bias + self.visible_log_partition(
+                torch.addmm(self.visible_bias, h, self.weight)
+            )
 
         return log_sum_over_states(2, len(self.hidden_bias), log_weight, self.weight)
 
@@ -135,15 +154,18 @@ class BernoulliRBM(RestrictedBoltzmannMachine):
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
-        """Visible biases start at the data's log odds (Hinton 2010, section 8.1), from means kept off 0 and 1."""
+        """Visible biases start at the data's log odds (Hinton 2010, section 8.1), from means kept
+        off 0 and 1.
+        """
         self.visible_bias.copy_(torch.logit(rows.flatten(1).mean(0).clamp(0.01, 0.99)))
 
 
 class GaussianRBM(RestrictedBoltzmannMachine):
-    """v in R^d with a learned variance each: A(v) = sum_i (v_i - b_i)^2 / (2 s_i^2), phi(v)_i = v_i / s_i^2.
+    """v in R^d with a learned variance each: A(v) = sum_i (v_i - b_i)^2 / (2 s_i^2), phi(v)_i = v_i
+    / s_i^2.
 
-    The parametrisation of Cho, Ilin & Raiko (2011), log s_i^2 learned: v given h is N(b + W' h, s^2), a mixture of
-    Gaussians all in all.
+    The parametrisation of Cho, Ilin & Raiko (2011), log s_i^2 learned: v given h is N(b + W' h,
+    s^2), a mixture of Gaussians all in all.
     """
 
     def __init__(self, shape: Sequence[int], hidden: int, weight_scale: float) -> None:
@@ -155,10 +177,14 @@ class GaussianRBM(RestrictedBoltzmannMachine):
         return x.flatten(1) * torch.exp(-self.log_variance)
 
     def visible_energy(self, x: Tensor) -> Tensor:
-        return ((x.flatten(1) - self.visible_bias).square() * torch.exp(-self.log_variance)).sum(1) / 2
+        return ((x.flatten(1) - self.visible_bias).square() * torch.exp(-self.log_variance)).sum(
+            1
+        ) / 2
 
     def visible_law(self, field: Tensor) -> Conditional:
-        return Normal(field.view(-1, *self.shape), torch.exp(self.log_variance / 2).view(self.shape))
+        return Normal(
+            field.view(-1, *self.shape), torch.exp(self.log_variance / 2).view(self.shape)
+        )
 
     def visible_log_partition(self, field: Tensor) -> Tensor:
         """sum_i log(2 pi s_i^2) / 2 + (field_i^2 - b_i^2) / (2 s_i^2): completing the square."""
@@ -166,7 +192,9 @@ class GaussianRBM(RestrictedBoltzmannMachine):
         return (squares + math.log(2 * math.pi) + self.log_variance).sum(1) / 2
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
-        return ((x.flatten(1) - self.visible_bias - pull) * torch.exp(-self.log_variance)).view_as(x)
+        return ((x.flatten(1) - self.visible_bias - pull) * torch.exp(-self.log_variance)).view_as(
+            x
+        )
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
@@ -176,7 +204,9 @@ class GaussianRBM(RestrictedBoltzmannMachine):
 
 
 class PottsRBM(RestrictedBoltzmannMachine, CategoricalEnergy):
-    """v in {0, ..., q-1}^d: phi(v) is its one-hot encoding, A(v) = -b.phi(v) (Salakhutdinov, Mnih & Hinton 2007)."""
+    """v in {0, ..., q-1}^d: phi(v) is its one-hot encoding, A(v) = -b.phi(v) (Salakhutdinov, Mnih &
+    Hinton 2007).
+    """
 
     def __init__(self, shape: Sequence[int], levels: int, hidden: int, weight_scale: float) -> None:
         super().__init__(shape, levels=levels)
@@ -193,7 +223,9 @@ class PottsRBM(RestrictedBoltzmannMachine, CategoricalEnergy):
     def of_one_hot(self, encoded: Tensor, beta: Tensor | None = None) -> Tensor:
         flat = encoded.flatten(1)
         field = linear(flat, self.weight, self.hidden_bias)
-        return -(flat @ self.visible_bias) - softplus(field if beta is None else beta[:, None] * field).sum(1)
+        return -(flat @ self.visible_bias) - softplus(
+            field if beta is None else beta[:, None] * field
+        ).sum(1)
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
         """In the one-hot encoding, [N, *shape, q]; with two levels in x, [N, *shape]."""

@@ -1,4 +1,6 @@
-"""Annealed importance sampling: estimates of log Z from below, and for energies with conditionals from above as well."""
+"""Annealed importance sampling: estimates of log Z from below, and for energies with conditionals
+from above as well.
+"""
 
 from __future__ import annotations
 
@@ -10,13 +12,14 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Energy, Target
+from pipeline.common.types import Progress
+from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional
 from pipeline.energies.laws import Law
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
+from pipeline.energies.target import Target
 from pipeline.kernels import gibbs, mala
 from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy, per_chain
-from pipeline.types import Progress
 
 TARGET_ACCEPTANCE = 0.65
 
@@ -39,7 +42,7 @@ class Bridge(Energy):
     def base_log_partition(self) -> float:
         return self.law.log_partition()
 
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
+    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
         return self.law.sample(count, generator)
 
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
@@ -49,16 +52,20 @@ class Bridge(Energy):
             return energy, gradient
         start = self.law(x)
         weight = per_chain(beta, gradient)
-        return (1 - beta) * start + beta * energy, weight * gradient - (1 - weight) * self.law.score(x)
+        return (1 - beta) * start + beta * energy, weight * gradient - (
+            1 - weight
+        ) * self.law.score(x)
 
 
 class RatesBridge(Energy):
-    """An RBM over levels with another base law than its own: visible units independent, at the rates of `rows` [S, *shape].
+    """An RBM over levels with another base law than its own: visible units independent, at the
+    rates of `rows` [S, *shape].
 
         E_beta(v, h) = -((1 - beta) b_0 + beta b).phi(v) - beta (c.h + phi(v).W h),
 
-    the base-rate model of Salakhutdinov & Murray (2008): b_0 are the biases that a model starts from on these
-    rows, nearer to what it has learned than its own biases b without the weights they were learned with.
+    the base-rate model of Salakhutdinov & Murray (2008): b_0 are the biases that a model starts
+    from on these rows, nearer to what it has learned than its own biases b without the weights they
+    were learned with.
     """
 
     def __init__(self, rbm: BernoulliRBM | PottsRBM, rows: Tensor) -> None:
@@ -77,12 +84,16 @@ class RatesBridge(Energy):
     def base_log_partition(self) -> float:
         return self.start.base_log_partition()
 
-    def noise(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.start.noise(count, generator)
+    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
+        return self.start.sample_base(count, generator)
 
     def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """The free energy of the joint law above: the RBM's own path, and what its biases lack or exceed at this beta."""
-        return self.rbm.tempered(x, beta) + (1 - beta) * (self.start.visible_energy(x) - self.rbm.visible_energy(x))
+        """The free energy of the joint law above: the RBM's own path, and what its biases lack or
+        exceed at this beta.
+        """
+        return self.rbm.tempered(x, beta) + (1 - beta) * (
+            self.start.visible_energy(x) - self.rbm.visible_energy(x)
+        )
 
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
         if block == "hidden" or beta is None:
@@ -93,7 +104,9 @@ class RatesBridge(Energy):
 
 
 class AISResult(NamedTuple):
-    """`log_z` in nats, its standard error (delta method over particles), the ESS ratio of the weights, the particles."""
+    """`log_z` in nats, its standard error (delta method over particles), the ESS ratio of the
+    weights, the particles.
+    """
 
     log_z: float
     standard_error: float
@@ -104,27 +117,33 @@ class AISResult(NamedTuple):
 def annealed_log_partition(
     path: Energy, temperatures: int, particles: int, generator: torch.Generator, step_size: float
 ) -> Generator[Progress, None, AISResult]:
-    """AIS (Neal 2001) along the energy's path, beta_0 = 0 < ... < beta_T = 1, from its base law, whose Z_0 is known:
+    """AIS (Neal 2001) along the energy's path, beta_0 = 0 < ... < beta_T = 1, from its base law,
+    whose Z_0 is known:
 
         log w = sum_t E_{beta_{t-1}}(x_{t-1}) - E_{beta_t}(x_{t-1}),   x_t ~ MALA transition of E_{beta_t} from x_{t-1},
         Z / Z_0 = E[w].
 
-    w is unbiased, so log Z is underestimated on average (and a likelihood flattered) by about half the square of its standard
-    error, where that is small. Betas are squared, close together near the base, where weights change most. The step size
-    follows the particles' mean acceptance towards 0.65 as the path goes on, which ties w to them by a little: w is unbiased
-    exactly only in the limit of many. Yields progress, returns the result.
+    w is unbiased, so log Z is underestimated on average (and a likelihood flattered) by about half
+    the square of its standard error, where that is small. Betas are squared, close together near
+    the base, where weights change most. The step size follows the particles' mean acceptance
+    towards 0.65 as the path goes on, which ties w to them by a little: w is unbiased exactly only
+    in the limit of many. Yields progress, returns the result.
     """
     betas = torch.linspace(0, 1, temperatures + 1).square()
-    start = path.noise(particles, generator)
-    ratio = yield from _anneal(path, betas, start, mala.kernel, generator, "annealed importance sampling", step_size)
+    start = path.sample_base(particles, generator)
+    ratio = yield from _anneal(
+        path, betas, start, mala.kernel, generator, "annealed importance sampling", step_size
+    )
     return ratio._replace(log_z=path.base_log_partition() + ratio.log_z)
 
 
 def gibbs_log_partition(
     path: Energy, temperatures: int, particles: int, generator: torch.Generator
 ) -> Generator[Progress, None, AISResult]:
-    """The same with a Gibbs sweep for the transition, and betas evenly spaced: nothing adapts, w is unbiased."""
-    betas, start = torch.linspace(0, 1, temperatures + 1), path.noise(particles, generator)
+    """The same with a Gibbs sweep for the transition, and betas evenly spaced: nothing adapts, w is
+    unbiased.
+    """
+    betas, start = torch.linspace(0, 1, temperatures + 1), path.sample_base(particles, generator)
     ratio = yield from _anneal(path, betas, start, GIBBS, generator, "annealed importance sampling")
     return ratio._replace(log_z=path.base_log_partition() + ratio.log_z)
 
@@ -132,22 +151,28 @@ def gibbs_log_partition(
 def reverse_log_partition(
     path: Energy, temperatures: int, starts: Tensor, generator: torch.Generator
 ) -> Generator[Progress, None, AISResult]:
-    """AIS from the model to its base law: Z_0 / Z = E[w], so log Z is overestimated on average, for draws of the model.
+    """AIS from the model to its base law: Z_0 / Z = E[w], so log Z is overestimated on average, for
+    draws of the model.
 
-    Those are made by `temperatures` Gibbs sweeps of the model from `starts` [N, *shape], one particle each. As far as they
-    are not yet draws of the model, the bound from above is not one (Grosse, Ghahramani & Adams 2015); forward
-    and reverse estimates that agree, from starts as different as noise and data, say that both are right.
+    Those are made by `temperatures` Gibbs sweeps of the model from `starts` [N, *shape], one
+    particle each. As far as they are not yet draws of the model, the bound from above is not one
+    (Grosse, Ghahramani & Adams 2015); forward and reverse estimates that agree, from starts as
+    different as noise and data, say that both are right.
     """
     target, state = Target(path), gibbs.init(starts, Target(path))
     for sweep in range(1, temperatures + 1):
         state, _ = gibbs.step(generator, state, target)
         yield Progress("draws of the model", sweep, temperatures)
     betas = torch.linspace(1, 0, temperatures + 1)
-    ratio = yield from _anneal(path, betas, state.position, GIBBS, generator, "reverse annealed importance sampling")
+    ratio = yield from _anneal(
+        path, betas, state.position, GIBBS, generator, "reverse annealed importance sampling"
+    )
     return ratio._replace(log_z=path.base_log_partition() - ratio.log_z)
 
 
-def _gibbs_step(generator: torch.Generator, state: EnergyState, target: Target) -> tuple[EnergyState, Info]:
+def _gibbs_step(
+    generator: torch.Generator, state: EnergyState, target: Target
+) -> tuple[EnergyState, Info]:
     moved, info = gibbs.step(generator, gibbs.State(state.position), target)
     return init_energy(moved.position, target), info
 
@@ -165,7 +190,9 @@ def _anneal(
     doing: str,
     step_size: float | None = None,
 ) -> Generator[Progress, None, AISResult]:
-    """Particles from `start` [N, *shape], draws at betas[0], along `betas`; `log_z` is that of Z_last / Z_first."""
+    """Particles from `start` [N, *shape], draws at betas[0], along `betas`; `log_z` is that of
+    Z_last / Z_first.
+    """
     particles, last = len(start), len(betas) - 1
     log_weights = torch.zeros(particles, dtype=torch.float64)
     target = Target(path, betas[0].expand(particles))
@@ -177,7 +204,9 @@ def _anneal(
         log_weights += (state.energy - moved.energy).double()
         state, info = kernel.step(generator, moved, target, **parameters)
         if step_size is not None:
-            parameters["step_size"] *= math.exp(0.1 * (float(info.acceptance.mean()) - TARGET_ACCEPTANCE))
+            parameters["step_size"] *= math.exp(
+                0.1 * (float(info.acceptance.mean()) - TARGET_ACCEPTANCE)
+            )
         yield Progress(doing, index, last)
     weights = torch.softmax(log_weights, 0)
     ess = float(1 / (particles * weights.square().sum()))

@@ -1,4 +1,6 @@
-"""Compositions of two laws in the plane that a model has learned, against those of the laws themselves."""
+"""Compositions of two laws in the plane that a model has learned, against those of the laws
+themselves.
+"""
 
 from __future__ import annotations
 
@@ -8,11 +10,11 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pipeline.common.types import Figures
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation
-from pipeline.evaluation.curves import write_figure
 from pipeline.evaluation.likelihood import log_z_by_quadrature
-from pipeline.types import Figures
+from pipeline.storage.figures import write_figure
 
 REACH, SIDE = 12.0, 600  # the grid: midpoints of [-12, 12]^2, wider than a base term of scale 2
 SHOWN = 4.5
@@ -49,13 +51,24 @@ def composed(first: Energy, second: Energy) -> dict[str, Energy]:
 
 @torch.no_grad()
 def compare(first: Energy, second: Energy, truths: tuple[Tensor, Tensor]) -> dict[str, Compared]:
-    """Both parts and their compositions beside what the laws with the log densities `truths` [SIDE^2], on the grid, make."""
+    """Both parts and their compositions beside what the laws with the log densities `truths`
+    [SIDE^2], on the grid, make.
+    """
     one, other = truths
-    laws = {"first": one, "second": other, "and": one + other, "or": torch.logaddexp(one, other), "not": one - WEIGHT * other}
+    laws = {
+        "first": one,
+        "second": other,
+        "and": one + other,
+        "or": torch.logaddexp(one, other),
+        "not": one - WEIGHT * other,
+    }
     energies = {"first": first, "second": second, **composed(first, second)}
     points = grid().split(60_000)
     return {
-        name: Compared(law.log_softmax(0), torch.cat([-energies[name](some).double() for some in points]).log_softmax(0))
+        name: Compared(
+            law.log_softmax(0),
+            torch.cat([-energies[name](some).double() for some in points]).log_softmax(0),
+        )
         for name, law in laws.items()
     }
 
@@ -69,14 +82,22 @@ def composition_figures(compared: dict[str, Compared]) -> Figures:
 
 def draw_compositions(compared: dict[str, Compared], names: tuple[str, str], output: str) -> None:
     """`compositions.png`: a column for each law, the truth above the model, to one scale each."""
-    titles = {"first": names[0], "second": names[1], "and": "both", "or": "either", "not": f"{names[0]}, not {names[1]}"}
+    titles = {
+        "first": names[0],
+        "second": names[1],
+        "and": "both",
+        "or": "either",
+        "not": f"{names[0]}, not {names[1]}",
+    }
     inside = grid().view(SIDE, SIDE, 2)[:, 0, 0].abs() < SHOWN
     figure = Figure(figsize=(2.3 * len(compared), 5.2), layout="constrained")
     axes = figure.subplots(2, len(compared))
     for column, (name, both) in enumerate(compared.items()):
         for row, logs in enumerate(both):
             density = logs.exp().view(SIDE, SIDE)[inside][:, inside].T.numpy()
-            axes[row, column].imshow(density, origin="lower", extent=(-SHOWN, SHOWN) * 2, cmap="magma", vmin=0)
+            axes[row, column].imshow(
+                density, origin="lower", extent=(-SHOWN, SHOWN) * 2, cmap="magma", vmin=0
+            )
             axes[row, column].set_xticks([])
             axes[row, column].set_yticks([])
         axes[0, column].set_title(titles[name], fontsize=10)

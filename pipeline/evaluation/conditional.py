@@ -1,4 +1,6 @@
-"""What a conditional model is judged by: log p(x | c) of held-out rows, and what is most probable under their contexts."""
+"""What a conditional model is judged by: log p(x | c) of held-out rows, and what is most probable
+under their contexts.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,14 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from pipeline.config import RunConfig
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures, Progress
+from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
 from pipeline.energies.laws import Gaussian
 from pipeline.evaluation.likelihood import independent_levels
-from pipeline.inference import argmax
-from pipeline.rng import torch_generator
-from pipeline.types import Figures, Progress
+from pipeline.evaluation.search import argmax
 
 SIDES = {1: 1000, 2: 128}  # points a side of the grid, by dimension
 ROWS = {1: 4000, 2: 500}  # held-out rows that are scored on a grid, which each context needs anew
@@ -24,7 +26,9 @@ SEARCHED = 500  # rows for which the most probable position is looked for
 
 
 def log_z_on_grid(bound: Energy, box: tuple[float, float]) -> Tensor:
-    """log of the integral of exp(-E(x | c)) over [low, high]^d, d = 1 or 2, by the midpoint rule, `[contexts]` float64."""
+    """log of the integral of exp(-E(x | c)) over [low, high]^d, d = 1 or 2, by the midpoint rule,
+    `[contexts]` float64.
+    """
     side, (low, high) = SIDES[bound.dimension], box
     step = (high - low) / side
     line = (torch.arange(side) + 0.5) * step + low
@@ -36,10 +40,13 @@ def log_z_on_grid(bound: Energy, box: tuple[float, float]) -> Tensor:
     return torch.logsumexp(torch.stack(sums), 0) + bound.dimension * math.log(step)
 
 
-def log_likelihood(energy: Energy, x: Tensor, context: Tensor, box: tuple[float, float]) -> Tensor | None:
+def log_likelihood(
+    energy: Energy, x: Tensor, context: Tensor, box: tuple[float, float]
+) -> Tensor | None:
     """log p(x | c) of rows `[N, *shape]` under contexts `[N, *context_shape]`, `[N]` float64 nats.
 
-    Z(c) is exact where the energy has it, else by a grid over `box` in one or two real dimensions; None elsewhere.
+    Z(c) is exact where the energy has it, else by a grid over `box` in one or two real dimensions;
+    None elsewhere.
     """
     values = []
     for rows, contexts in zip(x.split(100), context.split(100), strict=True):
@@ -61,8 +68,8 @@ def reach(energy: Energy, data: DataSet) -> tuple[float, float]:
 def conditional_figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
 ) -> Generator[Progress, None, Figures]:
-    """The conditional log-likelihood of held-out rows, beside the law's own where it is known, and how good the search's
-    answers are, for positions over levels.
+    """The conditional log-likelihood of held-out rows, beside the law's own where it is known, and
+    how good the search's answers are, for positions over levels.
     """
     assert data.context is not None
     count = len(data.held_out) if energy.levels is not None else ROWS.get(energy.dimension, 0)
@@ -74,7 +81,9 @@ def conditional_figures(
         exact = energy.given(context[:1]).log_sum() is not None
         figures = {
             "test_log_likelihood": float(values.mean()),
-            "method": f"given contexts, {len(test)} rows, each Z {'exact' if exact else 'by quadrature'}",
+            "method": (
+                f"given contexts, {len(test)} rows, each Z {'exact' if exact else 'by quadrature'}"
+            ),
         }
         if data.log_density is not None:
             gap = data.log_density(test, context) - values
@@ -88,7 +97,9 @@ def conditional_figures(
         if energy.levels is not None:
             baselines["independent_components"] = independent_levels(data, energy.levels)
         elif energy.box is None:
-            baselines["gaussian"] = float(Gaussian.fit(data.sample[:20000], data.noise).log_density(test).double().mean())
+            baselines["gaussian"] = float(
+                Gaussian.fit(data.sample[:20000], data.noise).log_density(test).double().mean()
+            )
         figures["baselines"] = baselines
     if energy.levels is not None:
         figures |= search_figures(config, energy, data)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
-from pipeline.evaluation.curves import write_figure
+from pipeline.storage.figures import write_figure
 
 CELLS = 160
 SHOWN = 4  # contexts whose law is drawn
@@ -19,9 +19,12 @@ SEQUENCES = 24
 
 
 @torch.no_grad()
-def draw_conditional(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str, output: str) -> None:
-    """Of real positions in one dimension under a context of one number the whole law, in two dimensions the law under a few
-    contexts; of levels the rows themselves. Samples `[M, *shape]` are those under `context` [M, *context_shape].
+def draw_conditional(
+    energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str, output: str
+) -> None:
+    """Of real positions in one dimension under a context of one number the whole law, in two
+    dimensions the law under a few contexts; of levels the rows themselves. Samples `[M, *shape]`
+    are those under `context` [M, *context_shape].
     """
     if energy.levels is not None:
         figure = _levels(energy.levels, samples, data, caption)
@@ -35,16 +38,23 @@ def draw_conditional(energy: Energy, samples: Tensor, context: Tensor, data: Dat
 
 
 def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str) -> Figure:
-    """p(y | x) over the plane of x and y: held-out rows, samples, the model, and the truth where it is known."""
+    """p(y | x) over the plane of x and y: held-out rows, samples, the model, and the truth where it
+    is known.
+    """
     assert data.context is not None
     x, low, high = data.context.held_out, float(data.held_out.min()), float(data.held_out.max())
-    columns, levels = torch.linspace(float(x.min()), float(x.max()), CELLS), torch.linspace(low, high, CELLS)
+    columns, levels = (
+        torch.linspace(float(x.min()), float(x.max()), CELLS),
+        torch.linspace(low, high, CELLS),
+    )
     extent = (float(x.min()), float(x.max()), low, high)
     contexts = columns.view(-1, *context.shape[1:])
     positions = levels.repeat_interleave(CELLS).view(-1, *energy.shape)
     panels = {"learned p(y | x)": -energy.given(contexts)(positions)}
     if data.log_density is not None:
-        panels["the law itself"] = data.log_density(positions, contexts.repeat(CELLS, *(1,) * (contexts.ndim - 1)))
+        panels["the law itself"] = data.log_density(
+            positions, contexts.repeat(CELLS, *(1,) * (contexts.ndim - 1))
+        )
     figure, axes = _axes(2 + len(panels), caption)
     for axis, rows, under, title in (
         (axes[0], data.held_out[:2000], x[:2000], "held-out rows"),
@@ -65,9 +75,11 @@ def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, capti
     return figure
 
 
-def _planes(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str) -> Figure:
-    """p(y | x) over the plane of y under a few contexts: the model, the truth where it is known, and the samples of those
-    contexts, or where they are many of the nearest ones.
+def _planes(
+    energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str
+) -> Figure:
+    """p(y | x) over the plane of y under a few contexts: the model, the truth where it is known,
+    and the samples of those contexts, or where they are many of the nearest ones.
     """
     assert data.context is not None
     radius = 1.15 * float(data.held_out.abs().max())
@@ -76,14 +88,22 @@ def _planes(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, cap
     distinct = data.context.held_out.unique(dim=0)
     chosen = distinct[torch.linspace(0, len(distinct) - 1, min(SHOWN, len(distinct))).long()]
     rows = ["learned", *(["true"] if data.log_density is not None else []), "samples"]
-    figure = Figure(figsize=(max(6.5, 2.6 * len(chosen)), 2.7 * len(rows) + 0.4), layout="constrained")
+    figure = Figure(
+        figsize=(max(6.5, 2.6 * len(chosen)), 2.7 * len(rows) + 0.4), layout="constrained"
+    )
     axes = figure.subplots(len(rows), len(chosen), squeeze=False, sharex=True, sharey=True)
     distances = torch.cdist(context.view(len(context), -1), chosen.view(len(chosen), -1))
     for column, one in enumerate(chosen):
-        axes[0, column].set_title(f"x = {', '.join(f'{value:.3g}' for value in one.flatten()[:3].tolist())}", fontsize=9)
+        axes[0, column].set_title(
+            f"x = {', '.join(f'{value:.3g}' for value in one.flatten()[:3].tolist())}", fontsize=9
+        )
         _density(axes[0, column], -energy.given(one[None])(points), radius)
         if data.log_density is not None:
-            _density(axes[1, column], data.log_density(points, one.expand(len(points), *one.shape)), radius)
+            _density(
+                axes[1, column],
+                data.log_density(points, one.expand(len(points), *one.shape)),
+                radius,
+            )
         nearest = distances[:, column].argsort(stable=True)[: len(samples) // len(chosen) // 2]
         axes[-1, column].scatter(*samples[nearest].T, s=3, alpha=0.5)
         axes[-1, column].set_aspect("equal")
@@ -100,7 +120,9 @@ def _density(axis: Any, logs: Tensor, radius: float) -> None:
 
 
 def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Rows of levels as strips of colour: the first held-out ones, samples under the same contexts, and where they differ."""
+    """Rows of levels as strips of colour: the first held-out ones, samples under the same contexts,
+    and where they differ.
+    """
     count = min(SEQUENCES, len(samples))
     rows, drawn = data.held_out[:count].flatten(1).numpy(), samples[:count].flatten(1).numpy()
     figure, axes = _axes(3, caption)
@@ -110,7 +132,9 @@ def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure
         ("where they differ", rows != drawn, "Greys", 2),
     )
     for axis, (title, values, colours, number) in zip(axes, panels, strict=True):
-        axis.imshow(values, cmap=colours, vmin=0, vmax=number - 1, aspect="auto", interpolation="nearest")
+        axis.imshow(
+            values, cmap=colours, vmin=0, vmax=number - 1, aspect="auto", interpolation="nearest"
+        )
         axis.set_title(title)
         axis.set_xlabel("component")
     axes[0].set_ylabel("row")
@@ -122,7 +146,9 @@ def _marginals(samples: Tensor, data: DataSet, caption: str) -> Figure:
     figure, axes = _axes(min(4, samples[0].numel()), caption)
     for number, axis in enumerate(axes):
         for rows, label in ((data.held_out, "held-out"), (samples, "samples")):
-            axis.hist(rows.flatten(1)[:, number].numpy(), bins=30, density=True, alpha=0.5, label=label)
+            axis.hist(
+                rows.flatten(1)[:, number].numpy(), bins=30, density=True, alpha=0.5, label=label
+            )
         axis.set_title(f"component {number}")
     axes[0].legend(fontsize=8)
     return figure

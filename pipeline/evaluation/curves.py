@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Sequence
 from typing import Any
 
-import fsspec
 import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
+from pipeline.storage.figures import write_figure
+
 Row = dict[str, float]
 
 
-def write_figure(figure: Figure, output: str, name: str) -> None:
-    """Saves `figure` as the PNG `output/name`, on any fsspec file system."""
-    buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
-    file_system, root = fsspec.core.url_to_fs(output)
-    file_system.pipe_file(f"{root.rstrip('/')}/{name}", buffer.getvalue())
-
-
 def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
-    """The objective's parts, loss, gradient norm and speed, by step; with chains, their acceptance, lag and ESS too."""
+    """The objective's parts, loss, gradient norm and speed, by step; with chains, their acceptance,
+    lag and ESS too.
+    """
     if not rows:
         return
     steps = np.array([row["step"] for row in rows])
@@ -72,7 +66,12 @@ def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
     keys = sorted({key for row in rows for key in row})
     pools = [key for key in keys if key.startswith("ebm_acceptance_ratio")]
     swaps = [key for key in keys if key.startswith("ebm_swap_ratio") and 'pool="0"' in key]
-    _plot(axis, steps, rows, {key.partition("{")[2].rstrip("}").replace('"', ""): key for key in pools})
+    _plot(
+        axis,
+        steps,
+        rows,
+        {key.partition("{")[2].rstrip("}").replace('"', ""): key for key in pools},
+    )
     for key in swaps:
         axis.plot(steps, [row.get(key, np.nan) for row in rows], color="0.6", linewidth=0.8)
     axis.set_ylim(0, 1.05)
@@ -84,7 +83,9 @@ def _draw_staleness(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
     ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
     bound = np.array([row.get("ebm_lag_bound_steps", np.nan) for row in rows])
     axis.plot(steps, lag, label="mean lag (left)")
-    axis.plot(steps, bound, color="C0", linestyle=":", label="its bound, as the ESS steers it (left)")
+    axis.plot(
+        steps, bound, color="C0", linestyle=":", label="its bound, as the ESS steers it (left)"
+    )
     axis.plot([], [], color="C1", label="mean ESS ratio (right)")
     axis.set_ylim(0, max(1.0, 1.1 * np.nanmax(lag, initial=0), 1.1 * np.nanmax(bound, initial=0)))
     axis.legend(loc="lower left")

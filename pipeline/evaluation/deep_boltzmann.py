@@ -1,4 +1,6 @@
-"""Held-out figures of a deep Boltzmann machine: a lower bound of its log-likelihood, which is out of reach itself."""
+"""Held-out figures of a deep Boltzmann machine: a lower bound of its log-likelihood, which is out
+of reach itself.
+"""
 
 from __future__ import annotations
 
@@ -7,26 +9,31 @@ from collections.abc import Generator
 
 from torch import Tensor
 
-from pipeline.config import RunConfig
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures, Progress
+from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.evaluation.ais import RatesBridge, gibbs_log_partition
 from pipeline.evaluation.likelihood import UNTRAINED_TEMPERATURES, log_z_both_ways
-from pipeline.rng import torch_generator
-from pipeline.types import Figures, Progress
 
 
-def by_bound(energy: DeepBoltzmannMachine, data: DataSet, config: RunConfig) -> Generator[Progress, None, Figures]:
+def by_bound(
+    energy: DeepBoltzmannMachine, data: DataSet, config: RunConfig
+) -> Generator[Progress, None, Figures]:
     """log p(v) >= `energy.bound`(v) - log Z, means over held-out and training rows, nats.
 
-    log Z is exact where half of the layers can be enumerated; else by AIS over the even layers, the odd ones summed out
-    (Salakhutdinov & Hinton 2009), forward, which is too low on average, and back. Without temperatures there are no figures.
+    log Z is exact where half of the layers can be enumerated; else by AIS over the even layers, the
+    odd ones summed out (Salakhutdinov & Hinton 2009), forward, which is too low on average, and
+    back. Without temperatures there are no figures.
     """
     log_z = energy.log_partition()
     if log_z is not None:
         figures: Figures = {"log_z": log_z, "method": "variational bound, log Z by enumeration"}
     elif config.evaluation.ais_temperatures:
-        figures = yield from log_z_both_ways(energy.as_rbm(), _even_rows(energy, data.sample), config)
+        figures = yield from log_z_both_ways(
+            energy.as_rbm(), _even_rows(energy, data.sample), config
+        )
         figures["method"] = f"variational bound, log Z by {figures['method']}"
     else:
         return {}
@@ -34,12 +41,18 @@ def by_bound(energy: DeepBoltzmannMachine, data: DataSet, config: RunConfig) -> 
     return figures | {
         "test_log_likelihood_bound": float(test.mean()),
         "test_rows_standard_error": float(test.std() / math.sqrt(len(test))),
-        "train_log_likelihood_bound": float((energy.bound(data.sample).double() - figures["log_z"]).mean()),
+        "train_log_likelihood_bound": float(
+            (energy.bound(data.sample).double() - figures["log_z"]).mean()
+        ),
     }
 
 
-def untrained(energy: DeepBoltzmannMachine, data: DataSet, seed: int) -> Generator[Progress, None, float]:
-    """The held-out bound of the initial weights: nearly the base law, from which AIS has a short way."""
+def untrained(
+    energy: DeepBoltzmannMachine, data: DataSet, seed: int
+) -> Generator[Progress, None, float]:
+    """The held-out bound of the initial weights: nearly the base law, from which AIS has a short
+    way.
+    """
     generator = torch_generator(seed, "ais-untrained")
     path = RatesBridge(energy.as_rbm(), _even_rows(energy, data.sample))
     result = yield from gibbs_log_partition(path, UNTRAINED_TEMPERATURES, 128, generator)
@@ -48,4 +61,4 @@ def untrained(energy: DeepBoltzmannMachine, data: DataSet, seed: int) -> Generat
 
 def _even_rows(energy: DeepBoltzmannMachine, rows: Tensor) -> Tensor:
     """The rows as the energy's RBM sees them: hidden units among its visible ones at their means."""
-    return energy.even_layers(energy.complete(rows))
+    return energy.even_layers(energy.with_latents(rows))

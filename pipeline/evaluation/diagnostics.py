@@ -1,4 +1,6 @@
-"""How well chains have mixed: rank-normalised split R-hat and bulk effective sample size, by the arviz-stats package."""
+"""How well chains have mixed: rank-normalised split R-hat and bulk effective sample size, by the
+arviz-stats package.
+"""
 
 from __future__ import annotations
 
@@ -7,16 +9,19 @@ from arviz_stats.base.array import array_stats
 
 
 def effective_sample_size(draws: np.ndarray) -> np.ndarray:
-    """Bulk ESS (Vehtari et al. 2021) of `draws` [chains, draws, ...], summed over chains; one number a component.
+    """Bulk ESS (Vehtari et al. 2021) of `draws` [chains, draws, ...], summed over chains; one
+    number a component.
 
-    nan where a component is not finite, or constant in any one chain: such a chain has not moved, and tells nothing.
+    nan where a component is not finite, or constant in any one chain: such a chain has not moved,
+    and tells nothing.
     """
     return np.where(_usable(draws), array_stats.ess(draws, chain_axis=0, draw_axis=1), np.nan)
 
 
 def split_r_hat(draws: np.ndarray) -> np.ndarray:
-    """The larger of bulk and folded rank-normalised split R-hat (Vehtari et al. 2021), components as above; 1 is mixed, over
-    1.01 is not. nan for one chain, for fewer than 4 draws, and where a component is not finite or constant in a chain.
+    """The larger of bulk and folded rank-normalised split R-hat (Vehtari et al. 2021), components
+    as above; 1 is mixed, over 1.01 is not. nan for one chain, for fewer than 4 draws, and where a
+    component is not finite or constant in a chain.
     """
     if len(draws) < 2:
         return np.full(draws.shape[2:], np.nan)

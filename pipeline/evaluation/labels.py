@@ -1,4 +1,6 @@
-"""What a joint energy of positions and labels is judged by beside the likelihood of positions: p(y | x) and p(x | y)."""
+"""What a joint energy of positions and labels is judged by beside the likelihood of positions: p(y
+| x) and p(x | y).
+"""
 
 from __future__ import annotations
 
@@ -7,17 +9,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from pipeline.common.types import Figures
 from pipeline.data.base import DataSet
 from pipeline.energies.label_mlp import LabelMLP
-from pipeline.types import Figures
 
 NEIGHBOURS = 5
 
 
 @torch.no_grad()
 def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
-    """Accuracy of argmax_y p(y | x) on held-out rows as they are, without noise, and the mean log p(y | x), nats; beside the
-    share of the commonest label.
+    """Accuracy of argmax_y p(y | x) on held-out rows as they are, without noise, and the mean log
+    p(y | x), nats; beside the share of the commonest label.
     """
     assert data.context is not None
     labels = data.context.held_out.flatten().long()
@@ -30,9 +32,12 @@ def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
 
 
 def recognised(samples: Tensor, labels: Tensor, data: DataSet) -> float:
-    """The share of samples `[M, *shape]` that most of the 5 nearest training rows say are of the class that they were drawn
-    for, `labels` [M]: how legible they are to a judge that is not the model.
+    """The share of samples `[M, *shape]` that most of the 5 nearest training rows say are of the
+    class that they were drawn for, `labels` [M]: how legible they are to a judge that is not the
+    model.
     """
     assert data.context is not None
-    judge = KNeighborsClassifier(NEIGHBOURS).fit(data.sample.flatten(1).numpy(), data.context.sample.flatten().numpy())
+    judge = KNeighborsClassifier(NEIGHBOURS).fit(
+        data.sample.flatten(1).numpy(), data.context.sample.flatten().numpy()
+    )
     return float((judge.predict(samples.flatten(1).numpy()) == labels.numpy()).mean())

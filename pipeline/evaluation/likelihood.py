@@ -1,4 +1,6 @@
-"""Held-out log-likelihoods, by the best means the energy allows, beside those of simple models on the same rows."""
+"""Held-out log-likelihoods, by the best means the energy allows, beside those of simple models on
+the same rows.
+"""
 
 from __future__ import annotations
 
@@ -8,15 +10,21 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
-from pipeline.config import RunConfig
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures, Progress
+from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
-from pipeline.energies.exponential_family import ExponentialFamily
 from pipeline.energies.laws import Gaussian, TruncatedGaussian
+from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
-from pipeline.evaluation.ais import Bridge, RatesBridge, annealed_log_partition, gibbs_log_partition, reverse_log_partition
-from pipeline.rng import torch_generator
-from pipeline.types import Figures, Progress
+from pipeline.evaluation.ais import (
+    Bridge,
+    RatesBridge,
+    annealed_log_partition,
+    gibbs_log_partition,
+    reverse_log_partition,
+)
 
 GRID = 1000
 UNTRAINED_TEMPERATURES = 50
@@ -24,7 +32,9 @@ FIRST_STEP = 0.01  # of AIS, in squared data units; it adapts
 
 
 def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
-    """log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and training rows, nats."""
+    """log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and training
+    rows, nats.
+    """
     quadrature = isinstance(energy, ExponentialFamily) and energy.levels is None
     return {
         "log_z": log_z,
@@ -35,13 +45,17 @@ def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
 
 
 def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator) -> Figures:
-    """d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels (Besag 1975); the mean, nats."""
+    """d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels (Besag
+    1975); the mean, nats.
+    """
     rows = data.held_out.flatten(1)
     assert energy.levels is not None
     chosen = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
     current = rows.gather(1, chosen)
     levels = [rows.scatter(1, chosen, (current + k) % energy.levels) for k in range(energy.levels)]
-    energies = torch.stack([energy(alternative.view_as(data.held_out)).double() for alternative in levels])
+    energies = torch.stack(
+        [energy(alternative.view_as(data.held_out)).double() for alternative in levels]
+    )
     values = rows.shape[1] * torch.log_softmax(-energies, 0)[0]
     return {
         "test_pseudo_log_likelihood": float(values.mean()),
@@ -51,7 +65,9 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
 
 
 def independent_levels(data: DataSet, levels: int) -> float:
-    """Mean held-out log-likelihood of independent components, p(x_i = k) = (n_ik + 1) / (n + q) from training rows; nats."""
+    """Mean held-out log-likelihood of independent components, p(x_i = k) = (n_ik + 1) / (n + q)
+    from training rows; nats.
+    """
     train, test = data.sample.flatten(1), data.held_out.flatten(1)
     total = 0.0
     for level in range(levels):
@@ -65,12 +81,19 @@ def log_z_by_quadrature(energy: Energy, box: tuple[float, float]) -> float:
     step = (box[1] - box[0]) / GRID
     side = (torch.arange(GRID) + 0.5) * step + box[0]
     rows = [torch.stack([side, value.expand_as(side)], 1) for value in side]
-    sums = [torch.logsumexp(-energy(torch.cat(rows[i : i + 50])).double(), 0) for i in range(0, GRID, 50)]
+    sums = [
+        torch.logsumexp(-energy(torch.cat(rows[i : i + 50])).double(), 0)
+        for i in range(0, GRID, 50)
+    ]
     return float(torch.logsumexp(torch.stack(sums), 0)) + 2 * math.log(step)
 
 
-def two_dimensional(energy: Energy, data: DataSet, test: Tensor, box: tuple[float, float]) -> Figures:
-    """Likelihood with Z by quadrature and, where the data's law is known, that of the truth on the same rows."""
+def two_dimensional(
+    energy: Energy, data: DataSet, test: Tensor, box: tuple[float, float]
+) -> Figures:
+    """Likelihood with Z by quadrature and, where the data's law is known, that of the truth on the
+    same rows.
+    """
     log_z = log_z_by_quadrature(energy, box)
     values = -energy(test).double() - log_z
     figures: Figures = {
@@ -86,14 +109,26 @@ def two_dimensional(energy: Energy, data: DataSet, test: Tensor, box: tuple[floa
     return figures
 
 
-def by_annealing(energy: Energy, data: DataSet, test: Tensor, config: RunConfig) -> Generator[Progress, None, Figures]:
-    """Likelihood with log Z by AIS from a Gaussian fitted to the training rows (in a box: from truncated independent ones)."""
+def by_annealing(
+    energy: Energy, data: DataSet, test: Tensor, config: RunConfig
+) -> Generator[Progress, None, Figures]:
+    """Likelihood with log Z by AIS from a Gaussian fitted to the training rows (in a box: from
+    truncated independent ones).
+    """
     settings = config.evaluation
     rows = data.sample[:20000]
-    law = Gaussian.fit(rows, data.noise) if energy.box is None else TruncatedGaussian.fit(rows, data.noise, energy.box)
+    law = (
+        Gaussian.fit(rows, data.noise)
+        if energy.box is None
+        else TruncatedGaussian.fit(rows, data.noise, energy.box)
+    )
     generator = torch_generator(config.seed, "ais")
     result = yield from annealed_log_partition(
-        Bridge(law, energy), settings.ais_temperatures, settings.ais_particles, generator, FIRST_STEP
+        Bridge(law, energy),
+        settings.ais_temperatures,
+        settings.ais_particles,
+        generator,
+        FIRST_STEP,
     )
     train = data.sample[: len(test)]
     train = energy.into_domain(train + data.noise * torch.randn(train.shape, generator=generator))
@@ -103,11 +138,15 @@ def by_annealing(energy: Energy, data: DataSet, test: Tensor, config: RunConfig)
         "ais_ess": result.ess,
         "test_log_likelihood": float((-energy(test).double() - result.log_z).mean()),
         "train_log_likelihood": float((-energy(train).double() - result.log_z).mean()),
-        "method": f"AIS, {settings.ais_temperatures} temperatures, {settings.ais_particles} particles",
+        "method": (
+            f"AIS, {settings.ais_temperatures} temperatures, {settings.ais_particles} particles"
+        ),
     }
 
 
-def by_gibbs_annealing(energy: BernoulliRBM | PottsRBM, data: DataSet, config: RunConfig) -> Generator[Progress, None, Figures]:
+def by_gibbs_annealing(
+    energy: BernoulliRBM | PottsRBM, data: DataSet, config: RunConfig
+) -> Generator[Progress, None, Figures]:
     """Likelihood with log Z by AIS, see `log_z_both_ways`."""
     figures = yield from log_z_both_ways(energy, data.sample, config)
     test = -energy(data.held_out).double() - figures["log_z"]
@@ -118,10 +157,14 @@ def by_gibbs_annealing(energy: BernoulliRBM | PottsRBM, data: DataSet, config: R
     }
 
 
-def log_z_both_ways(energy: BernoulliRBM | PottsRBM, rows: Tensor, config: RunConfig) -> Generator[Progress, None, Figures]:
-    """log Z by AIS from units at the rates of `rows` [S, *shape]; and by AIS back, from chains begun at rows.
+def log_z_both_ways(
+    energy: BernoulliRBM | PottsRBM, rows: Tensor, config: RunConfig
+) -> Generator[Progress, None, Figures]:
+    """log Z by AIS from units at the rates of `rows` [S, *shape]; and by AIS back, from chains
+    begun at rows.
 
-    Forward log Z is too low on average and reverse log Z too high: the truth is between them, or near both.
+    Forward log Z is too low on average and reverse log Z too high: the truth is between them, or
+    near both.
     """
     temperatures, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
     generator = torch_generator(config.seed, "ais")
@@ -140,26 +183,40 @@ def log_z_both_ways(energy: BernoulliRBM | PottsRBM, rows: Tensor, config: RunCo
     }
 
 
-def untrained_rbm(energy: BernoulliRBM | PottsRBM, data: DataSet, seed: int) -> Generator[Progress, None, float]:
+def untrained_rbm(
+    energy: BernoulliRBM | PottsRBM, data: DataSet, seed: int
+) -> Generator[Progress, None, float]:
     """The same figure for the initial weights: nearly the base law, from which AIS has a short way."""
     generator = torch_generator(seed, "ais-untrained")
-    result = yield from gibbs_log_partition(RatesBridge(energy, data.sample), UNTRAINED_TEMPERATURES, 128, generator)
+    result = yield from gibbs_log_partition(
+        RatesBridge(energy, data.sample), UNTRAINED_TEMPERATURES, 128, generator
+    )
     return float((-energy(data.held_out).double() - result.log_z).mean())
 
 
-def untrained_continuous(energy: Energy, test: Tensor, seed: int) -> Generator[Progress, None, float]:
-    """The same figure for the initial weights: nearly the energy's own base law, from which AIS has a short way."""
+def untrained_continuous(
+    energy: Energy, test: Tensor, seed: int
+) -> Generator[Progress, None, float]:
+    """The same figure for the initial weights: nearly the energy's own base law, from which AIS has
+    a short way.
+    """
     generator = torch_generator(seed, "ais-untrained")
     scale = energy.base_scale if energy.box is None else (energy.box[1] - energy.box[0]) / 4
-    result = yield from annealed_log_partition(energy, UNTRAINED_TEMPERATURES, 128, generator, 0.1 * scale**2)
+    result = yield from annealed_log_partition(
+        energy, UNTRAINED_TEMPERATURES, 128, generator, 0.1 * scale**2
+    )
     return float((-energy(test).double() - result.log_z).mean())
 
 
-def continuous_baselines(data: DataSet, test: Tensor, box: tuple[float, float] | None) -> dict[str, float]:
-    """Mean held-out log-likelihood, nats, of a full-covariance Gaussian and of independent components.
+def continuous_baselines(
+    data: DataSet, test: Tensor, box: tuple[float, float] | None
+) -> dict[str, float]:
+    """Mean held-out log-likelihood, nats, of a full-covariance Gaussian and of independent
+    components.
 
-    A component's marginal is the training values' empirical law smoothed by the data's own noise (exact for independent
-    components); without noise, a Gaussian. In a box there are independent truncated Gaussians alone.
+    A component's marginal is the training values' empirical law smoothed by the data's own noise
+    (exact for independent components); without noise, a Gaussian. In a box there are independent
+    truncated Gaussians alone.
     """
     train = data.sample[:20000]
     if box is not None:
@@ -175,12 +232,20 @@ def continuous_baselines(data: DataSet, test: Tensor, box: tuple[float, float] |
 def _independent(train: Tensor, test: Tensor, noise: float) -> float:
     if not noise:
         mean, std = train.mean(0), train.std(0) + 1e-6
-        return float((-((test - mean) / std).square() / 2 - std.log()).sum(1).double().mean()) - train.shape[1] * _HALF_LOG_2PI
+        return (
+            float((-((test - mean) / std).square() / 2 - std.log()).sum(1).double().mean())
+            - train.shape[1] * _HALF_LOG_2PI
+        )
     total = 0.0
     for column in range(train.shape[1]):
         levels, counts = train[:, column].unique(return_counts=True)
         distances = (test[:, column, None] - levels) / noise
-        logs = -distances.square() / 2 + (counts / counts.sum()).log() - math.log(noise) - _HALF_LOG_2PI
+        logs = (
+            -distances.square() / 2
+            + (counts / counts.sum()).log()
+            - math.log(noise)
+            - _HALF_LOG_2PI
+        )
         total += float(torch.logsumexp(logs, 1).double().mean())
     return total
 

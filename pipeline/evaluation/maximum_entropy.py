@@ -1,4 +1,6 @@
-"""The law of maximum entropy itself, where the dual can be minimised exactly: what a trained model is held against."""
+"""The law of maximum entropy itself, where the dual can be minimised exactly: what a trained model
+is held against.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ from scipy import optimize, stats
 from scipy.special import logsumexp, softmax
 from torch import Tensor
 
+from pipeline.common.types import Figures
 from pipeline.data.base import LogDensity
-from pipeline.energies.exponential_family import ExponentialFamily
-from pipeline.types import Figures
+from pipeline.energies.maxent.exponential_family import ExponentialFamily
 
 KEPT = 2**25  # numbers: most that the features of all states may be, to be held at once
 FALSE_ALARM = 1e-4
@@ -22,8 +24,9 @@ OPTIONS = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-10, "maxc
 
 
 class Dual(NamedTuple):
-    """The dual's minimum: `natural` [F], and `gap`, how far above it the energy's parameter is, in nats. With the sums for Z as
-    arrays: `points` [S, *shape], `phi` [S, F], and `log_base` [S], log h with the log volume of each point.
+    """The dual's minimum: `natural` [F], and `gap`, how far above it the energy's parameter is, in
+    nats. With the sums for Z as arrays: `points` [S, *shape], `phi` [S, F], and `log_base` [S], log
+    h with the log volume of each point.
     """
 
     natural: np.ndarray
@@ -65,8 +68,8 @@ class Smooth(NamedTuple):
 
 @torch.no_grad()
 def maximum_entropy(energy: ExponentialFamily, mu: Tensor, l1: float, l2: float) -> Dual | None:
-    """The minimum of L(lambda) = log Z - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2 in float64. None where Z cannot be had,
-    or its states are too many to be held.
+    """The minimum of L(lambda) = log Z - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2 in float64.
+    None where Z cannot be had, or its states are too many to be held.
 
     Without relaxation L(lambda) - L(lambda*) = KL(p_lambda* || p_lambda), the gap.
     """
@@ -84,15 +87,17 @@ def maximum_entropy(energy: ExponentialFamily, mu: Tensor, l1: float, l2: float)
 
 
 def _by_newton(smooth: Smooth) -> np.ndarray:
-    """Newton's method from 0, each step halved until L falls by a ten-thousandth of what its slope promises; steps are least
-    squares ones, for features that obey linear equations.
+    """Newton's method from 0, each step halved until L falls by a ten-thousandth of what its slope
+    promises; steps are least squares ones, for features that obey linear equations.
     """
     natural = np.zeros(len(smooth.target))
     for _ in range(NEWTON_STEPS):
         gradient = smooth.gradient(natural)
         step = -np.linalg.lstsq(smooth.hessian(natural), gradient, rcond=1e-12)[0]
         slope, value, size = float(gradient @ step), smooth.value(natural), 1.0
-        while size > 1e-10 and not smooth.value(natural + size * step) <= value + 1e-4 * size * slope:
+        while (
+            size > 1e-10 and not smooth.value(natural + size * step) <= value + 1e-4 * size * slope
+        ):
             size /= 2
         natural = natural + size * step
         if -slope < 1e-20:
@@ -101,29 +106,39 @@ def _by_newton(smooth: Smooth) -> np.ndarray:
 
 
 def _by_halves(smooth: Smooth, l1: float) -> np.ndarray:
-    """lambda = a - b with a, b >= 0, so that |lambda|_1 is linear, by L-BFGS-B; in units of the features' spread."""
+    """lambda = a - b with a, b >= 0, so that |lambda|_1 is linear, by L-BFGS-B; in units of the
+    features' spread.
+    """
     scale, size = smooth.phi.std(0) + 1e-12, len(smooth.target)
     price = np.tile(l1 / scale, 2)
 
     def split(halves: np.ndarray) -> tuple[float, np.ndarray]:
         natural = (halves[:size] - halves[size:]) / scale
         gradient = smooth.gradient(natural) / scale
-        return smooth.value(natural) + float(price @ halves), np.concatenate([gradient, -gradient]) + price
+        return (
+            smooth.value(natural) + float(price @ halves),
+            np.concatenate([gradient, -gradient]) + price,
+        )
 
     bounds = [(0, None)] * (2 * size)
-    halves = optimize.minimize(split, np.zeros(2 * size), jac=True, method="L-BFGS-B", bounds=bounds, options=OPTIONS).x
+    halves = optimize.minimize(
+        split, np.zeros(2 * size), jac=True, method="L-BFGS-B", bounds=bounds, options=OPTIONS
+    ).x
     found: np.ndarray = (halves[:size] - halves[size:]) / scale
     return found
 
 
-def against_truth(energy: ExponentialFamily, dual: Dual, log_density: LogDensity, rows: int) -> Figures:
+def against_truth(
+    energy: ExponentialFamily, dual: Dual, log_density: LogDensity, rows: int
+) -> Figures:
     """Where the data's law is of this family, its parameter lambda* (by least squares:
     log p = log h + lambda*.phi - log Z), and
 
         chi-square = rows (lambda - lambda*)' I (lambda - lambda*),   I = Cov[phi] under the truth,
 
-    which for the maximum-likelihood estimate from `rows` draws has in the limit a chi-square law of rank I degrees of freedom
-    (Wald). `chi_square_bound`: what it exceeds with probability 1e-4. `true` parameters and standard errors, [F] each.
+    which for the maximum-likelihood estimate from `rows` draws has in the limit a chi-square law of
+    rank I degrees of freedom (Wald). `chi_square_bound`: what it exceeds with probability 1e-4.
+    `true` parameters and standard errors, [F] each.
     """
     log_truth = log_density(torch.from_numpy(dual.points)).double().numpy()
     centred = dual.phi - dual.phi.mean(0)

@@ -1,4 +1,6 @@
-"""How well a maximum-entropy model has the moments that it was asked for, and how near it is to the law that has them."""
+"""How well a maximum-entropy model has the moments that it was asked for, and how near it is to the
+law that has them.
+"""
 
 from __future__ import annotations
 
@@ -11,28 +13,32 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.build import make_plan, noisy_sample
-from pipeline.config import RunConfig
+from pipeline.assembly.chains import make_plan
+from pipeline.assembly.data import noisy_sample
+from pipeline.chains.sampler import Sampler
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures, Progress
+from pipeline.config.objectives import MomentsObjective, terms_of
+from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
-from pipeline.energies.exponential_family import ExponentialFamily
-from pipeline.energies.marginal_polytope import locate
-from pipeline.evaluation.curves import write_figure
+from pipeline.energies.maxent.exponential_family import ExponentialFamily
+from pipeline.energies.maxent.marginal_polytope import locate
 from pipeline.evaluation.diagnostics import split_r_hat
 from pipeline.evaluation.maximum_entropy import Dual, against_truth, maximum_entropy
-from pipeline.objective_sections import MomentsObjective, terms_of
 from pipeline.objectives.moments import family_of, target_moments
-from pipeline.rng import torch_generator
-from pipeline.sampler import Sampler
-from pipeline.types import Figures, Progress
+from pipeline.storage.figures import write_figure
 
 CHAINS = 64  # at least, for moments by chains
-LIMIT = 5.0  # |z| of a residual that is called one: chance alone gives it in 1 of 200,000, with 64 chains
+# |z| of a residual that is called one: chance alone gives it in 1 of 200,000, with 64 chains
+LIMIT = 5.0
 STARTED_FROM = 20000  # most rows that an objective is started from (`noisy_sample`)
 MET = 0.01  # the same of one that is exact, in standard deviations of the feature
 
 
 class Expected(NamedTuple):
-    """E[phi] [F], its standard error and the standard deviation of phi, [F] each; and what else was seen on the way."""
+    """E[phi] [F], its standard error and the standard deviation of phi, [F] each; and what else was
+    seen on the way.
+    """
 
     mean: Tensor
     standard_error: Tensor
@@ -43,25 +49,35 @@ class Expected(NamedTuple):
 def moment_figures(
     config: RunConfig, energy: ExponentialFamily, data: DataSet, output: str
 ) -> Generator[Progress, None, Figures]:
-    """Residuals E[phi] - mu with standard errors, the entropy, the distance to the law of maximum entropy (`dual_gap`, which
-    without relaxation is the KL divergence from it, nats) and, where the data's law is known and of this family, that of the
-    parameters from the truth; `infeasible` says why no law, or none with finite parameters, has such moments, where that is
-    certain. Writes `moments.png`. Yields progress; returns the figures.
+    """Residuals E[phi] - mu with standard errors, the entropy, the distance to the law of maximum
+    entropy (`dual_gap`, which without relaxation is the KL divergence from it, nats) and, where the
+    data's law is known and of this family, that of the parameters from the truth; `infeasible` says
+    why no law, or none with finite parameters, has such moments, where that is certain. Writes
+    `moments.png`. Yields progress; returns the figures.
     """
     section = terms_of(config.objective)["moments"]
     assert isinstance(section, MomentsObjective)
-    mu = target_moments(family_of(energy), section.moments, energy.into_domain(noisy_sample(config, data)))
+    mu = target_moments(
+        family_of(energy), section.moments, energy.into_domain(noisy_sample(config, data))
+    )
     exact = energy.exact_moments()
     if exact is None:
         expected = yield from by_chains(config, energy)
     else:
         deviation = exact.covariance.diagonal().clamp(min=0).sqrt()
-        expected = Expected(exact.mean, torch.zeros_like(exact.mean), deviation, {"entropy": exact.entropy})
+        expected = Expected(
+            exact.mean, torch.zeros_like(exact.mean), deviation, {"entropy": exact.entropy}
+        )
     figures = expected.figures | residuals(energy, mu, expected, section)
     best = maximum_entropy(energy, mu, section.l1, section.l2)
     if best is not None:
         figures |= {"dual_gap": best.gap}
-    if best is not None and data.log_density is not None and section.moments is None and not data.noise:
+    if (
+        best is not None
+        and data.log_density is not None
+        and section.moments is None
+        and not data.noise
+    ):
         figures |= against_truth(energy, best, data.log_density, min(data.rows, STARTED_FROM))
         for row, true, error in zip(
             figures["moments"],
@@ -71,13 +87,16 @@ def moment_figures(
         ):
             row |= {"true_parameter": true, "parameter_standard_error": error}
     draw_moments(config.name, energy, figures, best, output)
-    return figures | {"infeasible": locate(energy, mu, section.l1).reason or None, "pictures": ["moments.png"]}
+    return figures | {
+        "infeasible": locate(energy, mu, section.l1).reason or None,
+        "pictures": ["moments.png"],
+    }
 
 
 def by_chains(config: RunConfig, energy: ExponentialFamily) -> Generator[Progress, None, Expected]:
-    """From independent chains begun at noise, their second `evaluation.transitions` transitions: the mean over chains of each
-    one's mean, whose standard error is their standard deviation over the root of their number, however the draws of one depend
-    on one another.
+    """From independent chains begun at noise, their second `evaluation.transitions` transitions:
+    the mean over chains of each one's mean, whose standard error is their standard deviation over
+    the root of their number, however the draws of one depend on one another.
     """
     plan, generator = make_plan(config), torch_generator(config.seed, "moments")
     count = max(CHAINS, config.evaluation.samples)
@@ -99,13 +118,20 @@ def by_chains(config: RunConfig, energy: ExponentialFamily) -> Generator[Progres
         means.mean(0),
         means.std(0) / math.sqrt(count),
         values.flatten(0, 1).std(0),
-        {"moment_chains": count, "moment_draws": values.shape[1], "moments_r_hat": float(r_hat.max())},
+        {
+            "moment_chains": count,
+            "moment_draws": values.shape[1],
+            "moments_r_hat": float(r_hat.max()),
+        },
     )
 
 
-def residuals(energy: ExponentialFamily, mu: Tensor, expected: Expected, section: MomentsObjective) -> Figures:
-    """`moments`, an entry a feature; the largest residual, and the largest of what a relaxation does not explain,
-    max(|E[phi] - mu + l2 lambda| - l1, 0), in standard errors (None where they are 0) and in standard deviations of phi.
+def residuals(
+    energy: ExponentialFamily, mu: Tensor, expected: Expected, section: MomentsObjective
+) -> Figures:
+    """`moments`, an entry a feature; the largest residual, and the largest of what a relaxation
+    does not explain, max(|E[phi] - mu + l2 lambda| - l1, 0), in standard errors (None where they
+    are 0) and in standard deviations of phi.
     """
     residual = expected.mean - mu
     beyond = ((residual + section.l2 * energy.natural.double()).abs() - section.l1).clamp(min=0)
@@ -117,7 +143,9 @@ def residuals(energy: ExponentialFamily, mu: Tensor, expected: Expected, section
     keys = ("target", "model", "residual", "standard_error", "parameter")
     rows = zip(energy.names, *(column.tolist() for column in columns), strict=True)
     return {
-        "moments": [{"feature": name, **dict(zip(keys, values, strict=True))} for name, *values in rows],
+        "moments": [
+            {"feature": name, **dict(zip(keys, values, strict=True))} for name, *values in rows
+        ],
         "max_abs_residual": float(residual.abs().max()),
         "max_residual_z": None if exact else float(scores.max()),
         "max_residual_deviations": float((beyond / expected.deviation.clamp(min=1e-12)).max()),
@@ -128,37 +156,63 @@ def moment_words(figures: Figures) -> list[str]:
     """The figures for a person."""
     count, relative = len(figures["moments"]), figures["max_residual_deviations"]
     worst = max(figures["moments"], key=lambda row: abs(row["residual"]))
-    text = f"{count} moments, largest residual {worst['residual']:+.2g} ({worst['feature']}, wanted {worst['target']:.4g})"
+    text = (
+        f"{count} moments, largest residual {worst['residual']:+.2g} ({worst['feature']}, wanted"
+        f" {worst['target']:.4g})"
+    )
     score = figures["max_residual_z"]
-    exact = "exact" if score is None else f"by {figures['moment_chains']} chains, at most {score:.1f} standard errors off"
+    exact = (
+        "exact"
+        if score is None
+        else f"by {figures['moment_chains']} chains, at most {score:.1f} standard errors off"
+    )
     lines = [f"{text}; {exact}"]
     if figures["infeasible"]:
-        lines.append(f"  no law, or none with finite parameters, has these moments: {figures['infeasible']}")
+        lines.append(
+            f"  no law, or none with finite parameters, has these moments: {figures['infeasible']}"
+        )
     if (relative > MET) if score is None else (score > LIMIT):
         missed = f"{relative:.2g} standard deviations of a feature"
-        lines.append(f"  NOT MET ({missed}): train longer, or at a rate that falls to 0; or no law may have these moments")
+        lines.append(
+            f"  NOT MET ({missed}): train longer, or at a rate that falls to 0; or no law may have"
+            " these moments"
+        )
     if "entropy" in figures:
         lines.append(f"  entropy {figures['entropy']:.4f} nats")
     if "dual_gap" in figures:
-        lines.append(f"  {figures['dual_gap']:.2g} nats from the law of maximum entropy with these moments (its dual gap)")
+        lines.append(
+            f"  {figures['dual_gap']:.2g} nats from the law of maximum entropy with these moments"
+            " (its dual gap)"
+        )
     if "chi_square" in figures:
         found, bound = figures["chi_square"], figures["chi_square_bound"]
         lines.append(
-            f"  parameters against the true ones: chi-square {found:.1f} of {figures['chi_square_freedom']} degrees of freedom "
-            f"(below {bound:.1f} in all but 1 of 10,000 samples of this size)"
+            f"  parameters against the true ones: chi-square {found:.1f} of"
+            f" {figures['chi_square_freedom']} degrees of freedom (below {bound:.1f} in all but 1"
+            " of 10,000 samples of this size)"
         )
     return lines
 
 
-def draw_moments(name: str, energy: ExponentialFamily, figures: Figures, best: Dual | None, output: str) -> None:
-    """`moments.png`: the moments as asked and as they are; the law itself in one dimension, else the parameters."""
+def draw_moments(
+    name: str, energy: ExponentialFamily, figures: Figures, best: Dual | None, output: str
+) -> None:
+    """`moments.png`: the moments as asked and as they are; the law itself in one dimension, else
+    the parameters.
+    """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     rows = figures["moments"]
-    target, model, error = (np.array([row[key] for row in rows]) for key in ("target", "model", "standard_error"))
+    target, model, error = (
+        np.array([row[key] for row in rows]) for key in ("target", "model", "standard_error")
+    )
     left.axline((target[0], target[0]), slope=1, color="0.7", linewidth=1)
     left.errorbar(target, model, yerr=2 * error, fmt="o", markersize=4)
-    left.set(xlabel="moment asked for", ylabel="the model's" + (" (2 standard errors)" if error.any() else ""), title="moments")
+    left.set(
+        xlabel="moment asked for",
+        ylabel="the model's" + (" (2 standard errors)" if error.any() else ""),
+        title="moments",
+    )
     if energy.dimension == 1 and best is not None:
         _draw_law(right, energy, best)
     else:
@@ -189,7 +243,9 @@ def _draw_law(axis: Any, energy: ExponentialFamily, best: Dual) -> None:
 
 
 def _draw_parameters(axis: Any, figures: Figures, best: Dual | None) -> None:
-    """Parameters learned, against the true ones where they are known, else those of maximum entropy; else by number."""
+    """Parameters learned, against the true ones where they are known, else those of maximum
+    entropy; else by number.
+    """
     rows = figures["moments"]
     learned = np.array([row["parameter"] for row in rows])
     if "true_parameter" in rows[0]:
@@ -203,4 +259,8 @@ def _draw_parameters(axis: Any, figures: Figures, best: Dual | None) -> None:
         return
     axis.axline((others[0], others[0]), slope=1, color="0.7", linewidth=1)
     axis.errorbar(others, learned, yerr=errors, fmt="o", markersize=4)
-    axis.set(xlabel=label, ylabel="parameter learned" + (" (2 standard errors)" if np.any(errors) else ""), title="parameters")
+    axis.set(
+        xlabel=label,
+        ylabel="parameter learned" + (" (2 standard errors)" if np.any(errors) else ""),
+        title="parameters",
+    )

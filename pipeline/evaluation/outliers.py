@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 class Score(NamedTuple):
-    """`auroc`: the chance that a row from elsewhere has more energy than one of the law, ties counted half; 1 tells all of them
-    apart, 0.5 none. `standard_error`: Hanley & McNeil's.
+    """`auroc`: the chance that a row from elsewhere has more energy than one of the law, ties
+    counted half; 1 tells all of them apart, 0.5 none. `standard_error`: Hanley & McNeil's.
     """
 
     auroc: float
@@ -23,7 +23,8 @@ class Score(NamedTuple):
 def outlier_score(inside: Tensor, outside: Tensor) -> Score:
     """Of energies of rows of the law, [N], and from elsewhere, [M].
 
-    With A the area, Q_1 = A / (2 - A) and Q_2 = 2 A^2 / (1 + A), as where the energies are exponentially distributed,
+    With A the area, Q_1 = A / (2 - A) and Q_2 = 2 A^2 / (1 + A), as where the energies are
+    exponentially distributed,
 
         s^2 = (A (1 - A) + (M - 1) (Q_1 - A^2) + (N - 1) (Q_2 - A^2)) / (N M)    (Hanley & McNeil 1982)
     """
@@ -35,7 +36,9 @@ def outlier_score(inside: Tensor, outside: Tensor) -> Score:
 
 
 def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Each component of `rows` [N, *shape] permuted over the rows by itself: its marginal stays, all dependence goes."""
+    """Each component of `rows` [N, *shape] permuted over the rows by itself: its marginal stays,
+    all dependence goes.
+    """
     flat = rows.flatten(1)
     order = torch.rand(flat.shape, generator=generator).argsort(0)
     return flat.gather(0, order).view_as(rows)

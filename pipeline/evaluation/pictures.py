@@ -9,13 +9,15 @@ from torch import Tensor
 
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
-from pipeline.evaluation.curves import write_figure
+from pipeline.storage.figures import write_figure
 
 COLUMNS = 5
 
 
 def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str) -> None:
-    """Images for rows that are images, the plane for rows of two numbers, else each component's histogram."""
+    """Images for rows that are images, the plane for rows of two numbers, else each component's
+    histogram.
+    """
     if len(data.shape) >= 2 and data.rows:
         figure = _images(energy, samples, data, caption)
     elif data.shape == (2,) and energy.levels is None and data.rows:
@@ -31,11 +33,14 @@ def nearest_rows(samples: Tensor, rows: Tensor) -> Tensor:
 
 
 def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Cells of a sample, the same denoised where the data are noisy, and its nearest training image."""
+    """Cells of a sample, the same denoised where the data are noisy, and its nearest training
+    image.
+    """
     panels = [samples]
     legend = "sample"
     if data.noise:
-        # the posterior mean of the clean image under the smoothed law (Robbins 1956; Miyasawa 1961): x + sigma^2 score(x)
+        # the posterior mean of the clean image under the smoothed law (Robbins 1956; Miyasawa
+        # 1961): x + sigma^2 score(x)
         panels.append(samples - data.noise**2 * energy.energy_and_gradient(samples)[1])
         legend += ", the same less its noise (x - sigma² grad E)"
     panels.append(nearest_rows(panels[-1], data.sample))
@@ -53,7 +58,9 @@ def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Fig
             image = image.transpose(1, 2, 0) if image.ndim == 3 else image[..., None]
             start = left + number * (width + gap)
             canvas[top : top + height, start : start + width] = image
-    figure = Figure(figsize=(11, 11 * canvas.shape[0] / canvas.shape[1] + 0.7), layout="constrained")
+    figure = Figure(
+        figsize=(11, 11 * canvas.shape[0] / canvas.shape[1] + 0.7), layout="constrained"
+    )
     axis = figure.subplots()
     axis.imshow(canvas[: -gap or None, : -3 * gap], interpolation="nearest")
     axis.set_axis_off()
@@ -70,10 +77,17 @@ def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figu
         values = -energy(grid).view(200, 200).T
     figure = Figure(figsize=(11, 4.4), layout="constrained")
     axes = figure.subplots(1, 3, sharex=True, sharey=True)
-    for axis, rows, title in ((axes[0], data.held_out[:1000], "held-out data"), (axes[1], samples, "samples")):
+    for axis, rows, title in (
+        (axes[0], data.held_out[:1000], "held-out data"),
+        (axes[1], samples, "samples"),
+    ):
         axis.scatter(*rows[:, :2].T.cpu().numpy(), s=3, alpha=0.5)
         axis.set_title(title)
-    axes[2].imshow((values - values.max()).exp().numpy(), origin="lower", extent=(-radius, radius, -radius, radius))
+    axes[2].imshow(
+        (values - values.max()).exp().numpy(),
+        origin="lower",
+        extent=(-radius, radius, -radius, radius),
+    )
     axes[2].set_title("exp(-E), scaled to 1")
     for axis in axes:
         axis.set_aspect("equal")
@@ -92,7 +106,13 @@ def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
         for rows, label in ((data.held_out, "held-out"), (samples, "samples")):
             if not len(rows):
                 continue
-            axis.hist(rows.flatten(1)[:, number].cpu().numpy(), bins=30, density=True, alpha=0.5, label=label)
+            axis.hist(
+                rows.flatten(1)[:, number].cpu().numpy(),
+                bins=30,
+                density=True,
+                alpha=0.5,
+                label=label,
+            )
         axis.set_title(f"component {number}", fontsize=8)
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(caption, fontsize=10)

@@ -1,4 +1,6 @@
-"""What is worked out when training is over: samples from noise, and a held-out figure that means something."""
+"""What is worked out when training is over: samples from noise, and a held-out figure that means
+something.
+"""
 
 from __future__ import annotations
 
@@ -9,14 +11,21 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.build import make_energy, make_plan, noisy_sample
-from pipeline.config import RunConfig
+from pipeline.assembly.chains import make_plan
+from pipeline.assembly.data import noisy_sample
+from pipeline.assembly.energies import make_energy
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures, Progress
+from pipeline.config.data import LabelledToysData
+from pipeline.config.objectives import terms_of
+from pipeline.config.run import RunConfig
+from pipeline.config.sections import Judgement
 from pipeline.data.base import DataSet
-from pipeline.data_sections import LabelledToysData
-from pipeline.energies.base import Energy, unflatten_
+from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
+from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
@@ -25,19 +34,21 @@ from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import draw_from_noise
 from pipeline.evaluation.words import in_words
-from pipeline.objective_sections import terms_of
 from pipeline.objectives.moments import family_of
-from pipeline.rng import torch_generator
-from pipeline.run_sections import Judgement
-from pipeline.types import Figures, Progress
 
 
-def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str) -> Iterator[Progress | Figures]:
-    """Samples and figures of the energy with flat `weights`; writes `samples.png`. Yields progress, the figures last.
+def evaluate(
+    config: RunConfig, weights: np.ndarray, data: DataSet, output: str
+) -> Iterator[Progress | Figures]:
+    """Samples and figures of the energy with flat `weights`; writes `samples.png`. Yields progress,
+    the figures last.
 
     On the CPU whatever the training's device: the data are there, and what is left is small.
     """
-    energy, untrained = (make_energy(config, data.shape, data.context_shape).requires_grad_(False).eval() for _ in range(2))
+    energy, untrained = (
+        make_energy(config, data.shape, data.context_shape).requires_grad_(False).eval()
+        for _ in range(2)
+    )
     unflatten_(energy, weights)
     untrained.initialise(noisy_sample(config, data))
     figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
@@ -54,31 +65,56 @@ def evaluate(config: RunConfig, weights: np.ndarray, data: DataSet, output: str)
 
 
 def judge(wanted: Judgement, figures: Figures) -> Figures:
-    """What `evaluation.judged` asks, answered: the figure, what it is held against, and whether it passes."""
+    """What `evaluation.judged` asks, answered: the figure, what it is held against, and whether it
+    passes.
+    """
     value = _look_up(figures, wanted.figure)
-    reference = _look_up(figures, wanted.reference) if isinstance(wanted.reference, str) else wanted.reference
+    reference = (
+        _look_up(figures, wanted.reference)
+        if isinstance(wanted.reference, str)
+        else wanted.reference
+    )
     passes = value is not None and reference is not None
     if passes:
         passes = value >= reference if wanted.sense == "at_least" else value <= reference
-    return {"name": wanted.figure, "value": value, "sense": wanted.sense, "reference": reference, "passes": passes}
+    return {
+        "name": wanted.figure,
+        "value": value,
+        "sense": wanted.sense,
+        "reference": reference,
+        "passes": passes,
+    }
 
 
 def _look_up(figures: Figures, name: str) -> Any:
-    """The figure called `name`, with dots between the keys of what is nested; None where there is none."""
+    """The figure called `name`, with dots between the keys of what is nested; None where there is
+    none.
+    """
     value: Any = figures
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
     return value
 
 
-def _draw(config: RunConfig, energy: Energy, data: DataSet, output: str) -> Generator[Progress, None, Figures]:
+def _draw(
+    config: RunConfig, energy: Energy, data: DataSet, output: str
+) -> Generator[Progress, None, Figures]:
     """Writes `samples.png`; how good its samples are."""
     context = sample_contexts(config, data)
-    bound = energy.of_class(context) if isinstance(energy, LabelMLP) and context is not None else energy.given(context)
+    bound = (
+        energy.of_class(context)
+        if isinstance(energy, LabelMLP) and context is not None
+        else energy.given(context)
+    )
     count, transitions = config.evaluation.samples, config.evaluation.transitions
-    drawn = yield from draw_from_noise(bound, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation"))
+    drawn = yield from draw_from_noise(
+        bound, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation")
+    )
     samples, figures = drawn.position, {"samples_r_hat": drawn.r_hat}
-    caption = f"{config.name}: {count} samples, chains started at noise, {transitions:,} {config.kernel.name} transitions each"
+    caption = (
+        f"{config.name}: {count} samples, chains started at noise, {transitions:,}"
+        f" {config.kernel.name} transitions each"
+    )
     if config.conditional and len(data.shape) == 1:
         assert context is not None
         draw_conditional(energy, samples, context, data, caption, output)
@@ -91,7 +127,9 @@ def _draw(config: RunConfig, energy: Energy, data: DataSet, output: str) -> Gene
 
 
 def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
-    """The contexts of the samples that are shown: as many of each label, or those of held-out rows; None without any."""
+    """The contexts of the samples that are shown: as many of each label, or those of held-out rows;
+    None without any.
+    """
     if data.context is None or not config.energy.takes_context:
         return None
     number = torch.arange(config.evaluation.samples)
@@ -104,14 +142,18 @@ def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
 def _figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet, output: str
 ) -> Generator[Progress, None, Figures]:
-    """The held-out figure of the trained energy, and what the untrained one and simple models score on it."""
+    """The held-out figure of the trained energy, and what the untrained one and simple models score
+    on it.
+    """
     if config.conditional:
         figures = yield from conditional_figures(config, energy, untrained, data)
         if isinstance(config.data, LabelledToysData) and data.log_density is not None:
             figures |= _compositions(config.data, energy, data, output)
         return figures
     if isinstance(energy, LabelMLP):
-        return label_figures(energy, data) | (yield from _continuous_figures(config, energy, untrained, data))
+        return label_figures(energy, data) | (
+            yield from _continuous_figures(config, energy, untrained, data)
+        )
     if energy.levels is not None:
         return (yield from _discrete_figures(config, energy, untrained, data))
     return (yield from _continuous_figures(config, energy, untrained, data))
@@ -122,7 +164,9 @@ def _compositions(section: LabelledToysData, energy: Energy, data: DataSet, outp
     points, names = compositions.grid(), section.laws
     assert data.log_density is not None
     first, second = (energy.given(torch.tensor([label])) for label in (0.0, 1.0))
-    one, other = (data.log_density(points, torch.full((len(points),), label)) for label in (0.0, 1.0))
+    one, other = (
+        data.log_density(points, torch.full((len(points),), label)) for label in (0.0, 1.0)
+    )
     compared = compositions.compare(first, second, (one, other))
     compositions.draw_compositions(compared, (names[0], names[1]), output)
     return compositions.composition_figures(compared)
@@ -132,7 +176,9 @@ def _continuous_figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
 ) -> Generator[Progress, None, Figures]:
     noise = torch_generator(config.data.split_seed, "held-out-noise")
-    test = energy.into_domain(data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise))
+    test = energy.into_domain(
+        data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
+    )
     train = energy.into_domain(noisy_sample(config, data))
     baselines = likelihood.continuous_baselines(data, test, energy.box)
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
@@ -140,7 +186,8 @@ def _continuous_figures(
         figures = likelihood.exact(energy, log_z, test, train)
         before = likelihood.exact(untrained, log_z_before, test, train)["test_log_likelihood"]
     elif data.shape == (2,):
-        # far beyond the data and the base term; a trained network may move mass between, not past them
+        # far beyond the data and the base term; a trained network may move mass between, not past
+        # them
         box = reach(energy, data)
         figures = likelihood.two_dimensional(energy, data, test, box)
         before = likelihood.two_dimensional(untrained, data, test, box)["test_log_likelihood"]
@@ -164,7 +211,9 @@ def _discrete_figures(
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
         figures = likelihood.exact(energy, log_z, data.held_out, data.sample)
-        before = likelihood.exact(untrained, log_z_before, data.held_out, data.sample)["test_log_likelihood"]
+        before = likelihood.exact(untrained, log_z_before, data.held_out, data.sample)[
+            "test_log_likelihood"
+        ]
     elif isinstance(energy, BernoulliRBM | PottsRBM) and config.evaluation.ais_temperatures:
         assert isinstance(untrained, BernoulliRBM | PottsRBM)
         figures = yield from likelihood.by_gibbs_annealing(energy, data, config)
@@ -172,5 +221,7 @@ def _discrete_figures(
     else:
         stream = (config.seed, "pseudo-likelihood")
         figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
-        before = likelihood.pseudo_likelihood(untrained, data, torch_generator(*stream))["test_pseudo_log_likelihood"]
+        before = likelihood.pseudo_likelihood(untrained, data, torch_generator(*stream))[
+            "test_pseudo_log_likelihood"
+        ]
     return figures | {"baselines": {**baselines, "untrained": before}}

@@ -9,16 +9,16 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.chains.sampler import ChainPlan, Sampler
+from pipeline.common.types import Progress
 from pipeline.energies.base import Energy
 from pipeline.evaluation.diagnostics import split_r_hat
-from pipeline.sampler import ChainPlan, Sampler
-from pipeline.types import Progress
 
 
 class Drawn(NamedTuple):
-    """Where chains ended, `position` [M, *shape] and `energy` [M] nats; their mean acceptance and the split R-hat of their
-    energies, both over the second half of the way (None where R-hat tells nothing: chains under several contexts have several
-    laws, and need not agree).
+    """Where chains ended, `position` [M, *shape] and `energy` [M] nats; their mean acceptance and
+    the split R-hat of their energies, both over the second half of the way (None where R-hat tells
+    nothing: chains under several contexts have several laws, and need not agree).
     """
 
     position: Tensor
@@ -30,7 +30,9 @@ class Drawn(NamedTuple):
 def draw_from_noise(
     energy: Energy, plan: ChainPlan, count: int, transitions: int, generator: torch.Generator
 ) -> Generator[Progress, None, Drawn]:
-    """After the progress, `count` chains that started at the base law, their kernel adapted to them as they went."""
+    """After the progress, `count` chains that started at the base law, their kernel adapted to them
+    as they went.
+    """
     sampler = Sampler(energy, plan, count, generator)
     done, energies, acceptances = 0, [], []
     while done < transitions:
@@ -44,4 +46,6 @@ def draw_from_noise(
     draws = torch.stack(energies[later:], 1).double().cpu().numpy()
     r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 and energy.contexts == 1 else math.nan
     acceptance = sum(acceptances[later:]) / len(acceptances[later:])
-    return Drawn(sampler.position[-count:], energies[-1], acceptance, r_hat if math.isfinite(r_hat) else None)
+    return Drawn(
+        sampler.position[-count:], energies[-1], acceptance, r_hat if math.isfinite(r_hat) else None
+    )

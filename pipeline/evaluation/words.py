@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.common.types import Figures
 from pipeline.evaluation.moments import moment_words
-from pipeline.types import Figures
 
 NAMES = {
     "untrained": "this model untrained",
@@ -20,11 +20,17 @@ def in_words(figures: Figures) -> list[str]:
     if "compositions" in figures:
         both, either, without = (figures["compositions"][name] for name in ("and", "or", "not"))
         lines.append(
-            f"compositions of the first two laws, KL from their own: and {both:.3f}, or {either:.3f}, not {without:.3f} nats"
+            f"compositions of the first two laws, KL from their own: and {both:.3f}, or"
+            f" {either:.3f}, not {without:.3f} nats"
         )
     if figures.get("samples_r_hat") is not None:
-        lines.append(f"  split R-hat of the samples' energies {figures['samples_r_hat']:.2f} (1: the chains agree)")
-    baselines = [f"{NAMES[name]} {value:.2f}" for name, value in figures.get("baselines", {}).items()]
+        lines.append(
+            f"  split R-hat of the samples' energies {figures['samples_r_hat']:.2f} (1: the chains"
+            " agree)"
+        )
+    baselines = [
+        f"{NAMES[name]} {value:.2f}" for name, value in figures.get("baselines", {}).items()
+    ]
     if baselines:
         lines.append(f"  on the same rows: {', '.join(baselines)}")
     if "judged" in figures:
@@ -42,11 +48,14 @@ def _likelihood(figures: Figures) -> list[str]:
     }
     for key, kind in kinds.items():
         if key in figures:
-            lines.append(f"held-out {kind} {figures[key]:.2f}{error} nats a row ({figures['method']})")
+            lines.append(
+                f"held-out {kind} {figures[key]:.2f}{error} nats a row ({figures['method']})"
+            )
     if "log_z_gap" in figures:
         lines.append(
-            f"  log Z {figures['log_z']:.2f}{error} by forward AIS, too low on average; {figures['log_z_reverse']:.2f} ± "
-            f"{figures['log_z_reverse_standard_error']:.2f} by reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
+            f"  log Z {figures['log_z']:.2f}{error} by forward AIS, too low on average;"
+            f" {figures['log_z_reverse']:.2f} ± {figures['log_z_reverse_standard_error']:.2f} by"
+            f" reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
         )
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
@@ -60,12 +69,15 @@ def _answers(figures: Figures) -> list[str]:
     lines = []
     if "test_accuracy" in figures:
         lines.append(
-            f"label of held-out rows right: {figures['test_accuracy']:.1%} (the commonest: {figures['commonest_label']:.1%}), "
-            f"log p(label) {figures['test_label_log_likelihood']:.3f} nats a row"
+            f"label of held-out rows right: {figures['test_accuracy']:.1%} (the commonest:"
+            f" {figures['commonest_label']:.1%}), log p(label)"
+            f" {figures['test_label_log_likelihood']:.3f} nats a row"
         )
     if "samples_recognised" in figures:
         share = figures["samples_recognised"]
-        lines.append(f"  class-conditional samples of their class, by 5 nearest training rows: {share:.0%}")
+        lines.append(
+            f"  class-conditional samples of their class, by 5 nearest training rows: {share:.0%}"
+        )
     if "accuracy" in figures:
         lines.append(
             f"most probable position right: {figures['accuracy']:.1%} of held-out rows, "
@@ -75,6 +87,12 @@ def _answers(figures: Figures) -> list[str]:
 
 
 def _verdict(judged: Figures) -> str:
-    value, reference = ("missing" if number is None else f"{number:.4g}" for number in (judged["value"], judged["reference"]))
+    value, reference = (
+        "missing" if number is None else f"{number:.4g}"
+        for number in (judged["value"], judged["reference"])
+    )
     passes = "passes" if judged["passes"] else "does not pass"
-    return f"  judged by {judged['name']}: {value}, {judged['sense'].replace('_', ' ')} {reference}: {passes}"
+    return (
+        f"  judged by {judged['name']}: {value}, {judged['sense'].replace('_', ' ')} {reference}:"
+        f" {passes}"
+    )

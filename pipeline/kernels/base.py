@@ -8,18 +8,21 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
+from pipeline.energies.target import Target
 
-WORTH_INDEXING = 64  # numbers in a row from which, on a CPU, copying some rows is quicker than choosing among all
+# numbers in a row from which, on a CPU, copying some rows is quicker than choosing among all
+WORTH_INDEXING = 64
 Scale = float | Tensor
 """A number, or one for each chain, `[N]`."""
 
 
 class Info(NamedTuple):
-    """`acceptance` [N]: the probability with which each chain's proposal was accepted (1 where nothing is rejected).
+    """`acceptance` [N]: the probability with which each chain's proposal was accepted (1 where
+    nothing is rejected).
 
-    `swaps` [R - 1]: on a ladder of R rungs, the mean probability with which neighbouring rungs exchanged; else None. `noise`
-    [N, *shape]: the standard normal draws that a replay needs, of kernels that can be replayed.
+    `swaps` [R - 1]: on a ladder of R rungs, the mean probability with which neighbouring rungs
+    exchanged; else None. `noise` [N, *shape]: the standard normal draws that a replay needs, of
+    kernels that can be replayed.
     """
 
     acceptance: Tensor
@@ -28,8 +31,8 @@ class Info(NamedTuple):
 
 
 class State(Protocol):
-    """A named tuple with at least a `position` [N, *shape]; one that caches more (`energy` [N], `gradient` [N, *shape], nats)
-    holds only under the target it was made with.
+    """A named tuple with at least a `position` [N, *shape]; one that caches more (`energy` [N],
+    `gradient` [N, *shape], nats) holds only under the target it was made with.
     """
 
     @property
@@ -48,10 +51,11 @@ class GradientState(NamedTuple):
 
 
 class Kernel(NamedTuple):
-    """`init(position, target) -> State`; `step(generator, state, target, **parameters) -> (State, Info)`.
+    """`init(position, target) -> State`; `step(generator, state, target, **parameters) -> (State,
+    Info)`.
 
-    `replay(previous, noise, target, **parameters) -> position`, where there is one: the same transition as a function of the
-    weights, for a `target` whose `gradient` has a graph.
+    `replay(previous, noise, target, **parameters) -> position`, where there is one: the same
+    transition as a function of the weights, for a `target` whose `gradient` has a graph.
     """
 
     init: Callable[[Tensor, Target], Any]
@@ -67,10 +71,14 @@ def init_gradient(position: Tensor, target: Target) -> GradientState:
     return GradientState(position, *target.energy_and_gradient(position))
 
 
-def metropolis(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
-    """The accept step: `moved` with probability min(1, exp(log_ratio)) [N], else `state`; and that probability.
+def metropolis(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
+    """The accept step: `moved` with probability min(1, exp(log_ratio)) [N], else `state`; and that
+    probability.
 
-    A ratio that is not finite is a rejection; an energy that is not makes it so, and such a proposal is never entered.
+    A ratio that is not finite is a rejection; an energy that is not makes it so, and such a
+    proposal is never entered.
     """
     acceptance = log_ratio.nan_to_num(nan=-torch.inf, posinf=-torch.inf).clamp_(max=0).exp_()
     accepted = torch.empty_like(acceptance).uniform_(generator=generator) < acceptance
@@ -78,13 +86,18 @@ def metropolis(generator: torch.Generator, log_ratio: Tensor, moved: Any, state:
 
 
 def choose(accepted: Tensor, moved: Any, state: Any) -> Any:
-    """The state with each field of `moved` in the chains whose proposal was `accepted` [N] bool, of `state` in the others.
+    """The state with each field of `moved` in the chains whose proposal was `accepted` [N] bool, of
+    `state` in the others.
 
     `moved` is the step's own, and may be overwritten.
     """
-    if accepted.is_cuda or state.position[0].numel() < WORTH_INDEXING:  # on a GPU an index would have the host wait
+    if (
+        accepted.is_cuda or state.position[0].numel() < WORTH_INDEXING
+    ):  # on a GPU an index would have the host wait
         fields = zip(moved, state, strict=True)
-        return type(state)(*(torch.where(per_chain(accepted, new), new, old) for new, old in fields))
+        return type(state)(
+            *(torch.where(per_chain(accepted, new), new, old) for new, old in fields)
+        )
     rejected = (~accepted).nonzero()[:, 0]
     for new, old in zip(moved, state, strict=True):
         new.index_copy_(0, rejected, old.index_select(0, rejected))
@@ -93,11 +106,18 @@ def choose(accepted: Tensor, moved: Any, state: Any) -> Any:
 
 def broken(state: Any) -> Tensor:
     """[N] bool: which chains are not finite, in their position or in anything cached with it."""
-    return ~torch.stack([field.flatten(1).isfinite().all(1) if field.ndim > 1 else field.isfinite() for field in state]).all(0)
+    return ~torch.stack(
+        [
+            field.flatten(1).isfinite().all(1) if field.ndim > 1 else field.isfinite()
+            for field in state
+        ]
+    ).all(0)
 
 
 def levels_of(target: Target) -> int:
-    """q of a discrete target; a discrete kernel on any other is refused when a configuration is checked."""
+    """q of a discrete target; a discrete kernel on any other is refused when a configuration is
+    checked.
+    """
     assert target.levels is not None, "a discrete kernel needs an energy over {0, ..., q-1}^d"
     return target.levels
 

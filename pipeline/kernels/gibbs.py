@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
+from pipeline.energies.target import Target
 from pipeline.kernels.base import Info, Kernel
 
 
@@ -20,7 +20,9 @@ def init(position: Tensor, target: Target) -> State:  # noqa: ARG001 - every ker
 
 
 def step(generator: torch.Generator, state: State, target: Target) -> tuple[State, Info]:
-    """Each block in turn from its exact conditional given the one before (Geman & Geman 1984; Hinton 2002 for RBMs)."""
+    """Each block in turn from its exact conditional given the one before (Geman & Geman 1984;
+    Hinton 2002 for RBMs).
+    """
     value = state.position
     for block in target.blocks:
         value = target.conditional(block, value).sample(generator)

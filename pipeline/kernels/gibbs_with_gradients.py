@@ -5,18 +5,22 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
 from pipeline.energies.conditionals import draw
+from pipeline.energies.target import Target
 from pipeline.kernels.base import GradientState, Info, Kernel, init_gradient, levels_of, metropolis
 
 
-def step(generator: torch.Generator, state: GradientState, target: Target) -> tuple[GradientState, Info]:
-    """One site to another level, chosen by the energy's first-order change (Grathwohl et al. 2021, algorithms 1 and 2):
+def step(
+    generator: torch.Generator, state: GradientState, target: Target
+) -> tuple[GradientState, Info]:
+    """One site to another level, chosen by the energy's first-order change (Grathwohl et al. 2021,
+    algorithms 1 and 2):
 
         q(move | x) = softmax over moves of -D(x, move) / 2,   D(x, move) the linear estimate of E(x') - E(x),
         accepted with probability min(1, exp(E(x) - E(x')) q(move back | x') / q(move | x)).
 
-    exp(-E) is invariant exactly, however poor the estimate. A move sets one site to one other level; with two levels it flips.
+    exp(-E) is invariant exactly, however poor the estimate. A move sets one site to one other
+    level; with two levels it flips.
     """
     forward = log_proposals(state, target)
     moved, log_ratio = propose(state, forward, draw(forward.exp(), generator), target)
@@ -24,17 +28,23 @@ def step(generator: torch.Generator, state: GradientState, target: Target) -> tu
     return state, Info(acceptance)
 
 
-def propose(state: GradientState, forward: Tensor, move: Tensor, target: Target) -> tuple[GradientState, Tensor]:
-    """Where `move` [N], proposed with the log probabilities `forward`, leads; and the log of Hastings' ratio, [N]."""
+def propose(
+    state: GradientState, forward: Tensor, move: Tensor, target: Target
+) -> tuple[GradientState, Tensor]:
+    """Where `move` [N], proposed with the log probabilities `forward`, leads; and the log of
+    Hastings' ratio, [N].
+    """
     moved = init_gradient(apply(state.position, move, target), target)
     back = log_proposals(moved, target).gather(1, reverse(state.position, move, target)[:, None])
     return moved, state.energy - moved.energy + (back - forward.gather(1, move[:, None]))[:, 0]
 
 
 def log_proposals(state: GradientState, target: Target) -> Tensor:
-    """log q(move | x) for every move: `[N, d]` with two levels (flip site i), else `[N, d q]` (site i to level k).
+    """log q(move | x) for every move: `[N, d]` with two levels (flip site i), else `[N, d q]` (site
+    i to level k).
 
-    Where the gradient is not in the one-hot encoding, the estimate for level k is gradient_i (k - x_i).
+    Where the gradient is not in the one-hot encoding, the estimate for level k is gradient_i (k -
+    x_i).
     """
     flat = state.position.flatten(1)
     if target.levels == 2:
@@ -44,7 +54,9 @@ def log_proposals(state: GradientState, target: Target) -> Tensor:
     by_level: Tensor = gradient * levels if gradient.shape[-1] == 1 else gradient
     current = flat.long()[..., None]
     change = by_level - by_level.gather(-1, current)
-    return (-change / 2).scatter(-1, current, -torch.inf).flatten(1).log_softmax(1)  # staying is no move
+    return (
+        (-change / 2).scatter(-1, current, -torch.inf).flatten(1).log_softmax(1)
+    )  # staying is no move
 
 
 def apply(position: Tensor, move: Tensor, target: Target) -> Tensor:

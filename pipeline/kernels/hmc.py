@@ -7,8 +7,18 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target, reflect, squared_norm
-from pipeline.kernels.base import GradientState, Info, Kernel, Scale, init_gradient, metropolis, normal_like, per_chain
+from pipeline.energies.base import reflect, squared_norm
+from pipeline.energies.target import Target
+from pipeline.kernels.base import (
+    GradientState,
+    Info,
+    Kernel,
+    Scale,
+    init_gradient,
+    metropolis,
+    normal_like,
+    per_chain,
+)
 
 
 def step(
@@ -21,16 +31,20 @@ def step(
     jitter: float = 0.0,
     mass: float | Sequence[float] = 1.0,
 ) -> tuple[GradientState, Info]:
-    """p ~ N(0, M); `leapfrog_steps` times half a kick, a drift, half a kick (Duane et al. 1987; Neal 2011):
+    """p ~ N(0, M); `leapfrog_steps` times half a kick, a drift, half a kick (Duane et al. 1987;
+    Neal 2011):
 
         p <- p - epsilon F(x) / 2,   x <- x + epsilon p / M,   p <- p - epsilon F(x) / 2,
 
-    accepted with probability min(1, exp(E(x) + |p|^2 / 2M - E(x') - |p'|^2 / 2M)). F = grad E. The map preserves volume and is
-    reversible, for any fixed F, so exp(-E) is invariant exactly. `mass` is M, a number or one for each component, `[d]`.
-    Each chain's epsilon, and so the length of its path, is drawn from step_size (1 +- jitter), which breaks the periods of
-    near-Gaussian laws (Mackenzie 1989; Neal 2011, section 3.2). A box's walls reflect x, and turn p's component around.
+    accepted with probability min(1, exp(E(x) + |p|^2 / 2M - E(x') - |p'|^2 / 2M)). F = grad E. The
+    map preserves volume and is reversible, for any fixed F, so exp(-E) is invariant exactly. `mass`
+    is M, a number or one for each component, `[d]`. Each chain's epsilon, and so the length of its
+    path, is drawn from step_size (1 +- jitter), which breaks the periods of near-Gaussian laws
+    (Mackenzie 1989; Neal 2011, section 3.2). A box's walls reflect x, and turn p's component
+    around.
 
-    The code has q = p / sqrt(M), which is N(0, 1), and M as a step size by component, epsilon / sqrt(M).
+    The code has q = p / sqrt(M), which is N(0, 1), and M as a step size by component, epsilon /
+    sqrt(M).
     """
     momentum = normal_like(state.position, generator)
     kinetic = squared_norm(momentum) / 2
@@ -48,13 +62,19 @@ def step(
 
 
 def _scale(
-    generator: torch.Generator, state: GradientState, step_size: Scale, jitter: float, mass: float | Sequence[float]
+    generator: torch.Generator,
+    state: GradientState,
+    step_size: Scale,
+    jitter: float,
+    mass: float | Sequence[float],
 ) -> Tensor:
     """epsilon / sqrt(M), to broadcast over `[N, *shape]`."""
     x = state.position
     epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).expand(len(x))
     if jitter:
-        epsilon = epsilon * (1 + jitter * torch.empty_like(state.energy).uniform_(-1, 1, generator=generator))
+        epsilon = epsilon * (
+            1 + jitter * torch.empty_like(state.energy).uniform_(-1, 1, generator=generator)
+        )
     root = x.new_tensor(mass).sqrt()
     return per_chain(epsilon, x) / (root if root.ndim == 0 else root.view(x.shape[1:]))
 
@@ -64,7 +84,9 @@ def _kick(momentum: Tensor, gradient: Tensor, scale: Tensor, share: float) -> No
     momentum.addcmul_(gradient, scale, value=-share)
 
 
-def _drift(position: Tensor, momentum: Tensor, scale: Tensor, target: Target) -> tuple[Tensor, Tensor]:
+def _drift(
+    position: Tensor, momentum: Tensor, scale: Tensor, target: Target
+) -> tuple[Tensor, Tensor]:
     """`position` and `momentum` after a drift, which overwrites them."""
     position.addcmul_(momentum, scale)
     if target.box is None:

@@ -7,7 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target, squared_norm
+from pipeline.energies.base import squared_norm
+from pipeline.energies.target import Target
 from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy, metropolis
 
 Proposal = Callable[[torch.Generator, Tensor], tuple[Tensor, Tensor]]
@@ -27,7 +28,9 @@ def with_proposal(propose: Proposal) -> Kernel:
     exp(-E) is invariant exactly, if the proposal's log ratio is right.
     """
 
-    def step(generator: torch.Generator, state: EnergyState, target: Target) -> tuple[EnergyState, Info]:
+    def step(
+        generator: torch.Generator, state: EnergyState, target: Target
+    ) -> tuple[EnergyState, Info]:
         proposal, log_proposal_ratio = propose(generator, state.position)
         moved = init_energy(proposal, target)
         log_ratio = state.energy - moved.energy + log_proposal_ratio
@@ -38,7 +41,9 @@ def with_proposal(propose: Proposal) -> Kernel:
 
 
 def independence(scale: float = 1.0) -> Proposal:
-    """x' ~ N(0, scale^2) whatever x is: log q(x | x') - log q(x' | x) = (|x'|^2 - |x|^2) / (2 scale^2) (Tierney 1994)."""
+    """x' ~ N(0, scale^2) whatever x is: log q(x | x') - log q(x' | x) = (|x'|^2 - |x|^2) / (2
+    scale^2) (Tierney 1994).
+    """
     if not (isinstance(scale, int | float) and scale > 0):
         raise ValueError("scale must be a positive number")
 

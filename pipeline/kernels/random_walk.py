@@ -4,14 +4,28 @@ from __future__ import annotations
 
 import torch
 
-from pipeline.energies.base import Target, reflect
-from pipeline.kernels.base import EnergyState, Info, Kernel, Scale, add_scaled, init_energy, metropolis, normal_like
+from pipeline.energies.base import reflect
+from pipeline.energies.target import Target
+from pipeline.kernels.base import (
+    EnergyState,
+    Info,
+    Kernel,
+    Scale,
+    add_scaled,
+    init_energy,
+    metropolis,
+    normal_like,
+)
 
 
-def step(generator: torch.Generator, state: EnergyState, target: Target, *, step_size: Scale) -> tuple[EnergyState, Info]:
-    """x' = x + epsilon xi, xi standard normal, accepted with probability min(1, exp(E(x) - E(x'))) (Metropolis et al. 1953).
+def step(
+    generator: torch.Generator, state: EnergyState, target: Target, *, step_size: Scale
+) -> tuple[EnergyState, Info]:
+    """x' = x + epsilon xi, xi standard normal, accepted with probability min(1, exp(E(x) - E(x')))
+    (Metropolis et al. 1953).
 
-    The proposal is symmetric, and stays so when a box's walls reflect it. exp(-E) is invariant exactly.
+    The proposal is symmetric, and stays so when a box's walls reflect it. exp(-E) is invariant
+    exactly.
     """
     noise = normal_like(state.position, generator)
     proposal = add_scaled(state.position, noise, step_size, out=noise)

@@ -7,19 +7,23 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
+from pipeline.energies.target import Target
 from pipeline.kernels.base import Info, Kernel, choose
 
 
 def over(kernel: Kernel, rungs: int, transitions: int) -> Kernel:
-    """R rungs of N chains each, `[R N, *shape]` rung by rung, under a target with `beta` [R N] from 0 to 1.
+    """R rungs of N chains each, `[R N, *shape]` rung by rung, under a target with `beta` [R N] from
+    0 to 1.
 
-    One transition is: `transitions` of `kernel` in all rungs at once, swaps between rungs (0, 1), (2, 3), ..., as many
-    transitions again, swaps between (1, 2), (3, 4), ... (even-odd scheme: Okabe et al. 2001; Syed et al. 2022). The product
-    of the rungs' laws is invariant exactly, where `kernel` leaves each rung's law as it is.
+    One transition is: `transitions` of `kernel` in all rungs at once, swaps between rungs (0, 1),
+    (2, 3), ..., as many transitions again, swaps between (1, 2), (3, 4), ... (even-odd scheme:
+    Okabe et al. 2001; Syed et al. 2022). The product of the rungs' laws is invariant exactly, where
+    `kernel` leaves each rung's law as it is.
     """
 
-    def step(generator: torch.Generator, state: Any, target: Target, **parameters: Any) -> tuple[Any, Info]:
+    def step(
+        generator: torch.Generator, state: Any, target: Target, **parameters: Any
+    ) -> tuple[Any, Info]:
         acceptance, swaps = torch.zeros(len(state.position), device=state.position.device), []
         for first in (0, 1):
             for _ in range(transitions):
@@ -32,12 +36,16 @@ def over(kernel: Kernel, rungs: int, transitions: int) -> Kernel:
     return Kernel(kernel.init, step)
 
 
-def swap(generator: torch.Generator, kernel: Kernel, state: Any, target: Target, rungs: int, first: int) -> tuple[Any, Tensor]:
-    """Chain i of rungs a and a + 1, for a = first, first + 2, ..., exchange positions with probability min(1, r),
+def swap(
+    generator: torch.Generator, kernel: Kernel, state: Any, target: Target, rungs: int, first: int
+) -> tuple[Any, Tensor]:
+    """Chain i of rungs a and a + 1, for a = first, first + 2, ..., exchange positions with
+    probability min(1, r),
 
         log r = E_a(x_a) + E_b(x_b) - E_a(x_b) - E_b(x_a),   b = a + 1.
 
-    The new state, and the mean of those probabilities over chains by pair of neighbours, [rungs - 1] (0: not tried).
+    The new state, and the mean of those probabilities over chains by pair of neighbours, [rungs -
+    1] (0: not tried).
     """
     rates = torch.zeros(rungs - 1, device=state.position.device)
     lower = torch.arange(first, rungs - 1, 2, device=rates.device)

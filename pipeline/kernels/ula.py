@@ -7,8 +7,18 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
-from pipeline.kernels.base import GradientState, Info, Kernel, Scale, add_scaled, choose, init_gradient, normal_like, per_chain
+from pipeline.energies.target import Target
+from pipeline.kernels.base import (
+    GradientState,
+    Info,
+    Kernel,
+    Scale,
+    add_scaled,
+    choose,
+    init_gradient,
+    normal_like,
+    per_chain,
+)
 
 
 class Differentiable(Protocol):
@@ -21,16 +31,22 @@ class Differentiable(Protocol):
 
 
 def step(
-    generator: torch.Generator, state: GradientState, target: Target, *, step_size: Scale, noise: float | None = None
+    generator: torch.Generator,
+    state: GradientState,
+    target: Target,
+    *,
+    step_size: Scale,
+    noise: float | None = None,
 ) -> tuple[GradientState, Info]:
-    """x' = x - epsilon grad E(x) + sigma xi, xi standard normal (Parisi 1981; Roberts & Tweedie 1996).
+    """x' = x - epsilon grad E(x) + sigma xi, xi standard normal (Parisi 1981; Roberts & Tweedie
+    1996).
 
-    With `noise=None`, sigma = sqrt(2 epsilon): exp(-E) is invariant up to a bias of O(epsilon). Any other sigma is the field's
-    "temperature" form (Nijkamp et al. 2019; Du & Mordatch 2019), whose chains follow roughly exp(-E / T) at
-    T = sigma^2 / (2 epsilon): sharper samples, no likelihood.
+    With `noise=None`, sigma = sqrt(2 epsilon): exp(-E) is invariant up to a bias of O(epsilon). Any
+    other sigma is the field's "temperature" form (Nijkamp et al. 2019; Du & Mordatch 2019), whose
+    chains follow roughly exp(-E / T) at T = sigma^2 / (2 epsilon): sharper samples, no likelihood.
 
-    In a box x' is clamped to it, the field's custom, and a bias of its own: walls collect chains. A move to where energy or
-    gradient is not finite is not made, and its noise is told as NaN.
+    In a box x' is clamped to it, the field's custom, and a bias of its own: walls collect chains. A
+    move to where energy or gradient is not finite is not made, and its noise is told as NaN.
     """
     xi = normal_like(state.position, generator)
     drifted = add_scaled(state.position, state.gradient, -step_size)
@@ -46,9 +62,15 @@ def step(
 
 
 def replay(
-    previous: Tensor, noise_drawn: Tensor, target: Differentiable, *, step_size: Scale, noise: float | None = None
+    previous: Tensor,
+    noise_drawn: Tensor,
+    target: Differentiable,
+    *,
+    step_size: Scale,
+    noise: float | None = None,
 ) -> Tensor:
-    """x' [N, *shape] of `step` from x = `previous` and xi = `noise_drawn`, with a graph through grad E and x.
+    """x' [N, *shape] of `step` from x = `previous` and xi = `noise_drawn`, with a graph through
+    grad E and x.
 
     Where the noise is NaN, of a move that was not made, x.
     """

@@ -12,14 +12,16 @@ from pipeline.objectives.base import Batch, Objective, Part
 
 
 class ContrastiveDivergence(Objective):
-    """The gradient of the negative log-likelihood, with its model expectation from chains (Hinton 2002; Tieleman 2008):
+    """The gradient of the negative log-likelihood, with its model expectation from chains (Hinton
+    2002; Tieleman 2008):
 
         -grad log p(x) = grad E(x+) - E_{x ~ p}[grad E(x)]
         loss = mean_i E(x_i+) - sum_j w_j E(x_j-) + l2 (mean_i E(x_i+)^2 + sum_j w_j E(x_j-)^2)
 
-    w is uniform, or the importance weights of stale negatives, and carries no gradient. CD-k, PCD and short runs differ only
-    in where the chains start, which is the pools' affair. The l2 term keeps the energies' free constant, and so their
-    magnitude, near zero (Du & Mordatch 2019, section 3.3: weight 0.1 to 1 for deep nets on images).
+    w is uniform, or the importance weights of stale negatives, and carries no gradient. CD-k, PCD
+    and short runs differ only in where the chains start, which is the pools' affair. The l2 term
+    keeps the energies' free constant, and so their magnitude, near zero (Du & Mordatch 2019,
+    section 3.3: weight 0.1 to 1 for deep nets on images).
     """
 
     consumes_chains = True
@@ -44,13 +46,13 @@ class ContrastiveDivergence(Objective):
 
 
 class FastWeights:
-    """Weights phi laid over theta for the chains alone (Tieleman & Hinton 2009, "Using fast weights to improve persistent
-    contrastive divergence", section 3):
+    """Weights phi laid over theta for the chains alone (Tieleman & Hinton 2009, "Using fast weights
+    to improve persistent contrastive divergence", section 3):
 
         phi <- decay phi - rate grad_theta loss
 
-    The chains sample from exp(-E(x; theta + phi)): where they dwell, the energy rises at once and is forgotten soon, which
-    drives them on. What is learned, and evaluated, is theta.
+    The chains sample from exp(-E(x; theta + phi)): where they dwell, the energy rises at once and
+    is forgotten soon, which drives them on. What is learned, and evaluated, is theta.
     """
 
     def __init__(self, parameters: Sequence[Tensor], rate: float, decay: float) -> None:

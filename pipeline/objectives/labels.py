@@ -15,8 +15,9 @@ from pipeline.objectives.base import Batch, Objective, Part
 class LabelLikelihood(Objective):
     """loss = -mean_i log p(y_i | x_i),   p(y | x) = exp(-E(x, y)) / sum_k exp(-E(x, k))
 
-    The discriminative half of a joint model, exactly normalised; beside a loss for p(x) it makes one energy a classifier and a
-    generator at once, log p(x, y) = log p(x) + log p(y | x) (Grathwohl et al. 2020).
+    The discriminative half of a joint model, exactly normalised; beside a loss for p(x) it makes
+    one energy a classifier and a generator at once, log p(x, y) = log p(x) + log p(y | x)
+    (Grathwohl et al. 2020).
     """
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
@@ -25,4 +26,8 @@ class LabelLikelihood(Objective):
             return
         assert batch.context is not None
         logits = cast(LabelMLP, energy).label_logits(batch.positives)
-        yield Part("label", cross_entropy(logits, batch.context.flatten().long(), reduction="sum"), len(logits))
+        yield Part(
+            "label",
+            cross_entropy(logits, batch.context.flatten().long(), reduction="sum"),
+            len(logits),
+        )

@@ -1,4 +1,6 @@
-"""Exact maximum likelihood, for models small enough to know their log Z: what the other objectives are held against."""
+"""Exact maximum likelihood, for models small enough to know their log Z: what the other objectives
+are held against.
+"""
 
 from __future__ import annotations
 
@@ -8,19 +10,21 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ConfigError
 from pipeline.energies.base import Energy
-from pipeline.errors import ConfigError
 from pipeline.objectives.base import Batch, Objective, Part
 
 REACH = 6.0
 
 
 class MaximumLikelihood(Objective):
-    """loss = mean_i E(x_i+) + log Z(theta), the negative log-likelihood, differentiated as it stands.
+    """loss = mean_i E(x_i+) + log Z(theta), the negative log-likelihood, differentiated as it
+    stands.
 
-    log Z is the energy's own (`log_sum`: enumeration, or a closed form), or, in one or two dimensions, a midpoint rule of
-    `grid` points a side over the box, or on R^d over +- max(6 base_scale, 1.5 max |x|) of the data; for smooth densities that
-    vanish at its ends its error falls faster than any power of the spacing.
+    log Z is the energy's own (`log_sum`: enumeration, or a closed form), or, in one or two
+    dimensions, a midpoint rule of `grid` points a side over the box, or on R^d over +- max(6
+    base_scale, 1.5 max |x|) of the data; for smooth densities that vanish at its ends its error
+    falls faster than any power of the spacing.
     """
 
     _side: Tensor
@@ -30,18 +34,25 @@ class MaximumLikelihood(Objective):
         self._grid = grid
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Chooses the grid. Raises `ConfigError` for an energy without a log Z in more than two dimensions."""
+        """Chooses the grid. Raises `ConfigError` for an energy without a log Z in more than two
+        dimensions.
+        """
         self.register_buffer("_side", torch.empty(0), persistent=False)
         with torch.no_grad():
             if energy.log_sum() is not None:
                 return
         if energy.dimension > 2 or energy.levels is not None:
-            remedy = "needs log Z: at most 2^20 states, an RBM with at most 20 hidden units, or at most two real dimensions"
+            remedy = (
+                "needs log Z: at most 2^20 states, an RBM with at most 20 hidden units, or at most"
+                " two real dimensions"
+            )
             raise ConfigError("objective", "maximum_likelihood", remedy)
         reach = max(REACH * energy.base_scale, 1.5 * float(rows.abs().max()))
         low, high = energy.box or (-reach, reach)
         self._step = (high - low) / self._grid
-        self._side = ((torch.arange(self._grid, dtype=torch.float64) + 0.5) * self._step + low).to(rows)
+        self._side = ((torch.arange(self._grid, dtype=torch.float64) + 0.5) * self._step + low).to(
+            rows
+        )
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
         """Parts named positive and log_z."""

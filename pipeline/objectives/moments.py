@@ -7,25 +7,28 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ConfigError
 from pipeline.energies.base import Energy
-from pipeline.energies.exponential_family import ExponentialFamily
-from pipeline.energies.marginal_polytope import locate
-from pipeline.errors import ConfigError
+from pipeline.energies.maxent.exponential_family import ExponentialFamily
+from pipeline.energies.maxent.marginal_polytope import locate
 from pipeline.objectives.base import Batch, Objective, Part
 
 KEY = "objective.moments"
 
 
 class MomentMatching(Objective):
-    """The law nearest to the base measure h with E[phi] = mu is h(x) exp(lambda.phi(x)) / Z, lambda the minimum of
+    """The law nearest to the base measure h with E[phi] = mu is h(x) exp(lambda.phi(x)) / Z, lambda
+    the minimum of
 
         L(lambda) = log Z(lambda) - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2,   grad (log Z - lambda.mu) = E[phi] - mu
 
-    (Jaynes 1957; Wainwright & Jordan 2008, section 3.6). L is convex. l1 relaxes the moments to a box, |E[phi_i] - mu_i| <= l1,
-    with equality of sign -lambda_i where lambda_i is not 0 (Dudik, Phillips & Schapire 2004, section 2); l2 to
-    E[phi] = mu - l2 lambda, the posterior mode under a Gaussian prior (Chen & Rosenfeld 2000).
+    (Jaynes 1957; Wainwright & Jordan 2008, section 3.6). L is convex. l1 relaxes the moments to a
+    box, |E[phi_i] - mu_i| <= l1, with equality of sign -lambda_i where lambda_i is not 0 (Dudik,
+    Phillips & Schapire 2004, section 2); l2 to E[phi] = mu - l2 lambda, the posterior mode under a
+    Gaussian prior (Chen & Rosenfeld 2000).
 
-    mu [F] is given, or the mean of phi over the rows that the objective is started from. This form has log Z exactly.
+    mu [F] is given, or the mean of phi over the rows that the objective is started from. This form
+    has log Z exactly.
     """
 
     mu: Tensor
@@ -36,8 +39,8 @@ class MomentMatching(Objective):
         self.register_buffer("mu", torch.empty(0), persistent=False)
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Raises `ConfigError` for an energy that is no exponential family, moments that are not as many as its features, and
-        where there is no log Z.
+        """Raises `ConfigError` for an energy that is no exponential family, moments that are not as
+        many as its features, and where there is no log Z.
         """
         model = family_of(energy)
         self.mu = target_moments(model, self._given, rows)
@@ -49,21 +52,28 @@ class MomentMatching(Objective):
             raise ConfigError("objective.expectation", "exact", remedy)
 
     def check(self, energy: Energy, rows: Tensor) -> None:
-        """Raises `ConfigError` where it is certain that no law has the moments (within l1 of each), or none with a finite
-        parameter. Under a ridge there is a minimum whatever they are: what is missed is seen in the residuals.
+        """Raises `ConfigError` where it is certain that no law has the moments (within l1 of each),
+        or none with a finite parameter. Under a ridge there is a minimum whatever they are: what is
+        missed is seen in the residuals.
         """
         if self._l2:
             return
         model = family_of(energy)
         verdict = locate(model, target_moments(model, self._given, rows), self._l1)
-        value = "null (the means of the training rows)" if self._given is None else list(self._given)
+        value = (
+            "null (the means of the training rows)" if self._given is None else list(self._given)
+        )
         if verdict.kind == "outside":
-            remedy = f"no law has these moments: {verdict.reason}; correct them, or relax them by objective.l1 or objective.l2"
+            remedy = (
+                f"no law has these moments: {verdict.reason}; correct them, or relax them by"
+                " objective.l1 or objective.l2"
+            )
             raise ConfigError(KEY, value, remedy)
         if verdict.kind == "boundary":
             remedy = (
-                f"on the boundary of what a law can have, where no finite parameter leads: {verdict.reason}; "
-                "relax them by objective.l1 or objective.l2, or leave out what is certain"
+                "on the boundary of what a law can have, where no finite parameter leads:"
+                f" {verdict.reason}; relax them by objective.l1 or objective.l2, or leave out what"
+                " is certain"
             )
             raise ConfigError(KEY, value, remedy)
 
@@ -87,8 +97,9 @@ class MomentMatching(Objective):
 
 
 class MomentMatchingByChains(MomentMatching):
-    """The same gradient, with E[phi] over the negatives: -sum_j w_j E(x_j-) in the place of log Z, for
-    grad_lambda -E(x) = phi(x). w is uniform, or the importance weights of stale negatives, and carries no gradient.
+    """The same gradient, with E[phi] over the negatives: -sum_j w_j E(x_j-) in the place of log Z,
+    for grad_lambda -E(x) = phi(x). w is uniform, or the importance weights of stale negatives, and
+    carries no gradient.
     """
 
     consumes_chains = True
@@ -97,7 +108,9 @@ class MomentMatchingByChains(MomentMatching):
         """Chains need no log Z."""
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        """Parts named positive (-lambda.mu), negative (the mean energy of the negatives), l1 and l2 where there are such."""
+        """Parts named positive (-lambda.mu), negative (the mean energy of the negatives), l1 and l2
+        where there are such.
+        """
         if batch.positives is not None:
             yield from self._of_targets(family_of(energy))
         if batch.negatives is not None:
@@ -108,13 +121,17 @@ class MomentMatchingByChains(MomentMatching):
 def family_of(energy: Energy) -> ExponentialFamily:
     """The energy, if it is an exponential family. Raises `ConfigError`."""
     if not isinstance(energy, ExponentialFamily):
-        raise ConfigError("objective", "moments", "moments are those of declared features; use energy=maxent")
+        raise ConfigError(
+            "objective", "moments", "moments are those of declared features; use energy=maxent"
+        )
     return energy
 
 
 @torch.no_grad()
 def target_moments(model: ExponentialFamily, given: Sequence[float] | None, rows: Tensor) -> Tensor:
-    """mu [F], float64: as `given`, else the mean of phi over `rows` [S, *shape]. Raises `ConfigError`."""
+    """mu [F], float64: as `given`, else the mean of phi over `rows` [S, *shape]. Raises
+    `ConfigError`.
+    """
     if given is None:
         return model.features(rows).double().mean(0)
     if len(given) != len(model.names):

@@ -1,4 +1,6 @@
-"""Noise-contrastive estimation: learning to tell data from noise of a known law, with Z a parameter or cancelled."""
+"""Noise-contrastive estimation: learning to tell data from noise of a known law, with Z a parameter
+or cancelled.
+"""
 
 from __future__ import annotations
 
@@ -26,15 +28,23 @@ class NoiseLaw(Protocol):
 
 
 class IndependentLevels:
-    """Independent components over {0, ..., q-1}, with the frequencies of the rows `[S, *shape]` (kept off 0)."""
+    """Independent components over {0, ..., q-1}, with the frequencies of the rows `[S, *shape]`
+    (kept off 0).
+    """
 
     def __init__(self, rows: Tensor, levels: int) -> None:
         self._shape = rows.shape[1:]
-        self._logits = log_frequencies(rows, levels)  # [d, q]; not normalised, where shares were kept off 0
+        self._logits = log_frequencies(
+            rows, levels
+        )  # [d, q]; not normalised, where shares were kept off 0
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         logits = self._logits.to(generator.device)
-        return Categorical(logits.expand(count, *logits.shape)).sample(generator).view(count, *self._shape)
+        return (
+            Categorical(logits.expand(count, *logits.shape))
+            .sample(generator)
+            .view(count, *self._shape)
+        )
 
     def log_density(self, x: Tensor) -> Tensor:
         """`[N, *shape] -> [N]`, nats."""
@@ -43,22 +53,27 @@ class IndependentLevels:
 
 
 def fitted(energy: Energy, rows: Tensor) -> NoiseLaw:
-    """The noise law for data `rows` [S, *shape], as training sees them: a Gaussian of their mean and covariance, in a box
-    independent truncated ones, over levels independent components.
+    """The noise law for data `rows` [S, *shape], as training sees them: a Gaussian of their mean
+    and covariance, in a box independent truncated ones, over levels independent components.
     """
     if energy.levels is not None:
         return IndependentLevels(rows, energy.levels)
-    return Gaussian.fit(rows, 0.0) if energy.box is None else TruncatedGaussian.fit(rows, 0.0, energy.box)
+    return (
+        Gaussian.fit(rows, 0.0)
+        if energy.box is None
+        else TruncatedGaussian.fit(rows, 0.0, energy.box)
+    )
 
 
 class NoiseContrastive(Objective):
-    """Noise-contrastive estimation (Gutmann & Hyvarinen 2012, equation 8), with P draws y of the noise q for each row x:
+    """Noise-contrastive estimation (Gutmann & Hyvarinen 2012, equation 8), with P draws y of the
+    noise q for each row x:
 
         G(u) = -E(u) - c - log q(u) - log P
         loss = mean_i softplus(-G(x_i)) + P mean_ip softplus(G(y_ip))
 
-    c, the model's log Z, is learned beside theta (an energy with a free constant of its own shares it). It starts at the
-    estimate of log Z by importance sampling from the noise.
+    c, the model's log Z, is learned beside theta (an energy with a free constant of its own shares
+    it). It starts at the estimate of log Z by importance sampling from the noise.
     """
 
     def __init__(self, draws: int) -> None:
@@ -70,9 +85,16 @@ class NoiseContrastive(Objective):
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
         self.noise = fitted(energy, rows)
         y = self.noise.sample(1000, generator)
-        self.log_z.fill_(torch.logsumexp(-energy(y) - self.noise.log_density(y), 0) - math.log(len(y)))
+        self.log_z.fill_(
+            torch.logsumexp(-energy(y) - self.noise.log_density(y), 0) - math.log(len(y))
+        )
 
-    def draw(self, energy: Energy, positives: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:  # noqa: ARG002
+    def draw(
+        self,
+        energy: Energy,  # noqa: ARG002
+        positives: Tensor,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, ...]:
         y = self.noise.sample(self._draws * len(positives), generator)
         return (y.to(positives).view(self._draws, *positives.shape),)
 
@@ -90,19 +112,22 @@ class NoiseContrastive(Objective):
 
 
 class ConditionalNoiseContrastive(Objective):
-    """Conditional noise-contrastive estimation (Ceylan & Gutmann 2018, equations 9 and 13), with y = x + scale n, n ~ N(0, I):
+    """Conditional noise-contrastive estimation (Ceylan & Gutmann 2018, equations 9 and 13), with y
+    = x + scale n, n ~ N(0, I):
 
         loss = 2 mean_ip softplus(E(x_i) - E(y_ip))
 
-    The conditional noise is symmetric, q(y | x) = q(x | y), and Z cancels. Over {0, 1}^d y flips each component with
-    probability `scale` instead, which is symmetric as well.
+    The conditional noise is symmetric, q(y | x) = q(x | y), and Z cancels. Over {0, 1}^d y flips
+    each component with probability `scale` instead, which is symmetric as well.
     """
 
     def __init__(self, draws: int, scale: float) -> None:
         super().__init__()
         self._draws, self._scale = draws, scale
 
-    def draw(self, energy: Energy, positives: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(
+        self, energy: Energy, positives: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """The y, `[P, N, *shape]`."""
         size = (self._draws, *positives.shape)
         noise = torch.empty(size, dtype=positives.dtype, device=positives.device)

@@ -18,16 +18,23 @@ class _Sites(Objective):
         super().__init__()
         self._sites = sites
 
-    def draw(self, energy: Energy, positives: Tensor, generator: torch.Generator) -> tuple[Tensor, ...]:
+    def draw(
+        self, energy: Energy, positives: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
         """Numbers of components, int64 `[P, N]`."""
         rows, device = len(positives), positives.device
         if self._sites is None:
             return (torch.arange(energy.dimension, device=device)[:, None].expand(-1, rows),)
-        return (torch.randint(energy.dimension, (self._sites, rows), generator=generator, device=device),)
+        return (
+            torch.randint(
+                energy.dimension, (self._sites, rows), generator=generator, device=device
+            ),
+        )
 
 
 class PseudoLikelihood(_Sites):
-    """loss = -d mean_ip log p(x_s | x_-s), s the sites drawn (Besag 1975), from the energies of a site's q levels:
+    """loss = -d mean_ip log p(x_s | x_-s), s the sites drawn (Besag 1975), from the energies of a
+    site's q levels:
 
         log p(x_s | x_-s) = -E(x) - logsumexp_k -E(x with x_s = k)
 
@@ -42,16 +49,20 @@ class PseudoLikelihood(_Sites):
         assert energy.levels is not None
         x, sites = batch.positives.flatten(1), batch.drawn[0]
         here = energy(batch.positives)
-        others = torch.stack([_energies(energy, x, sites, shift) for shift in range(1, energy.levels)])
+        others = torch.stack(
+            [_energies(energy, x, sites, shift) for shift in range(1, energy.levels)]
+        )
         # x's own level is the same for every site: it needs one evaluation
         values = -here - torch.logsumexp(torch.cat([-here.expand_as(others[:1]), -others]), 0)
         yield Part("conditional", -values.sum(), values.numel(), float(energy.dimension))
 
 
 class RatioMatching(_Sites):
-    """loss = d mean_ip sigma(E(x_i) - E(x_i flipped at s))^2 for x in {0, 1}^d (Hyvarinen 2007, equation 12)
+    """loss = d mean_ip sigma(E(x_i) - E(x_i flipped at s))^2 for x in {0, 1}^d (Hyvarinen 2007,
+    equation 12)
 
-    With p(x) / p(x flipped) = exp(E(flipped) - E(x)): the squared probability that the model gives to the flipped value.
+    With p(x) / p(x flipped) = exp(E(flipped) - E(x)): the squared probability that the model gives
+    to the flipped value.
     """
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
@@ -66,7 +77,9 @@ class RatioMatching(_Sites):
 
 
 def _energies(energy: Energy, x: Tensor, sites: Tensor, shift: int) -> Tensor:
-    """E of the rows `x` [N, d] with each of the sites [P, N] moved on by `shift` levels, cyclically; [P, N]."""
+    """E of the rows `x` [N, d] with each of the sites [P, N] moved on by `shift` levels,
+    cyclically; [P, N].
+    """
     assert energy.levels is not None
     moved = x.repeat(len(sites), 1)
     at = sites.reshape(-1, 1)

@@ -1,4 +1,6 @@
-"""A run across two machines, as far as one can be two: network namespaces with addresses of their own, joined by a wire."""
+"""A run across two machines, as far as one can be two: network namespaces with addresses of their
+own, joined by a wire.
+"""
 
 from __future__ import annotations
 
@@ -40,7 +42,9 @@ pytestmark = [
     pytest.mark.ray,
     pytest.mark.slow,
     pytest.mark.nodes,
-    pytest.mark.skipif(not may_make_namespaces(), reason="network namespaces want root and iproute2"),
+    pytest.mark.skipif(
+        not may_make_namespaces(), reason="network namespaces want root and iproute2"
+    ),
 ]
 
 
@@ -56,7 +60,20 @@ def network() -> Iterator[None]:
     for name, _ in (HEAD, OTHER):
         ip("netns", "add", name)
     try:
-        ip("link", "add", "ebm0", "netns", HEAD[0], "type", "veth", "peer", "name", "ebm1", "netns", OTHER[0])
+        ip(
+            "link",
+            "add",
+            "ebm0",
+            "netns",
+            HEAD[0],
+            "type",
+            "veth",
+            "peer",
+            "name",
+            "ebm1",
+            "netns",
+            OTHER[0],
+        )
         for (name, address), device in ((HEAD, "ebm0"), (OTHER, "ebm1")):
             ip("-n", name, "addr", "add", f"{address}/24", "dev", device)
             ip("-n", name, "link", "set", device, "up")
@@ -70,18 +87,35 @@ def network() -> Iterator[None]:
 
 def within(namespace: str, *command: str) -> subprocess.Popen[str]:
     environment = {key: value for key, value in os.environ.items() if not key.startswith("RAY_")}
-    environment |= {"RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": f"{HEAD[1]}:{PORT}", "PYTHONUNBUFFERED": "1"}
+    environment |= {
+        "RAY_AUTH_MODE": "disabled",
+        "RAY_ADDRESS": f"{HEAD[1]}:{PORT}",
+        "PYTHONUNBUFFERED": "1",
+    }
     everything = ("ip", "netns", "exec", namespace, sys.executable, *command)
-    return subprocess.Popen(everything, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    return subprocess.Popen(
+        everything, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
 
 
 def start_node(namespace: str, address: str, folder: str, *options: str) -> subprocess.Popen[str]:
-    ray = ("-m", "ray.scripts.scripts", "start", "--block", f"--node-ip-address={address}", "--disable-usage-stats")
-    return within(namespace, *ray, "--object-store-memory=100000000", f"--temp-dir={folder}", *options)
+    ray = (
+        "-m",
+        "ray.scripts.scripts",
+        "start",
+        "--block",
+        f"--node-ip-address={address}",
+        "--disable-usage-stats",
+    )
+    return within(
+        namespace, *ray, "--object-store-memory=100000000", f"--temp-dir={folder}", *options
+    )
 
 
 @pytest.mark.usefixtures("network")
-def test_a_run_across_two_machines_loses_one_and_ends_with_the_pools_that_are_left(tmp_path: Path) -> None:
+def test_a_run_across_two_machines_loses_one_and_ends_with_the_pools_that_are_left(
+    tmp_path: Path,
+) -> None:
     overrides = (
         "experiment=digits_rbm",
         "chains.per_pool=20",
@@ -92,17 +126,28 @@ def test_a_run_across_two_machines_loses_one_and_ends_with_the_pools_that_are_le
     pools = ("chains.pools=2", "cluster.pool_cpus=1", "checkpoint.every=100", "metrics.port=0")
     train = ("-m", "pipeline.train", *overrides, *pools, f"output=file://{tmp_path}/run")
     with tempfile.TemporaryDirectory(prefix="e", ignore_cleanup_errors=True) as folder:
-        head = start_node(*HEAD, f"{folder}/a", "--head", f"--port={PORT}", "--num-cpus=2", "--include-dashboard=false")
+        head = start_node(
+            *HEAD,
+            f"{folder}/a",
+            "--head",
+            f"--port={PORT}",
+            "--num-cpus=2",
+            "--include-dashboard=false",
+        )
         wait_for(lambda: reachable() or head.poll() is not None)
         start_node(*OTHER, f"{folder}/b", f"--address={HEAD[1]}:{PORT}", "--num-cpus=1")
         wait_for(lambda: nodes() == 2)
         run = within(HEAD[0], *train)
-        wait_for(lambda: list(tmp_path.glob("run/checkpoints/*/manifest.json")) or run.poll() is not None)
+        wait_for(
+            lambda: list(tmp_path.glob("run/checkpoints/*/manifest.json")) or run.poll() is not None
+        )
         end(OTHER[0])
         printed, _ = run.communicate(timeout=PATIENCE)
     assert run.returncode == 0, printed
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert (summary["version"], summary["restarts"]) == (1500, 1), printed
     assert (rows[0]["ebm_pools"], rows[-1]["ebm_pools"]) == (2, 1)
 
@@ -114,6 +159,9 @@ def reachable() -> bool:
 
 def nodes() -> int:
     """Nodes that the cluster has, as one that asks it from within sees them."""
-    ask = "import ray; ray.init(address='auto', log_to_driver=False); print(sum(n['Alive'] for n in ray.nodes()))"
+    ask = (
+        "import ray; ray.init(address='auto', log_to_driver=False); print(sum(n['Alive'] for n in"
+        " ray.nodes()))"
+    )
     printed = within(HEAD[0], "-c", ask).communicate()[0].split()
     return int(printed[-1]) if printed and printed[-1].isdigit() else 0

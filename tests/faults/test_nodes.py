@@ -1,4 +1,6 @@
-"""Runs across several Ray nodes that come, leave and die. The nodes are raylets on this machine (Ray's own test cluster)."""
+"""Runs across several Ray nodes that come, leave and die. The nodes are raylets on this machine
+(Ray's own test cluster).
+"""
 
 from __future__ import annotations
 
@@ -18,23 +20,30 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from actors.driver import RayRunner
-from pipeline.build import open_data
-from pipeline.config import RunConfig
-from pipeline.types import RoundReport
+from pipeline.assembly.data import open_data
+from pipeline.common.types import RoundReport
+from pipeline.config.run import RunConfig
 from tests.faults.test_faults import PATIENCE, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nodes]
 Small = Callable[..., RunConfig]
 NODE = {"object_store_memory": 100_000_000, "include_dashboard": False}
 # the parameter server is too large for the node that goes
-PLACES = ("cluster.server_labels={place:head}", "cluster.pool_cpus=1", "chains.restart=0", "metrics.port=0")
+PLACES = (
+    "cluster.server_labels={place:head}",
+    "cluster.pool_cpus=1",
+    "chains.restart=0",
+    "metrics.port=0",
+)
 
 
 @pytest.fixture
 def cluster(monkeypatch: pytest.MonkeyPatch) -> Iterator[Cluster]:
     """A head with room for the parameter server and one pool; a node with room for one more."""
     monkeypatch.setenv("RAY_AUTH_MODE", "disabled")
-    made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "labels": {"place": "head"}, **NODE})
+    made = Cluster(
+        initialize_head=True, head_node_args={"num_cpus": 2, "labels": {"place": "head"}, **NODE}
+    )
     made.second = made.add_node(num_cpus=1, **NODE)
     made.wait_for_nodes()
     yield made
@@ -68,9 +77,20 @@ def serving(count: int) -> Callable[[list[RoundReport]], bool]:
     return enough
 
 
-def test_pools_come_and_go_with_their_nodes(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
-    """Between the least and the most: two pools to begin with; a third when a node comes; and one when two nodes have died."""
-    overrides = ("chains.pools=2", "chains.max_pools=3", "chains.min_pools=1", "trainer.lag=2", "trainer.min_ess=0.0", *PLACES)
+def test_pools_come_and_go_with_their_nodes(
+    small: Small, cluster: Cluster, start: Callable[..., RayRunner]
+) -> None:
+    """Between the least and the most: two pools to begin with; a third when a node comes; and one
+    when two nodes have died.
+    """
+    overrides = (
+        "chains.pools=2",
+        "chains.max_pools=3",
+        "chains.min_pools=1",
+        "trainer.lag=2",
+        "trainer.min_ess=0.0",
+        *PLACES,
+    )
     runner = start(small("deep", *overrides))
     step_until(runner, serving(2))
     third = cluster.add_node(num_cpus=1, **NODE)
@@ -78,7 +98,7 @@ def test_pools_come_and_go_with_their_nodes(small: Small, cluster: Cluster, star
     assert steps[-1][2].pools == 3
     for node in (third, cluster.second):
         cluster.remove_node(node, allow_graceful=False)
-    steps = step_until(runner, lambda _: len(runner.pools.there) == 1)
+    steps = step_until(runner, lambda _: len(runner.pools.available) == 1)
     for _ in range(5):
         report, rounds, flow = runner.step()
     assert flow.pools == 1
@@ -86,41 +106,66 @@ def test_pools_come_and_go_with_their_nodes(small: Small, cluster: Cluster, star
     assert not report.skipped
 
 
-def test_several_pools_share_a_gpu(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
-    """Fractions of one (that Ray takes to be there): four pools on the node that has it, the parameter server elsewhere."""
+def test_several_pools_share_a_gpu(
+    small: Small, cluster: Cluster, start: Callable[..., RayRunner]
+) -> None:
+    """Fractions of one (that Ray takes to be there): four pools on the node that has it, the
+    parameter server elsewhere.
+    """
     with_gpu = cluster.add_node(num_cpus=4, num_gpus=1, labels={"place": "pools"}, **NODE)
     places = ("cluster.pool_labels={place:pools}", "cluster.pool_gpus=0.25", *PLACES)
     runner = start(small("deep", "chains.pools=4", *places))
     assert len(runner.step()[1]) == 4
     assert {pool.node for pool in runner.pools.members} == {with_gpu.node_id}
     assert runner.servers.nodes == {cluster.head_node.node_id}
-    seen = [ray.get(pool.actor.__ray_call__.remote(lambda _: ray.get_gpu_ids())) for pool in runner.pools.members]
+    seen = [
+        ray.get(pool.actor.__ray_call__.remote(lambda _: ray.get_gpu_ids()))
+        for pool in runner.pools.members
+    ]
     assert len({str(found) for found in seen}) == 1
 
 
-def test_a_node_that_is_drained_hands_its_chains_over(small: Small, cluster: Cluster, start: Callable[..., RayRunner]) -> None:
-    """Told that its node will leave, a pool moves with everything its chains are, and goes on in the same incarnation."""
+def test_a_node_that_is_drained_hands_its_chains_over(
+    small: Small, cluster: Cluster, start: Callable[..., RayRunner]
+) -> None:
+    """Told that its node will leave, a pool moves with everything its chains are, and goes on in
+    the same incarnation.
+    """
     runner = start(small("deep", "chains.pools=2", "trainer.lag=1", "trainer.min_ess=0.0", *PLACES))
     step_until(runner, serving(2))
     (moving,) = [pool for pool in runner.pools.members if pool.node == cluster.second.node_id]
     deadline = int(time.time() * 1000) + 60_000
     GcsClient(cluster.address).drain_node(
-        cluster.second.node_id, DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"), "spot", deadline
+        cluster.second.node_id,
+        DrainNodeReason.Value("DRAIN_NODE_REASON_PREEMPTION"),
+        "spot",
+        deadline,
     )
     steps = step_until(runner, lambda _: moving.leaving is not None or moving.joining is not None)
     steps += step_until(runner, lambda _: moving.joining is not None)
     handed_over = moving.rounds
     cluster.remove_node(cluster.second, allow_graceful=False)
     cluster.add_node(num_cpus=1, **NODE)
-    steps += step_until(runner, lambda rounds: any(r.pool == moving.number and r.round >= handed_over for r in rounds))
-    # the first ones may be too old by the time that they come; none would come at all if the chains were not at that round
-    after = [r for _, rounds, _ in steps for r in rounds if r.pool == moving.number and r.round >= handed_over]
+    steps += step_until(
+        runner,
+        lambda rounds: any(r.pool == moving.number and r.round >= handed_over for r in rounds),
+    )
+    # the first ones may be too old by the time that they come; none would come at all if the chains
+    # were not at that round
+    after = [
+        r
+        for _, rounds, _ in steps
+        for r in rounds
+        if r.pool == moving.number and r.round >= handed_over
+    ]
     assert {r.incarnation for r in after} == {0}
     assert sum(flow.handovers for _, _, flow in steps) == 1
     assert sum(sum(flow.restarts.values()) for _, _, flow in steps) == 0
 
 
-def test_a_run_that_loses_a_node_ends_with_the_pools_that_are_left(cluster: Cluster, tmp_path: Path) -> None:
+def test_a_run_that_loses_a_node_ends_with_the_pools_that_are_left(
+    cluster: Cluster, tmp_path: Path
+) -> None:
     """The command a person gives, on two nodes; one dies in the middle."""
     output = f"file://{tmp_path}/run"
     overrides = (
@@ -130,13 +175,32 @@ def test_a_run_that_loses_a_node_ends_with_the_pools_that_are_left(cluster: Clus
         "trainer.lag=2",
         "evaluation.transitions=50",
     )
-    command = (sys.executable, "-m", "pipeline.train", *overrides, "chains.pools=2", "checkpoint.every=100", *PLACES)
-    environment = {**os.environ, "RAY_ADDRESS": cluster.address, "RAY_AUTH_MODE": "disabled", "PYTHONUNBUFFERED": "1"}
+    command = (
+        sys.executable,
+        "-m",
+        "pipeline.train",
+        *overrides,
+        "chains.pools=2",
+        "checkpoint.every=100",
+        *PLACES,
+    )
+    environment = {
+        **os.environ,
+        "RAY_ADDRESS": cluster.address,
+        "RAY_AUTH_MODE": "disabled",
+        "PYTHONUNBUFFERED": "1",
+    }
     run = subprocess.Popen(
-        (*command, f"output={output}"), env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+        (*command, f"output={output}"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
     )
     try:
-        wait_for(lambda: list(tmp_path.glob("run/checkpoints/*/manifest.json")) or run.poll() is not None)
+        wait_for(
+            lambda: list(tmp_path.glob("run/checkpoints/*/manifest.json")) or run.poll() is not None
+        )
         cluster.remove_node(cluster.second, allow_graceful=False)
         printed, _ = run.communicate(timeout=PATIENCE)
     finally:
@@ -145,7 +209,9 @@ def test_a_run_that_loses_a_node_ends_with_the_pools_that_are_left(cluster: Clus
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["version"] == 1500
     assert summary["restarts"] == 1, printed
-    rows = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    rows = [
+        json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()
+    ]
     assert (rows[0]["ebm_pools"], rows[-1]["ebm_pools"]) == (2, 1)
 
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from actors.driver import RayRunner
-from pipeline.build import open_data
-from pipeline.compose import compose
-from pipeline.types import RoundReport
+from pipeline.assembly.data import open_data
+from pipeline.common.types import RoundReport
+from pipeline.config.compose import compose
 from tests.faults.test_faults import kill, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -39,7 +39,9 @@ def test_a_preset_survives_the_loss_of_a_pool(experiment: str, tmp_path: Path) -
         steps = step_until(runner, back)
         assert [report.version for report, _, _ in steps] == list(range(5, 5 + len(steps)))
         assert sum(flow.restarts.get("pool", 0) for _, _, flow in steps) == 1
-        assert any({round.pool for round in rounds} == {0} for _, rounds, _ in steps), "no step without the lost pool"
+        assert any({round.pool for round in rounds} == {0} for _, rounds, _ in steps), (
+            "no step without the lost pool"
+        )
         assert all(math.isfinite(report.loss) and not report.skipped for report, _, _ in steps)
     finally:
         runner.close()

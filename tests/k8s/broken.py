@@ -22,7 +22,9 @@ def overlay(name: str) -> list[Json]:
 
 
 def of_kind(objects: list[Json], kind: str, name: str = "ebm") -> Json:
-    return next(value for value in objects if (value["kind"], value["metadata"]["name"]) == (kind, name))
+    return next(
+        value for value in objects if (value["kind"], value["metadata"]["name"]) == (kind, name)
+    )
 
 
 def spec_of(objects: list[Json]) -> Json:
@@ -63,12 +65,18 @@ def misspelt_field_of_the_job(objects: list[Json]) -> None:
     spec_of(objects)["backofLimit"] = spec_of(objects).pop("backoffLimit")
 
 
-@breaks("template.spec.containers[0]: Additional properties are not allowed ('enviroment' was unexpected)")
+@breaks(
+    "template.spec.containers[0]: Additional properties are not allowed ('enviroment' was"
+    " unexpected)"
+)
 def misspelt_field_of_a_container(objects: list[Json]) -> None:
     worker(objects)["enviroment"] = worker(objects).pop("env")
 
 
-@breaks("PodDisruptionBudget ebm-server: spec: Additional properties are not allowed ('minAvailabel' was unexpected)")
+@breaks(
+    "PodDisruptionBudget ebm-server: spec: Additional properties are not allowed ('minAvailabel'"
+    " was unexpected)"
+)
 def misspelt_field_of_a_built_in_kind(objects: list[Json]) -> None:
     of_kind(objects, "PodDisruptionBudget", "ebm-server")["spec"]["minAvailabel"] = 1
 
@@ -83,16 +91,25 @@ def number_as_a_word(objects: list[Json]) -> None:
     spec_of(objects)["backoffLimit"] = "3"
 
 
-@breaks("RayJob ebm: spec.rayClusterSpec.authOptions.mode: 'tokens' is not one of ['disabled', 'token']")
+@breaks(
+    "RayJob ebm: spec.rayClusterSpec.authOptions.mode: 'tokens' is not one of ['disabled', 'token']"
+)
 def mode_of_authentication_that_is_none(objects: list[Json]) -> None:
     cluster(objects)["authOptions"]["mode"] = "tokens"
 
 
-@breaks("RayJob ebm: spec.deletionStrategy: legacy policies (onSuccess/onFailure) and deletionRules cannot be used together")
+@breaks(
+    "RayJob ebm: spec.deletionStrategy: legacy policies (onSuccess/onFailure) and deletionRules"
+    " cannot be used together"
+)
 def rule_of_the_definition(objects: list[Json]) -> None:
     policy = {"policy": "DeleteSelf"}
     rules = [{"condition": {"jobStatus": "FAILED"}, **policy}]
-    spec_of(objects)["deletionStrategy"] = {"onSuccess": policy, "onFailure": policy, "deletionRules": rules}
+    spec_of(objects)["deletionStrategy"] = {
+        "onSuccess": policy,
+        "onFailure": policy,
+        "deletionRules": rules,
+    }
 
 
 @breaks("RayJob ebm: spec.managedBy: the managedBy field value must be either")
@@ -105,7 +122,10 @@ def variable_that_is_there_twice(objects: list[Json]) -> None:
     worker(objects)["env"].append({"name": "HOME", "value": "/home"})
 
 
-@breaks("RayJob ebm: spec.submissionMode: 'K8sJob' is none of K8sJobMode, HTTPMode, SidecarMode, InteractiveMode")
+@breaks(
+    "RayJob ebm: spec.submissionMode: 'K8sJob' is none of K8sJobMode, HTTPMode, SidecarMode,"
+    " InteractiveMode"
+)
 def bogus_submission_mode(objects: list[Json]) -> None:
     spec_of(objects)["submissionMode"] = "K8sJob"
 
@@ -120,12 +140,18 @@ def another_metrics_port(objects: list[Json]) -> None:
     head(objects)["containers"][0]["ports"][3]["containerPort"] = 9465
 
 
-@breaks("workerGroupSpecs[0].template.spec.containers[0].resources.requests.memory: 48Gi is above the limit, 24Gi")
+@breaks(
+    "workerGroupSpecs[0].template.spec.containers[0].resources.requests.memory: 48Gi is above the"
+    " limit, 24Gi"
+)
 def request_above_limit(objects: list[Json]) -> None:
     worker(objects)["resources"]["requests"]["memory"] = "48Gi"
 
 
-@breaks("containers[0].resources.requests.nvidia.com/gpu: an extended resource's request equals its limit")
+@breaks(
+    "containers[0].resources.requests.nvidia.com/gpu: an extended resource's request equals its"
+    " limit"
+)
 def half_asked_for_gpus(objects: list[Json]) -> None:
     del worker(objects)["resources"]["requests"]["nvidia.com/gpu"]
 
@@ -160,7 +186,9 @@ def mount_without_a_volume(objects: list[Json]) -> None:
     head(objects)["volumes"].pop()
 
 
-@breaks("workerGroupSpecs[0].labels: {'ebm': 'pools'} is not what conf/cluster/kuberay.yaml asks for")
+@breaks(
+    "workerGroupSpecs[0].labels: {'ebm': 'pools'} is not what conf/cluster/kuberay.yaml asks for"
+)
 def wrong_label(objects: list[Json]) -> None:
     pool(objects)["labels"] = {"ebm": "pools"}
 
@@ -170,7 +198,9 @@ def override_that_does_not_compose(objects: list[Json]) -> None:
     spec_of(objects)["entrypoint"] = "python -m pipeline.train chains.pool=8 output=s3://bucket/run"
 
 
-@breaks("spec.entrypoint: two shells would read '{' '}'; put such values into a file of conf/experiment")
+@breaks(
+    "spec.entrypoint: two shells would read '{' '}'; put such values into a file of conf/experiment"
+)
 def override_for_a_shell(objects: list[Json]) -> None:
     spec_of(objects)["entrypoint"] += " cluster.pool_labels={ebm:pool}"
 
@@ -205,14 +235,21 @@ def least_above_most(objects: list[Json]) -> None:
     pool(objects)["minReplicas"] = 9
 
 
-@breaks("submitterPodTemplate.spec.containers[0].securityContext.runAsNonRoot: this container may run as root")
+@breaks(
+    "submitterPodTemplate.spec.containers[0].securityContext.runAsNonRoot: this container may run"
+    " as root"
+)
 def root_container(objects: list[Json]) -> None:
-    spec_of(objects)["submitterPodTemplate"]["spec"]["containers"][0]["securityContext"]["runAsUser"] = 0
+    spec_of(objects)["submitterPodTemplate"]["spec"]["containers"][0]["securityContext"][
+        "runAsUser"
+    ] = 0
 
 
 @breaks("autoscalerOptions.securityContext.capabilities: should drop ALL, and add none")
 def autoscaler_with_capabilities(objects: list[Json]) -> None:
-    cluster(objects)["autoscalerOptions"]["securityContext"]["capabilities"] = {"add": ["NET_ADMIN"]}
+    cluster(objects)["autoscalerOptions"]["securityContext"]["capabilities"] = {
+        "add": ["NET_ADMIN"]
+    }
 
 
 @breaks("workerGroupSpecs[0].template.spec.automountServiceAccountToken: should be false")
@@ -225,7 +262,12 @@ def another_ray(objects: list[Json]) -> None:
     cluster(objects)["rayVersion"] = "2.59.0"
 
 
-@breaks("no /etc/ebm/conf/experiment/toy.yaml as conf/experiment/toy.yaml is; has conf/kustomization.yml a line for it?")
+@breaks(
+    "no /etc/ebm/conf/experiment/toy.yaml as conf/experiment/toy.yaml is; has"
+    " conf/kustomization.yml a line for it?"
+)
 def forgotten_file_of_the_configuration(objects: list[Json]) -> None:
-    maps = [value for value in objects if value["metadata"]["name"].startswith("ebm-conf-experiment")]
+    maps = [
+        value for value in objects if value["metadata"]["name"].startswith("ebm-conf-experiment")
+    ]
     del maps[0]["data"]["toy.yaml"]

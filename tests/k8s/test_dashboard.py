@@ -13,8 +13,8 @@ pytest.importorskip("promql_parser", reason="make k8s-check installs what this n
 from k8s import expressions, panels
 from k8s.dashboard import PATH
 from k8s.dashboard import dashboard as built
-from pipeline.metrics import RunMetrics
-from tests.test_metrics import FLOW, ROUND, STEP
+from pipeline.runs.metrics import RunMetrics
+from tests.unit.test_metrics import FLOW, ROUND, STEP
 
 pytestmark = pytest.mark.k8s
 
@@ -37,13 +37,18 @@ def test_a_scrape_has_the_names_that_are_counted_on() -> None:
     metrics = RunMetrics("mine")
     metrics.observe(STEP, [ROUND], FLOW)
     metrics["ebm_run_info"].labels("name", "energy", "kernel", "objective").set(1)
-    assert {sample.name for family in metrics.registry.collect() for sample in family.samples} == set(expressions.served())
+    assert {
+        sample.name for family in metrics.registry.collect() for sample in family.samples
+    } == set(expressions.served())
 
 
 def test_a_misspelt_metric_in_a_panel_is_found(parts: Any) -> None:
     panel = next(panel for panel in parts[0]["panels"] if panel["title"] == "Objective")
     panel["targets"][0]["expr"] = panel["targets"][0]["expr"].replace("ebm_loss", "ebm_los")
-    assert expressions.problems(*parts) == ["panel 'Objective': no metric is called ebm_los", "ebm_loss: in no panel"]
+    assert expressions.problems(*parts) == [
+        "panel 'Objective': no metric is called ebm_los",
+        "ebm_loss: in no panel",
+    ]
 
 
 def test_a_counter_without_its_ending_is_found(parts: Any) -> None:
@@ -53,7 +58,9 @@ def test_a_counter_without_its_ending_is_found(parts: Any) -> None:
 
 
 def test_a_misspelt_metric_in_a_variable_is_found(parts: Any) -> None:
-    variable = next(variable for variable in parts[0]["templating"]["list"] if variable["name"] == "run")
+    variable = next(
+        variable for variable in parts[0]["templating"]["list"] if variable["name"] == "run"
+    )
     variable["query"] = "label_values(ebm_run_inf, run)"
     assert expressions.problems(*parts) == ["variable 'run': no metric is called ebm_run_inf"]
 
@@ -61,12 +68,16 @@ def test_a_misspelt_metric_in_a_variable_is_found(parts: Any) -> None:
 def test_a_misspelt_metric_in_a_rule_is_found(parts: Any) -> None:
     rule = parts[1]["groups"][0]["rules"][0]
     rule["expr"] = rule["expr"].replace("ebm_steps_total", "ebm_step_total")
-    assert expressions.problems(*parts) == [f"alert {rule['alert']}: no metric is called ebm_step_total"]
+    assert expressions.problems(*parts) == [
+        f"alert {rule['alert']}: no metric is called ebm_step_total"
+    ]
 
 
 def test_a_misspelt_metric_in_a_page_is_found(parts: Any) -> None:
     parts[2]["docs/architecture.md"] += "see `ebm_reseeded_chain_total`"
-    assert expressions.problems(*parts) == ["docs/architecture.md: no metric is called ebm_reseeded_chain_total"]
+    assert expressions.problems(*parts) == [
+        "docs/architecture.md: no metric is called ebm_reseeded_chain_total"
+    ]
 
 
 def test_what_is_no_promql_is_found(parts: Any) -> None:
@@ -76,7 +87,9 @@ def test_what_is_no_promql_is_found(parts: Any) -> None:
 
 
 def test_a_metric_that_no_panel_shows_is_found(parts: Any) -> None:
-    parts[0]["panels"] = [panel for panel in parts[0]["panels"] if panel["title"] != "Learning rate"]
+    parts[0]["panels"] = [
+        panel for panel in parts[0]["panels"] if panel["title"] != "Learning rate"
+    ]
     assert expressions.problems(*parts) == ["ebm_learning_rate: in no panel"]
 
 
@@ -100,7 +113,9 @@ def test_panels_fill_the_grid_without_overlap() -> None:
     taken: set[tuple[int, int]] = set()
     for panel in expressions.dashboard()["panels"]:
         place = panel["gridPos"]
-        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        cells = {
+            (place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])
+        }
         assert not cells & taken, panel["title"]
         taken |= cells
     lowest = max(y for _, y in taken)
@@ -109,7 +124,9 @@ def test_panels_fill_the_grid_without_overlap() -> None:
 
 def test_limits_that_are_drawn_are_those_of_the_alerts() -> None:
     rules = {
-        rule["alert"]: " ".join(rule["expr"].split()) for group in expressions.rules()["groups"] for rule in group["rules"]
+        rule["alert"]: " ".join(rule["expr"].split())
+        for group in expressions.rules()["groups"]
+        for rule in group["rules"]
     }
     assert f" < {panels.LEAST_ACCEPTANCE} " in rules["EbmAcceptanceCollapsed"]
     assert f" > {panels.MOST_R_HAT} " in rules["EbmRHatHigh"]

@@ -1,4 +1,6 @@
-"""The job of the RayJob, run on a local Ray in the manifest's own words: as another user than root, from the wheel alone."""
+"""The job of the RayJob, run on a local Ray in the manifest's own words: as another user than root,
+from the wheel alone.
+"""
 
 from __future__ import annotations
 
@@ -23,7 +25,7 @@ from typing import Any
 import pytest
 
 from k8s.manifests import render
-from tests.test_ray_entry import free_ports
+from tests.ray.test_ray_entry import free_ports
 
 pytestmark = pytest.mark.k8s
 ROOT = Path(__file__).resolve().parent.parent.parent
@@ -31,15 +33,30 @@ SCRIPTS = Path(sys.executable).parent
 PATIENCE = 90.0
 # a second's run instead of the two minutes of the default one
 SMALL = (
-    *("trainer.steps=20", "checkpoint.every=10", "chains.per_pool=8", "trainer.batch_size=16", "kernel.transitions=2"),
-    *("evaluation.samples=8", "evaluation.transitions=20", "evaluation.ais_temperatures=20", "evaluation.ais_particles=8"),
+    *(
+        "trainer.steps=20",
+        "checkpoint.every=10",
+        "chains.per_pool=8",
+        "trainer.batch_size=16",
+        "kernel.transitions=2",
+    ),
+    *(
+        "evaluation.samples=8",
+        "evaluation.transitions=20",
+        "evaluation.ais_temperatures=20",
+        "evaluation.ais_particles=8",
+    ),
 )
 
 
 class Place:
-    """What a pod has and this machine has not: the image's packages, volumes under other names, a user, a token."""
+    """What a pod has and this machine has not: the image's packages, volumes under other names, a
+    user, a token.
+    """
 
-    def __init__(self, folder: Path, job: dict[str, Any], config_maps: dict[str, dict[str, str]]) -> None:
+    def __init__(
+        self, folder: Path, job: dict[str, Any], config_maps: dict[str, dict[str, str]]
+    ) -> None:
         self.folder, self._spec = folder, job["spec"]
         self.cluster = self._spec["rayClusterSpec"]
         pod = self.cluster["headGroupSpec"]["template"]["spec"]
@@ -65,7 +82,17 @@ class Place:
 
     def _wheel(self) -> Path:
         """The package as `pip install` of the wheel leaves it, and nothing else of the checkout."""
-        build = ["-m", "pip", "wheel", str(ROOT), "--no-deps", "--no-build-isolation", "--quiet", "-w", str(self.folder)]
+        build = [
+            "-m",
+            "pip",
+            "wheel",
+            str(ROOT),
+            "--no-deps",
+            "--no-build-isolation",
+            "--quiet",
+            "-w",
+            str(self.folder),
+        ]
         subprocess.run([sys.executable, *build], check=True)
         (wheel,) = self.folder.glob("*.whl")
         zipfile.ZipFile(wheel).extractall(self.folder / "site")
@@ -81,24 +108,40 @@ class Place:
 
     @property
     def environment(self) -> dict[str, str]:
-        """The container's own variables; what the operator adds for `authOptions`; the image's packages."""
+        """The container's own variables; what the operator adds for `authOptions`; the image's
+        packages.
+        """
         assert self.cluster["authOptions"]["mode"] == "token"
-        own = {variable["name"]: self.here(variable["value"]) for variable in self._container["env"]}
+        own = {
+            variable["name"]: self.here(variable["value"]) for variable in self._container["env"]
+        }
         given = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": self.token}
-        system = {"PATH": f"{SCRIPTS}:{os.environ['PATH']}", "PYTHONPATH": str(self._site), "PYTHONUNBUFFERED": "1"}
+        system = {
+            "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+            "PYTHONPATH": str(self._site),
+            "PYTHONUNBUFFERED": "1",
+        }
         # Ray's workers yield to everybody else by default: on a busy machine they would hardly run
         return {**own, **given, **system, "RAY_worker_niceness": "0"}
 
     def start(self, *arguments: str, log: str) -> subprocess.Popen[bytes]:
-        """A program as the pod's user, in a session of its own, outside the checkout; root alone can be somebody else."""
+        """A program as the pod's user, in a session of its own, outside the checkout; root alone
+        can be somebody else.
+        """
         if os.geteuid() == 0:
-            # the interpreter may be in root's own home, which that user may read here, and write no more than anything else
+            # the interpreter may be in root's own home, which that user may read here, and write no
+            # more than anything else
             ids = [f"--reuid={self.user}", f"--regid={self.group}", "--clear-groups"]
             reads = ["--inh-caps=+dac_read_search", "--ambient-caps=+dac_read_search"]
             arguments = ("setpriv", *ids, *reads, *arguments)
         with (self.folder / log).open("wb") as out:
             return subprocess.Popen(
-                arguments, cwd=self.folder, env=self.environment, stdout=out, stderr=out, start_new_session=True
+                arguments,
+                cwd=self.folder,
+                env=self.environment,
+                stdout=out,
+                stderr=out,
+                start_new_session=True,
             )
 
 
@@ -106,7 +149,11 @@ class Place:
 def place() -> Iterator[Place]:
     objects = render(ROOT / "k8s" / "overlays" / "local-cpu")
     (job,) = [value for value in objects if value["kind"] == "RayJob"]
-    config_maps = {value["metadata"]["name"]: value["data"] for value in objects if value["kind"] == "ConfigMap"}
+    config_maps = {
+        value["metadata"]["name"]: value["data"]
+        for value in objects
+        if value["kind"] == "ConfigMap"
+    }
     # Ray's sockets want short names
     folder = Path(tempfile.mkdtemp(prefix="j", dir="/tmp"))
     try:
@@ -119,15 +166,30 @@ def place() -> Iterator[Place]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def ray_start(place: Place, group: dict[str, Any], log: str, *options: str) -> subprocess.Popen[bytes]:
-    """`ray start` as KubeRay spells it for a group: its parameters, its labels, the container's CPUs where none are given."""
+def ray_start(
+    place: Place, group: dict[str, Any], log: str, *options: str
+) -> subprocess.Popen[bytes]:
+    """`ray start` as KubeRay spells it for a group: its parameters, its labels, the container's
+    CPUs where none are given.
+    """
     (container,) = group["template"]["spec"]["containers"]
     parameters = {"num-cpus": container["resources"]["limits"]["cpu"], **group["rayStartParams"]}
     labels = ",".join(f"{key}={value}" for key, value in group.get("labels", {}).items())
-    words = [f"--{key}={value}" for key, value in parameters.items()] + ([f"--labels={labels}"] if labels else [])
-    words += ["--node-ip-address=127.0.0.1", "--object-store-memory=200000000", "--min-worker-port=0", "--max-worker-port=0"]
+    words = [f"--{key}={value}" for key, value in parameters.items()] + (
+        [f"--labels={labels}"] if labels else []
+    )
+    words += [
+        "--node-ip-address=127.0.0.1",
+        "--object-store-memory=200000000",
+        "--min-worker-port=0",
+        "--max-worker-port=0",
+    ]
     agent, grpc = free_ports(2)
-    words += [f"--dashboard-agent-listen-port={agent}", f"--dashboard-agent-grpc-port={grpc}", "--disable-usage-stats"]
+    words += [
+        f"--dashboard-agent-listen-port={agent}",
+        f"--dashboard-agent-grpc-port={grpc}",
+        "--disable-usage-stats",
+    ]
     return place.start("ray", "start", "--block", *words, *options, log=log)
 
 
@@ -152,31 +214,67 @@ def answers(url: str, token: str) -> bool:
 def wait_for(condition: Any, what: str, *logs: Path) -> None:
     deadline = time.monotonic() + PATIENCE
     while not condition():
-        assert time.monotonic() < deadline, f"waited in vain for {what}:\n" + "\n".join(log.read_text() for log in logs)
+        assert time.monotonic() < deadline, f"waited in vain for {what}:\n" + "\n".join(
+            log.read_text() for log in logs
+        )
         time.sleep(0.1)
 
 
 def test_the_package_is_the_wheels(place: Place) -> None:
-    assert place.start("python", "-c", "import actors.driver, pipeline; print(pipeline.__file__)", log="where.log").wait() == 0
-    assert (place.folder / "where.log").read_text().strip() == f"{place.folder}/site/pipeline/__init__.py"
+    assert (
+        place.start(
+            "python",
+            "-c",
+            "import actors.driver, pipeline; print(pipeline.__file__)",
+            log="where.log",
+        ).wait()
+        == 0
+    )
+    assert (
+        place.folder / "where.log"
+    ).read_text().strip() == f"{place.folder}/site/pipeline/__init__.py"
 
 
 def test_the_job_runs_in_the_manifests_own_words(place: Place) -> None:
-    """A head without work, a node for every pool and for the server, `ray job submit` of the entrypoint: it trains."""
+    """A head without work, a node for every pool and for the server, `ray job submit` of the
+    entrypoint: it trains.
+    """
     gcs, client, dashboard = free_ports(3)
-    head = [f"--port={gcs}", f"--ray-client-server-port={client}", f"--dashboard-port={dashboard}", "--head"]
+    head = [
+        f"--port={gcs}",
+        f"--ray-client-server-port={client}",
+        f"--dashboard-port={dashboard}",
+        "--head",
+    ]
     head += [f"--temp-dir={place.folder}/tmp", "--include-dashboard=true"]
     processes = [ray_start(place, place.cluster["headGroupSpec"], "head.log", *head)]
     try:
         url = f"http://127.0.0.1:{dashboard}"
-        wait_for(lambda: answers(f"{url}/api/jobs/", place.token), "the dashboard", place.folder / "head.log")
+        wait_for(
+            lambda: answers(f"{url}/api/jobs/", place.token),
+            "the dashboard",
+            place.folder / "head.log",
+        )
         for group in place.cluster["workerGroupSpecs"]:
             for number in range(group["maxReplicas"]):
                 log = f"{group['groupName']}-{number}.log"
                 processes.append(ray_start(place, group, log, f"--address=127.0.0.1:{gcs}"))
                 # one after the other: on one machine they would take each other's ports
-                wait_for(lambda log=place.folder / log: "runtime started" in log.read_text(), "a node", place.folder / log)
-        job = place.start("ray", "job", "submit", f"--address={url}", "--", *place.entrypoint, *SMALL, log="job.log")
+                wait_for(
+                    lambda log=place.folder / log: "runtime started" in log.read_text(),
+                    "a node",
+                    place.folder / log,
+                )
+        job = place.start(
+            "ray",
+            "job",
+            "submit",
+            f"--address={url}",
+            "--",
+            *place.entrypoint,
+            *SMALL,
+            log="job.log",
+        )
         processes.append(job)
         wait_for(lambda: job.poll() is not None, "the job's end", *place.folder.glob("*.log"))
         assert job.returncode == 0, (place.folder / "job.log").read_text()

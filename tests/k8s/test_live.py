@@ -15,13 +15,15 @@ from k8s import expressions
 from k8s.expressions import filled_in
 from k8s.live import Prometheus, free_port, kill_a_pool, prometheus, training, wait_for
 from k8s.picture import Span, draw, lines
-from pipeline.compose import compose
-from pipeline.metrics import RunMetrics
-from pipeline.types import Flow, RoundReport, Spread, StepReport, Usage
+from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage
+from pipeline.config.compose import compose
+from pipeline.runs.metrics import RunMetrics
 
 pytestmark = [
     pytest.mark.k8s,
-    pytest.mark.skipif(shutil.which("prometheus") is None, reason="needs prometheus: make k8s-check"),
+    pytest.mark.skipif(
+        shutil.which("prometheus") is None, reason="needs prometheus: make k8s-check"
+    ),
 ]
 RATES = "10s"
 DIGITS = (
@@ -29,8 +31,19 @@ DIGITS = (
     *("trainer.steps=1000000", "optimizer.schedule=constant", "checkpoint.every=50"),
 )
 LADDER = (
-    *("cluster=inline", "kernel=replica_exchange", "kernel.rungs=3", "kernel.transitions=1", "energy.hidden=[16,16]"),
-    *("chains.per_pool=8", "trainer.batch_size=16", "trainer.steps=1000000", "optimizer.schedule=constant"),
+    *(
+        "cluster=inline",
+        "kernel=replica_exchange",
+        "kernel.rungs=3",
+        "kernel.transitions=1",
+        "energy.hidden=[16,16]",
+    ),
+    *(
+        "chains.per_pool=8",
+        "trainer.batch_size=16",
+        "trainer.steps=1000000",
+        "optimizer.schedule=constant",
+    ),
 )
 ONLY_ON_A_LADDER = {
     "ebm_step_size": "Gibbs kernels have no step size",
@@ -44,12 +57,16 @@ ONLY_AFTER_FAULTS = {
     "ebm_handovers_total": "a node that announces that it leaves",
     "ebm_device_memory_bytes": "a GPU",
 }
-"""Metrics that are 0 in a run that is well, with what it takes for more; runs that are made up have that."""
+"""Metrics that are 0 in a run that is well, with what it takes for more; runs that are made up have
+that.
+"""
 
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
-    """Scrapes two real runs, one that lost a pool to SIGKILL and one with a ladder, and three made up of what goes wrong."""
+    """Scrapes two real runs, one that lost a pool to SIGKILL and one with a ladder, and three made
+    up of what goes wrong.
+    """
     folder = tmp_path_factory.mktemp("live")
     ports = [free_port() for _ in range(5)]
     made_up = {name: RunMetrics(name) for name in ("broken", "hung", "gone")}
@@ -62,15 +79,29 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         training(folder / "ladder", ports[1], *LADDER),
         prometheus(folder, ports) as server,
     ):
-        wait_for(has(server, 'ebm_pools{run="broken"}', 'ebm_training{run="gone"} == 1'), "a first scrape of what is made up")
+        wait_for(
+            has(server, 'ebm_pools{run="broken"}', 'ebm_training{run="gone"} == 1'),
+            "a first scrape of what is made up",
+        )
         made_up["gone"].close()
         go_wrong(made_up["broken"])
-        wait_for(has(server, 'ebm_checkpoints_total{run="digits_rbm"} > 0'), "a checkpoint of the digits' run")
+        wait_for(
+            has(server, 'ebm_checkpoints_total{run="digits_rbm"} > 0'),
+            "a checkpoint of the digits' run",
+        )
         kill_a_pool(run)
         restarted = 'ebm_restarts_total{run="digits_rbm",role="pool"} > 0'
-        wait_for(has(server, restarted, 'ebm_swap_ratio{run="ladder"}'), "the pool's restart, and the ladder's swaps")
         wait_for(
-            has(server, 'ebm_pools{run="digits_rbm"} == 2', 'increase(ebm_restarts_total{run="digits_rbm"}[1m]) > 0'), "it"
+            has(server, restarted, 'ebm_swap_ratio{run="ladder"}'),
+            "the pool's restart, and the ladder's swaps",
+        )
+        wait_for(
+            has(
+                server,
+                'ebm_pools{run="digits_rbm"} == 2',
+                'increase(ebm_restarts_total{run="digits_rbm"}[1m]) > 0',
+            ),
+            "it",
         )
         yield server
     made_up["broken"].close()
@@ -97,12 +128,14 @@ def go_wrong(metrics: RunMetrics) -> None:
         lag_bound=4,
         skipped=True,
         seconds={"gradient": 0.1},
-        spreads=(Spread(0, 0.0, 1.0, 20), Spread(1, 9.0, 1.0, 20)),
+        energy_moments=(EnergyMoments(0, 0.0, 1.0, 20), EnergyMoments(1, 9.0, 1.0, 20)),
         usage=(usage,),
     )
     round = RoundReport(1, 0, 0, 0, 100, 0.01, 0.1, (), 3, 0, 0.1, usage)
     flow = Flow(0, 0, 1, {"stale": 1}, {"pool": 5}, 1, False, {})
-    for again in range(2):  # a rate wants series that were there before; those of pools begin with their first round
+    for again in range(
+        2
+    ):  # a rate wants series that were there before; those of pools begin with their first round
         if again:
             time.sleep(2.5)
         metrics.observe(step, [round], flow)
@@ -114,7 +147,9 @@ def of_run(series: list[dict[str, Any]], run: str) -> list[dict[str, Any]]:
     return [one for one in series if one["metric"].get("run") == run]
 
 
-def without_data(server: Prometheus, found: list[expressions.Expression], run: str) -> list[expressions.Expression]:
+def without_data(
+    server: Prometheus, found: list[expressions.Expression], run: str
+) -> list[expressions.Expression]:
     return [one for one in found if not server.now(filled_in(one.promql, run, RATES))]
 
 
@@ -145,24 +180,38 @@ def test_what_only_faults_have_is_seen(server: Prometheus) -> None:
         assert not server.now(f'{name}{{run="digits_rbm"}} > 0'), name
 
 
-def test_every_alert_is_raised_by_what_goes_wrong_and_none_by_a_run_that_is_well(server: Prometheus) -> None:
+def test_every_alert_is_raised_by_what_goes_wrong_and_none_by_a_run_that_is_well(
+    server: Prometheus,
+) -> None:
     """As Prometheus itself evaluates the rules: pending counts, since it keeps some for minutes."""
     expected = {"hung": {"EbmNoSteps"}, "gone": {"EbmMetricsGone"}}
     every = {rule["alert"] for group in expressions.rules()["groups"] for rule in group["rules"]}
     expected["broken"] = every - {"EbmNoSteps", "EbmMetricsGone"}
 
     def raised(run: str) -> set[str]:
-        return {alert["labels"]["alertname"] for alert in server.alerts() if alert["labels"]["run"] == run}
+        return {
+            alert["labels"]["alertname"]
+            for alert in server.alerts()
+            if alert["labels"]["run"] == run
+        }
 
-    wait_for(lambda: all(raised(run) >= alerts for run, alerts in expected.items()), "the alerts", 30)
-    firing = [alert for alert in server.alerts() if alert["labels"]["run"] in ("digits_rbm", "ladder")]
+    wait_for(
+        lambda: all(raised(run) >= alerts for run, alerts in expected.items()), "the alerts", 30
+    )
+    firing = [
+        alert for alert in server.alerts() if alert["labels"]["run"] in ("digits_rbm", "ladder")
+    ]
     assert [alert for alert in firing if alert["state"] == "firing"] == []
 
 
 def test_the_picture_is_drawn_with_every_panel_filled(server: Prometheus, tmp_path: Path) -> None:
     now = time.time()
     span = Span("digits_rbm", now - 15, now, RATES)
-    titles = [panel["title"] for panel in expressions.panels(expressions.dashboard()) if not lines(panel, server, span)]
+    titles = [
+        panel["title"]
+        for panel in expressions.panels(expressions.dashboard())
+        if not lines(panel, server, span)
+    ]
     assert titles == ["Step size", "Swaps of a ladder"]
     draw(server, span, tmp_path / "dashboard.png")
     assert (tmp_path / "dashboard.png").read_bytes().startswith(b"\x89PNG")

@@ -1,4 +1,6 @@
-"""The manifests hold, as far as anyone can say without a cluster; and what is wrong with broken ones is said by name."""
+"""The manifests hold, as far as anyone can say without a cluster; and what is wrong with broken
+ones is said by name.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ import pytest
 from k8s import schemas
 from k8s.manifests import RENDERINGS, ROOT, crds_folder, main, problems, render
 from k8s.pods import quantity
-from pipeline.compose import conf_directory
+from pipeline.config.compose import conf_directory
 from tests.k8s.broken import CASES, cluster, of_kind, overlay, rendered
 
 pytestmark = pytest.mark.k8s
@@ -34,7 +36,9 @@ def test_a_rendering_is_without_problems(folder: Path, crds: Path) -> None:
 
 
 @pytest.mark.parametrize(("change", "text"), CASES)
-def test_what_is_broken_is_said(change: Callable[[list[Json]], object], text: str, crds: Path) -> None:
+def test_what_is_broken_is_said(
+    change: Callable[[list[Json]], object], text: str, crds: Path
+) -> None:
     objects = overlay("gpu")
     change(objects)
     found = problems(objects, crds)
@@ -50,7 +54,11 @@ def with_components(tmp_path: Path) -> Callable[..., list[Json]]:
         def at(folder: str) -> str:
             return os.path.relpath(ROOT / folder, tmp_path.resolve())
 
-        lines = [f"resources: [{at('base')}]", "components:", *(f"- {at('components/' + name)}" for name in components)]
+        lines = [
+            f"resources: [{at('base')}]",
+            "components:",
+            *(f"- {at('components/' + name)}" for name in components),
+        ]
         (tmp_path / "kustomization.yaml").write_text("\n".join(lines))
         return render(tmp_path)
 
@@ -58,25 +66,45 @@ def with_components(tmp_path: Path) -> Callable[..., list[Json]]:
 
 
 @pytest.mark.parametrize(("last", "kind"), [("job", "RayJob"), ("cluster", "RayCluster")])
-def test_optional_components_hold(last: str, kind: str, with_components: Callable[..., list[Json]], crds: Path) -> None:
-    """Kueue's label where Kueue looks for it; the Redis password by reference, and a way to the Redis."""
+def test_optional_components_hold(
+    last: str, kind: str, with_components: Callable[..., list[Json]], crds: Path
+) -> None:
+    """Kueue's label where Kueue looks for it; the Redis password by reference, and a way to the
+    Redis.
+    """
     objects = with_components("gpu", "spot", "gcs-fault-tolerance", last, "kueue")
-    found = [problem for problem in problems(objects, crds) if "entrypoint" not in problem]  # a run of none
+    found = [
+        problem for problem in problems(objects, crds) if "entrypoint" not in problem
+    ]  # a run of none
     assert found == []
     value = of_kind(objects, kind)
     assert value["metadata"]["labels"] == {"kueue.x-k8s.io/queue-name": "ebm"}
     options = (value["spec"].get("rayClusterSpec") or value["spec"])["gcsFaultToleranceOptions"]
-    assert options["redisPassword"] == {"valueFrom": {"secretKeyRef": {"name": "ebm-redis", "key": "password"}}}
+    assert options["redisPassword"] == {
+        "valueFrom": {"secretKeyRef": {"name": "ebm-redis", "key": "password"}}
+    }
     assert of_kind(objects, "NetworkPolicy", "ebm-redis")
 
 
 def test_spot_takes_pools_only() -> None:
-    groups = {group["groupName"]: group for group in cluster(overlay("gpu-spot"))["workerGroupSpecs"]}
-    wishes = {name: group["template"]["spec"]["affinity"]["nodeAffinity"] for name, group in groups.items()}
-    on_spot = {name for name, wish in wishes.items() if "requiredDuringSchedulingIgnoredDuringExecution" in wish}
+    groups = {
+        group["groupName"]: group for group in cluster(overlay("gpu-spot"))["workerGroupSpecs"]
+    }
+    wishes = {
+        name: group["template"]["spec"]["affinity"]["nodeAffinity"]
+        for name, group in groups.items()
+    }
+    on_spot = {
+        name
+        for name, wish in wishes.items()
+        if "requiredDuringSchedulingIgnoredDuringExecution" in wish
+    }
     assert on_spot == {"pool-spot"}
     assert groups["pool-spot"]["labels"]["ebm"] == "pool"
-    assert groups["pool-spot"]["template"]["spec"]["containers"] == groups["pool"]["template"]["spec"]["containers"]
+    assert (
+        groups["pool-spot"]["template"]["spec"]["containers"]
+        == groups["pool"]["template"]["spec"]["containers"]
+    )
 
 
 def test_a_standing_cluster_is_the_jobs() -> None:
@@ -86,12 +114,18 @@ def test_a_standing_cluster_is_the_jobs() -> None:
 
 
 def test_prometheus_finds_the_drivers_port_and_no_other() -> None:
-    """Port and labels of the PodMonitor are the head's; KubeRay adds ray.io/node-type. The network lets it in."""
+    """Port and labels of the PodMonitor are the head's; KubeRay adds ray.io/node-type. The network
+    lets it in.
+    """
     monitor = of_kind(rendered(ROOT / "monitoring"), "PodMonitor")["spec"]
     assert [endpoint["port"] for endpoint in monitor["podMetricsEndpoints"]] == ["ebm-metrics"]
     template = cluster(overlay("gpu"))["headGroupSpec"]["template"]
-    assert monitor["selector"]["matchLabels"] == template["metadata"]["labels"] | {"ray.io/node-type": "head"}
-    ports = {port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]}
+    assert monitor["selector"]["matchLabels"] == template["metadata"]["labels"] | {
+        "ray.io/node-type": "head"
+    }
+    ports = {
+        port["name"]: port["containerPort"] for port in template["spec"]["containers"][0]["ports"]
+    }
     rules = of_kind(overlay("gpu"), "NetworkPolicy", "ebm-head")["spec"]["ingress"]
     assert ports["ebm-metrics"] in [port["port"] for rule in rules for port in rule["ports"]]
 
@@ -99,19 +133,26 @@ def test_prometheus_finds_the_drivers_port_and_no_other() -> None:
 def test_only_the_autoscaler_has_a_token() -> None:
     mounts = {
         container["name"]
-        for group in [cluster(overlay("gpu"))["headGroupSpec"], *cluster(overlay("gpu"))["workerGroupSpecs"]]
+        for group in [
+            cluster(overlay("gpu"))["headGroupSpec"],
+            *cluster(overlay("gpu"))["workerGroupSpecs"],
+        ]
         for container in group["template"]["spec"]["containers"]
         for mount in container["volumeMounts"]
         if mount["name"] == "autoscaler-token"
     }
     assert mounts == set()
-    assert "autoscaler-token" in [mount["name"] for mount in cluster(overlay("gpu"))["autoscalerOptions"]["volumeMounts"]]
+    assert "autoscaler-token" in [
+        mount["name"] for mount in cluster(overlay("gpu"))["autoscalerOptions"]["volumeMounts"]
+    ]
 
 
 def test_the_command_reports(
     crds: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """A line for each rendering; with a configuration that the manifests do not carry, its problems and status 1."""
+    """A line for each rendering; with a configuration that the manifests do not carry, its problems
+    and status 1.
+    """
     shutil.copytree(conf_directory(), tmp_path / "conf")
     (tmp_path / "conf/experiment/mine.yaml").write_text("")
     monkeypatch.setenv("EBM_CONF", str(tmp_path / "conf"))
@@ -170,16 +211,27 @@ spec:
     ],
 )
 def test_a_definition_is_taken_strictly(spec: Json, found: list[str], tmp_path: Path) -> None:
-    """YAML as upstream has it: defaults first, unknown fields refused, rules asked; one that cannot be asked is said."""
+    """YAML as upstream has it: defaults first, unknown fields refused, rules asked; one that cannot
+    be asked is said.
+    """
     (tmp_path / "things.yaml").write_text(DEFINITION)
-    thing = {"apiVersion": "example.com/v1", "kind": "Thing", "metadata": {"name": "one"}, "spec": spec}
+    thing = {
+        "apiVersion": "example.com/v1",
+        "kind": "Thing",
+        "metadata": {"name": "one"},
+        "spec": spec,
+    }
     *said, last = problems([thing], tmp_path)
     assert len(said) == len(found)
-    assert all(problem.startswith(f"Thing one: {text}") for problem, text in zip(said, found, strict=True))
+    assert all(
+        problem.startswith(f"Thing one: {text}") for problem, text in zip(said, found, strict=True)
+    )
     assert "the rule 'self.size in unheard_of' cannot be evaluated" in last
 
 
-@pytest.mark.parametrize(("text", "number"), [("500m", 0.5), ("2", 2), (1.5, 1.5), ("8Gi", 8 * 2**30), ("3k", 3000)])
+@pytest.mark.parametrize(
+    ("text", "number"), [("500m", 0.5), ("2", 2), (1.5, 1.5), ("8Gi", 8 * 2**30), ("3k", 3000)]
+)
 def test_quantities(text: object, number: float) -> None:
     assert quantity(text) == number
 
@@ -191,5 +243,7 @@ def test_what_is_no_quantity(text: str) -> None:
 
 
 def test_the_containerfile_is_clean() -> None:
-    done = subprocess.run(["hadolint", "Containerfile"], cwd=ROOT.parent, capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        ["hadolint", "Containerfile"], cwd=ROOT.parent, capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stdout) == (0, "")

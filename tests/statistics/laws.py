@@ -1,7 +1,9 @@
-"""Small float64 laws with exact samplers, what is measured on a sample of them, and what counts as a failure.
+"""Small float64 laws with exact samplers, what is measured on a sample of them, and what counts as
+a failure.
 
-`LAWS` holds every law that `pipeline.build.KERNELS` names, and a few more. Discrete ones have at most 256 states and are
-enumerated; their weights are N(0, 1) or larger, so that nothing is nearly uniform.
+`LAWS` holds every law that `pipeline.assembly.KERNELS` names, and a few more. Discrete ones have at
+most 256 states and are enumerated; their weights are N(0, 1) or larger, so that nothing is nearly
+uniform.
 """
 
 from __future__ import annotations
@@ -24,10 +26,12 @@ from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.laws import Gaussian, GaussianMixture, TruncatedGaussian
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
 
-# test_kernels.py and test_transition_matrices.py together take some 740 p-values (`require` counts them, and stops at 2000),
-# each of which falls below 5e-8 with a probability of 5e-8: by the union bound, which does not ask how they depend on one
-# another, correct kernels fail anywhere in them with a probability of at most 2000 * 5e-8 = 1e-4. The p-values are asymptotic;
-# that 740 count as 2000 pays for a tail 2.7 times too heavy (means of 4000 squares of normals: 1.8 times). In z: |z| > 5.45.
+# test_kernels.py and test_transition_matrices.py together take some 740 p-values (`require` counts
+# them, and stops at 2000), each of which falls below 5e-8 with a probability of 5e-8: by the union
+# bound, which does not ask how they depend on one another, correct kernels fail anywhere in them
+# with a probability of at most 2000 * 5e-8 = 1e-4. The p-values are asymptotic; that 740 count as
+# 2000 pays for a tail 2.7 times too heavy (means of 4000 squares of normals: 1.8 times). In z: |z|
+# > 5.45.
 P_VALUES = 2000
 P_LIMIT = 1e-4 / P_VALUES
 REFERENCE = 40_000
@@ -41,7 +45,9 @@ def require(p_values: Mapping[str, float]) -> None:
     """Counts the p-values, and asks each to exceed the limit."""
     global _counted
     _counted += len(p_values)
-    assert _counted <= P_VALUES, "more p-values than the false-alarm rate allows for: raise P_VALUES"
+    assert _counted <= P_VALUES, (
+        "more p-values than the false-alarm rate allows for: raise P_VALUES"
+    )
     assert p_values
     worst = min(p_values, key=lambda name: p_values[name])
     assert p_values[worst] > P_LIMIT, f"{worst}: p = {p_values[worst]:.1e}"
@@ -59,9 +65,9 @@ def double(values: object) -> Tensor:
 class Known:
     """A law that can be drawn from exactly: `sample(count, generator)`, `[count, *shape]` float64.
 
-    `statistics` are scalars by row whose distributions are compared; the means of `moments` are known: `means`, by name. A
-    discrete law has the `probabilities` of its states instead, numbered with the first unit fastest. `stream`: which of the
-    streams for references is its own.
+    `statistics` are scalars by row whose distributions are compared; the means of `moments` are
+    known: `means`, by name. A discrete law has the `probabilities` of its states instead, numbered
+    with the first unit fastest. `stream`: which of the streams for references is its own.
     """
 
     energy: Energy
@@ -82,8 +88,8 @@ class Known:
         return self.statistics(self.reference)
 
     def p_values(self, x: Tensor) -> dict[str, float]:
-        """Is `x` [N, *shape] a sample of this law? Chi-squared over the states, or a two-sample Kolmogorov-Smirnov test of
-        each statistic (conservative where values tie).
+        """Is `x` [N, *shape] a sample of this law? Chi-squared over the states, or a two-sample
+        Kolmogorov-Smirnov test of each statistic (conservative where values tie).
         """
         if self.probabilities is not None:
             return {"chi-squared": chi_squared(numbers(x, self.levels), self.probabilities)}
@@ -91,12 +97,16 @@ class Known:
         return {name: kolmogorov_smirnov(found[name], expected[name]) for name in expected}
 
     def moment_p_values(self, x: Tensor) -> dict[str, float]:
-        """The z of every known moment, with the standard error of as many exact draws; chi-squared where it is discrete."""
+        """The z of every known moment, with the standard error of as many exact draws; chi-squared
+        where it is discrete.
+        """
         if self.probabilities is not None:
             return self.p_values(x)
         found, exact = self.moments(x), self.moments(self.reference)
         return {
-            name: normal_p_value((float(found[name].mean()) - mean) / float(exact[name].std()) * math.sqrt(len(x)))
+            name: normal_p_value(
+                (float(found[name].mean()) - mean) / float(exact[name].std()) * math.sqrt(len(x))
+            )
             for name, mean in self.means.items()
         }
 
@@ -115,11 +125,16 @@ def normal_p_value(z: float) -> float:
 
 
 def chi_squared(observed: Tensor, probabilities: Tensor) -> float:
-    """Of the categories `observed` [N] int64; those expected fewer than 20 times are counted as one."""
+    """Of the categories `observed` [N] int64; those expected fewer than 20 times are counted as
+    one.
+    """
     expected = len(observed) * probabilities.double()
     counts = torch.bincount(observed, minlength=len(probabilities)).double()
     rare = expected < SMALLEST_CELL
-    cells, hoped = [counts[~rare], counts[rare].sum()[None]], [expected[~rare], expected[rare].sum()[None]]
+    cells, hoped = (
+        [counts[~rare], counts[rare].sum()[None]],
+        [expected[~rare], expected[rare].sum()[None]],
+    )
     if float(hoped[1]) < SMALLEST_CELL:
         least = int(hoped[0].argmin())
         for part in (cells, hoped):
@@ -144,7 +159,9 @@ def products(x: Tensor) -> dict[str, Tensor]:
     """Coordinates and their products two by two, squares among them."""
     flat = x.flatten(1)
     names = itertools.combinations_with_replacement(range(flat.shape[1]), 2)
-    return {f"x{i}": column for i, column in enumerate(flat.T)} | {f"x{i} x{j}": flat[:, i] * flat[:, j] for i, j in names}
+    return {f"x{i}": column for i, column in enumerate(flat.T)} | {
+        f"x{i} x{j}": flat[:, i] * flat[:, j] for i, j in names
+    }
 
 
 def continuous(
@@ -179,16 +196,20 @@ def discrete(energy: Energy, probabilities: Tensor | None = None) -> Known:
 
 
 def tempered(known: Known, beta: float) -> Known:
-    """The law of the ladder's rung at `beta`, exactly: enumerated; or, where E_beta = (1 - beta) E_0 + beta E, by rejection.
+    """The law of the ladder's rung at `beta`, exactly: enumerated; or, where E_beta = (1 - beta)
+    E_0 + beta E, by rejection.
 
-    With normalised densities p_0^(1-beta) p^beta <= (1 - beta) p_0 + beta p: draws of that mixture are accepted with the
-    probability that is the quotient of the two sides. The statistics are those of the law at beta = 1.
+    With normalised densities p_0^(1-beta) p^beta <= (1 - beta) p_0 + beta p: draws of that mixture
+    are accepted with the probability that is the quotient of the two sides. The statistics are
+    those of the law at beta = 1.
     """
     energy = known.energy
     if known.probabilities is not None:
         every = states(energy)
         with torch.no_grad():
-            return discrete(energy, torch.softmax(-energy.tempered(every, double([beta]).expand(len(every))), 0))
+            return discrete(
+                energy, torch.softmax(-energy.tempered(every, double([beta]).expand(len(every))), 0)
+            )
     log_partition = energy.log_partition()
     assert log_partition is not None
 
@@ -199,7 +220,10 @@ def tempered(known: Known, beta: float) -> Known:
             from_model = torch.rand(size, generator=generator) < beta
             x = torch.where(from_model.view(-1, *(1,) * len(energy.shape)), model, base)
             with torch.no_grad():
-                log_base, log_model = -energy.base(x) - energy.base_log_partition(), -energy(x) - log_partition
+                log_base, log_model = (
+                    -energy.base(x) - energy.base_log_partition(),
+                    -energy(x) - log_partition,
+                )
             envelope = torch.logaddexp(log_base + log_of(1 - beta), log_model + log_of(beta))
             accepted = torch.rand(size, generator=generator, dtype=torch.float64).log() < (
                 (1 - beta) * log_base + beta * log_model - envelope
@@ -213,14 +237,16 @@ def tempered(known: Known, beta: float) -> Known:
 def base_sample(energy: Energy, count: int, generator: torch.Generator) -> Tensor:
     """E_0 on R^d, in float64 (`noise` draws float32)."""
     assert energy.box is None
-    return energy.base_scale * torch.randn((count, *energy.shape), generator=generator, dtype=torch.float64)
+    return energy.base_scale * torch.randn(
+        (count, *energy.shape), generator=generator, dtype=torch.float64
+    )
 
 
 def log_of(share: float) -> float:
     return math.log(share) if share > 0 else -math.inf
 
 
-# -- the laws ---------------------------------------------------------------------------------------------------------
+# -- the laws --------------------------------------------------------------------------------------
 
 
 def mixture_means(weights: Tensor, means: Tensor, covariances: Tensor) -> dict[str, float]:
@@ -229,7 +255,9 @@ def mixture_means(weights: Tensor, means: Tensor, covariances: Tensor) -> dict[s
     first = torch.einsum("k,ki->i", shares, means)
     second = torch.einsum("k,kij->ij", shares, covariances + means[:, :, None] * means[:, None, :])
     pairs = itertools.combinations_with_replacement(range(len(first)), 2)
-    return {f"x{i}": float(mean) for i, mean in enumerate(first)} | {f"x{i} x{j}": float(second[i, j]) for i, j in pairs}
+    return {f"x{i}": float(mean) for i, mean in enumerate(first)} | {
+        f"x{i} x{j}": float(second[i, j]) for i, j in pairs
+    }
 
 
 def of_gaussian(law: Gaussian, energy: Energy | None = None) -> Known:
@@ -263,7 +291,9 @@ def box() -> Known:
     assert isinstance(law, TruncatedGaussian)
     means = [float(component.mean()) for component in truncated(law)]
     squares = [float(component.moment(2)) for component in truncated(law)]
-    expected = {f"x{i}": mean for i, mean in enumerate(means)} | {f"x{i} x{i}": square for i, square in enumerate(squares)}
+    expected = {f"x{i}": mean for i, mean in enumerate(means)} | {
+        f"x{i} x{i}": square for i, square in enumerate(squares)
+    }
     return continuous(law, law.sample, expected | {"x0 x1": means[0] * means[1]})
 
 
@@ -281,7 +311,9 @@ def rings() -> Known:
     with torch.no_grad():
         masses = radius * torch.exp(-law(torch.stack([radius, torch.zeros_like(radius)], 1)))
     square = float((masses * radius.square()).sum() / masses.sum())
-    return continuous(law, law.sample, {"x0": 0, "x1": 0, "x0 x0": square / 2, "x1 x1": square / 2, "x0 x1": 0})
+    return continuous(
+        law, law.sample, {"x0": 0, "x1": 0, "x0 x0": square / 2, "x1 x1": square / 2, "x0 x1": 0}
+    )
 
 
 def funnel() -> Known:
@@ -292,7 +324,10 @@ def funnel() -> Known:
     def moments(x: Tensor) -> dict[str, Tensor]:
         return products(torch.cat([x[:, :1] / law.scale, x[:, 1:] * torch.exp(-x[:, :1] / 2)], 1))
 
-    means = {name: float(name in {"x0 x0", "x1 x1", "x2 x2"}) for name in moments(torch.zeros(1, 3).double())}
+    means = {
+        name: float(name in {"x0 x0", "x1 x1", "x2 x2"})
+        for name in moments(torch.zeros(1, 3).double())
+    }
     return continuous(law, law.sample, means, moments)
 
 
@@ -301,7 +336,9 @@ def scramble(energy: Energy, scale: float = 1.0, seed: int = 5) -> Energy:
     generator = seeded(seed)
     with torch.no_grad():
         for parameter in energy.double().parameters():
-            parameter.copy_(scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64))
+            parameter.copy_(
+                scale * torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            )
     return energy
 
 
@@ -324,20 +361,24 @@ def gaussian_rbm() -> Known:
 
 
 def mixture_of(rbm: GaussianRBM) -> GaussianMixture:
-    """sum_h exp(-E(v, h)) is a mixture, over the states of h, of N(b + W'h, s^2) with weights proportional to
+    """sum_h exp(-E(v, h)) is a mixture, over the states of h, of N(b + W'h, s^2) with weights
+    proportional to
 
-    exp(c.h + sum_i ((b + W'h)_i^2 - b_i^2) / (2 s_i^2)): 0.25, 0.57, 0.13 and 0.05 in `gaussian_rbm`.
+    exp(c.h + sum_i ((b + W'h)_i^2 - b_i^2) / (2 s_i^2)): 0.25, 0.57, 0.13 and 0.05 in
+    `gaussian_rbm`.
     """
     hidden = torch.cat(list(all_states(2, len(rbm.hidden_bias))))
     variance, bias = rbm.log_variance.detach().exp(), rbm.visible_bias.detach()
     means = bias + hidden @ rbm.weight.detach()
-    logs = hidden @ rbm.hidden_bias.detach() + ((means.square() - bias.square()) / (2 * variance)).sum(1)
+    logs = hidden @ rbm.hidden_bias.detach() + (
+        (means.square() - bias.square()) / (2 * variance)
+    ).sum(1)
     return GaussianMixture(logs.softmax(0), means, torch.diag(variance).expand(len(hidden), -1, -1))
 
 
 class Ordinal(Energy):
-    """Levels 0, 1, 2 as numbers: E(x) = x.W x / 2 + b.x + sum_i sin(2 x_i), whose gradient is [N, *shape]: no one-hot encoding,
-    and a poor estimate of what a change of level does.
+    """Levels 0, 1, 2 as numbers: E(x) = x.W x / 2 + b.x + sum_i sin(2 x_i), whose gradient is [N,
+    *shape]: no one-hot encoding, and a poor estimate of what a change of level does.
     """
 
     def __init__(self, shape: Sequence[int]) -> None:
@@ -347,7 +388,9 @@ class Ordinal(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         flat = x.flatten(1)
-        return (flat @ self.weight * flat).sum(1) / 2 + flat @ self.bias + torch.sin(2 * flat).sum(1)
+        return (
+            (flat @ self.weight * flat).sum(1) / 2 + flat @ self.bias + torch.sin(2 * flat).sum(1)
+        )
 
 
 def ordinal() -> Known:
@@ -373,11 +416,13 @@ def law(name: str) -> Known:
     return LAWS[name]()
 
 
-# -- what ULA keeps instead -------------------------------------------------------------------------------------------
+# -- what ULA keeps instead ------------------------------------------------------------------------
 
 
 def ula_on_gaussian(target: Gaussian, step_size: float, noise: float | None) -> Known:
-    """x' - m = A (x - m) + sigma xi with A = 1 - epsilon P: its stationary law is N(m, sigma^2 (1 - A^2)^-1)."""
+    """x' - m = A (x - m) + sigma xi with A = 1 - epsilon P: its stationary law is N(m, sigma^2 (1 -
+    A^2)^-1).
+    """
     one = torch.eye(target.dimension, dtype=torch.float64)
     contraction = one - step_size * target.precision
     variance = 2 * step_size if noise is None else noise**2
@@ -387,10 +432,12 @@ def ula_on_gaussian(target: Gaussian, step_size: float, noise: float | None) -> 
 
 @dataclass(frozen=True)
 class ClampedWalk:
-    """The stationary law of x' = clamp(drifted(x) + sigma xi, low, high): atoms at both walls, a smooth density between.
+    """The stationary law of x' = clamp(drifted(x) + sigma xi, low, high): atoms at both walls, a
+    smooth density between.
 
-    That density, f(y) = sum_i m_i phi((y - drifted(x_i)) / sigma) / sigma, is found at Gauss-Legendre nodes x_i (Nystrom's
-    method), exact to the eye of float64 as long as sigma is not small beside the box.
+    That density, f(y) = sum_i m_i phi((y - drifted(x_i)) / sigma) / sigma, is found at
+    Gauss-Legendre nodes x_i (Nystrom's method), exact to the eye of float64 as long as sigma is not
+    small beside the box.
     """
 
     means: Tensor
@@ -400,25 +447,46 @@ class ClampedWalk:
     box: tuple[float, float]
 
     @classmethod
-    def solve(cls, drifted: Callable[[Tensor], Tensor], sigma: float, box: tuple[float, float]) -> ClampedWalk:
+    def solve(
+        cls, drifted: Callable[[Tensor], Tensor], sigma: float, box: tuple[float, float]
+    ) -> ClampedWalk:
         low, high = box
         nodes, weights = (torch.from_numpy(part) for part in np.polynomial.legendre.leggauss(200))
         points = torch.cat([double([low]), low + (nodes + 1) * (high - low) / 2, double([high])])
         means = drifted(points)
-        inner = torch.exp(-((points[None, 1:-1] - means[:, None]) / sigma).square() / 2) / (sigma * math.sqrt(2 * math.pi))
-        into_low, into_high = torch.special.ndtr((low - means) / sigma), torch.special.ndtr((means - high) / sigma)
-        transition = torch.cat([into_low[:, None], inner * weights * (high - low) / 2, into_high[:, None]], 1)
-        torch.testing.assert_close(transition.sum(1), torch.ones(len(points), dtype=torch.float64), rtol=0, atol=1e-10)
-        system = torch.cat([transition.T - torch.eye(len(points), dtype=torch.float64), torch.ones(1, len(points))])
+        inner = torch.exp(-((points[None, 1:-1] - means[:, None]) / sigma).square() / 2) / (
+            sigma * math.sqrt(2 * math.pi)
+        )
+        into_low, into_high = (
+            torch.special.ndtr((low - means) / sigma),
+            torch.special.ndtr((means - high) / sigma),
+        )
+        transition = torch.cat(
+            [into_low[:, None], inner * weights * (high - low) / 2, into_high[:, None]], 1
+        )
+        torch.testing.assert_close(
+            transition.sum(1), torch.ones(len(points), dtype=torch.float64), rtol=0, atol=1e-10
+        )
+        system = torch.cat(
+            [transition.T - torch.eye(len(points), dtype=torch.float64), torch.ones(1, len(points))]
+        )
         right = torch.zeros(len(system), 1, dtype=torch.float64)
         right[-1] = 1
-        return cls(means, torch.linalg.lstsq(system, right, driver="gelsd").solution[:, 0], points, sigma, box)
+        return cls(
+            means,
+            torch.linalg.lstsq(system, right, driver="gelsd").solution[:, 0],
+            points,
+            sigma,
+            box,
+        )
 
     def moment(self, power: int) -> float:
         return float(self.masses @ self.points**power)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
-        """By inversion: below the distribution function at the lower wall, that wall; above its limit at the upper, that."""
+        """By inversion: below the distribution function at the lower wall, that wall; above its
+        limit at the upper, that.
+        """
         grid = torch.linspace(*self.box, 4001, dtype=torch.float64)
         distribution = torch.special.ndtr((grid[:, None] - self.means) / self.sigma) @ self.masses
         uniform = torch.rand(count, generator=generator, dtype=torch.float64)
@@ -438,8 +506,18 @@ def ula_in_box(target: TruncatedGaussian, step_size: float, noise: float | None)
         drift = partial(_drifted, mean=mean, std=std, step_size=step_size)
         walks.append(ClampedWalk.solve(drift, sigma, target.box))
     first, second = ([walk.moment(power) for walk in walks] for power in (1, 2))
-    means = {"x0": first[0], "x1": first[1], "x0 x0": second[0], "x0 x1": first[0] * first[1], "x1 x1": second[1]}
-    return continuous(target, lambda count, generator: torch.stack([w.sample(count, generator) for w in walks], 1), means)
+    means = {
+        "x0": first[0],
+        "x1": first[1],
+        "x0 x0": second[0],
+        "x0 x1": first[0] * first[1],
+        "x1 x1": second[1],
+    }
+    return continuous(
+        target,
+        lambda count, generator: torch.stack([w.sample(count, generator) for w in walks], 1),
+        means,
+    )
 
 
 def ula_law(known: Known, step_size: float, noise: float | None) -> Known:

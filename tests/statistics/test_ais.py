@@ -1,7 +1,9 @@
-"""AIS of RBMs, forward and back, against enumeration over the hidden states; its path against sums over the joint law.
+"""AIS of RBMs, forward and back, against enumeration over the hidden states; its path against sums
+over the joint law.
 
-An estimate agrees with the truth when it is within 5 of its own standard errors: a false-alarm rate of 6e-7 where those are
-right. Seeds are fixed. Broken variants must fail the very check the estimator passes.
+An estimate agrees with the truth when it is within 5 of its own standard errors: a false-alarm rate
+of 6e-7 where those are right. Seeds are fixed. Broken variants must fail the very check the
+estimator passes.
 """
 
 from __future__ import annotations
@@ -17,13 +19,18 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.compose import compose
+from pipeline.config.compose import compose
 from pipeline.data.base import in_memory
-from pipeline.energies.base import Target
 from pipeline.energies.discrete import all_states
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
+from pipeline.energies.target import Target
 from pipeline.evaluation import ais, likelihood
-from pipeline.evaluation.ais import AISResult, RatesBridge, gibbs_log_partition, reverse_log_partition
+from pipeline.evaluation.ais import (
+    AISResult,
+    RatesBridge,
+    gibbs_log_partition,
+    reverse_log_partition,
+)
 from pipeline.kernels import gibbs
 from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy
 from pipeline.train import main
@@ -45,27 +52,39 @@ class Known(NamedTuple):
 
 @pytest.fixture(scope="module")
 def known() -> Known:
-    """Weights N(0, 0.3^2) and biases N(-1.5, 1.5^2): the rates of MNIST, weights as large as learned ones and more."""
+    """Weights N(0, 0.3^2) and biases N(-1.5, 1.5^2): the rates of MNIST, weights as large as
+    learned ones and more.
+    """
     generator = torch.Generator().manual_seed(3)
     rbm = BernoulliRBM((28, 28), hidden=16, weight_scale=1.0).requires_grad_(False)
     rbm.weight.copy_(0.3 * torch.randn(rbm.weight.shape, generator=generator))
     rbm.visible_bias.copy_(1.5 * torch.randn(784, generator=generator) - 1.5)
-    rbm.hidden_bias.copy_(-rbm.weight @ torch.sigmoid(rbm.visible_bias))  # or most units would be always on or off
+    rbm.hidden_bias.copy_(
+        -rbm.weight @ torch.sigmoid(rbm.visible_bias)
+    )  # or most units would be always on or off
     log_z = rbm.log_partition()
     assert log_z is not None
     h = torch.cat(list(all_states(2, 16))).float()
-    logs = h @ rbm.hidden_bias + rbm.visible_log_partition(torch.addmm(rbm.visible_bias, h, rbm.weight))
-    chosen = torch.multinomial(torch.softmax(logs.double(), 0), 1000, replacement=True, generator=generator)
+    logs = h @ rbm.hidden_bias + rbm.visible_log_partition(
+        torch.addmm(rbm.visible_bias, h, rbm.weight)
+    )
+    chosen = torch.multinomial(
+        torch.softmax(logs.double(), 0), 1000, replacement=True, generator=generator
+    )
     return Known(rbm, log_z, rbm.conditional("visible", h[chosen]).sample(generator))
 
 
-def forward(known: Known, temperatures: int = 400, particles: int = 100, seed: int = 0) -> AISResult:
+def forward(
+    known: Known, temperatures: int = 400, particles: int = 100, seed: int = 0
+) -> AISResult:
     path, generator = RatesBridge(known.rbm, known.rows), torch.Generator().manual_seed(seed)
     with torch.no_grad():
         return run(gibbs_log_partition(path, temperatures, particles, generator))
 
 
-def reverse(known: Known, temperatures: int = 400, particles: int = 100, seed: int = 0) -> AISResult:
+def reverse(
+    known: Known, temperatures: int = 400, particles: int = 100, seed: int = 0
+) -> AISResult:
     path, generator = RatesBridge(known.rbm, known.rows), torch.Generator().manual_seed(seed)
     starts = known.rows[seed : seed + particles]
     with torch.no_grad():
@@ -77,7 +96,9 @@ def z_score(result: AISResult, known: Known) -> float:
 
 
 @pytest.mark.parametrize("estimate", [forward, reverse])
-def test_estimate_agrees_with_enumeration(known: Known, estimate: Callable[[Known], AISResult]) -> None:
+def test_estimate_agrees_with_enumeration(
+    known: Known, estimate: Callable[[Known], AISResult]
+) -> None:
     result = estimate(known)
     assert result.standard_error < 0.15
     assert abs(z_score(result, known)) < LIMIT
@@ -85,14 +106,20 @@ def test_estimate_agrees_with_enumeration(known: Known, estimate: Callable[[Know
 
 
 def test_hasty_estimates_enclose_the_truth(known: Known) -> None:
-    """From one particle and 5 temperatures E[log w] is below it, and above on the way back: by 5 standard errors of 400."""
+    """From one particle and 5 temperatures E[log w] is below it, and above on the way back: by 5
+    standard errors of 400.
+    """
     for estimate, sign in ((forward, -1), (reverse, 1)):
-        excess = torch.tensor([sign * (estimate(known, 5, 1, seed).log_z - known.log_z) for seed in range(400)])
+        excess = torch.tensor(
+            [sign * (estimate(known, 5, 1, seed).log_z - known.log_z) for seed in range(400)]
+        )
         assert excess.mean() > LIMIT * excess.std() / math.sqrt(400)
 
 
 def test_the_standard_error_is_the_spread_of_estimates(known: Known) -> None:
-    """Over 40 seeds: the ratio's own standard error is about 1 / sqrt(80) = 0.11, and 0.5 is 4 of it away."""
+    """Over 40 seeds: the ratio's own standard error is about 1 / sqrt(80) = 0.11, and 0.5 is 4 of
+    it away.
+    """
     results = [forward(known, 200, 50, seed) for seed in range(40)]
     spread = torch.tensor([result.log_z for result in results]).std()
     assert 0.5 < spread / torch.tensor([result.standard_error for result in results]).mean() < 1.5
@@ -102,12 +129,16 @@ def negated(position: Tensor, target: Target) -> EnergyState:
     return EnergyState(position, -target.energy(position))
 
 
-def negated_step(generator: torch.Generator, state: EnergyState, target: Target) -> tuple[EnergyState, Info]:
+def negated_step(
+    generator: torch.Generator, state: EnergyState, target: Target
+) -> tuple[EnergyState, Info]:
     moved, info = gibbs.step(generator, gibbs.State(state.position), target)
     return negated(moved.position, target), info
 
 
-def at_the_wrong_beta(generator: torch.Generator, state: EnergyState, target: Target) -> tuple[EnergyState, Info]:
+def at_the_wrong_beta(
+    generator: torch.Generator, state: EnergyState, target: Target
+) -> tuple[EnergyState, Info]:
     """A transition that leaves the law at another beta, (1 + beta) / 2, invariant."""
     assert target.beta is not None
     right = target.beta
@@ -120,10 +151,22 @@ def at_the_wrong_beta(generator: torch.Generator, state: EnergyState, target: Ta
 BROKEN: dict[str, tuple[Any, str, Any]] = {
     "the weights' sign": (ais, "GIBBS", Kernel(negated, negated_step)),
     "the transition's beta": (ais, "GIBBS", Kernel(init_energy, at_the_wrong_beta)),
-    "base biases missing in the transition": (RatesBridge, "conditional", lambda path, *a: path.rbm.conditional(*a)),
-    "base biases missing in the energy": (RatesBridge, "tempered", lambda path, *a: path.rbm.tempered(*a)),
-    "the base's log Z": (RatesBridge, "base_log_partition", lambda path: path.rbm.base_log_partition()),
-    "starts": (RatesBridge, "noise", lambda path, *a: path.rbm.noise(*a)),
+    "base biases missing in the transition": (
+        RatesBridge,
+        "conditional",
+        lambda path, *a: path.rbm.conditional(*a),
+    ),
+    "base biases missing in the energy": (
+        RatesBridge,
+        "tempered",
+        lambda path, *a: path.rbm.tempered(*a),
+    ),
+    "the base's log Z": (
+        RatesBridge,
+        "base_log_partition",
+        lambda path: path.rbm.base_log_partition(),
+    ),
+    "starts": (RatesBridge, "noise", lambda path, *a: path.rbm.sample_base(*a)),
 }
 
 
@@ -135,7 +178,9 @@ def test_broken_variant_is_caught(known: Known, slip: str, monkeypatch: pytest.M
 
 @pytest.mark.parametrize("kind", ["bernoulli", "potts"])
 def test_path_is_that_of_the_joint_law(kind: str) -> None:
-    """Free energies, conditionals, base law and its log Z from E_beta(v, h), summed over all states; both ends."""
+    """Free energies, conditionals, base law and its log Z from E_beta(v, h), summed over all
+    states; both ends.
+    """
     rbm, v, _ = make(kind)
     assert isinstance(rbm, BernoulliRBM | PottsRBM)
     rbm.requires_grad_(False)
@@ -148,22 +193,39 @@ def test_path_is_that_of_the_joint_law(kind: str) -> None:
         bias = (1 - beta) * rates.visible_bias + beta * rbm.visible_bias
         joint = -(phi @ bias)[:, None] - beta * (h @ rbm.hidden_bias + phi @ rbm.weight.T @ h.T)
         betas = torch.full((len(v),), beta, dtype=torch.float64)
-        torch.testing.assert_close(path.tempered(v, betas), -torch.logsumexp(-joint, 1), rtol=0, atol=1e-8)
+        torch.testing.assert_close(
+            path.tempered(v, betas), -torch.logsumexp(-joint, 1), rtol=0, atol=1e-8
+        )
         hidden = path.conditional("hidden", v, betas)
         for column in range(len(h)):
             log_prob = hidden.log_prob(h[column].expand(len(v), HIDDEN)).sum(1)
-            torch.testing.assert_close(log_prob, torch.log_softmax(-joint, 1)[:, column], rtol=0, atol=1e-9)
-            visible = path.conditional("visible", h[column].expand(len(v), HIDDEN), betas).log_prob(v)
-            torch.testing.assert_close(visible.flatten(1).sum(1), torch.log_softmax(-joint, 0)[:, column], rtol=0, atol=1e-9)
+            torch.testing.assert_close(
+                log_prob, torch.log_softmax(-joint, 1)[:, column], rtol=0, atol=1e-9
+            )
+            visible = path.conditional("visible", h[column].expand(len(v), HIDDEN), betas).log_prob(
+                v
+            )
+            torch.testing.assert_close(
+                visible.flatten(1).sum(1),
+                torch.log_softmax(-joint, 0)[:, column],
+                rtol=0,
+                atol=1e-9,
+            )
         if beta == 0:
-            assert path.base_log_partition() == pytest.approx(float(torch.logsumexp(-joint.flatten(), 0)), abs=1e-9)
+            assert path.base_log_partition() == pytest.approx(
+                float(torch.logsumexp(-joint.flatten(), 0)), abs=1e-9
+            )
             torch.testing.assert_close(path.base(v), -torch.logsumexp(-joint, 1), rtol=0, atol=1e-9)
     torch.testing.assert_close(path(v), rbm(v))
 
 
 def test_figures_of_a_likelihood(known: Known) -> None:
-    """Means over held-out and training rows as by the exact log Z, off by what log Z is off by; the gap, and rows' spread."""
-    config = compose(["experiment=digits_rbm", "evaluation.ais_temperatures=400", "evaluation.ais_particles=100"])
+    """Means over held-out and training rows as by the exact log Z, off by what log Z is off by; the
+    gap, and rows' spread.
+    """
+    config = compose(
+        ["experiment=digits_rbm", "evaluation.ais_temperatures=400", "evaluation.ais_particles=100"]
+    )
     data = in_memory(known.rows[:600], known.rows[600:], 0.0)
     steps = likelihood.by_gibbs_annealing(known.rbm, data, config)
     stages = []
@@ -185,15 +247,27 @@ def test_figures_of_a_likelihood(known: Known) -> None:
         assert abs(figures[name] - known.log_z) < LIMIT * figures[f"{name}_standard_error"]
     assert figures["log_z_gap"] == pytest.approx(figures["log_z_reverse"] - figures["log_z"])
     for name in ("test_log_likelihood", "train_log_likelihood"):
-        assert figures[name] - truth[name] == pytest.approx(known.log_z - figures["log_z"], abs=1e-6)
+        assert figures[name] - truth[name] == pytest.approx(
+            known.log_z - figures["log_z"], abs=1e-6
+        )
     assert figures["test_rows_standard_error"] == pytest.approx(float(values.std()) / 20)
 
 
 @pytest.mark.parametrize("energy", ["rbm", "potts_rbm"])
-def test_a_run_reports_both_estimates(energy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """64x24 and 3-level units cannot be enumerated: AIS where it has temperatures, else the pseudo-likelihood."""
+def test_a_run_reports_both_estimates(
+    energy: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """64x24 and 3-level units cannot be enumerated: AIS where it has temperatures, else the
+    pseudo-likelihood.
+    """
     levels = ["energy=potts_rbm", "energy.levels=3", "data.encoding=categorical", "data.levels=3"]
-    short = ["experiment=digits_rbm", "energy.hidden=24", "cluster=inline", "metrics.port=0", "evaluation.samples=0"]
+    short = [
+        "experiment=digits_rbm",
+        "energy.hidden=24",
+        "cluster=inline",
+        "metrics.port=0",
+        "evaluation.samples=0",
+    ]
     short += ["trainer.steps=5", f"output={tmp_path}", *(levels if energy == "potts_rbm" else [])]
     assert main([*short, "evaluation.ais_temperatures=50"]) == 0
     summary = json.loads((tmp_path / "summary.json").read_text())

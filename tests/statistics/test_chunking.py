@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Chunking, Objective
+from pipeline.objectives.base import Batch, Objective
+from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.objectives.probes import PROBES
 from pipeline.objectives.score_matching import (
@@ -20,7 +21,15 @@ from pipeline.objectives.score_matching import (
     SlicedScoreMatching,
 )
 from tests.statistics.laws import seeded
-from tests.statistics.test_score_matching import SIGMAS, close, drawn, found, gaussian, mixture, normal
+from tests.statistics.test_score_matching import (
+    SIGMAS,
+    close,
+    drawn,
+    found,
+    gaussian,
+    mixture,
+    normal,
+)
 
 ROWS = 7
 OBJECTIVES: list[Objective] = [
@@ -36,7 +45,9 @@ CHUNKINGS = [(7, None), (3, None), (None, 2), (3, 2), (1, 1), (4, 3), (100, 100)
 
 
 def summed(chunking: Chunking, objective: Objective, energy: Energy, batch: Batch) -> Tensor:
-    return torch.stack([share * found(objective, energy, chunk) for chunk, share in chunking.split(batch)]).sum(0)
+    return torch.stack(
+        [share * found(objective, energy, chunk) for chunk, share in chunking.split(batch)]
+    ).sum(0)
 
 
 def check(chunking: Chunking, objective: Objective, energy: Energy) -> None:
@@ -63,8 +74,16 @@ def test_chunks_of_both_sides_add_up(sizes: tuple[int | None, int | None]) -> No
 
 
 def test_chunks_are_no_larger_than_asked_for_and_hold_everything_once() -> None:
-    x, draws, negatives = torch.arange(7.0)[:, None], torch.arange(35.0).view(5, 7, 1), torch.arange(10.0)[:, None]
-    past = {"weights": negatives[:, 0], "previous": negatives + 100, "noise": torch.stack([negatives, negatives + 50])}
+    x, draws, negatives = (
+        torch.arange(7.0)[:, None],
+        torch.arange(35.0).view(5, 7, 1),
+        torch.arange(10.0)[:, None],
+    )
+    past = {
+        "weights": negatives[:, 0],
+        "previous": negatives + 100,
+        "noise": torch.stack([negatives, negatives + 50]),
+    }
     batch = Batch(x, (draws, draws[..., 0]), negatives, bank=negatives, **past)
     chunks = [chunk for chunk, _ in Chunking(3, 2).split(batch)]
     positive = [chunk for chunk in chunks if chunk.positives is not None]
@@ -76,7 +95,9 @@ def test_chunks_are_no_larger_than_asked_for_and_hold_everything_once() -> None:
         # number 7 p + i is of row i
         assert torch.equal(chunk.drawn[0] % 7, chunk.positives.expand_as(chunk.drawn[0]))
         assert chunk.negatives is None
-    assert sorted(torch.cat([chunk.drawn[0].flatten() for chunk in positive]).tolist()) == list(range(35))
+    assert sorted(torch.cat([chunk.drawn[0].flatten() for chunk in positive]).tolist()) == list(
+        range(35)
+    )
     for chunk in negative:
         assert len(chunk.negatives) <= 3
         assert torch.equal(chunk.weights, chunk.negatives[:, 0])
@@ -105,5 +126,7 @@ def test_a_side_of_no_rows_is_one_chunk() -> None:
     """What an objective has to say without any data is said once, in chunks as at once."""
     batch = Batch(torch.empty(0, 2), negatives=torch.zeros(4, 2), weights=torch.ones(4))
     chunks = list(Chunking(3, None).split(batch))
-    assert [(len(some.positives), share) for some, share in chunks if some.positives is not None] == [(0, 1.0)]
+    assert [
+        (len(some.positives), share) for some, share in chunks if some.positives is not None
+    ] == [(0, 1.0)]
     assert sum(share for some, share in chunks if some.negatives is not None) == 1

@@ -1,7 +1,8 @@
-"""Compositions of laws against closed forms, quadrature and enumeration; and what kernels draw of them.
+"""Compositions of laws against closed forms, quadrature and enumeration; and what kernels draw of
+them.
 
-Chains are many and independent, so that means over them have standard errors; |z| < 6 fails falsely with a probability of 2e-9,
-and there are some 30 of them. Seeds are fixed.
+Chains are many and independent, so that means over them have standard errors; |z| < 6 fails falsely
+with a probability of 2e-9, and there are some 30 of them. Seeds are fixed.
 """
 
 from __future__ import annotations
@@ -14,14 +15,21 @@ import torch
 from torch import Tensor, nn
 
 import pipeline
-from pipeline.energies.base import Energy, Target
-from pipeline.energies.composition import Composition, Conjunction, Disjunction, Negation, base_precisions
+from pipeline.common.errors import ConfigError
+from pipeline.energies.base import Energy
+from pipeline.energies.composition import (
+    Composition,
+    Conjunction,
+    Disjunction,
+    Negation,
+    base_precisions,
+)
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.given import ConditionalEnergy
 from pipeline.energies.laws import Gaussian, GaussianMixture, TruncatedGaussian
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
-from pipeline.errors import ConfigError
+from pipeline.energies.target import Target
 from pipeline.kernels import gibbs_with_gradients, hmc
 from tests.statistics.laws import double, scramble, seeded
 
@@ -34,7 +42,9 @@ SECOND = Gaussian(double([-0.3, 0.4]), double([[2.0, -0.3], [-0.3, 1.5]]))
 def mixture(scale: float = 1.0) -> GaussianMixture:
     """Two bumps, Z = 4."""
     covariances = [[[0.6, 0.2], [0.2, 0.5]], [[0.5, -0.2], [-0.2, 0.6]]]
-    return GaussianMixture(double([1.0, 3.0]), double([[-1.2, -0.8], [1.0, 0.9]]), scale * double(covariances))
+    return GaussianMixture(
+        double([1.0, 3.0]), double([[-1.2, -0.8], [1.0, 0.9]]), scale * double(covariances)
+    )
 
 
 def of_gaussians(weights: tuple[float, float]) -> Gaussian:
@@ -64,7 +74,9 @@ def points() -> Tensor:
     ],
     ids=["and", "weighted and", "not", "(and) not"],
 )
-def test_products_and_quotients_of_gaussians_in_closed_form(composition: Composition, weights: tuple[float, float]) -> None:
+def test_products_and_quotients_of_gaussians_in_closed_form(
+    composition: Composition, weights: tuple[float, float]
+) -> None:
     assert spread(composition, of_gaussians(weights)) < 1e-10
 
 
@@ -78,7 +90,10 @@ def test_a_disjunction_is_the_mixture_where_log_z_are_right() -> None:
     parts = [FIRST, SECOND, mixture()]
     log_z = [part.log_partition() for part in parts]
     energy = Disjunction(parts, [1.0, 2.0, 0.5], log_z)
-    terms = [part.log_density(points()) + math.log(w) for part, w in zip(parts, [1.0, 2.0, 0.5], strict=True)]
+    terms = [
+        part.log_density(points()) + math.log(w)
+        for part, w in zip(parts, [1.0, 2.0, 0.5], strict=True)
+    ]
     torch.testing.assert_close(energy(points()), -torch.logsumexp(torch.stack(terms), 0))
     total = torch.logsumexp(-energy(grid()), 0) + math.log(CELL)
     assert float(total) == pytest.approx(math.log(3.5), abs=1e-6)
@@ -105,9 +120,13 @@ def perceptron(seed: int, base_scale: float) -> Energy:
 
 CONTINUOUS: dict[str, Callable[[], Composition]] = {
     "and": lambda: Conjunction([mixture(), perceptron(1, 2.0)], WEIGHTS),
-    "or": lambda: Disjunction([mixture(), perceptron(1, 2.0), SECOND], [1.0, 2.0, 0.7], [1.0, 0.2, -0.5]),
+    "or": lambda: Disjunction(
+        [mixture(), perceptron(1, 2.0), SECOND], [1.0, 2.0, 0.7], [1.0, 0.2, -0.5]
+    ),
     "not": lambda: Negation(mixture(), perceptron(1, 3.0), 0.6),
-    "nested": lambda: Conjunction([Disjunction([FIRST, mixture()]), Negation(FIRST, perceptron(1, 3.0), 0.3)]),
+    "nested": lambda: Conjunction(
+        [Disjunction([FIRST, mixture()]), Negation(FIRST, perceptron(1, 3.0), 0.3)]
+    ),
 }
 
 
@@ -116,7 +135,10 @@ CONTINUOUS: dict[str, Callable[[], Composition]] = {
 def test_gradients_are_autograds(name: str, tempered: bool) -> None:
     energy = CONTINUOUS[name]().requires_grad_(False)
     beta = torch.rand(200, dtype=torch.float64, generator=seeded(1)) if tempered else None
-    ours, autograds = energy.energy_and_gradient(points(), beta), Energy.energy_and_gradient(energy, points(), beta)
+    ours, autograds = (
+        energy.energy_and_gradient(points(), beta),
+        Energy.energy_and_gradient(energy, points(), beta),
+    )
     for one, other in zip(ours, autograds, strict=True):
         assert not one.requires_grad
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
@@ -125,15 +147,22 @@ def test_gradients_are_autograds(name: str, tempered: bool) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CONTINUOUS)
 def test_kernels_draw_the_composition(name: str) -> None:
-    """Means and second moments of 4,000 chains after 150 transitions of HMC from the base law, against quadrature."""
+    """Means and second moments of 4,000 chains after 150 transitions of HMC from the base law,
+    against quadrature.
+    """
     energy, generator = CONTINUOUS[name]().float(), seeded(2)
     target = Target(energy)
-    state = hmc.kernel.init(energy.noise(4000, generator), target)
+    state = hmc.kernel.init(energy.sample_base(4000, generator), target)
     for _ in range(150):
-        state, _ = hmc.kernel.step(generator, state, target, step_size=0.4, leapfrog_steps=5, jitter=0.2, mass=1.0)
+        state, _ = hmc.kernel.step(
+            generator, state, target, step_size=0.4, leapfrog_steps=5, jitter=0.2, mass=1.0
+        )
     shares = torch.softmax(-energy.double()(grid()), 0)
     assert float(shares.view(500, 500)[[0, -1]].sum()) < 1e-6  # the grid holds the law
-    for moments in (lambda x: x, lambda x: torch.stack([x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], 1)):
+    for moments in (
+        lambda x: x,
+        lambda x: torch.stack([x[:, 0] ** 2, x[:, 0] * x[:, 1], x[:, 1] ** 2], 1),
+    ):
         truth, drawn = shares @ moments(grid()), moments(state.position.double())
         z = (drawn.mean(0) - truth) / (drawn.std(0) / math.sqrt(len(drawn)))
         assert float(z.abs().max()) < Z_LIMIT
@@ -149,7 +178,9 @@ def test_base_laws() -> None:
     }
     for energy, precision in scales.values():
         assert energy.base_scale == pytest.approx(precision**-0.5)
-        torch.testing.assert_close(energy.tempered(points(), torch.zeros(200).double()).detach(), energy.base(points()))
+        torch.testing.assert_close(
+            energy.tempered(points(), torch.zeros(200).double()).detach(), energy.base(points())
+        )
     rbm = scramble(GaussianRBM((2,), 3, 1.0).double())
     torch.testing.assert_close(base_precisions(rbm), torch.exp(-rbm.log_variance.detach()))
 
@@ -190,32 +221,42 @@ def all_of(energy: Energy) -> Tensor:
 @pytest.mark.parametrize("name", DISCRETE)
 def test_log_partition_is_the_sum_over_all_states(name: str) -> None:
     energy = DISCRETE[name]()
-    assert energy.log_partition() == pytest.approx(float(torch.logsumexp(-energy(all_of(energy)).detach(), 0)), abs=1e-9)
+    assert energy.log_partition() == pytest.approx(
+        float(torch.logsumexp(-energy(all_of(energy)).detach(), 0)), abs=1e-9
+    )
 
 
 @pytest.mark.parametrize("name", ["binary and", "binary or", "binary not"])
 def test_binary_gradients_are_autograds(name: str) -> None:
     energy = DISCRETE[name]()
     x = all_of(energy)
-    for one, other in zip(energy.energy_and_gradient(x), Energy.energy_and_gradient(energy, x), strict=True):
-        torch.testing.assert_close(one, other, rtol=1e-6, atol=1e-7)  # torch's softplus is off by up to exp(-20)
+    for one, other in zip(
+        energy.energy_and_gradient(x), Energy.energy_and_gradient(energy, x), strict=True
+    ):
+        torch.testing.assert_close(
+            one, other, rtol=1e-6, atol=1e-7
+        )  # torch's softplus is off by up to exp(-20)
 
 
 def test_gradients_of_both_forms_add_up() -> None:
     """One in the one-hot encoding beside one in x: each level's estimate is the sum of theirs."""
     energy = DISCRETE["ternary and"]()
     x, (potts, rising) = all_of(energy), energy.parts
-    expected = potts.energy_and_gradient(x)[1] + rising.theta.detach()[:, None] * torch.arange(3).double()
+    expected = (
+        potts.energy_and_gradient(x)[1] + rising.theta.detach()[:, None] * torch.arange(3).double()
+    )
     torch.testing.assert_close(energy.energy_and_gradient(x)[1], expected)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", DISCRETE)
 def test_discrete_kernels_draw_the_composition(name: str) -> None:
-    """Frequencies of all states of 4,000 chains after 120 transitions of Gibbs-with-gradients, of those of 10 or more draws."""
+    """Frequencies of all states of 4,000 chains after 120 transitions of Gibbs-with-gradients, of
+    those of 10 or more draws.
+    """
     energy, generator = DISCRETE[name](), seeded(3)
     target, states = Target(energy), all_of(energy)
-    state = gibbs_with_gradients.kernel.init(energy.noise(4000, generator).double(), target)
+    state = gibbs_with_gradients.kernel.init(energy.sample_base(4000, generator).double(), target)
     for _ in range(120):
         state, _ = gibbs_with_gradients.kernel.step(generator, state, target)
     law = torch.softmax(-energy(states), 0)
@@ -238,7 +279,9 @@ class Shifted(ConditionalEnergy):
 
 
 def test_conditionals_compose_under_their_own_contexts() -> None:
-    """Of N(c, 1) and N(c', 1) the product is N((c + c') / 2, 1 / 2); under several contexts row i has number i mod N."""
+    """Of N(c, 1) and N(c', 1) the product is N((c + c') / 2, 1 / 2); under several contexts row i
+    has number i mod N.
+    """
     model = Shifted().double()
     first, second = double([[1.0, 0.0]]), double([[-2.0, 1.0], [4.0, 4.0]])
     energy = Conjunction([model.given(first), model.given(second[:1])])
@@ -248,13 +291,17 @@ def test_conditionals_compose_under_their_own_contexts() -> None:
     x = points()
     expected = ((x - first) ** 2 + (x - second.repeat(100, 1)) ** 2).sum(1) / 2
     torch.testing.assert_close(several(x).detach(), expected)
-    torch.testing.assert_close(several.energy_and_gradient(x)[1], 2 * x - first - second.repeat(100, 1))
+    torch.testing.assert_close(
+        several.energy_and_gradient(x)[1], 2 * x - first - second.repeat(100, 1)
+    )
 
 
 def test_the_ratio_of_two_probabilities_needs_no_z() -> None:
     x, other = points(), points().flip(0)
     law = mixture()
-    torch.testing.assert_close(pipeline.log_ratio(law, x, other), law.log_density(x) - law.log_density(other))
+    torch.testing.assert_close(
+        pipeline.log_ratio(law, x, other), law.log_density(x) - law.log_density(other)
+    )
     with pytest.raises(ValueError, match=r"\[N, 2\], not \[5, 3\]"):
         pipeline.log_ratio(law, torch.zeros(5, 3), x)
 
@@ -262,20 +309,36 @@ def test_the_ratio_of_two_probabilities_needs_no_z() -> None:
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: Conjunction([FIRST, Gaussian(torch.zeros(3), torch.eye(3))]), r"2 real numbers, Gaussian 1 over 3 real"),
         (
-            lambda: Conjunction([FIRST, TruncatedGaussian(torch.zeros(2), torch.ones(2), (-1.0, 1.0))]),
+            lambda: Conjunction([FIRST, Gaussian(torch.zeros(3), torch.eye(3))]),
+            r"2 real numbers, Gaussian 1 over 3 real",
+        ),
+        (
+            lambda: Conjunction(
+                [FIRST, TruncatedGaussian(torch.zeros(2), torch.ones(2), (-1.0, 1.0))]
+            ),
             r"numbers in \[-1.0, 1.0\]",
         ),
-        (lambda: Disjunction([binary(1), Rising([1.0] * 4, 3)]), r"4 of 2 levels, Rising 1 over 4 of 3 levels"),
-        (lambda: Conjunction([FIRST, SECOND], [1.0]), r"weights=\[1.0\]: one positive number for each of 2"),
+        (
+            lambda: Disjunction([binary(1), Rising([1.0] * 4, 3)]),
+            r"4 of 2 levels, Rising 1 over 4 of 3 levels",
+        ),
+        (
+            lambda: Conjunction([FIRST, SECOND], [1.0]),
+            r"weights=\[1.0\]: one positive number for each of 2",
+        ),
         (lambda: Conjunction([FIRST, SECOND], [1.0, -1.0]), "positive"),
         (lambda: Disjunction([FIRST, SECOND], None, [1.0]), r"log_partitions=\[1.0\]"),
-        (lambda: Negation(perceptron(1, 2.0), perceptron(2, 2.0), 1.0), r"weight=1.0: .* allow w < 1$"),
+        (
+            lambda: Negation(perceptron(1, 2.0), perceptron(2, 2.0), 1.0),
+            r"weight=1.0: .* allow w < 1$",
+        ),
         (lambda: Negation(perceptron(1, 2.0), perceptron(2, 4.0), 4.5), r"allow w < 4$"),
         (lambda: Conjunction([DeepBoltzmannMachine((3,), (2,), 1.0, 5)] * 2), "latent units"),
         (
-            lambda: Conjunction([Shifted().given(torch.zeros(2, 2)), Shifted().given(torch.zeros(3, 2))]),
+            lambda: Conjunction(
+                [Shifted().given(torch.zeros(2, 2)), Shifted().given(torch.zeros(3, 2))]
+            ),
             r"energies=\[2, 3\]: bound to so many contexts",
         ),
     ],

@@ -1,4 +1,6 @@
-"""What conditional models are judged by, against laws that are known; and what `judged` makes of figures."""
+"""What conditional models are judged by, against laws that are known; and what `judged` makes of
+figures.
+"""
 
 from __future__ import annotations
 
@@ -8,14 +10,19 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.build import open_data
-from pipeline.compose import compose
+from pipeline.assembly.data import open_data
+from pipeline.common.types import Figures
+from pipeline.config.compose import compose
+from pipeline.config.sections import Judgement
 from pipeline.energies.given import ConditionalEnergy
-from pipeline.evaluation.conditional import conditional_figures, log_likelihood, log_z_on_grid, search_figures
+from pipeline.evaluation.conditional import (
+    conditional_figures,
+    log_likelihood,
+    log_z_on_grid,
+    search_figures,
+)
 from pipeline.evaluation.labels import recognised
 from pipeline.evaluation.report import judge, sample_contexts
-from pipeline.run_sections import Judgement
-from pipeline.types import Figures
 
 
 class Regression(ConditionalEnergy):
@@ -30,7 +37,9 @@ class Regression(ConditionalEnergy):
 
 
 class Independent(ConditionalEnergy):
-    """Two sites of three levels, each pulled to the level its context names: p(y_i = k | x) of logits 2 [k = x_i]."""
+    """Two sites of three levels, each pulled to the level its context names: p(y_i = k | x) of
+    logits 2 [k = x_i].
+    """
 
     def __init__(self) -> None:
         super().__init__((2,), (2,), levels=3)
@@ -41,7 +50,9 @@ class Independent(ConditionalEnergy):
 
 @pytest.mark.parametrize("dimension", [1, 2])
 def test_log_z_of_each_context_by_quadrature(dimension: int) -> None:
-    """A Gaussian's, in closed form, to 1e-4: the midpoint rule is far finer than its width, float32 sums are not."""
+    """A Gaussian's, in closed form, to 1e-4: the midpoint rule is far finer than its width, float32
+    sums are not.
+    """
     contexts = torch.tensor([[-1.0], [0.3], [0.8]])
     values = log_z_on_grid(Regression(dimension).given(contexts), (-6.0, 6.0))
     truth = dimension * math.log(2 * math.pi * 0.4**2) / 2 - 3 * contexts[:, 0].double()
@@ -75,8 +86,8 @@ def finish(run: object) -> Figures:
 
 
 def test_figures_of_a_model_that_is_off_by_a_known_amount() -> None:
-    """Of the fork's law, a Gaussian given x scores as its expected log density says: the gap from the truth is the mean
-    difference, and its standard error that of the rows.
+    """Of the fork's law, a Gaussian given x scores as its expected log density says: the gap from
+    the truth is the mean difference, and its standard error that of the rows.
     """
     config = compose(["experiment=conditional_regression"])
     data = open_data(config)
@@ -87,13 +98,17 @@ def test_figures_of_a_model_that_is_off_by_a_known_amount() -> None:
     normal = torch.distributions.Normal(contexts[:, 0].double(), 0.4)
     gap = data.log_density(rows, contexts) - normal.log_prob(rows[:, 0].double())
     assert figures["kl_from_truth"] == pytest.approx(float(gap.mean()), abs=1e-3)
-    assert figures["kl_from_truth_standard_error"] == pytest.approx(float(gap.std()) / math.sqrt(len(gap)), rel=1e-3)
+    assert figures["kl_from_truth_standard_error"] == pytest.approx(
+        float(gap.std()) / math.sqrt(len(gap)), rel=1e-3
+    )
     wide = torch.distributions.Normal(contexts[:, 0].double(), 1.0).log_prob(rows[:, 0].double())
     assert figures["baselines"]["untrained"] == pytest.approx(float(wide.mean()), abs=1e-3)
 
 
 def test_accuracy_counts_components_and_rows() -> None:
-    """The most probable state is the context itself: the rows that are theirs, whole or by halves, are counted."""
+    """The most probable state is the context itself: the rows that are theirs, whole or by halves,
+    are counted.
+    """
     config = compose(["experiment=conditional_structured"])
     contexts = torch.randint(3, (40, 2), generator=torch.Generator().manual_seed(0)).float()
     rows = contexts.clone()
@@ -110,8 +125,17 @@ def test_judgements() -> None:
     assert judge(Judgement(figure="a", sense="at_least", reference="b.c"), figures)["passes"]
     assert not judge(Judgement(figure="a", sense="at_most", reference="b.c"), figures)["passes"]
     verdict = judge(Judgement(figure="b.c", sense="at_most", reference=0.4), figures)
-    assert verdict == {"name": "b.c", "value": 0.4, "sense": "at_most", "reference": 0.4, "passes": True}
-    assert judge(Judgement(figure="missing", sense="at_most", reference=1.0), figures)["passes"] is False
+    assert verdict == {
+        "name": "b.c",
+        "value": 0.4,
+        "sense": "at_most",
+        "reference": 0.4,
+        "passes": True,
+    }
+    assert (
+        judge(Judgement(figure="missing", sense="at_most", reference=1.0), figures)["passes"]
+        is False
+    )
 
 
 def test_samples_are_recognised_by_their_neighbours() -> None:

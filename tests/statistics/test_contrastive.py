@@ -1,4 +1,6 @@
-"""Contrastive divergence on an RBM of 32 states: unbiased with the model's own draws, and after k transitions as enumerated."""
+"""Contrastive divergence on an RBM of 32 states: unbiased with the model's own draws, and after k
+transitions as enumerated.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,16 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.chains.sampler import ChainPlan, Sampler
 from pipeline.energies.base import Energy
 from pipeline.energies.rbm import BernoulliRBM
 from pipeline.kernels import gibbs
-from pipeline.objectives.base import Batch, Chunking, Objective, Part
+from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.objectives.improved import ImprovedContrastiveDivergence, Slopes
 from pipeline.objectives.noise_contrastive import ConditionalNoiseContrastive, NoiseContrastive
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
-from pipeline.sampler import ChainPlan, Sampler
 from tests.conftest import states
 from tests.statistics.laws import numbers, scramble, seeded
 from tests.statistics.trainable import close, gradient_of, gradients_by_row, loss_of, z_limit
@@ -29,7 +32,9 @@ DATA = [0, 3, 7, 7, 9, 21, 30, 31]  # numbers of the states that are the data
 
 
 class Enumerated(NamedTuple):
-    """An RBM with all its states, their law, the gradient of E at each [32, P], and the Gibbs kernel's matrix [32, 32]."""
+    """An RBM with all its states, their law, the gradient of E at each [32, P], and the Gibbs
+    kernel's matrix [32, 32].
+    """
 
     rbm: BernoulliRBM
     law: Tensor
@@ -38,7 +43,9 @@ class Enumerated(NamedTuple):
 
     def ascent(self, transitions: int) -> Tensor:
         """The expected gradient of CD-k from `DATA`: E_data[grad E] - E_{data T^k}[grad E]."""
-        return (self.start - self.start @ torch.linalg.matrix_power(self.transition, transitions)) @ self.slopes
+        return (
+            self.start - self.start @ torch.linalg.matrix_power(self.transition, transitions)
+        ) @ self.slopes
 
     @property
     def start(self) -> Tensor:
@@ -80,11 +87,15 @@ class FlippedNegatives(ContrastiveDivergence):
             yield part._replace(weight=abs(part.weight))
 
 
-# -- unbiased ---------------------------------------------------------------------------------------------------------
+# -- unbiased --------------------------------------------------------------------------------------
 
 
-def test_with_draws_of_the_model_its_expectation_is_the_likelihoods_gradient(slow_rbm: Enumerated) -> None:
-    """10,000 draws, the standard error by enumeration; a gradient with the negatives' sign flipped is far off."""
+def test_with_draws_of_the_model_its_expectation_is_the_likelihoods_gradient(
+    slow_rbm: Enumerated,
+) -> None:
+    """10,000 draws, the standard error by enumeration; a gradient with the negatives' sign flipped
+    is far off.
+    """
     rbm, slopes = slow_rbm.rbm, slow_rbm.slopes
     drawn = states(5)[torch.multinomial(slow_rbm.law, DRAWS, replacement=True, generator=seeded(2))]
     batch = Batch(states(5)[DATA], negatives=drawn)
@@ -95,11 +106,13 @@ def test_with_draws_of_the_model_its_expectation_is_the_likelihoods_gradient(slo
     assert worst_z(flipped, slow_rbm.exact, variance, DRAWS) > 10 * limit
 
 
-# -- k transitions ----------------------------------------------------------------------------------------------------
+# -- k transitions ---------------------------------------------------------------------------------
 
 
 def test_the_bias_of_k_transitions_shrinks_as_the_second_eigenvalue(slow_rbm: Enumerated) -> None:
-    """|E CD-k - exact| falls with every k, at last by the factor lambda_2 of the Gibbs kernel a transition."""
+    """|E CD-k - exact| falls with every k, at last by the factor lambda_2 of the Gibbs kernel a
+    transition.
+    """
     biases = {k: float((slow_rbm.ascent(k) - slow_rbm.exact).norm()) for k in (1, 2, 5, 10, 50, 51)}
     assert all(later < earlier for earlier, later in itertools.pairwise(biases.values()))
     assert biases[1] > 0.05 * float(slow_rbm.exact.norm())
@@ -111,8 +124,11 @@ def test_the_bias_of_k_transitions_shrinks_as_the_second_eigenvalue(slow_rbm: En
 
 
 @pytest.mark.parametrize("transitions", [1, 2, 5])
-def test_cd_k_through_the_gibbs_kernel_has_the_enumerated_expectation(slow_rbm: Enumerated, transitions: int) -> None:
-    """40,000 chains, 5,000 from each row of the data, under the standard error of chains that are stratified like that.
+def test_cd_k_through_the_gibbs_kernel_has_the_enumerated_expectation(
+    slow_rbm: Enumerated, transitions: int
+) -> None:
+    """40,000 chains, 5,000 from each row of the data, under the standard error of chains that are
+    stratified like that.
 
     One transition more or less would be seen.
     """
@@ -131,20 +147,31 @@ def test_cd_k_through_the_gibbs_kernel_has_the_enumerated_expectation(slow_rbm: 
     for wrong in (transitions - 1, transitions + 1):
         assert worst_z(estimate, slow_rbm.ascent(wrong), variance, chains) > limit
     counts = torch.bincount(numbers(sampler.position, 2), minlength=32).double() / chains
-    assert float((counts - slow_rbm.start @ torch.linalg.matrix_power(slow_rbm.transition, transitions)).abs().max()) < 0.02
+    assert (
+        float(
+            (counts - slow_rbm.start @ torch.linalg.matrix_power(slow_rbm.transition, transitions))
+            .abs()
+            .max()
+        )
+        < 0.02
+    )
 
 
 def test_the_l2_term_is_weighted_as_the_energies_are(tiny_rbm: BernoulliRBM) -> None:
     """With weights 1.7 and 0.3 of two negatives: loss = -sum w E / 2 + 0.25 sum w E^2 / 2."""
     negatives, weights = states(5)[[3, 19]], torch.tensor([1.7, 0.3], dtype=torch.float64)
-    loss = loss_of(ContrastiveDivergence(0.25), tiny_rbm, Batch(negatives=negatives, weights=weights))
+    loss = loss_of(
+        ContrastiveDivergence(0.25), tiny_rbm, Batch(negatives=negatives, weights=weights)
+    )
     first, second = tiny_rbm(negatives)
-    by_hand = (-(1.7 * first + 0.3 * second) + 0.25 * (1.7 * first.square() + 0.3 * second.square())) / 2
+    by_hand = (
+        -(1.7 * first + 0.3 * second) + 0.25 * (1.7 * first.square() + 0.3 * second.square())
+    ) / 2
     close(loss, by_hand, 1e-12)
     close(gradient_of(loss, tiny_rbm), gradient_of(by_hand, tiny_rbm), 1e-12)
 
 
-# -- parts, halves and chunks -----------------------------------------------------------------------------------------
+# -- parts, halves and chunks ----------------------------------------------------------------------
 
 
 def replay(previous: Tensor, noise: Tensor, target: Slopes) -> Tensor:
@@ -165,21 +192,33 @@ def test_a_batch_of_one_side_yields_that_side(tiny_rbm: BernoulliRBM) -> None:
             ["positive"],
             ["negative", "sampler_energy", "entropy"],
         ),
-        (ImprovedContrastiveDivergence(0.0, 0.3, 0.0, replay), ["positive"], ["negative", "sampler_energy"]),
+        (
+            ImprovedContrastiveDivergence(0.0, 0.3, 0.0, replay),
+            ["positive"],
+            ["negative", "sampler_energy"],
+        ),
     ]
     for objective, first, second in sides:
         found = [list(objective.parts(tiny_rbm, batch)) for batch in (positives, negatives, whole)]
         assert [[part.name for part in parts] for parts in found] == [first, second, first + second]
         halves = loss_of(objective, tiny_rbm, positives) + loss_of(objective, tiny_rbm, negatives)
-        torch.testing.assert_close(halves, loss_of(objective, tiny_rbm, whole), rtol=1e-10, atol=1e-10)
+        torch.testing.assert_close(
+            halves, loss_of(objective, tiny_rbm, whole), rtol=1e-10, atol=1e-10
+        )
 
 
 def chunked(objective: Objective, energy: Energy, batch: Batch, chunking: Chunking) -> Tensor:
-    shares = [(share, list(objective.parts(energy, chunk))) for chunk, share in chunking.split(batch)]
-    return torch.stack([share * p.weight * p.total / p.rows for share, parts in shares for p in parts]).sum()
+    shares = [
+        (share, list(objective.parts(energy, chunk))) for chunk, share in chunking.split(batch)
+    ]
+    return torch.stack(
+        [share * p.weight * p.total / p.rows for share, parts in shares for p in parts]
+    ).sum()
 
 
-@pytest.mark.parametrize("chunking", [Chunking(3), Chunking(None, 2), Chunking(3, 2), Chunking(100, 100), Chunking()])
+@pytest.mark.parametrize(
+    "chunking", [Chunking(3), Chunking(None, 2), Chunking(3, 2), Chunking(100, 100), Chunking()]
+)
 @pytest.mark.parametrize(
     "objective",
     [
@@ -190,9 +229,18 @@ def chunked(objective: Objective, energy: Energy, batch: Batch, chunking: Chunki
         RatioMatching(None),
         ImprovedContrastiveDivergence(0.1, 0.3, 1.0, replay),
     ],
-    ids=["nce", "conditional_nce", "pseudo_likelihood", "three_sites", "ratio_matching", "improved"],
+    ids=[
+        "nce",
+        "conditional_nce",
+        "pseudo_likelihood",
+        "three_sites",
+        "ratio_matching",
+        "improved",
+    ],
 )
-def test_shares_of_chunks_sum_to_the_whole(tiny_rbm: BernoulliRBM, objective: Objective, chunking: Chunking) -> None:
+def test_shares_of_chunks_sum_to_the_whole(
+    tiny_rbm: BernoulliRBM, objective: Objective, chunking: Chunking
+) -> None:
     """Loss and gradient, whatever rows and draws are split into, even where they do not divide."""
     rows = states(5)
     objective.initialise(tiny_rbm, rows[:20], seeded(0))
@@ -206,7 +254,12 @@ def test_shares_of_chunks_sum_to_the_whole(tiny_rbm: BernoulliRBM, objective: Ob
         noise=torch.randn(2, 12, 5, generator=seeded(2), dtype=torch.float64),
         bank=rows[4:24],
     )
-    whole, pieces = loss_of(objective, tiny_rbm, batch), chunked(objective, tiny_rbm, batch, chunking)
+    whole, pieces = (
+        loss_of(objective, tiny_rbm, batch),
+        chunked(objective, tiny_rbm, batch, chunking),
+    )
     torch.testing.assert_close(pieces, whole, rtol=1e-10, atol=1e-10)
-    torch.testing.assert_close(gradient_of(pieces, tiny_rbm), gradient_of(whole, tiny_rbm), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(
+        gradient_of(pieces, tiny_rbm), gradient_of(whole, tiny_rbm), rtol=1e-10, atol=1e-10
+    )
     assert not math.isclose(float(whole.detach()), 0.0)

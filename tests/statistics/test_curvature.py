@@ -1,4 +1,6 @@
-"""Slopes and curvatures: a model's own against double backward and against Hessians, and what is learned through them."""
+"""Slopes and curvatures: a model's own against double backward and against Hessians, and what is
+learned through them.
+"""
 
 from __future__ import annotations
 
@@ -26,46 +28,59 @@ def perceptron(
     energy = MLPEnergy(shape, hidden, 1.5, normalised, box).double()
     with torch.no_grad():
         for index, parameter in enumerate(energy.parameters()):
-            parameter.copy_(normal(20 + index, *parameter.shape) / max(1, parameter.shape[-1]) ** 0.5)
+            parameter.copy_(
+                normal(20 + index, *parameter.shape) / max(1, parameter.shape[-1]) ** 0.5
+            )
     return energy.eval()
 
 
 def functional(energy: Energy, slope: Tensor, curvatures: Tensor) -> Tensor:
     """A smooth function of both, nonlinear in either, and its gradient in all parameters."""
     weights = normal(30, *slope.shape), normal(31, *curvatures.shape)
-    return with_gradient(energy, (weights[0] * slope).sin().sum() + (weights[1] * curvatures).sin().sum())
+    return with_gradient(
+        energy, (weights[0] * slope).sin().sum() + (weights[1] * curvatures).sin().sum()
+    )
 
 
 def check(energy: Energy) -> None:
     x, v = 2 * normal(32, 4, *energy.shape), normal(33, 3, 4, *energy.shape)
-    own, other = energy.slope_and_curvature(x, v), Energy.slope_and_curvature(energy, x, v)
+    own, other = energy.gradient_and_curvature(x, v), Energy.gradient_and_curvature(energy, x, v)
     for one, two in zip(own, other, strict=True):
         close(one, two, TOLERANCE)
-    close(own[0], energy.slope(x), TOLERANCE)
+    close(own[0], energy.differentiable_gradient(x), TOLERANCE)
     close(functional(energy, *own), functional(energy, *other), TOLERANCE)
 
 
 @pytest.mark.parametrize("box", [None, BOX])
 @pytest.mark.parametrize("normalised", [False, True])
-@pytest.mark.parametrize(("shape", "hidden"), [((1,), (3,)), ((5,), (7,)), ((2, 3), (8, 6)), ((3, 1, 2), (4, 5, 6))])
+@pytest.mark.parametrize(
+    ("shape", "hidden"), [((1,), (3,)), ((5,), (7,)), ((2, 3), (8, 6)), ((3, 1, 2), (4, 5, 6))]
+)
 def test_the_perceptrons_own_is_double_backward(
-    shape: tuple[int, ...], hidden: tuple[int, ...], normalised: bool, box: tuple[float, float] | None
+    shape: tuple[int, ...],
+    hidden: tuple[int, ...],
+    normalised: bool,
+    box: tuple[float, float] | None,
 ) -> None:
     check(perceptron(shape, hidden, normalised, box))
 
 
 def test_slips_of_the_perceptron_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of each derivative of SiLU in turn; the third enters gradients alone. And a base term where there is none."""
+    """Of each derivative of SiLU in turn; the third enters gradients alone. And a base term where
+    there is none.
+    """
     for name in ("silu_backward", "_second", "_third"):
         derivative = getattr(mlp, name)
         with monkeypatch.context() as patch:
-            patch.setattr(mlp, name, lambda *given, derivative=derivative: 1.001 * derivative(*given))
+            patch.setattr(
+                mlp, name, lambda *given, derivative=derivative: 1.001 * derivative(*given)
+            )
             with pytest.raises(AssertionError, match="not close"):
                 check(perceptron())
 
     class Based(MLPEnergy):
-        def slope_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-            slope, curvatures = super().slope_and_curvature(x, directions)
+        def gradient_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
+            slope, curvatures = super().gradient_and_curvature(x, directions)
             return slope + x / self.base_scale**2, curvatures
 
     with pytest.raises(AssertionError, match="not close"):
@@ -103,7 +118,7 @@ def images(shape: tuple[int, ...], normalised: bool, scales: int = 1) -> ConvEne
 )
 def test_curvatures_are_the_hessians(energy: Energy) -> None:
     x, v = normal(35, 2, *energy.shape), normal(36, 2, 2, *energy.shape)
-    slope, curvatures = energy.slope_and_curvature(x, v)
+    slope, curvatures = energy.gradient_and_curvature(x, v)
     h, flat = hessians(energy, x), v.flatten(2)
     close(curvatures.detach(), torch.einsum("pni,nij,pnj->pn", flat, h, flat), TOLERANCE)
     close(slope.detach(), energy.energy_and_gradient(x)[1], TOLERANCE)
@@ -113,8 +128,8 @@ def test_float32_agrees_with_float64() -> None:
     """The hand-written one keeps what float32 can: to 2e-5 of the largest entry."""
     energy = perceptron((20,), (30, 30))
     x, v = normal(37, 50, 20), normal(38, 2, 50, 20)
-    exact = functional(energy, *energy.slope_and_curvature(x, v))[1:]
+    exact = functional(energy, *energy.gradient_and_curvature(x, v))[1:]
     single = energy.float()
-    slope, curvatures = single.slope_and_curvature(x.float(), v.float())
+    slope, curvatures = single.gradient_and_curvature(x.float(), v.float())
     rough = functional(single, slope.double(), curvatures.double())[1:].double()
     assert float((rough - exact).abs().max()) < 2e-5 * float(exact.abs().max())

@@ -1,4 +1,6 @@
-"""Denoising score matching against the smoothed laws: in closed form, and by t-tests (see `test_score_matching.py`)."""
+"""Denoising score matching against the smoothed laws: in closed form, and by t-tests (see
+`test_score_matching.py`).
+"""
 
 from __future__ import annotations
 
@@ -44,8 +46,12 @@ OBJECTIVES: dict[str, Callable[[tuple[float, ...]], Objective]] = {
     "denoising": lambda sigmas: DenoisingScoreMatching(sigmas, 1),
     "denoising of several draws": lambda sigmas: DenoisingScoreMatching(sigmas, 3),
     # differences of a quadratic are exact
-    "finite differences": lambda sigmas: FiniteDifferenceDenoising(sigmas, 2, PROBES["rademacher"], 0.5),
-    "finite differences in a frame": lambda sigmas: FiniteDifferenceDenoising(sigmas, 2, PROBES["orthogonal"], 0.5),
+    "finite differences": lambda sigmas: FiniteDifferenceDenoising(
+        sigmas, 2, PROBES["rademacher"], 0.5
+    ),
+    "finite differences in a frame": lambda sigmas: FiniteDifferenceDenoising(
+        sigmas, 2, PROBES["orthogonal"], 0.5
+    ),
 }
 
 
@@ -57,12 +63,17 @@ def expected(energy: TrainableGaussian, sigmas: tuple[float, ...]) -> Tensor:
 
 
 def smoothed(sigma: float) -> TrainableGaussian:
-    return TrainableGaussian(MEAN, torch.linalg.cholesky((COVARIANCE + sigma**2 * EYE).inverse()), (2, 2))
+    return TrainableGaussian(
+        MEAN, torch.linalg.cholesky((COVARIANCE + sigma**2 * EYE).inverse()), (2, 2)
+    )
 
 
 def check_expectation(objective: Objective, sigmas: tuple[float, ...]) -> None:
     energy = gaussian()
-    require_unbiased(estimates(objective, energy, of_gaussian_data()), with_gradient(energy, expected(energy, sigmas)))
+    require_unbiased(
+        estimates(objective, energy, of_gaussian_data()),
+        with_gradient(energy, expected(energy, sigmas)),
+    )
 
 
 @pytest.mark.parametrize("name", OBJECTIVES)
@@ -77,18 +88,31 @@ def test_one_level_is_stationary_at_the_smoothed_law() -> None:
         own = smoothed(sigma)
         truth = with_gradient(own, expected(own, (sigma,)))
         close(truth[1:], torch.zeros_like(truth[1:]), 1e-12)
-        require_unbiased(estimates(DenoisingScoreMatching((sigma,), 1), own, of_gaussian_data()), truth)
+        require_unbiased(
+            estimates(DenoisingScoreMatching((sigma,), 1), own, of_gaussian_data()), truth
+        )
         for other in (smoothed(0.0), smoothed(2 * sigma)):
-            values = estimates(DenoisingScoreMatching((sigma,), 1), other, of_gaussian_data())[:, 1:]
+            values = estimates(DenoisingScoreMatching((sigma,), 1), other, of_gaussian_data())[
+                :, 1:
+            ]
             assert p_value(values, torch.zeros_like(values[0])) < ALARM
 
 
 def test_one_level_is_explicit_score_matching_on_the_smoothed_law() -> None:
-    """Its gradient is that of sigma^2 E|grad E(y) - P_s (y - m_s)|^2 / 2, in closed form, anywhere; the rest is a constant."""
+    """Its gradient is that of sigma^2 E|grad E(y) - P_s (y - m_s)|^2 / 2, in closed form, anywhere;
+    the rest is a constant.
+    """
     gaps = []
     for seed in range(3):
-        energy, law, sigma = TrainableGaussian(normal(50 + seed, 4), normal(60 + seed, 4, 4), (2, 2)), smoothed(1.25), 1.25
-        apart, shift = energy.precision - law.precision.detach(), energy.precision @ (MEAN - energy.mean)
+        energy, law, sigma = (
+            TrainableGaussian(normal(50 + seed, 4), normal(60 + seed, 4, 4), (2, 2)),
+            smoothed(1.25),
+            1.25,
+        )
+        apart, shift = (
+            energy.precision - law.precision.detach(),
+            energy.precision @ (MEAN - energy.mean),
+        )
         distance = (apart @ apart @ (COVARIANCE + sigma**2 * EYE)).trace() + shift.square().sum()
         gaps.append(with_gradient(energy, expected(energy, (sigma,)) - sigma**2 * distance / 2))
         close(gaps[-1][1:], torch.zeros_like(gaps[-1][1:]))
@@ -96,17 +120,23 @@ def test_one_level_is_explicit_score_matching_on_the_smoothed_law() -> None:
     close(gaps[0][0], gaps[2][0])
 
 
-# -- mixtures of levels -----------------------------------------------------------------------------------------------
+# -- mixtures of levels ----------------------------------------------------------------------------
 
 WEIGHTS, MEANS = double([0.3, 0.7]), double([[-1.0, 0.5], [1.0, 0.0]])
 COVARIANCES = double([[[0.3, 0.1], [0.1, 0.2]], [[0.2, 0.0], [0.0, 0.4]]])
 
 
 def law_of(levels: dict[float, float]) -> tuple[Tensor, Tensor, Tensor]:
-    """Weights, means and covariances of the data smoothed by N(0, sigma^2 I), for each sigma with its weight."""
+    """Weights, means and covariances of the data smoothed by N(0, sigma^2 I), for each sigma with
+    its weight.
+    """
     eye = torch.eye(2, dtype=torch.float64)
     weights = torch.cat([weight / sum(levels.values()) * WEIGHTS for weight in levels.values()])
-    return weights, MEANS.repeat(len(levels), 1), torch.cat([COVARIANCES + sigma**2 * eye for sigma in levels])
+    return (
+        weights,
+        MEANS.repeat(len(levels), 1),
+        torch.cat([COVARIANCES + sigma**2 * eye for sigma in levels]),
+    )
 
 
 WEIGHTED = {sigma: sigma**2 for sigma in SIGMAS}
@@ -134,7 +164,10 @@ class Unweighted(DenoisingScoreMatching):
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
         assert batch.positives is not None
         for noise, sigma in zip(*batch.drawn, strict=True):
-            residual = energy.slope(batch.positives + sigma[:, None] * noise) - noise / sigma[:, None]
+            residual = (
+                energy.differentiable_gradient(batch.positives + sigma[:, None] * noise)
+                - noise / sigma[:, None]
+            )
             yield Part("denoising", residual.square().sum() / 2, batch.drawn[1].numel())
 
 
@@ -158,11 +191,13 @@ def test_finite_differences_are_stationary_where_denoising_is() -> None:
 
 
 def test_denoising_is_explicit_score_matching_on_the_mixture() -> None:
-    """For a model that is not the law: gradients less those of w |grad E(y) - s(y)|^2 / 2, with y ~ the weighted mixture and
-    w the mean of sigma^2, have mean 0.
+    """For a model that is not the law: gradients less those of w |grad E(y) - s(y)|^2 / 2, with y ~
+    the weighted mixture and w the mean of sigma^2, have mean 0.
     """
     energy, law = (
-        TrainableMixture(mixture().logits.detach(), mixture().means.detach()[:, :2], 0.8 * normal(14, 3, 2, 2)),
+        TrainableMixture(
+            mixture().logits.detach(), mixture().means.detach()[:, :2], 0.8 * normal(14, 3, 2, 2)
+        ),
         GaussianMixture(*law_of(WEIGHTED)),
     )
     rows, generator, weight = of_mixture_data(), seeded(15), sum(WEIGHTED.values()) / len(WEIGHTED)
@@ -172,13 +207,16 @@ def test_denoising_is_explicit_score_matching_on_the_mixture() -> None:
         explicit = weight * (energy.derivatives(y)[0] + law.score(y)).square().sum(1).mean() / 2
         objective = DenoisingScoreMatching(SIGMAS, 5)
         differences.append(
-            with_gradient(energy, loss_of(objective, energy, drawn(objective, energy, rows(), generator)) - explicit)[1:]
+            with_gradient(
+                energy,
+                loss_of(objective, energy, drawn(objective, energy, rows(), generator)) - explicit,
+            )[1:]
         )
     values = torch.stack(differences)
     require_unbiased(values, torch.zeros_like(values[0]))
 
 
-# -- directions -------------------------------------------------------------------------------------------------------
+# -- directions ------------------------------------------------------------------------------------
 
 
 def check_directions(probe: str, scale: float = 1.0) -> None:
@@ -207,7 +245,11 @@ def test_unscaled_directions_are_caught() -> None:
 
 def test_levels_are_drawn_evenly_and_noises_are_standard_normal() -> None:
     """And neither depends on the other: moments of 100 blocks, in each level's share."""
-    objective, x, generator = DenoisingScoreMatching((0.25, *SIGMAS), 10), normal(19, ROWS, 2), seeded(20)
+    objective, x, generator = (
+        DenoisingScoreMatching((0.25, *SIGMAS), 10),
+        normal(19, ROWS, 2),
+        seeded(20),
+    )
     rows = []
     for _ in range(BLOCKS):
         noise, sigmas = objective.draw(gaussian(), x, generator)

@@ -21,21 +21,27 @@ def autoregression(rho: float, chains: int, draws: int) -> np.ndarray:
 
 @pytest.mark.parametrize("rho", [-0.3, 0.0, 0.5, 0.9])
 def test_ess_of_an_autoregression(rho: float) -> None:
-    """N (1 - rho) / (1 + rho), within 10 % (in trials of this size the estimate's standard deviation was under 3 %)."""
+    """N (1 - rho) / (1 + rho), within 10 % (in trials of this size the estimate's standard
+    deviation was under 3 %).
+    """
     x = autoregression(rho, 64, 4000)
     assert float(effective_sample_size(x)) == pytest.approx(x.size * (1 - rho) / (1 + rho), rel=0.1)
 
 
 def test_components_are_those_of_the_last_axes() -> None:
     """[chains, draws, d] gives d numbers, each that of its component alone."""
-    x = np.stack([autoregression(0.5, 8, 500), np.random.default_rng(1).standard_normal((8, 500))], 2)
+    x = np.stack(
+        [autoregression(0.5, 8, 500), np.random.default_rng(1).standard_normal((8, 500))], 2
+    )
     for statistic in (effective_sample_size, split_r_hat):
         assert statistic(x).shape == (2,)
         assert statistic(x).tolist() == [float(statistic(x[..., i])) for i in range(2)]
 
 
 def test_r_hat_sees_what_has_not_mixed() -> None:
-    """Near 1 for independent draws; above 1.1 for a chain shifted, one three times as wide, and a common trend."""
+    """Near 1 for independent draws; above 1.1 for a chain shifted, one three times as wide, and a
+    common trend.
+    """
     x = np.random.default_rng(0).standard_normal((4, 1000))
     assert float(split_r_hat(x)) == pytest.approx(1, abs=0.01)
     shifted, wide, trend = x.copy(), x.copy(), x + np.linspace(-2, 2, 1000)

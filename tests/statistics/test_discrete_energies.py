@@ -1,4 +1,6 @@
-"""Discrete energies against loops over edges and states, transfer matrices and exact flips; no randomness but the weights'."""
+"""Discrete energies against loops over edges and states, transfer matrices and exact flips; no
+randomness but the weights'.
+"""
 
 from __future__ import annotations
 
@@ -22,7 +24,9 @@ def scramble(energy: Energy) -> None:
     generator = torch.Generator().manual_seed(3)
     with torch.no_grad():
         for parameter in energy.parameters():
-            parameter.copy_(torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype))
+            parameter.copy_(
+                torch.randn(parameter.shape, generator=generator, dtype=parameter.dtype)
+            )
 
 
 def lattice(shape: tuple[int, ...], levels: int, periodic: bool = True) -> PottsLattice:
@@ -38,7 +42,7 @@ def quadratic(shape: tuple[int, ...]) -> QuadraticBinary:
 
 
 def some_states(energy: Energy, count: int = 20) -> Tensor:
-    return energy.noise(count, torch.Generator().manual_seed(0)).double()
+    return energy.sample_base(count, torch.Generator().manual_seed(0)).double()
 
 
 def edges_by_hand(shape: tuple[int, ...], periodic: bool) -> set[frozenset[int]]:
@@ -64,21 +68,29 @@ def test_lattice_is_the_sum_over_its_edges(shape: tuple[int, ...], periodic: boo
     assert len(edges) == len(edges_by_hand(shape, periodic)) == len(energy.coupling)
     x = some_states(energy)
     for row, value in zip(x.flatten(1).long().tolist(), energy(x).tolist(), strict=True):
-        expected = -sum(energy.coupling.tolist()[e] for e, (i, j) in enumerate(edges) if row[i] == row[j])
+        expected = -sum(
+            energy.coupling.tolist()[e] for e, (i, j) in enumerate(edges) if row[i] == row[j]
+        )
         expected -= float(energy.field.detach()[range(len(row)), row].sum())
         assert value == pytest.approx(expected, abs=1e-12)
 
 
 @pytest.mark.parametrize(("shape", "levels"), [((2, 3), 2), ((2, 3), 3), ((5,), 4)])
-def test_lattice_gradient_gives_every_change_of_one_site(shape: tuple[int, ...], levels: int) -> None:
-    """The energy is linear in each site's encoding: the gradient's differences are exact. Two levels have it in x itself."""
+def test_lattice_gradient_gives_every_change_of_one_site(
+    shape: tuple[int, ...], levels: int
+) -> None:
+    """The energy is linear in each site's encoding: the gradient's differences are exact. Two
+    levels have it in x itself.
+    """
     energy = lattice(shape, levels)
     x = some_states(energy)
     beta = torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     value, gradient = energy.energy_and_gradient(x, beta)
     torch.testing.assert_close(value, beta * energy(x).detach())
     torch.testing.assert_close(energy.tempered(x, beta).detach(), value)
-    torch.testing.assert_close(energy.energy_and_gradient(x)[1] * beta.view(-1, *[1] * (gradient.ndim - 1)), gradient)
+    torch.testing.assert_close(
+        energy.energy_and_gradient(x)[1] * beta.view(-1, *[1] * (gradient.ndim - 1)), gradient
+    )
     assert gradient.shape == (x.shape if levels == 2 else (*x.shape, levels))
     flat = x.flatten(1)
     for site, level in itertools.product(range(energy.dimension), range(levels)):
@@ -95,18 +107,23 @@ def test_lattice_gradient_gives_every_change_of_one_site(shape: tuple[int, ...],
 
 @pytest.mark.parametrize(("sites", "levels", "coupling"), [(5, 2, 0.8), (6, 3, 0.7), (4, 5, -1.1)])
 def test_log_partition_of_a_potts_ring(sites: int, levels: int, coupling: float) -> None:
-    """Z = (e^J + q - 1)^n + (q - 1) (e^J - 1)^n, the transfer matrix's eigenvalues; an open chain: q (e^J + q - 1)^(n - 1)."""
+    """Z = (e^J + q - 1)^n + (q - 1) (e^J - 1)^n, the transfer matrix's eigenvalues; an open chain:
+    q (e^J + q - 1)^(n - 1).
+    """
     weight = math.exp(coupling)
     ring = (weight + levels - 1) ** sites + (levels - 1) * (weight - 1) ** sites
     chain = levels * (weight + levels - 1) ** (sites - 1)
     for periodic, truth in ((True, ring), (False, chain)):
         energy = PottsLattice((sites,), levels, coupling, periodic).double()
-        assert energy.log_partition() == pytest.approx(math.log(truth), abs=1e-6)  # J is rounded to float32
+        assert energy.log_partition() == pytest.approx(
+            math.log(truth), abs=1e-6
+        )  # J is rounded to float32
 
 
 @pytest.mark.parametrize(("rows", "columns", "levels"), [(4, 3, 2), (3, 3, 3), (5, 3, 2)])
 def test_log_partition_of_a_torus_by_transfer_matrix(rows: int, columns: int, levels: int) -> None:
-    """Z = tr T^rows with T[s, t] = exp(J [sites of rows s and t that agree] + J [neighbours in s that agree] + h.s).
+    """Z = tr T^rows with T[s, t] = exp(J [sites of rows s and t that agree] + J [neighbours in s
+    that agree] + h.s).
 
     3^9 states are more than one chunk of the enumeration.
     """
@@ -126,7 +143,9 @@ def test_log_partition_of_a_torus_by_transfer_matrix(rows: int, columns: int, le
 
 
 def test_two_levels_are_the_ising_model() -> None:
-    """-J' sum s_i s_j - sum B_i s_i with s = 2x - 1 and J = 2 J', h_i(1) - h_i(0) = 2 B_i, up to one constant."""
+    """-J' sum s_i s_j - sum B_i s_i with s = 2x - 1 and J = 2 J', h_i(1) - h_i(0) = 2 B_i, up to
+    one constant.
+    """
     coupling, generator = 0.4, torch.Generator().manual_seed(0)
     bias = torch.randn(12, dtype=torch.float64, generator=generator)
     energy = PottsLattice((3, 4), 2, 2 * coupling, periodic=True).double()
@@ -162,7 +181,9 @@ def test_edges_are_not_published() -> None:
 
 
 def test_quadratic_is_the_double_sum() -> None:
-    """Over pairs i < j; the parameter's diagonal counts for nothing, its two triangles count half each."""
+    """Over pairs i < j; the parameter's diagonal counts for nothing, its two triangles count half
+    each.
+    """
     energy = quadratic((2, 3))
     weight, bias = energy.weight.tolist(), energy.bias.tolist()
     x = some_states(energy)
@@ -174,7 +195,9 @@ def test_quadratic_is_the_double_sum() -> None:
 
 
 def test_quadratic_weights_start_at_their_scale() -> None:
-    """80 (80 - 1) / 2 = 3160 entries N(0, 0.3^2): their mean square within 6 standard errors, 6 sqrt(2 / 3160) = 0.15."""
+    """80 (80 - 1) / 2 = 3160 entries N(0, 0.3^2): their mean square within 6 standard errors, 6
+    sqrt(2 / 3160) = 0.15.
+    """
     with torch.random.fork_rng():
         torch.manual_seed(0)
         weight = QuadraticBinary((80,), 0.3).symmetric().detach()
@@ -189,7 +212,9 @@ def test_quadratic_gradient_by_hand_is_autograds_and_every_flips() -> None:
     beta = torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
     for at in (None, beta):
         for by_hand, by_autograd in zip(
-            energy.energy_and_gradient(x, at), Energy.energy_and_gradient(energy, x, at), strict=True
+            energy.energy_and_gradient(x, at),
+            Energy.energy_and_gradient(energy, x, at),
+            strict=True,
         ):
             torch.testing.assert_close(by_hand, by_autograd, rtol=1e-12, atol=1e-12)
     value, gradient = energy.energy_and_gradient(x)
@@ -197,7 +222,9 @@ def test_quadratic_gradient_by_hand_is_autograds_and_every_flips() -> None:
         flipped = x.flatten(1).clone()
         flipped[:, site] = 1 - flipped[:, site]
         change = (1 - 2 * x.flatten(1)[:, site]) * gradient.flatten(1)[:, site]
-        torch.testing.assert_close(energy(flipped.view_as(x)).detach() - value, change, rtol=0, atol=1e-12)
+        torch.testing.assert_close(
+            energy(flipped.view_as(x)).detach() - value, change, rtol=0, atol=1e-12
+        )
 
 
 def test_quadratic_started_from_the_data() -> None:
@@ -205,13 +232,17 @@ def test_quadratic_started_from_the_data() -> None:
     energy.initialise(torch.tensor([[0.0, 0.0, 0.0, 1.0]] * 5 + [[0.0, 0.4, 1.0, 0.8]] * 5))
     x = torch.cat(list(all_states(2, 4)))
     means = torch.softmax(-energy(x), 0) @ x
-    torch.testing.assert_close(means.detach(), torch.tensor([0.01, 0.2, 0.5, 0.9], dtype=torch.float64), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        means.detach(), torch.tensor([0.01, 0.2, 0.5, 0.9], dtype=torch.float64), rtol=0, atol=1e-6
+    )
 
 
 def test_all_states_are_there_once_first_unit_fastest() -> None:
     for levels, units in ((2, 3), (3, 4), (5, 1)):
         rows = torch.cat(list(all_states(levels, units))).long().tolist()
-        assert [tuple(reversed(row)) for row in rows] == list(itertools.product(range(levels), repeat=units))
+        assert [tuple(reversed(row)) for row in rows] == list(
+            itertools.product(range(levels), repeat=units)
+        )
 
 
 @pytest.mark.parametrize("units", [3, 15])
@@ -225,7 +256,9 @@ def test_enumerated(units: int) -> None:
 
 
 def test_enumeration_is_exact_in_float64_and_gives_up_in_time() -> None:
-    """The float32 model is enumerated in float64 and left as it was; above 2^20 states there is no answer."""
+    """The float32 model is enumerated in float64 and left as it was; above 2^20 states there is no
+    answer.
+    """
     energy = quadratic((3,)).float()
     x = torch.cat(list(all_states(2, 3)))
     truth = float(torch.logsumexp(-quadratic((3,)).float().double()(x).detach(), 0))

@@ -8,12 +8,13 @@ import numpy as np
 import pytest
 import torch
 
-from pipeline.build import make_energy
-from pipeline.compose import compose
-from pipeline.energies.base import Energy, flatten, signature, unflatten_
+from pipeline.assembly.energies import make_energy
+from pipeline.common.errors import CheckpointError
+from pipeline.config.compose import compose
+from pipeline.energies.base import Energy
 from pipeline.energies.deep import iterate_spectral_norms
 from pipeline.energies.mlp import MLPEnergy
-from pipeline.errors import CheckpointError
+from pipeline.energies.weights import flatten, signature, unflatten_
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
@@ -26,14 +27,18 @@ def test_mlp_gradient_by_hand_is_autograds(spectral_norm: bool) -> None:
 
 
 def test_deep_energy_far_out_is_its_gaussian_base() -> None:
-    """The base term wins: E(r u) / (r^2 / 2 s^2) -> 1, so Z is finite (a SiLU network grows linearly)."""
+    """The base term wins: E(r u) / (r^2 / 2 s^2) -> 1, so Z is finite (a SiLU network grows
+    linearly).
+    """
     energy = MLPEnergy((2,), [16], 2.0, spectral_norm=False)
     u = torch.tensor([[0.6, 0.8]])
     assert float(energy(1e5 * u).detach()) / (1e10 / 8) == pytest.approx(1, abs=1e-3)
 
 
 def test_spectral_norm_bounds_the_slope_once_iterated() -> None:
-    """Every layer's largest singular value tends to 1 under power iteration; forward passes leave the buffers alone."""
+    """Every layer's largest singular value tends to 1 under power iteration; forward passes leave
+    the buffers alone.
+    """
     energy = MLPEnergy((6,), [8, 8], 1.0, spectral_norm=True).eval()
     before = flatten(energy)
     energy(torch.randn(3, 6))
@@ -41,15 +46,19 @@ def test_spectral_norm_bounds_the_slope_once_iterated() -> None:
     for _ in range(300):
         iterate_spectral_norms(energy)
     for layer in energy.layers:
-        assert float(torch.linalg.matrix_norm(layer.weight, 2).detach()) == pytest.approx(1, abs=1e-3)
+        assert float(torch.linalg.matrix_norm(layer.weight, 2).detach()) == pytest.approx(
+            1, abs=1e-3
+        )
 
 
-@pytest.mark.parametrize("overrides", [[], ["energy.spectral_norm=true"], ["energy=conv"], ["experiment=digits_rbm"]])
+@pytest.mark.parametrize(
+    "overrides", [[], ["energy.spectral_norm=true"], ["energy=conv"], ["experiment=digits_rbm"]]
+)
 def test_flat_weights_round_trip_with_buffers(overrides: list[str]) -> None:
     """What `flatten` takes from one copy makes another the same function; a wrong size is refused."""
     config = compose(overrides)
     one, other = make_energy(config, (8, 8)), make_energy(compose([*overrides, "seed=1"]), (8, 8))
-    x = one.noise(5, torch.Generator().manual_seed(0))
+    x = one.sample_base(5, torch.Generator().manual_seed(0))
     assert not torch.equal(one(x), other(x))
     flat = flatten(one)
     flat.setflags(write=False)

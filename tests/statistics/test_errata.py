@@ -8,7 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Energy, Target
+from pipeline.energies.base import Energy
+from pipeline.energies.target import Target
 from pipeline.kernels import ula
 
 STEP_SIZE, CHAINS, TRANSITIONS = 0.005, 20_000, 800
@@ -32,10 +33,14 @@ def moments(power: float) -> Tensor:
     return torch.stack([mean, shares @ (x[:, 0] - mean).square()])
 
 
-@pytest.mark.parametrize(("noise", "power"), [(None, 1.0), (math.sqrt(STEP_SIZE), 2.0)], ids=["ours", "the lecture's"])
-def test_a_drift_of_eta_with_noise_of_its_root_has_the_law_p_squared(noise: float | None, power: float) -> None:
-    """Mean and variance of 20,000 chains, within 5 standard errors (6e-7 each) and a hundredth for the discretisation's
-    own bias, of O(eta) = 0.005; and those of the other power are far outside.
+@pytest.mark.parametrize(
+    ("noise", "power"), [(None, 1.0), (math.sqrt(STEP_SIZE), 2.0)], ids=["ours", "the lecture's"]
+)
+def test_a_drift_of_eta_with_noise_of_its_root_has_the_law_p_squared(
+    noise: float | None, power: float
+) -> None:
+    """Mean and variance of 20,000 chains, within 5 standard errors (6e-7 each) and a hundredth for
+    the discretisation's own bias, of O(eta) = 0.005; and those of the other power are far outside.
     """
     generator, target = torch.Generator().manual_seed(0), Target(Quartic())
     state = ula.kernel.init(torch.zeros(CHAINS, 1, dtype=torch.float64), target)

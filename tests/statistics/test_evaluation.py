@@ -20,7 +20,9 @@ from tests.conftest import states
 
 
 class Mixture(Energy):
-    """Two Gaussians of std 0.5 at +-1 in every coordinate, unnormalised by a known factor: log Z = `log_z`."""
+    """Two Gaussians of std 0.5 at +-1 in every coordinate, unnormalised by a known factor: log Z =
+    `log_z`.
+    """
 
     def __init__(self, dimension: int, log_z: float) -> None:
         super().__init__((dimension,))
@@ -28,7 +30,11 @@ class Mixture(Energy):
 
     def forward(self, x: Tensor) -> Tensor:
         both = torch.stack([(x - 1).square().sum(1), (x + 1).square().sum(1)])
-        density = torch.logsumexp(-both / (2 * 0.25), 0) - math.log(2) - self.dimension / 2 * math.log(2 * math.pi * 0.25)
+        density = (
+            torch.logsumexp(-both / (2 * 0.25), 0)
+            - math.log(2)
+            - self.dimension / 2 * math.log(2 * math.pi * 0.25)
+        )
         return -density - self.log_z
 
     def draw(self, count: int) -> Tensor:
@@ -50,7 +56,11 @@ def test_ais_finds_a_known_log_partition(dimension: int) -> None:
     """Within 5 of its own standard errors (6e-7 if they are right), which must themselves be small."""
     energy = Mixture(dimension, log_z=7.0)
     base = Gaussian.fit(energy.draw(5000), 0.0)
-    result = run(annealed_log_partition(Bridge(base, energy), 400, 400, torch.Generator().manual_seed(1), 0.1))
+    result = run(
+        annealed_log_partition(
+            Bridge(base, energy), 400, 400, torch.Generator().manual_seed(1), 0.1
+        )
+    )
     assert result.standard_error < 0.15
     assert abs(result.log_z - 7.0) < 5 * result.standard_error
     assert result.ess > 0.1
@@ -68,8 +78,12 @@ def test_ais_along_the_energys_own_path(name: str) -> None:
 def test_ais_in_a_box_from_a_fitted_law() -> None:
     """A model that leans on a wall, from the truncated Gaussian fitted to its draws."""
     law = LAWS["box"]()
-    base = TruncatedGaussian.fit(law.sample(2000, torch.Generator().manual_seed(0)), 0.1, (-1.0, 1.0))
-    result = run(annealed_log_partition(Bridge(base, law), 200, 400, torch.Generator().manual_seed(1), 0.1))
+    base = TruncatedGaussian.fit(
+        law.sample(2000, torch.Generator().manual_seed(0)), 0.1, (-1.0, 1.0)
+    )
+    result = run(
+        annealed_log_partition(Bridge(base, law), 200, 400, torch.Generator().manual_seed(1), 0.1)
+    )
     assert result.standard_error < 0.05
     assert abs(result.log_z - law.log_partition()) < 5 * result.standard_error
 
@@ -87,7 +101,9 @@ def test_ais_with_too_few_temperatures_says_so() -> None:
     """One step from base to model: the error bar grows, rather than hiding it."""
     energy = Mixture(8, log_z=7.0)
     base = Gaussian(torch.full((8,), 3.0), torch.eye(8))
-    hasty = run(annealed_log_partition(Bridge(base, energy), 2, 400, torch.Generator().manual_seed(1), 0.1))
+    hasty = run(
+        annealed_log_partition(Bridge(base, energy), 2, 400, torch.Generator().manual_seed(1), 0.1)
+    )
     assert hasty.ess < 0.05
     assert hasty.standard_error > 0.2
 
@@ -101,12 +117,16 @@ def test_gaussian_base_is_normalised() -> None:
 
 
 def test_quadrature_finds_a_known_log_partition() -> None:
-    assert likelihood.log_z_by_quadrature(Mixture(2, log_z=-3.0), (-6.0, 6.0)) == pytest.approx(-3.0, abs=1e-5)
+    assert likelihood.log_z_by_quadrature(Mixture(2, log_z=-3.0), (-6.0, 6.0)) == pytest.approx(
+        -3.0, abs=1e-5
+    )
 
 
 def binary_data(rbm: BernoulliRBM, count: int) -> DataSet:
     law = torch.softmax(-rbm(states(5)), 0).detach()
-    rows = states(5)[torch.multinomial(law, count, replacement=True, generator=torch.Generator().manual_seed(0))]
+    rows = states(5)[
+        torch.multinomial(law, count, replacement=True, generator=torch.Generator().manual_seed(0))
+    ]
     return in_memory(rows[: count // 2], rows[count // 2 :], 0.0)
 
 
@@ -115,12 +135,16 @@ def test_exact_likelihood_is_the_enumerated_one(tiny_rbm: BernoulliRBM) -> None:
     law = torch.log_softmax(-tiny_rbm(states(5)), 0).detach()
     codes = (data.held_out @ 2 ** torch.arange(5).double()).long()
     tiny_rbm.requires_grad_(False)
-    figures = likelihood.exact(tiny_rbm, tiny_rbm.log_partition() or 0.0, data.held_out, data.sample)
+    figures = likelihood.exact(
+        tiny_rbm, tiny_rbm.log_partition() or 0.0, data.held_out, data.sample
+    )
     assert figures["test_log_likelihood"] == pytest.approx(float(law[codes].mean()), abs=1e-10)
 
 
 def test_pseudo_likelihood_is_unbiased(tiny_rbm: BernoulliRBM) -> None:
-    """Against the sum over all pixels of log p(v_i | rest), enumerated; within 6 standard errors of the random choice."""
+    """Against the sum over all pixels of log p(v_i | rest), enumerated; within 6 standard errors of
+    the random choice.
+    """
     data = binary_data(tiny_rbm, 20_000)
     rows = data.held_out
     with torch.no_grad():
@@ -138,7 +162,9 @@ def test_pseudo_likelihood_is_unbiased(tiny_rbm: BernoulliRBM) -> None:
 def test_independent_components_baseline() -> None:
     rows = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
     data = in_memory(rows, torch.tensor([[1.0, 0.0]]), 0.0)
-    assert likelihood.independent_levels(data, 2) == pytest.approx(math.log(2 / 4) + math.log(1 / 4))
+    assert likelihood.independent_levels(data, 2) == pytest.approx(
+        math.log(2 / 4) + math.log(1 / 4)
+    )
 
 
 def test_independent_components_are_the_smoothed_marginals() -> None:
@@ -147,9 +173,14 @@ def test_independent_components_are_the_smoothed_marginals() -> None:
     normal = torch.distributions.Normal(torch.tensor([0.0, 0.0, 1.0]), 0.2)
     truth = torch.logsumexp(normal.log_prob(torch.tensor(0.3)), 0) - math.log(3)
     data = in_memory(train, test, 0.2)
-    assert likelihood.continuous_baselines(data, test, None)["independent_components"] == pytest.approx(float(truth), abs=1e-5)
+    assert likelihood.continuous_baselines(data, test, None)[
+        "independent_components"
+    ] == pytest.approx(float(truth), abs=1e-5)
 
 
 def test_nearest_rows() -> None:
     rows = torch.tensor([[[0.0, 0.0]], [[5.0, 5.0]]])
-    assert nearest_rows(torch.tensor([[[4.0, 4.0]], [[1.0, 0.0]]]), rows).tolist() == [[[5.0, 5.0]], [[0.0, 0.0]]]
+    assert nearest_rows(torch.tensor([[[4.0, 4.0]], [[1.0, 0.0]]]), rows).tolist() == [
+        [[5.0, 5.0]],
+        [[0.0, 0.0]],
+    ]

@@ -10,12 +10,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline import plugins
-from pipeline.compose import compose
-from pipeline.energies.base import Target
-from pipeline.energies.exponential_family import ExponentialFamily, family
-from pipeline.energies.features import Histogram, Pairs, Polynomial
-from pipeline.errors import ConfigError
+from pipeline.common import plugins
+from pipeline.common.errors import ConfigError
+from pipeline.config.compose import compose
+from pipeline.energies.maxent.exponential_family import ExponentialFamily, family
+from pipeline.energies.maxent.features import Histogram, Pairs, Polynomial
+from pipeline.energies.target import Target
 from pipeline.kernels import mala
 
 MEANS, PAIRS = {"kind": "means"}, {"kind": "pairs", "neighbours": False}
@@ -28,7 +28,9 @@ def with_parameters(energy: ExponentialFamily, seed: int = 0) -> ExponentialFami
     energy.double()
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
-        energy.natural.copy_(torch.randn(energy.natural.shape, generator=generator, dtype=torch.float64))
+        energy.natural.copy_(
+            torch.randn(energy.natural.shape, generator=generator, dtype=torch.float64)
+        )
     return energy
 
 
@@ -49,18 +51,34 @@ def test_histogram_bins_are_half_open_but_the_last() -> None:
     histogram = Histogram((1,), 0.0, 1.0, 4)
     x = torch.tensor([[-0.01], [0.0], [0.25], [0.99], [1.0], [1.01]])
     zero = [0.0] * 4
-    assert histogram(x).tolist() == [zero, [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], zero]
-    assert histogram.names == ("x in [0, 0.25)", "x in [0.25, 0.5)", "x in [0.5, 0.75)", "x in [0.75, 1)")
+    assert histogram(x).tolist() == [
+        zero,
+        [1, 0, 0, 0],
+        [0, 1, 0, 0],
+        [0, 0, 0, 1],
+        [0, 0, 0, 1],
+        zero,
+    ]
+    assert histogram.names == (
+        "x in [0, 0.25)",
+        "x in [0.25, 0.5)",
+        "x in [0.5, 0.75)",
+        "x in [0.75, 1)",
+    )
 
 
 @pytest.mark.parametrize("levels", [2, 3])
 @pytest.mark.parametrize("rates", [None, (0.2, 0.5, 0.3)])
-def test_the_gradient_over_levels_is_the_exact_change(levels: int, rates: tuple[float, ...] | None) -> None:
-    """Energies of all states agree with the one-hot form; setting one component to another level changes the energy by the
-    difference of two entries of the gradient.
+def test_the_gradient_over_levels_is_the_exact_change(
+    levels: int, rates: tuple[float, ...] | None
+) -> None:
+    """Energies of all states agree with the one-hot form; setting one component to another level
+    changes the energy by the difference of two entries of the gradient.
     """
     base = None if rates is None else rates[:levels]
-    energy = with_parameters(family((3,), [MEANS, PAIRS, HISTOGRAM, CUBIC], levels=levels, base_rates=base))
+    energy = with_parameters(
+        family((3,), [MEANS, PAIRS, HISTOGRAM, CUBIC], levels=levels, base_rates=base)
+    )
     chunks = energy.support()
     assert chunks is not None
     x = torch.cat(list(chunks))
@@ -74,11 +92,16 @@ def test_the_gradient_over_levels_is_the_exact_change(levels: int, rates: tuple[
             if levels == 2:
                 predicted = (level - x[:, site]) * gradient[:, site]
             else:
-                predicted = gradient[:, site, level] - gradient[:, site].gather(1, x[:, site : site + 1].long())[:, 0]
+                predicted = (
+                    gradient[:, site, level]
+                    - gradient[:, site].gather(1, x[:, site : site + 1].long())[:, 0]
+                )
             torch.testing.assert_close(predicted, change, rtol=0, atol=1e-12)
     beta = torch.rand(len(x), generator=torch.Generator().manual_seed(1), dtype=torch.float64)
     tempered, _ = energy.energy_and_gradient(x, beta)
-    torch.testing.assert_close(tempered, ((1 - beta) * energy.base(x) + beta * energy(x)).detach(), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        tempered, ((1 - beta) * energy.base(x) + beta * energy(x)).detach(), rtol=0, atol=1e-12
+    )
 
 
 def test_the_gradient_over_reals_is_the_derivative() -> None:
@@ -93,12 +116,16 @@ def test_the_gradient_over_reals_is_the_derivative() -> None:
 
 
 def test_a_histogram_alone_has_no_gradient_and_mala_walks_all_the_same() -> None:
-    """A box cut in two, twice as probable on the right: 2,000 chains, |z| < 5 (chance of a false alarm 6e-7)."""
-    energy = family((1,), [{"kind": "histogram", "low": 0.0, "high": 1.0, "bins": 2}], box=(0.0, 1.0))
+    """A box cut in two, twice as probable on the right: 2,000 chains, |z| < 5 (chance of a false
+    alarm 6e-7).
+    """
+    energy = family(
+        (1,), [{"kind": "histogram", "low": 0.0, "high": 1.0, "bins": 2}], box=(0.0, 1.0)
+    )
     with torch.no_grad():
         energy.natural.copy_(torch.tensor([0.0, math.log(2)]))
     generator = torch.Generator().manual_seed(3)
-    x = energy.noise(2000, generator)
+    x = energy.sample_base(2000, generator)
     assert energy.energy_and_gradient(x)[1].abs().max() == 0
     target = Target(energy)
     state = mala.kernel.init(x, target)
@@ -130,7 +157,9 @@ def test_features_given_in_code() -> None:
     energy = family((2,), [MEANS], given=[square_norm, Radial()], box=(-3.0, 3.0))
     assert energy.names == ("x[0]", "x[1]", "square_norm[0]", "r", "r^2")
     assert energy.features(torch.tensor([[1.0, 5.0]])).tolist() == [[1, 5, 26, 3, 9]]
-    assert [name for name, parameter in energy.named_parameters() if parameter.requires_grad] == ["natural"]
+    assert [name for name, parameter in energy.named_parameters() if parameter.requires_grad] == [
+        "natural"
+    ]
     assert energy.exact_moments() is not None
 
 
@@ -158,10 +187,15 @@ def test_features_from_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
         def load(self) -> Any:
             return scaled
 
-    monkeypatch.setattr(plugins, "entry_points", lambda group: [Point()] if group == "pipeline.features" else [])
+    monkeypatch.setattr(
+        plugins, "entry_points", lambda group: [Point()] if group == "pipeline.features" else []
+    )
     declared = {"kind": "custom", "entry_point": "scaled", "options": {"scale": 3.0}}
     assert family((2,), [declared]).features(torch.tensor([[1.0, 2.0]])).tolist() == [[3, 6]]
-    for wrong in ({"entry_point": "other", "options": {}}, {"entry_point": "scaled", "options": {"width": 1}}):
+    for wrong in (
+        {"entry_point": "other", "options": {}},
+        {"entry_point": "scaled", "options": {"width": 1}},
+    ):
         with pytest.raises(ConfigError, match=r"energy\.features="):
             family((2,), [{"kind": "custom", **wrong}])
 
@@ -171,9 +205,17 @@ def test_features_from_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ([{"kind": "polynomial", "degree": 3}], {}, r"polynomial of degree 3: on R\^d"),
         ([PAIRS], {}, "pairs: a position of shape .1. has no two components"),
-        ([{"kind": "histogram", "low": 1.0, "high": 1.0, "bins": 2}], {}, "a histogram needs low < high"),
+        (
+            [{"kind": "histogram", "low": 1.0, "high": 1.0, "bins": 2}],
+            {},
+            "a histogram needs low < high",
+        ),
         ([], {}, r"energy\.features=\[\]: declare at least one"),
-        ([MEANS], {"levels": 3, "base_rates": (0.5, 0.5)}, r"energy\.base_rates=.*one for each of energy\.levels=3"),
+        (
+            [MEANS],
+            {"levels": 3, "base_rates": (0.5, 0.5)},
+            r"energy\.base_rates=.*one for each of energy\.levels=3",
+        ),
         ([], {"given": [lambda x: x.sum()]}, r"must map \[2, 1\] to \[2, F\]; it gave \[\]"),
         ([], {"given": [lambda x: x @ torch.ones(5)]}, r"must map .* it failed"),
     ],
@@ -188,6 +230,11 @@ def test_features_are_declared_on_the_command_line() -> None:
     section = compose(["energy=maxent", "energy.box=[0,1]", declared]).energy
     energy = family((2, 2), **section.model_dump(exclude={"name", "given"}))  # type: ignore[arg-type]
     assert len(energy.names) == 4 + 4 + 8
-    for wrong in ("[{kind:moments}]", "[{kind:polynomial}]", "[{kind:means,degree:2}]", "[{kind:polynomial,degree:0}]"):
+    for wrong in (
+        "[{kind:moments}]",
+        "[{kind:polynomial}]",
+        "[{kind:means,degree:2}]",
+        "[{kind:polynomial,degree:0}]",
+    ):
         with pytest.raises(ConfigError, match=r"energy\.features"):
             compose(["energy=maxent", f"energy.features={wrong}"])

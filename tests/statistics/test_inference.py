@@ -1,4 +1,6 @@
-"""Search for the most probable position, against exact inference on small cases. Seeds are fixed; nothing here is a z-test."""
+"""Search for the most probable position, against exact inference on small cases. Seeds are fixed;
+nothing here is a z-test.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from pipeline.energies.conditional_mlp import ConditionalMLP
 from pipeline.energies.laws import GaussianMixture
 from pipeline.energies.pairwise import PairwiseEnergy
 from pipeline.energies.rbm import BernoulliRBM
-from pipeline.inference import Found, Schedule, anneal, argmax, descend
+from pipeline.evaluation.search import Found, Schedule, anneal, argmax, descend
 from tests.statistics import laws
 from tests.statistics.laws import double, numbers, scramble, seeded, states
 
@@ -34,10 +36,16 @@ def share_found(found: Found, exact: Found) -> float:
     return float((found.energy < exact.energy + 1e-9).double().mean())
 
 
-@pytest.mark.parametrize(("sites", "levels", "pairs"), [(8, 4, "chain"), (12, 2, "all"), (18, 2, "all"), (5, 4, "all")])
+@pytest.mark.parametrize(
+    ("sites", "levels", "pairs"), [(8, 4, "chain"), (12, 2, "all"), (18, 2, "all"), (5, 4, "all")]
+)
 @pytest.mark.parametrize("scale", [0.3, 1.0, 3.0])
-def test_annealed_chains_find_what_is_exact(sites: int, levels: int, pairs: Literal["chain", "all"], scale: float) -> None:
-    """Under each of 20 contexts, by the default schedule: from nearly uniform laws to frustrated ones."""
+def test_annealed_chains_find_what_is_exact(
+    sites: int, levels: int, pairs: Literal["chain", "all"], scale: float
+) -> None:
+    """Under each of 20 contexts, by the default schedule: from nearly uniform laws to frustrated
+    ones.
+    """
     energy, context = pairwise(sites, levels, pairs, 20, scale)
     bound = energy.given(context)
     found = anneal(bound, seeded(0))
@@ -56,11 +64,18 @@ def test_chains_that_are_not_annealed_fall_short() -> None:
 
 @pytest.mark.parametrize(
     "energy",
-    [laws.rbm().energy, laws.potts_rbm().energy, laws.lattice().energy, scramble(BernoulliRBM((16,), 6, 1.0), 2.0)],
+    [
+        laws.rbm().energy,
+        laws.potts_rbm().energy,
+        laws.lattice().energy,
+        scramble(BernoulliRBM((16,), 6, 1.0), 2.0),
+    ],
     ids=["rbm", "potts_rbm", "lattice", "rbm in four chunks"],
 )
 def test_without_a_context(energy: Energy) -> None:
-    """One position, enumerated; and annealed, on beta E and not on an RBM's ladder, whose visible biases stay as they are."""
+    """One position, enumerated; and annealed, on beta E and not on an RBM's ladder, whose visible
+    biases stay as they are.
+    """
     found, x = argmax(energy), states(energy)
     assert found.exact
     assert found.position.shape == (1, *energy.shape)
@@ -70,12 +85,16 @@ def test_without_a_context(energy: Energy) -> None:
 
 def test_what_is_exact_is_searched_for_exactly() -> None:
     """A chain at any length; pairs of 20 labels, not of 21."""
-    for sites, levels, pairs, exact in ((40, 5, "chain", True), (20, 2, "all", True), (21, 2, "all", False)):
+    for sites, levels, pairs, exact in (
+        (40, 5, "chain", True),
+        (20, 2, "all", True),
+        (21, 2, "all", False),
+    ):
         energy, context = pairwise(sites, levels, pairs, 2)  # type: ignore[arg-type]
         found = argmax(energy.given(context), seeded(0))
         assert found.exact == exact
         assert found.position.shape == (2, sites)
-        other = energy.noise(400, seeded(0)).double()
+        other = energy.sample_base(400, seeded(0)).double()
         assert (energy.given(context)(other).view(200, 2) >= found.energy).all()
 
 
@@ -94,7 +113,9 @@ def test_search_leaves_the_model_as_it_was_and_repeats() -> None:
 
 @pytest.mark.parametrize("box", [None, (-2.0, 1.0)])
 def test_descent_finds_the_highest_mode_of_each_context(box: tuple[float, float] | None) -> None:
-    """Of a perceptron on the line, or in a box, where it may lie at a wall, to the spacing of a grid."""
+    """Of a perceptron on the line, or in a box, where it may lie at a wall, to the spacing of a
+    grid.
+    """
     energy = scramble(ConditionalMLP((1,), (), (8, 8), 1.5, box), 0.7, seed=5)
     context = torch.linspace(-2, 2, 9, dtype=torch.float64)
     found = argmax(energy.given(context))
@@ -104,7 +125,9 @@ def test_descent_finds_the_highest_mode_of_each_context(box: tuple[float, float]
     values = energy.given(context)(grid.repeat_interleave(9)[:, None]).view(-1, 9).detach()
     least, number = values.min(0)
     assert (found.energy <= least + 1e-9).all()
-    torch.testing.assert_close(found.position[:, 0], grid[number], rtol=0, atol=(high - low) / 20_000)
+    torch.testing.assert_close(
+        found.position[:, 0], grid[number], rtol=0, atol=(high - low) / 20_000
+    )
     if box is not None:
         assert ((found.position == low) | (found.position == high)).any()
 
@@ -123,9 +146,13 @@ def test_descent_goes_on_along_a_wall() -> None:
 
 
 def test_descent_chooses_among_modes() -> None:
-    """Of a mixture in the plane whose lesser component draws most of the descents: some of single starts end there."""
+    """Of a mixture in the plane whose lesser component draws most of the descents: some of single
+    starts end there.
+    """
     covariances = torch.eye(2, dtype=torch.float64).repeat(2, 1, 1)
-    law = GaussianMixture(double([0.4, 0.6]), double([[0.0, 0.0], [4.0, 3.0]]), covariances).double()
+    law = GaussianMixture(
+        double([0.4, 0.6]), double([[0.0, 0.0], [4.0, 3.0]]), covariances
+    ).double()
     best = [descend(law, seeded(seed)).position[0] for seed in range(5)]
     single = [descend(law, seeded(seed), restarts=1).position[0] for seed in range(5)]
     assert all(math.dist(x.tolist(), (4.0, 3.0)) < 0.01 for x in best)

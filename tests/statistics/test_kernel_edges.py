@@ -1,4 +1,5 @@
-"""What every kernel has in common: one shape, nothing that is not finite, walls; and that the laws' samplers are exact.
+"""What every kernel has in common: one shape, nothing that is not finite, walls; and that the laws'
+samplers are exact.
 
 False alarms: `laws.P_VALUES`.
 """
@@ -13,18 +14,28 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.build import KERNELS, make_kernel
-from pipeline.energies.base import Energy, Target
+from pipeline.assembly.kernels import KERNELS, make_kernel
+from pipeline.energies.base import Energy
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.laws import Gaussian, TruncatedGaussian
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
+from pipeline.energies.target import Target
 from pipeline.kernels import hmc, mala, metropolis_hastings, random_walk, replica_exchange, ula
 from pipeline.kernels.base import GradientState, Info, Kernel, broken
 from tests.statistics import laws
 from tests.statistics.laws import double, law, numbers, require, seeded, tempered
-from tests.statistics.test_kernels import BETAS, CHAINS, bad_start, configured, drifted, ladder_target, run, scaling
+from tests.statistics.test_kernels import (
+    BETAS,
+    CHAINS,
+    bad_start,
+    configured,
+    drifted,
+    ladder_target,
+    run,
+    scaling,
+)
 
-# -- what every kernel has in common ----------------------------------------------------------------------------------
+# -- what every kernel has in common ---------------------------------------------------------------
 
 
 class Instance(NamedTuple):
@@ -42,11 +53,15 @@ class Instance(NamedTuple):
 
 def image_gaussian() -> Gaussian:
     root = torch.randn(6, 6, generator=seeded(0), dtype=torch.float64)
-    return Gaussian(torch.linspace(-1, 1, 6).double(), root @ root.T / 6 + torch.eye(6).double(), (2, 3))
+    return Gaussian(
+        torch.linspace(-1, 1, 6).double(), root @ root.T / 6 + torch.eye(6).double(), (2, 3)
+    )
 
 
 def image_box() -> TruncatedGaussian:
-    return TruncatedGaussian(torch.linspace(-1, 1, 6).double(), torch.linspace(0.5, 1, 6).double(), (-1.0, 1.0), (2, 3))
+    return TruncatedGaussian(
+        torch.linspace(-1, 1, 6).double(), torch.linspace(0.5, 1, 6).double(), (-1.0, 1.0), (2, 3)
+    )
 
 
 def image_discrete() -> list[Energy]:
@@ -71,15 +86,24 @@ def instances() -> list[Instance]:
             ("ula", ula.kernel, {"step_size": 0.1}),
             ("mala", mala.kernel, {"step_size": 0.1}),
             ("hmc", hmc.kernel, leapfrog),
-            ("metropolis_hastings", metropolis_hastings.with_proposal(metropolis_hastings.independence(0.8)), {}),
+            (
+                "metropolis_hastings",
+                metropolis_hastings.with_proposal(metropolis_hastings.independence(0.8)),
+                {},
+            ),
             ("scaling", metropolis_hastings.with_proposal(scaling(0.3)), {}),
         )
     ]
     discrete = image_discrete()
-    gibbs, gwg, sites = (make_kernel(configured(name)) for name in ("gibbs", "gibbs_with_gradients", "single_site"))
+    gibbs, gwg, sites = (
+        make_kernel(configured(name)) for name in ("gibbs", "gibbs_with_gradients", "single_site")
+    )
     found += [Instance("gibbs_with_gradients", gwg, energy, {}) for energy in discrete]
     found += [Instance("single_site", sites, energy, {}) for energy in discrete]
-    found += [Instance("gibbs", gibbs, energy, {}) for energy in (*discrete[:2], laws.scramble(GaussianRBM((2, 3), 2, 1.0)))]
+    found += [
+        Instance("gibbs", gibbs, energy, {})
+        for energy in (*discrete[:2], laws.scramble(GaussianRBM((2, 3), 2, 1.0)))
+    ]
     ladder = (0.0, 0.5, 1.0)
     found += [
         Instance("replica_exchange", replica_exchange.over(inner, 3, 2), energy, parameters, ladder)
@@ -104,13 +128,16 @@ def test_instances_are_of_every_registered_kernel() -> None:
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("instance", INSTANCES, ids=str)
 def test_kernels_have_one_shape(instance: Instance, dtype: torch.dtype) -> None:
-    """Shapes and dtypes stay; the same generator gives the same draws; the state given is not written to; and an image is its
-    pixels in a row (Gibbs apart, whose visible units come in the energy's shape).
+    """Shapes and dtypes stay; the same generator gives the same draws; the state given is not
+    written to; and an image is its pixels in a row (Gibbs apart, whose visible units come in the
+    energy's shape).
     """
     kernel, energy = instance.kernel, instance.energy.to(dtype)
     count = 8 * max(1, len(instance.betas))
-    beta = torch.tensor(instance.betas, dtype=dtype).repeat_interleave(8) if instance.betas else None
-    target, start = Target(energy, beta), energy.noise(count, seeded(0)).to(dtype)
+    beta = (
+        torch.tensor(instance.betas, dtype=dtype).repeat_interleave(8) if instance.betas else None
+    )
+    target, start = Target(energy, beta), energy.sample_base(count, seeded(0)).to(dtype)
     state = kernel.init(start.clone(), target)
     before = [field.clone() for field in state]
     ends = []
@@ -136,11 +163,13 @@ def test_kernels_have_one_shape(instance: Instance, dtype: torch.dtype) -> None:
         assert (new.shape, new.dtype) == (old.shape, dtype)
 
 
-@pytest.mark.parametrize("instance", [i for i in INSTANCES if "step_size" in i.parameters and not i.betas], ids=str)
+@pytest.mark.parametrize(
+    "instance", [i for i in INSTANCES if "step_size" in i.parameters and not i.betas], ids=str
+)
 def test_step_sizes_by_chain_are_those_of_each(instance: Instance) -> None:
     """One tensor for all chains is the number it holds; of two halves, each moves as with its own."""
     kernel, energy, count = instance.kernel, instance.energy.double(), 8
-    target, start = Target(energy), energy.noise(count, seeded(0)).double()
+    target, start = Target(energy), energy.sample_base(count, seeded(0)).double()
 
     def end(step_size: float | Tensor) -> Tensor:
         parameters = {**instance.parameters, "step_size": step_size}
@@ -156,7 +185,7 @@ def test_step_sizes_by_chain_are_those_of_each(instance: Instance) -> None:
     assert not torch.equal(end(a), end(b))
 
 
-# -- what is not finite -----------------------------------------------------------------------------------------------
+# -- what is not finite ----------------------------------------------------------------------------
 
 
 class HalfPlane(Energy):
@@ -193,10 +222,16 @@ WITHOUT: list[tuple[Kernel, dict[str, Any]]] = [
     [(*kernel, beyond) for kernel in WITH_GRADIENTS for beyond in BAD_ENERGIES + BAD_GRADIENTS]
     + [(*kernel, beyond) for kernel in WITHOUT for beyond in BAD_ENERGIES],
 )
-def test_what_is_not_finite_is_never_entered(kernel: Kernel, parameters: dict[str, Any], beyond: tuple[float, float]) -> None:
-    """Proposals there are made, and all rejected; what they would have been leaves no trace in a state."""
+def test_what_is_not_finite_is_never_entered(
+    kernel: Kernel, parameters: dict[str, Any], beyond: tuple[float, float]
+) -> None:
+    """Proposals there are made, and all rejected; what they would have been leaves no trace in a
+    state.
+    """
     target, generator = Target(HalfPlane(*beyond)), seeded(0)
-    state = kernel.init(torch.rand(500, 1, generator=generator, dtype=torch.float64) / 2 + 1e-3, target)
+    state = kernel.init(
+        torch.rand(500, 1, generator=generator, dtype=torch.float64) / 2 + 1e-3, target
+    )
     stayed = 0
     for _ in range(30):
         before = state.position
@@ -234,14 +269,26 @@ def test_discrete_states_that_are_not_finite_are_never_entered(name: str, beyond
     every = laws.states(energy)
     probabilities = torch.softmax(torch.where(every[:, 0] < 2, -energy(every), -torch.inf), 0)
     kept = every[:, 0] < 2
-    require({"chi-squared": laws.chi_squared((kept.cumsum(0) - 1)[numbers(state.position, 3)], probabilities[kept])})
+    require(
+        {
+            "chi-squared": laws.chi_squared(
+                (kept.cumsum(0) - 1)[numbers(state.position, 3)], probabilities[kept]
+            )
+        }
+    )
 
 
 @pytest.mark.parametrize(("kernel", "parameters"), WITH_GRADIENTS + WITHOUT)
-def test_a_proposal_ratio_that_is_not_finite_is_rejected(kernel: Kernel, parameters: dict[str, Any]) -> None:
-    """Chains so far out that energies overflow stay where they are, and are reported if what they hold is not finite."""
+def test_a_proposal_ratio_that_is_not_finite_is_rejected(
+    kernel: Kernel, parameters: dict[str, Any]
+) -> None:
+    """Chains so far out that energies overflow stay where they are, and are reported if what they
+    hold is not finite.
+    """
     target = Target(laws.gaussian().energy)
-    start = torch.tensor([[0.0, 0.0], [1e200, 0.0], [math.nan, 0.0], [math.inf, 0.0]], dtype=torch.float64)
+    start = torch.tensor(
+        [[0.0, 0.0], [1e200, 0.0], [math.nan, 0.0], [math.inf, 0.0]], dtype=torch.float64
+    )
     state, generator = kernel.init(start, target), seeded(0)
     assert broken(state).tolist() == [False, True, True, True]
     for _ in range(5):
@@ -253,12 +300,25 @@ def test_a_proposal_ratio_that_is_not_finite_is_rejected(kernel: Kernel, paramet
 def test_broken_chains_are_reported() -> None:
     """Whatever is not finite: a component of the position, the energy, a component of the gradient."""
     position, energy, gradient = torch.zeros(5, 2, 3), torch.zeros(5), torch.zeros(5, 2, 3)
-    position[1, 0, 2], energy[2], energy[3], gradient[4, 1, 1] = math.nan, math.inf, -math.inf, math.nan
-    assert broken(GradientState(position, energy, gradient)).tolist() == [False, True, True, True, True]
+    position[1, 0, 2], energy[2], energy[3], gradient[4, 1, 1] = (
+        math.nan,
+        math.inf,
+        -math.inf,
+        math.nan,
+    )
+    assert broken(GradientState(position, energy, gradient)).tolist() == [
+        False,
+        True,
+        True,
+        True,
+        True,
+    ]
 
 
 def test_a_broken_chain_is_not_passed_along_a_ladder() -> None:
-    """Swaps with a chain whose energy is not finite, on either rung, are refused; the other chains go on."""
+    """Swaps with a chain whose energy is not finite, on either rung, are refused; the other chains
+    go on.
+    """
     known, chains = law("mixture"), 4
     target = ladder_target(known.energy, BETAS, chains)
     start = known.sample(len(BETAS) * chains, seeded(0))
@@ -270,7 +330,7 @@ def test_a_broken_chain_is_not_passed_along_a_ladder() -> None:
     assert end.swaps.isfinite().all()
 
 
-# -- walls ------------------------------------------------------------------------------------------------------------
+# -- walls -----------------------------------------------------------------------------------------
 
 
 class Flat(Energy):
@@ -285,14 +345,17 @@ class Flat(Energy):
 
 def one_step(kernel: Kernel, **parameters: Any) -> tuple[Tensor, Tensor, Info]:
     target = Target(Flat())
-    start = Flat().noise(4000, seeded(0)).double()
+    start = Flat().sample_base(4000, seeded(0)).double()
     state, info = kernel.step(seeded(1), kernel.init(start, target), target, **parameters)
     return start, state.position, info
 
 
 @pytest.mark.parametrize(
     ("kernel", "parameters"),
-    [(random_walk.kernel, {"step_size": 4.0}), (hmc.kernel, {"step_size": 2.0, "leapfrog_steps": 3, "mass": (0.5, 2.0)})],
+    [
+        (random_walk.kernel, {"step_size": 4.0}),
+        (hmc.kernel, {"step_size": 2.0, "leapfrog_steps": 3, "mass": (0.5, 2.0)}),
+    ],
 )
 def test_walls_reflect_random_walk_and_hmc(kernel: Kernel, parameters: dict[str, Any]) -> None:
     """With no force and steps of several boxes, nothing is lost and no chain stands at a wall."""
@@ -306,7 +369,9 @@ def test_walls_reflect_random_walk_and_hmc(kernel: Kernel, parameters: dict[str,
 def test_hmc_flies_straight_from_wall_to_wall() -> None:
     """With no force its path is a billiard's, known in closed form: a triangle wave of x + t p / M."""
     mass, step_size, steps = double([0.5, 2.0]), 0.7, 5
-    start, position, _ = one_step(hmc.kernel, step_size=step_size, leapfrog_steps=steps, mass=mass.tolist())
+    start, position, _ = one_step(
+        hmc.kernel, step_size=step_size, leapfrog_steps=steps, mass=mass.tolist()
+    )
     momentum = mass.sqrt() * torch.empty_like(start).normal_(generator=seeded(1))
     free = start + steps * step_size * momentum / mass
     # arccos(cos) has period 2 pi and folds at multiples of pi
@@ -318,14 +383,16 @@ def test_mala_rejects_at_walls() -> None:
     """Where the Langevin proposal leaves the box the chain stays, and only there."""
     step_size = 0.5
     start, position, info = one_step(mala.kernel, step_size=step_size)
-    proposal = start + math.sqrt(2 * step_size) * torch.empty_like(start).normal_(generator=seeded(1))
+    proposal = start + math.sqrt(2 * step_size) * torch.empty_like(start).normal_(
+        generator=seeded(1)
+    )
     inside = ((proposal >= -1) & (proposal <= 2)).all(1)
     assert 0.2 < float(inside.double().mean()) < 0.8
     torch.testing.assert_close(info.acceptance, inside.double())
     torch.testing.assert_close(position, torch.where(inside[:, None], proposal, start))
 
 
-# -- exact laws -------------------------------------------------------------------------------------------------------
+# -- exact laws ------------------------------------------------------------------------------------
 
 
 def test_the_gaussian_rbm_is_the_mixture_it_is_drawn_from() -> None:
@@ -348,9 +415,13 @@ def test_samplers_are_exact_and_a_slightly_wrong_one_is_seen(name: str) -> None:
     assert min(known.p_values(x).values()) < laws.P_LIMIT
 
 
-@pytest.mark.parametrize(("name", "beta"), [("gaussian", 0.45), ("gaussian", 0.0), ("mixture", 1.0)])
+@pytest.mark.parametrize(
+    ("name", "beta"), [("gaussian", 0.45), ("gaussian", 0.0), ("mixture", 1.0)]
+)
 def test_tempered_draws_are_exact(name: str, beta: float) -> None:
-    """Between N(0, s^2) and N(m, C) there are the Gaussians of precision (1 - beta) / s^2 + beta P; at beta = 1, the law."""
+    """Between N(0, s^2) and N(m, C) there are the Gaussians of precision (1 - beta) / s^2 + beta P;
+    at beta = 1, the law.
+    """
     known, generator = law(name), seeded(23)
     x = tempered(known, beta).sample(CHAINS, generator)
     if name != "gaussian":
@@ -360,6 +431,8 @@ def test_tempered_draws_are_exact(name: str, beta: float) -> None:
     assert isinstance(energy, Gaussian)
     precision = (1 - beta) / energy.base_scale**2 * torch.eye(2).double() + beta * energy.precision
     covariance = torch.linalg.inv(precision)
-    exact = laws.of_gaussian(Gaussian(beta * covariance @ energy.precision @ energy.mean, covariance))
+    exact = laws.of_gaussian(
+        Gaussian(beta * covariance @ energy.precision @ energy.mean, covariance)
+    )
     require(exact.p_values(x))
     require(exact.moment_p_values(x))

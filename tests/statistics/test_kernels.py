@@ -1,7 +1,9 @@
-"""Every registered kernel on every law it is registered for: the law stays as it is, and is found from a bad start.
+"""Every registered kernel on every law it is registered for: the law stays as it is, and is found
+from a bad start.
 
-The test functions take a kernel, so that `test_mutations.py` can feed them broken ones. For the number of p-values and the
-false-alarm rate of them all (at most 1e-4) see `laws.P_VALUES`. Seeds are fixed.
+The test functions take a kernel, so that `test_mutations.py` can feed them broken ones. For the
+number of p-values and the false-alarm rate of them all (at most 1e-4) see `laws.P_VALUES`. Seeds
+are fixed.
 """
 
 from __future__ import annotations
@@ -16,14 +18,25 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipeline import kernel_sections
-from pipeline.build import KERNELS, make_kernel
-from pipeline.energies.base import Energy, Target
+from pipeline.assembly.kernels import KERNELS, make_kernel
+from pipeline.config import kernels as kernel_sections
+from pipeline.energies.base import Energy
 from pipeline.energies.laws import Gaussian, GaussianMixture
+from pipeline.energies.target import Target
 from pipeline.kernels import hmc, mala, metropolis_hastings, random_walk, replica_exchange, ula
 from pipeline.kernels.base import Kernel
 from tests.statistics import laws
-from tests.statistics.laws import ClampedWalk, Known, double, law, numbers, require, seeded, tempered, ula_law
+from tests.statistics.laws import (
+    ClampedWalk,
+    Known,
+    double,
+    law,
+    numbers,
+    require,
+    seeded,
+    tempered,
+    ula_law,
+)
 
 CHAINS = 8000
 FAR_CHAINS = 4000
@@ -63,14 +76,18 @@ class Setting(NamedTuple):
         return rungs
 
     def __str__(self) -> str:
-        return "-".join([self.name, self.law, *(f"{value}" for value in self.options.values())]).replace(" ", "")
+        return "-".join(
+            [self.name, self.law, *(f"{value}" for value in self.options.values())]
+        ).replace(" ", "")
 
 
 def configured(name: str, **options: Any) -> kernel_sections.KernelConfig:
     keys = {"name": name, "transitions": 1, **DEFAULTS.get(name, {}), **options}
     if "inner" in keys:
         keys["inner"] = configured(**keys["inner"])
-    section: kernel_sections.KernelConfig = TypeAdapter(kernel_sections.KernelConfig).validate_python(keys)
+    section: kernel_sections.KernelConfig = TypeAdapter(
+        kernel_sections.KernelConfig
+    ).validate_python(keys)
     return section
 
 
@@ -91,7 +108,12 @@ SETTINGS = [
     Setting("mala", "box", {"step_size": 0.1}, 100),
     Setting("mala", "rings", {"step_size": 0.15}, 400),
     Setting("hmc", "gaussian", {"step_size": 0.95}, 40),
-    Setting("hmc", "gaussian", {"step_size": 0.9, "mass": (0.5, 2.0), "jitter": 0.0, "leapfrog_steps": 2}, 60),
+    Setting(
+        "hmc",
+        "gaussian",
+        {"step_size": 0.9, "mass": (0.5, 2.0), "jitter": 0.0, "leapfrog_steps": 2},
+        60,
+    ),
     Setting("hmc", "mixture", {"step_size": 1.0, "mass": (1.0, 2.0)}, 60),
     Setting("hmc", "box", {"step_size": 0.4}, 40),
     Setting("hmc", "box", {"step_size": 0.7, "mass": (0.5, 2.0), "leapfrog_steps": 1}, 80),
@@ -110,10 +132,19 @@ SETTINGS = [
 ]
 LADDERS = [
     Setting("replica_exchange", "mixture", {"inner": {"name": "mala", "step_size": 0.5}}, 60),
-    Setting("replica_exchange", "gaussian", {"inner": {"name": "random_walk", "step_size": 1.0}}, 60),
-    Setting("replica_exchange", "gaussian", {"inner": {"name": "hmc", "step_size": 0.8}, "rungs": 2}, 40),
+    Setting(
+        "replica_exchange", "gaussian", {"inner": {"name": "random_walk", "step_size": 1.0}}, 60
+    ),
+    Setting(
+        "replica_exchange", "gaussian", {"inner": {"name": "hmc", "step_size": 0.8}, "rungs": 2}, 40
+    ),
     Setting("replica_exchange", "rbm", {"inner": {"name": "gibbs"}}, 40),
-    Setting("replica_exchange", "rbm", {"inner": {"name": "gibbs_with_gradients", "transitions": 3}, "rungs": 3}, 60),
+    Setting(
+        "replica_exchange",
+        "rbm",
+        {"inner": {"name": "gibbs_with_gradients", "transitions": 3}, "rungs": 3},
+        60,
+    ),
 ]
 
 
@@ -126,7 +157,7 @@ def test_every_registered_kernel_is_proven_on_two_laws() -> None:
         assert len(set(entry.laws)) >= 2, name
 
 
-# -- the functions that test ------------------------------------------------------------------------------------------
+# -- the functions that test -----------------------------------------------------------------------
 
 
 class End(NamedTuple):
@@ -135,7 +166,14 @@ class End(NamedTuple):
     swaps: Tensor | None
 
 
-def run(kernel: Kernel, target: Target, start: Tensor, transitions: int, parameters: dict[str, Any], seed: int = 1) -> End:
+def run(
+    kernel: Kernel,
+    target: Target,
+    start: Tensor,
+    transitions: int,
+    parameters: dict[str, Any],
+    seed: int = 1,
+) -> End:
     """Where the chains are in the end, and the mean acceptance on the way."""
     generator, state, acceptance, swaps = seeded(seed), kernel.init(start, target), 0.0, None
     for _ in range(transitions):
@@ -155,25 +193,47 @@ def kept_by(setting: Setting) -> Known:
 
 
 def stationarity(
-    kernel: Kernel, known: Known, parameters: dict[str, Any], transitions: int = 15, target: Target | None = None
+    kernel: Kernel,
+    known: Known,
+    parameters: dict[str, Any],
+    transitions: int = 15,
+    target: Target | None = None,
 ) -> tuple[dict[str, float], End]:
     """From exact draws, a few transitions: p-values of what has become of them."""
-    end = run(kernel, target or Target(known.energy), known.sample(CHAINS, seeded(0)), transitions, parameters)
+    end = run(
+        kernel,
+        target or Target(known.energy),
+        known.sample(CHAINS, seeded(0)),
+        transitions,
+        parameters,
+    )
     return known.p_values(end.state.position), end
 
 
 def convergence(
-    kernel: Kernel, known: Known, parameters: dict[str, Any], transitions: int, target: Target | None = None
+    kernel: Kernel,
+    known: Known,
+    parameters: dict[str, Any],
+    transitions: int,
+    target: Target | None = None,
 ) -> dict[str, float]:
     """From one bad start for all chains: p-values of the known moments."""
-    end = run(kernel, target or Target(known.energy), bad_start(known.energy, FAR_CHAINS), transitions, parameters)
+    end = run(
+        kernel,
+        target or Target(known.energy),
+        bad_start(known.energy, FAR_CHAINS),
+        transitions,
+        parameters,
+    )
     return known.moment_p_values(end.state.position)
 
 
 def bad_start(energy: Energy, count: int) -> Tensor:
     """All zeros, a box's lowest corner, or far away."""
     value = 5.0 if energy.box is None else energy.box[0]
-    return torch.full((count, *energy.shape), 0.0 if energy.levels is not None else value, dtype=torch.float64)
+    return torch.full(
+        (count, *energy.shape), 0.0 if energy.levels is not None else value, dtype=torch.float64
+    )
 
 
 def rungs_of(known: Known, rungs: int) -> list[Known]:
@@ -190,7 +250,9 @@ def ladder_target(energy: Energy, betas: Sequence[float], chains: int = RUNG_CHA
 
 
 def joint_p_values(ladder: list[Known], position: Tensor) -> dict[str, float]:
-    """Is `position` [R N, *shape] of the product of the rungs' laws? Each rung's own, and neighbours' together."""
+    """Is `position` [R N, *shape] of the product of the rungs' laws? Each rung's own, and
+    neighbours' together.
+    """
     rungs = position.unflatten(0, (len(ladder), -1))
     found: dict[str, float] = {}
     for index, (known, x) in enumerate(zip(ladder, rungs, strict=True)):
@@ -207,34 +269,46 @@ def dependence(a: Known, b: Known, x: Tensor, y: Tensor) -> float:
         expected = (a.reference[:, 0] - mean) * (b.reference[:, 0] - mean)
         return laws.kolmogorov_smirnov((x[:, 0] - mean) * (y[:, 0] - mean), expected)
     cells = a.levels**2
-    lumped = [known.probabilities.view(-1, cells).sum(0) for known in (a, b) if known.probabilities is not None]
+    lumped = [
+        known.probabilities.view(-1, cells).sum(0)
+        for known in (a, b)
+        if known.probabilities is not None
+    ]
     both = numbers(x[:, :2], a.levels) * cells + numbers(y[:, :2], a.levels)
     return laws.chi_squared(both, torch.outer(*lumped).flatten())
 
 
-def joint_stationarity(kernel: Kernel, setting: Setting, transitions: int = 8) -> tuple[dict[str, float], End]:
+def joint_stationarity(
+    kernel: Kernel, setting: Setting, transitions: int = 8
+) -> tuple[dict[str, float], End]:
     """From exact draws of every rung, a few transitions: p-values of the joint law."""
     section = setting.section
     ladder = rungs_of(law(setting.law), setting.rungs)
-    start = torch.cat([known.sample(RUNG_CHAINS, seeded(100 + rung)) for rung, known in enumerate(ladder)])
+    start = torch.cat(
+        [known.sample(RUNG_CHAINS, seeded(100 + rung)) for rung, known in enumerate(ladder)]
+    )
     target = ladder_target(ladder[0].energy, betas_of(setting.rungs))
     end = run(kernel, target, start, transitions, section.parameters)
     return joint_p_values(ladder, end.state.position), end
 
 
-# -- exactness --------------------------------------------------------------------------------------------------------
+# -- exactness -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("setting", SETTINGS, ids=str)
 def test_kernel_leaves_its_law_as_it_is(setting: Setting) -> None:
-    """With 20-90 % of proposals rejected, where the kernel rejects; and what it caches is that of where it is."""
+    """With 20-90 % of proposals rejected, where the kernel rejects; and what it caches is that of
+    where it is.
+    """
     section, known = setting.section, kept_by(setting)
     kernel = make_kernel(section)
     p_values, end = stationarity(kernel, known, section.parameters)
     require(p_values)
     if setting.name in REJECTING:
         assert 0.1 < end.acceptance < 0.8
-    for cached, fresh in zip(end.state, kernel.init(end.state.position, Target(known.energy)), strict=True):
+    for cached, fresh in zip(
+        end.state, kernel.init(end.state.position, Target(known.energy)), strict=True
+    ):
         torch.testing.assert_close(cached, fresh)
 
 
@@ -268,7 +342,9 @@ def test_replica_exchange_finds_the_joint_law_from_a_bad_start(setting: Setting)
 
 @pytest.mark.slow
 def test_replica_exchange_crosses_where_mala_cannot() -> None:
-    """Two modes 16 standard deviations apart, every chain started in one: with as many gradients, MALA alone stays there."""
+    """Two modes 16 standard deviations apart, every chain started in one: with as many gradients,
+    MALA alone stays there.
+    """
     means, covariances = double([[-8.0, 0.0], [8.0, 0.0]]), torch.eye(2).double().expand(2, 2, 2)
     known = laws.of_mixture(GaussianMixture(double([0.4, 0.6]), means, covariances))
     betas, chains, rounds = (0.0, 0.01, 0.035, 0.12, 0.35, 1.0), 500, 100
@@ -277,20 +353,34 @@ def test_replica_exchange_crosses_where_mala_cannot() -> None:
     step_size = scale.repeat_interleave(chains)
     target = ladder_target(known.energy, betas, chains)
     start = means[1].expand(len(betas) * chains, 2)
-    end = run(replica_exchange.over(mala.kernel, len(betas), 1), target, start, rounds, {"step_size": step_size})
+    end = run(
+        replica_exchange.over(mala.kernel, len(betas), 1),
+        target,
+        start,
+        rounds,
+        {"step_size": step_size},
+    )
     model = end.state.position[-chains:]
     require(known.p_values(model))
     require(known.moment_p_values(model))
     # per round and rung two transitions and two states made for swaps
-    alone = run(mala.kernel, Target(known.energy), start[-chains:], rounds * 4 * len(betas), {"step_size": 0.5})
+    alone = run(
+        mala.kernel,
+        Target(known.energy),
+        start[-chains:],
+        rounds * 4 * len(betas),
+        {"step_size": 0.5},
+    )
     assert (alone.state.position[:, 0] > 0).all()
 
 
-# -- proposals of one's own -------------------------------------------------------------------------------------------
+# -- proposals of one's own ------------------------------------------------------------------------
 
 
 def drifted(spread: float) -> metropolis_hastings.Proposal:
-    """x' = a x + b + s xi, which drifts to b / (1 - a): asymmetric, and its log ratio in closed form."""
+    """x' = a x + b + s xi, which drifts to b / (1 - a): asymmetric, and its log ratio in closed
+    form.
+    """
     a, b = 0.7, 0.4
 
     def distance(of: Tensor, given: Tensor) -> Tensor:
@@ -304,7 +394,9 @@ def drifted(spread: float) -> metropolis_hastings.Proposal:
 
 
 @pytest.mark.parametrize(("name", "spread"), [("gaussian", 0.8), ("mixture", 0.8), ("box", 0.5)])
-def test_metropolis_hastings_is_exact_with_a_users_asymmetric_proposal(name: str, spread: float) -> None:
+def test_metropolis_hastings_is_exact_with_a_users_asymmetric_proposal(
+    name: str, spread: float
+) -> None:
     kernel = metropolis_hastings.with_proposal(drifted(spread))
     p_values, end = stationarity(kernel, law(name), {})
     require(p_values)
@@ -313,9 +405,11 @@ def test_metropolis_hastings_is_exact_with_a_users_asymmetric_proposal(name: str
 
 
 def scaling(spread: float) -> metropolis_hastings.Proposal:
-    """x' = x exp(spread xi), one xi for all d components of a chain: log q(x | x') - log q(x' | x) = d spread xi.
+    """x' = x exp(spread xi), one xi for all d components of a chain: log q(x | x') - log q(x' | x)
+    = d spread xi.
 
-    It changes a chain's distance from 0 by a factor and keeps its direction, so it is one for mixing with others.
+    It changes a chain's distance from 0 by a factor and keeps its direction, so it is one for
+    mixing with others.
     """
 
     def propose(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -328,7 +422,9 @@ def scaling(spread: float) -> metropolis_hastings.Proposal:
 
 @pytest.mark.parametrize("name", ["gaussian", "mixture", "rings", "box", "funnel"])
 def test_scaling_leaves_a_law_as_it_is_but_keeps_directions(name: str) -> None:
-    """Alone it is not ergodic: each chain stays on its ray. The funnel has three components, the others two."""
+    """Alone it is not ergodic: each chain stays on its ray. The funnel has three components, the
+    others two.
+    """
     kernel, known = metropolis_hastings.with_proposal(scaling(0.7)), law(name)
     p_values, end = stationarity(kernel, known, {})
     require(p_values)
@@ -339,12 +435,14 @@ def test_scaling_leaves_a_law_as_it_is_but_keeps_directions(name: str) -> None:
     assert (end.state.position != start).any(1).double().mean() > 0.9
 
 
-# -- ULA, its bias ----------------------------------------------------------------------------------------------------
+# -- ULA, its bias ---------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("noise", [None, 0.3])
 def test_ula_on_one_dimension_has_the_bias_its_recursion_says(noise: float | None) -> None:
-    """On N(0, v): x' = (1 - e/v) x + s xi, so the stationary variance is s^2 / (1 - (1 - e/v)^2); found from 0, and not v."""
+    """On N(0, v): x' = (1 - e/v) x + s xi, so the stationary variance is s^2 / (1 - (1 - e/v)^2);
+    found from 0, and not v.
+    """
     variance, step_size = 0.7, 0.4
     plain = laws.of_gaussian(Gaussian(double([0.0]), double([[variance]])))
     sigma = math.sqrt(2 * step_size) if noise is None else noise
@@ -389,14 +487,18 @@ def slope() -> Known:
         (metropolis_hastings.with_proposal(drifted(0.5)), {}),
     ],
 )
-def test_exact_kernels_have_the_mean_of_a_slope(kernel: Kernel, parameters: dict[str, float]) -> None:
+def test_exact_kernels_have_the_mean_of_a_slope(
+    kernel: Kernel, parameters: dict[str, float]
+) -> None:
     known = slope()
     require(stationarity(kernel, known, parameters)[0])
     require(convergence(kernel, known, parameters, 100))
 
 
 def test_clamped_ula_piles_up_at_the_wall() -> None:
-    """At a step size of 0.05 its mean is 0.895, not 0.769: the solution of its own integral equation says so."""
+    """At a step size of 0.05 its mean is 0.895, not 0.769: the solution of its own integral
+    equation says so.
+    """
     step_size = 0.05
     walk = ClampedWalk.solve(lambda x: x + 4 * step_size, math.sqrt(2 * step_size), (0.0, 1.0))
     assert walk.moment(1) == pytest.approx(0.895, abs=1e-3)
@@ -409,38 +511,56 @@ def test_clamped_ula_piles_up_at_the_wall() -> None:
     require(
         {
             "mean": laws.normal_p_value((float(x.mean()) - walk.moment(1)) / error),
-            "atom": laws.normal_p_value((at_wall - CHAINS * share) / math.sqrt(CHAINS * share * (1 - share))),
+            "atom": laws.normal_p_value(
+                (at_wall - CHAINS * share) / math.sqrt(CHAINS * share * (1 - share))
+            ),
         }
     )
     assert min(slope().moment_p_values(x).values()) < laws.P_LIMIT
 
 
-# -- gradients in low precision ---------------------------------------------------------------------------------------
+# -- gradients in low precision --------------------------------------------------------------------
 
 
 def far_gaussian() -> Known:
-    """Where neighbours in bfloat16 are half a standard deviation apart, and the means half way between two of them."""
+    """Where neighbours in bfloat16 are half a standard deviation apart, and the means half way
+    between two of them.
+    """
     covariance = torch.tensor([[0.016, 0.008], [0.008, 0.012]])
     law32 = Gaussian(torch.tensor([8.03, -12.03]), covariance)
     return laws.continuous(law32, law32.sample, {})
 
 
-def at_float32(known: Known, kernel: Kernel, parameters: dict[str, float], force: torch.dtype | None, transitions: int) -> Any:
+def at_float32(
+    known: Known,
+    kernel: Kernel,
+    parameters: dict[str, float],
+    gradient_dtype: torch.dtype | None,
+    transitions: int,
+) -> Any:
     start = known.sample(CHAINS, seeded(0))
     assert start.dtype == torch.float32
-    end = run(kernel, Target(known.energy, force=force), start, transitions, parameters)
+    end = run(
+        kernel, Target(known.energy, gradient_dtype=gradient_dtype), start, transitions, parameters
+    )
     assert end.state.position.dtype == torch.float32
     return known.p_values(end.state.position), end
 
 
 @pytest.mark.parametrize(
-    ("kernel", "parameters"), [(mala.kernel, {"step_size": 0.006}), (hmc.kernel, {"step_size": 0.1, "leapfrog_steps": 3})]
+    ("kernel", "parameters"),
+    [(mala.kernel, {"step_size": 0.006}), (hmc.kernel, {"step_size": 0.1, "leapfrog_steps": 3})],
 )
 def test_a_rough_force_leaves_the_law_exact(kernel: Kernel, parameters: dict[str, float]) -> None:
-    """The gradient in bfloat16 is off by a fifth of a typical one and more, and acceptance pays for it."""
+    """The gradient in bfloat16 is off by a fifth of a typical one and more, and acceptance pays for
+    it.
+    """
     known = far_gaussian()
     x = known.sample(CHAINS, seeded(3))
-    rough, exact = Target(known.energy, force=torch.bfloat16).gradient(x), Target(known.energy).gradient(x)
+    rough, exact = (
+        Target(known.energy, gradient_dtype=torch.bfloat16).gradient(x),
+        Target(known.energy).gradient(x),
+    )
     assert float((rough - exact).norm()) > 0.2 * float(exact.norm())
     p_values, end = at_float32(known, kernel, parameters, torch.bfloat16, 30)
     require(p_values)

@@ -1,4 +1,6 @@
-"""The classifier in a joint energy: its loss from energies alone, its gradient, and labels that do not fit it."""
+"""The classifier in a joint energy: its loss from energies alone, its gradient, and labels that do
+not fit it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from pipeline.build import open_data
-from pipeline.compose import compose
+from pipeline.assembly.data import open_data
+from pipeline.common.errors import ConfigError
+from pipeline.config.compose import compose
 from pipeline.energies.label_mlp import LabelMLP
-from pipeline.errors import ConfigError
 from pipeline.objectives.base import Batch
 from pipeline.objectives.labels import LabelLikelihood
 
@@ -21,19 +23,25 @@ from pipeline.objectives.labels import LabelLikelihood
 def model() -> LabelMLP:
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(0)
-        energy = LabelMLP((3,), (), hidden=[8], classes=4, class_conditional=False, base_scale=1.0).double()
+        energy = LabelMLP(
+            (3,), (), hidden=[8], classes=4, class_conditional=False, base_scale=1.0
+        ).double()
         for parameter in energy.parameters():
             torch.nn.init.normal_(parameter)
     return energy
 
 
 def test_the_loss_is_that_of_the_energies_of_every_label() -> None:
-    """-log p(y | x) = E(x, y) + log sum_k exp(-E(x, k)), and its gradient in every parameter, by autograd of those energies."""
+    """-log p(y | x) = E(x, y) + log sum_k exp(-E(x, k)), and its gradient in every parameter, by
+    autograd of those energies.
+    """
     energy, generator = model(), torch.Generator().manual_seed(1)
     x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
     labels = torch.randint(4, (20,), generator=generator).double()
     (part,) = LabelLikelihood().parts(energy, Batch(x, context=labels))
-    every = torch.stack([energy.of_class(torch.full((20,), float(k), dtype=torch.float64))(x) for k in range(4)], 1)
+    every = torch.stack(
+        [energy.of_class(torch.full((20,), float(k), dtype=torch.float64))(x) for k in range(4)], 1
+    )
     own = every.gather(1, labels.long()[:, None])[:, 0]
     by_hand = (own + torch.logsumexp(-every, 1)).sum()
     assert (part.name, part.rows) == ("label", 20)
@@ -45,17 +53,23 @@ def test_the_loss_is_that_of_the_energies_of_every_label() -> None:
     ):
         torch.testing.assert_close(one, other)
     (wrong,) = LabelLikelihood().parts(energy, Batch(x, context=labels.roll(1)))
-    assert abs(float((wrong.total - by_hand).detach())) > 1, "labels do not matter here: this tests nothing"
+    assert abs(float((wrong.total - by_hand).detach())) > 1, (
+        "labels do not matter here: this tests nothing"
+    )
 
 
 @pytest.mark.parametrize("labels", [[0, 1, 2], [0, 1, 0.5], [0, -1, 1]])
 def test_labels_that_are_none_are_refused(tmp_path: Path, labels: list[float]) -> None:
     """Beyond `energy.classes`, between two of them, or below 0."""
     values = np.tile(np.array(labels, np.float32), 10)
-    pq.write_table(pa.table({"a": values, "b": -values, "label": values}), tmp_path / "rows.parquet")
+    pq.write_table(
+        pa.table({"a": values, "b": -values, "label": values}), tmp_path / "rows.parquet"
+    )
     config = [
         *("data=columns", f"data.path={tmp_path}/rows.parquet", "data.context=[label]"),
         *("data.held_out=5", "energy=label_mlp", "energy.classes=2", "trainer.batch_size=8"),
     ]
-    with pytest.raises(ConfigError, match=r"energy\.classes=2: the rows' contexts are not all labels 0, \.\.\., 1"):
+    with pytest.raises(
+        ConfigError, match=r"energy\.classes=2: the rows' contexts are not all labels 0, \.\.\., 1"
+    ):
         open_data(compose(config))

@@ -1,6 +1,7 @@
 """Closed-form laws against quadrature, autograd, `torch.distributions` and their own samples.
 
-Kolmogorov-Smirnov tests ask for p > 2e-9 (|z| < 6, so to speak), fixed seeds: under 1e-7 false alarms for the file.
+Kolmogorov-Smirnov tests ask for p > 2e-9 (|z| < 6, so to speak), fixed seeds: under 1e-7 false
+alarms for the file.
 """
 
 from __future__ import annotations
@@ -17,7 +18,15 @@ from torch import Tensor
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal
 
 from pipeline.energies.base import Energy
-from pipeline.energies.laws import LAWS, Funnel, Gaussian, GaussianMixture, Law, Rings, TruncatedGaussian
+from pipeline.energies.laws import (
+    LAWS,
+    Funnel,
+    Gaussian,
+    GaussianMixture,
+    Law,
+    Rings,
+    TruncatedGaussian,
+)
 
 P_LIMIT = 2e-9
 DRAWS = 100_000
@@ -73,19 +82,27 @@ def span(radius: float, points: int) -> tuple[Tensor, float]:
 
 
 def p_value(distribution: Tensor) -> float:
-    """Kolmogorov-Smirnov, of the claimed distribution function at every draw: uniform if the claim holds."""
+    """Kolmogorov-Smirnov, of the claimed distribution function at every draw: uniform if the claim
+    holds.
+    """
     return float(stats.kstest(distribution.numpy(), "uniform").pvalue)
 
 
 def midpoint_log_z(law: Law) -> float:
-    """log of the integral of exp(-E) by the midpoint rule, in coordinates where the law is no wider than a unit or three."""
+    """log of the integral of exp(-E) by the midpoint rule, in coordinates where the law is no wider
+    than a unit or three.
+    """
     if isinstance(law, Funnel):  # x_i = y_i exp(x_0 / 2)
         neck, neck_width = span(12.0, 60)
         rest, rest_width = span(8.0, 24)
         y = grid(neck, *[rest] * (law.dimension - 1))
         x = torch.cat([y[:, :1], y[:, 1:] * torch.exp(y[:, :1] / 2)], 1)
         logs = -law(x) + (law.dimension - 1) * y[:, 0] / 2
-        return float(torch.logsumexp(logs, 0)) + math.log(neck_width) + (law.dimension - 1) * math.log(rest_width)
+        return (
+            float(torch.logsumexp(logs, 0))
+            + math.log(neck_width)
+            + (law.dimension - 1) * math.log(rest_width)
+        )
     if isinstance(law, Rings):  # radius and angle: E depends on the radius alone
         radius, width = span(4.0, 40_000)
         radius = radius + 4.0
@@ -110,7 +127,9 @@ def test_score_is_minus_the_gradient(make: Callable[[], Law]) -> None:
     law = make().double()
     x = 2 * torch.randn(50, law.dimension, dtype=torch.float64, generator=generator())
     beta = torch.rand(50, dtype=torch.float64, generator=generator())
-    torch.testing.assert_close(law.score(x), -Energy.energy_and_gradient(law, x)[1], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(
+        law.score(x), -Energy.energy_and_gradient(law, x)[1], rtol=1e-9, atol=1e-9
+    )
     base = 0.0 if law.box is not None else (1 - beta)[:, None] * x / law.base_scale**2
     tempered = base - beta[:, None] * law.score(x)
     torch.testing.assert_close(law.energy_and_gradient(x, beta)[1], tempered, rtol=1e-9, atol=1e-9)
@@ -139,7 +158,10 @@ def test_mixture_density_is_torchs() -> None:
     x = 2 * torch.randn(20, 2, dtype=torch.float64, generator=generator())
     covariances = double([[[0.6, 0.4], [0.4, 0.5]], [[0.5, -0.2], [-0.2, 0.6]]])
     components = MultivariateNormal(double([[-1.2, -0.8], [1.5, 0.4]]), covariances)
-    torch.testing.assert_close(law.log_density(x), MixtureSameFamily(Categorical(double([0.3, 0.7])), components).log_prob(x))
+    torch.testing.assert_close(
+        law.log_density(x),
+        MixtureSameFamily(Categorical(double([0.3, 0.7])), components).log_prob(x),
+    )
 
 
 def test_funnel_density_is_that_of_its_conditionals() -> None:
@@ -152,9 +174,15 @@ def test_funnel_density_is_that_of_its_conditionals() -> None:
 def test_rings_energy_is_the_formulas() -> None:
     x = 2 * torch.randn(20, 2, dtype=torch.float64, generator=generator())
     for row, value in zip(x.tolist(), rings()(x).tolist(), strict=True):
-        terms = [w * math.exp(-((math.hypot(*row) - radius) ** 2) / (2 * 0.25)) for radius, w in ((0.3, 2.0), (2.0, 0.7))]
+        terms = [
+            w * math.exp(-((math.hypot(*row) - radius) ** 2) / (2 * 0.25))
+            for radius, w in ((0.3, 2.0), (2.0, 0.7))
+        ]
         assert value == pytest.approx(-math.log(sum(terms)), abs=1e-12)
-    assert torch.equal(rings().score(torch.zeros(1, 2, dtype=torch.float64)), torch.zeros(1, 2, dtype=torch.float64))
+    assert torch.equal(
+        rings().score(torch.zeros(1, 2, dtype=torch.float64)),
+        torch.zeros(1, 2, dtype=torch.float64),
+    )
 
 
 def test_gaussian_of_other_shapes() -> None:
@@ -176,13 +204,21 @@ def test_gaussian_fit_has_the_rows_moments() -> None:
     assert law.shape == (3, 1)
     assert law.mean.dtype == torch.float32
     np.testing.assert_allclose(law.mean.numpy(), flat.mean(0), rtol=1e-6)
-    np.testing.assert_allclose((law.factor @ law.factor.T).numpy(), covariance, rtol=1e-5, atol=1e-6)
-    assert Gaussian.fit(torch.zeros(5, 1), 0.0).log_partition() < 0, "constant rows have a Gaussian too"
+    np.testing.assert_allclose(
+        (law.factor @ law.factor.T).numpy(), covariance, rtol=1e-5, atol=1e-6
+    )
+    assert Gaussian.fit(torch.zeros(5, 1), 0.0).log_partition() < 0, (
+        "constant rows have a Gaussian too"
+    )
 
 
 @pytest.mark.parametrize("make", [gaussian, mixture, LAWS["gaussian"], LAWS["mixture"]])
-def test_samples_of_gaussians_have_their_projections(make: Callable[[], Gaussian | GaussianMixture]) -> None:
-    """Along u the law is a mixture of N(u.m_k, u'C_k u); four directions fix every mean and covariance in the plane."""
+def test_samples_of_gaussians_have_their_projections(
+    make: Callable[[], Gaussian | GaussianMixture],
+) -> None:
+    """Along u the law is a mixture of N(u.m_k, u'C_k u); four directions fix every mean and
+    covariance in the plane.
+    """
     law = make().double()
     if isinstance(law, Gaussian):
         shares, means, factors = torch.ones(1).double(), law.mean[None], law.factor[None]
@@ -196,7 +232,9 @@ def test_samples_of_gaussians_have_their_projections(make: Callable[[], Gaussian
 
 @pytest.mark.parametrize("make", [box, LAWS["box"]])
 def test_samples_of_a_truncated_gaussian(make: Callable[[], TruncatedGaussian]) -> None:
-    """Component by component the distribution function of scipy's truncated normal, the two uncorrelated."""
+    """Component by component the distribution function of scipy's truncated normal, the two
+    uncorrelated.
+    """
     law = make().double()
     assert law.box is not None
     x, (low, high) = law.sample(DRAWS, generator()), law.box
@@ -215,12 +253,16 @@ def test_truncated_gaussian_fit_has_the_rows_moments() -> None:
     assert law.shape == (3, 1)
     assert law.box == (0.0, 1.0)
     np.testing.assert_allclose(law.mean.numpy(), flat.mean(0), rtol=1e-6)
-    np.testing.assert_allclose(law.std.numpy(), np.sqrt(flat.var(0, ddof=1) + 0.04 + 1e-3), rtol=1e-6)
+    np.testing.assert_allclose(
+        law.std.numpy(), np.sqrt(flat.var(0, ddof=1) + 0.04 + 1e-3), rtol=1e-6
+    )
 
 
 @pytest.mark.parametrize("make", [rings, LAWS["rings"]])
 def test_samples_of_rings_have_the_energys_radii_and_any_angle(make: Callable[[], Rings]) -> None:
-    """The radius's distribution function from the energy itself: a cumulative sum of 2 pi r exp(-E)."""
+    """The radius's distribution function from the energy itself: a cumulative sum of 2 pi r
+    exp(-E).
+    """
     law = make().double()
     x = law.sample(DRAWS, generator())
     radius = torch.linalg.vector_norm(x, dim=1)

@@ -1,4 +1,6 @@
-"""Exact maximum likelihood against enumeration by hand, closed forms, and finite differences of the rule's own error."""
+"""Exact maximum likelihood against enumeration by hand, closed forms, and finite differences of the
+rule's own error.
+"""
 
 from __future__ import annotations
 
@@ -10,18 +12,25 @@ import pytest
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ConfigError
 from pipeline.energies.base import Energy
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
-from pipeline.errors import ConfigError
 from pipeline.objectives.base import Batch
 from pipeline.objectives.likelihood import MaximumLikelihood
 from tests.conftest import states
 from tests.statistics.laws import double, scramble, seeded
 from tests.statistics.laws import states as states_of
-from tests.statistics.trainable import Scaled, TrainableGaussian, TrainableMixture, close, gradient_of, loss_of
+from tests.statistics.trainable import (
+    Scaled,
+    TrainableGaussian,
+    TrainableMixture,
+    close,
+    gradient_of,
+    loss_of,
+)
 
 EXACT = 1e-8
 
@@ -33,7 +42,9 @@ def started(energy: Energy, rows: Tensor, grid: int = 100) -> MaximumLikelihood:
 
 
 def test_on_an_rbm_it_is_the_enumeration_by_hand(tiny_rbm: BernoulliRBM) -> None:
-    """-mean log p(x+), and E_data[grad E] - E_model[grad E] with grad E written out: -h(v) v', -v and -h(v)."""
+    """-mean log p(x+), and E_data[grad E] - E_model[grad E] with grad E written out: -h(v) v', -v
+    and -h(v).
+    """
     positives, every = states(5)[[3, 7, 7, 21]], states(5)
     with torch.no_grad():
         unnormalised = [math.exp(-float(tiny_rbm(v[None]))) for v in every]
@@ -47,7 +58,9 @@ def test_on_an_rbm_it_is_the_enumeration_by_hand(tiny_rbm: BernoulliRBM) -> None
         return -torch.cat([torch.outer(h, v).flatten(), v, h])
 
     data = torch.stack([slopes(v) for v in positives]).mean(0)
-    model = torch.stack([weight / z * slopes(v) for weight, v in zip(unnormalised, every, strict=True)]).sum(0)
+    model = torch.stack(
+        [weight / z * slopes(v) for weight, v in zip(unnormalised, every, strict=True)]
+    ).sum(0)
     close(gradient_of(loss, tiny_rbm), data - model, EXACT)
 
 
@@ -64,7 +77,9 @@ def test_on_an_rbm_it_is_the_enumeration_by_hand(tiny_rbm: BernoulliRBM) -> None
     ids=["hidden", "visible", "chunks", "potts", "quadratic", "lattice"],
 )
 def test_log_sum_and_its_gradient_are_those_of_all_states(energy: Energy) -> None:
-    """Checkpointed, by hidden or by visible states: as logsumexp of -E over the visible ones, in one piece."""
+    """Checkpointed, by hidden or by visible states: as logsumexp of -E over the visible ones, in
+    one piece.
+    """
     scramble(energy, 0.7)
     whole = torch.logsumexp(-energy(states_of(energy)), 0)
     value = energy.log_sum()
@@ -93,7 +108,9 @@ def two_gaussian() -> TrainableGaussian:
 
 
 def one_mixture() -> TrainableMixture:
-    return TrainableMixture(double([0.3, -0.9]), double([[-1.0], [1.5]]), double([[[0.3]], [[0.6]]]))
+    return TrainableMixture(
+        double([0.3, -0.9]), double([[-1.0], [1.5]]), double([[[0.3]], [[0.6]]])
+    )
 
 
 def two_mixture() -> TrainableMixture:
@@ -102,7 +119,9 @@ def two_mixture() -> TrainableMixture:
 
 
 @pytest.mark.parametrize("make", [one_gaussian, two_gaussian, one_mixture, two_mixture])
-def test_the_midpoint_rule_is_the_closed_form(make: Callable[[], TrainableGaussian | TrainableMixture]) -> None:
+def test_the_midpoint_rule_is_the_closed_form(
+    make: Callable[[], TrainableGaussian | TrainableMixture],
+) -> None:
     """Loss and gradient, with 200 points a side, as many as the default; with 12 they are not."""
     energy = make()
     rows = 1.5 * torch.randn(50, energy.dimension, generator=seeded(1), dtype=torch.float64)
@@ -115,13 +134,18 @@ def test_the_midpoint_rule_is_the_closed_form(make: Callable[[], TrainableGaussi
 
 
 def test_in_a_box_its_error_falls_with_the_square_of_the_spacing() -> None:
-    """Where the density does not vanish at the walls: log of the integral of exp(-k x^2 / 2) over [-1, 1] by erf."""
+    """Where the density does not vanish at the walls: log of the integral of exp(-k x^2 / 2) over
+    [-1, 1] by erf.
+    """
     energy = Scaled(1.7, double([0.0]))
     energy.box = (-1.0, 1.0)
     exact = 0.5 * math.log(2 * math.pi / 1.7) + math.log(math.erf(math.sqrt(1.7 / 2)))
     rows = double([[0.2], [-0.4]])
     positive = float(energy(rows).mean().detach())
-    losses = [float(loss_of(started(energy, rows, grid), energy, Batch(rows)).detach()) for grid in (50, 100, 200)]
+    losses = [
+        float(loss_of(started(energy, rows, grid), energy, Batch(rows)).detach())
+        for grid in (50, 100, 200)
+    ]
     errors = [abs(loss - positive - exact) for loss in losses]
     assert errors[0] < 1e-4
     for wide, narrow in itertools.pairwise(errors):
@@ -141,7 +165,7 @@ def test_in_a_box_its_error_falls_with_the_square_of_the_spacing() -> None:
 )
 def test_what_has_no_log_z_is_refused(energy: Energy) -> None:
     with pytest.raises(ConfigError, match="needs log Z"):
-        started(energy, energy.noise(5, seeded(0)))
+        started(energy, energy.sample_base(5, seeded(0)))
 
 
 def test_a_grid_follows_the_data_and_the_energy() -> None:

@@ -1,4 +1,6 @@
-"""Maximum entropy: laws known in closed form found again, the dual's gradient by enumeration, moments that no law has."""
+"""Maximum entropy: laws known in closed form found again, the dual's gradient by enumeration,
+moments that no law has.
+"""
 
 from __future__ import annotations
 
@@ -12,13 +14,14 @@ import torch
 from scipy import integrate, optimize, stats
 from torch import Tensor
 
-from pipeline.build import make_energy
-from pipeline.compose import compose
+from pipeline.assembly.energies import make_energy
+from pipeline.config.compose import compose
 from pipeline.data.ising import ising
-from pipeline.energies.exponential_family import ExponentialFamily, family
+from pipeline.energies.maxent.exponential_family import ExponentialFamily, family
 from pipeline.evaluation.maximum_entropy import against_truth, maximum_entropy
 from pipeline.evaluation.moments import by_chains
-from pipeline.objectives.base import Batch, Chunking
+from pipeline.objectives.base import Batch
+from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.moments import MomentMatching, MomentMatchingByChains
 from tests.statistics.test_features import MEANS, PAIRS, with_parameters
 from tests.statistics.trainable import gradient_of, loss_of
@@ -33,7 +36,7 @@ def numbers(*values: float) -> Tensor:
 
 
 def started(objective: MomentMatching, energy: ExponentialFamily) -> MomentMatching:
-    objective.initialise(energy, energy.noise(2, GENERATOR.manual_seed(0)), GENERATOR)
+    objective.initialise(energy, energy.sample_base(2, GENERATOR.manual_seed(0)), GENERATOR)
     return objective
 
 
@@ -43,7 +46,11 @@ def minimise(energy: ExponentialFamily, moments: list[float], l2: float = 0.0) -
     objective = started(MomentMatching(moments, 0.0, l2), energy)
     batch = Batch(torch.empty(0, *energy.shape))
     optimizer = torch.optim.LBFGS(
-        [energy.natural], max_iter=500, tolerance_grad=1e-11, tolerance_change=0, line_search_fn="strong_wolfe"
+        [energy.natural],
+        max_iter=500,
+        tolerance_grad=1e-11,
+        tolerance_change=0,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
@@ -57,20 +64,30 @@ def minimise(energy: ExponentialFamily, moments: list[float], l2: float = 0.0) -
 
 
 def law(energy: ExponentialFamily) -> tuple[Tensor, Tensor]:
-    """All states `[S, d]` and their probabilities, worked out here and not by the energy's own sums."""
+    """All states `[S, d]` and their probabilities, worked out here and not by the energy's own
+    sums.
+    """
     values = range(energy.levels or 0)
-    x = torch.tensor(list(itertools.product(values, repeat=energy.dimension)), dtype=torch.float64).view(-1, *energy.shape)
+    x = torch.tensor(
+        list(itertools.product(values, repeat=energy.dimension)), dtype=torch.float64
+    ).view(-1, *energy.shape)
     return x, torch.softmax(-energy(x).detach(), 0)
 
 
-# -- laws known in closed form ----------------------------------------------------------------------------------------
+# -- laws known in closed form ---------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(("box", "base"), [((-10.0, 11.0), math.inf), (None, 1.5)])
-def test_of_given_mean_and_variance_it_is_the_gaussian(box: tuple[float, float] | None, base: float) -> None:
-    """lambda = (m / s^2, 1 / (2 b^2) - 1 / (2 s^2)), b the base measure's scale, to 1e-6; entropy log(2 pi e s^2) / 2."""
+def test_of_given_mean_and_variance_it_is_the_gaussian(
+    box: tuple[float, float] | None, base: float
+) -> None:
+    """lambda = (m / s^2, 1 / (2 b^2) - 1 / (2 s^2)), b the base measure's scale, to 1e-6; entropy
+    log(2 pi e s^2) / 2.
+    """
     mean, variance = 0.7, 0.64
-    energy = minimise(family((1,), [QUADRATIC], box=box, base_scale=1.5), [mean, mean**2 + variance])
+    energy = minimise(
+        family((1,), [QUADRATIC], box=box, base_scale=1.5), [mean, mean**2 + variance]
+    )
     expected = numbers(mean / variance, 1 / (2 * base**2) - 1 / (2 * variance))
     torch.testing.assert_close(energy.natural.detach(), expected, rtol=0, atol=1e-6)
     moments = energy.exact_moments()
@@ -79,15 +96,21 @@ def test_of_given_mean_and_variance_it_is_the_gaussian(box: tuple[float, float] 
 
 
 def test_in_the_plane_too() -> None:
-    """Means, squares and the product: the Gaussian with that covariance, its precision and entropy to 1e-6."""
+    """Means, squares and the product: the Gaussian with that covariance, its precision and entropy
+    to 1e-6.
+    """
     covariance = numbers(1.0, 0.6, 0.6, 0.8).view(2, 2)
     mean = numbers(0.3, -0.2)
     second = covariance + torch.outer(mean, mean)
     energy = family((2,), [QUADRATIC, PAIRS], box=(-8.0, 8.0))
-    minimise(energy, [*torch.stack([mean, second.diagonal()], 1).flatten().tolist(), float(second[0, 1])])
+    minimise(
+        energy, [*torch.stack([mean, second.diagonal()], 1).flatten().tolist(), float(second[0, 1])]
+    )
     precision = torch.linalg.inv(covariance)
     pull = precision @ mean
-    expected = numbers(float(pull[0]), -float(precision[0, 0]) / 2, float(pull[1]), -float(precision[1, 1]) / 2)
+    expected = numbers(
+        float(pull[0]), -float(precision[0, 0]) / 2, float(pull[1]), -float(precision[1, 1]) / 2
+    )
     expected = torch.cat([expected, -precision[0, 1:]])
     torch.testing.assert_close(energy.natural.detach(), expected, rtol=0, atol=1e-6)
     moments = energy.exact_moments()
@@ -97,7 +120,9 @@ def test_in_the_plane_too() -> None:
 
 
 def test_the_dice_of_mean_4_and_a_half() -> None:
-    """Faces are levels 0, ..., 5, so their mean is 3.5; probabilities to the digits that are published."""
+    """Faces are levels 0, ..., 5, so their mean is 3.5; probabilities to the digits that are
+    published.
+    """
     energy = minimise(family((1,), [MEANS], levels=6), [3.5])
     x, probabilities = law(energy)
     torch.testing.assert_close(probabilities, numbers(*DICE), rtol=0, atol=5e-6)
@@ -105,7 +130,9 @@ def test_the_dice_of_mean_4_and_a_half() -> None:
 
 
 def test_a_base_measure_is_tilted() -> None:
-    """p_k = r_k exp(lambda k) / Z, lambda found by bisection; without moments asked for, the base measure itself."""
+    """p_k = r_k exp(lambda k) / Z, lambda found by bisection; without moments asked for, the base
+    measure itself.
+    """
     rates = np.array([0.5, 0.1, 0.1, 0.3])
     energy = family((1,), [MEANS], levels=4, base_rates=tuple(2 * rates)).double()
     torch.testing.assert_close(law(energy)[1], torch.from_numpy(rates), rtol=0, atol=1e-7)
@@ -118,25 +145,31 @@ def test_a_base_measure_is_tilted() -> None:
     minimise(energy, [2.2])
     root = optimize.brentq(excess, -10, 10, xtol=1e-12)
     assert energy.natural.item() == pytest.approx(root, abs=1e-6)  # the rates are kept in float32
-    drawn = energy.noise(40_000, torch.Generator().manual_seed(0)).long().flatten()
+    drawn = energy.sample_base(40_000, torch.Generator().manual_seed(0)).long().flatten()
     assert stats.chisquare(torch.bincount(drawn, minlength=4).numpy(), 40_000 * rates).pvalue > 1e-6
 
 
 @pytest.mark.slow
 def test_an_ising_model_from_its_pairwise_moments() -> None:
-    """3 x 3, parameters from N(0, 1): each recovered to 1e-4 from exact means and neighbours' products."""
+    """3 x 3, parameters from N(0, 1): each recovered to 1e-4 from exact means and neighbours'
+    products.
+    """
     declared = [MEANS, {"kind": "pairs", "neighbours": True}]
     truth = with_parameters(family((3, 3), declared, levels=2), seed=4)
     x, probabilities = law(truth)
-    found = minimise(family((3, 3), declared, levels=2), (probabilities @ truth.features(x)).tolist())
+    found = minimise(
+        family((3, 3), declared, levels=2), (probabilities @ truth.features(x)).tolist()
+    )
     torch.testing.assert_close(found.natural.detach(), truth.natural.detach(), rtol=0, atol=1e-4)
 
 
-# -- sums and gradients -----------------------------------------------------------------------------------------------
+# -- sums and gradients ----------------------------------------------------------------------------
 
 
 def test_log_z_and_moments_by_quadrature() -> None:
-    """Of exp(x/2 + 2x^2 - x^4/2) on [-2.5, 2.5] by scipy's adaptive rule; those of the preset are these."""
+    """Of exp(x/2 + 2x^2 - x^4/2) on [-2.5, 2.5] by scipy's adaptive rule; those of the preset are
+    these.
+    """
     config = compose(["experiment=maxent_moments"])
     energy = make_energy(config, (1,))
     assert isinstance(energy, ExponentialFamily)
@@ -144,11 +177,16 @@ def test_log_z_and_moments_by_quadrature() -> None:
         energy.natural.copy_(torch.tensor([0.5, 2.0, 0.0, -0.5]))
 
     def of(power: int) -> float:
-        return float(integrate.quad(lambda x: x**power * math.exp(x / 2 + 2 * x**2 - x**4 / 2), -2.5, 2.5, epsrel=1e-12)[0])
+        return float(
+            integrate.quad(
+                lambda x: x**power * math.exp(x / 2 + 2 * x**2 - x**4 / 2), -2.5, 2.5, epsrel=1e-12
+            )[0]
+        )
 
     moments = energy.exact_moments()
     assert moments is not None
-    # the midpoint rule's error is of order spacing^2, the spacing 1.2e-3, times the density at the walls, 1e-3
+    # the midpoint rule's error is of order spacing^2, the spacing 1.2e-3, times the density at the
+    # walls, 1e-3
     assert energy.log_partition() == pytest.approx(math.log(of(0)), abs=1e-7)
     expected = [of(power) / of(0) for power in range(1, 5)]
     assert moments.mean.tolist() == pytest.approx(expected, abs=1e-6)
@@ -167,9 +205,13 @@ def test_exact_moments_are_log_zs_derivatives() -> None:
     natural = energy.natural.detach()
     gradient = torch.autograd.functional.jacobian(log_z, natural)
     torch.testing.assert_close(moments.mean, gradient, rtol=0, atol=1e-12)
-    torch.testing.assert_close(moments.covariance, torch.autograd.functional.hessian(log_z, natural), rtol=0, atol=1e-12)
+    torch.testing.assert_close(
+        moments.covariance, torch.autograd.functional.hessian(log_z, natural), rtol=0, atol=1e-12
+    )
     _, probabilities = law(energy)
-    assert moments.entropy == pytest.approx(float(torch.special.entr(probabilities).sum()), abs=1e-12)
+    assert moments.entropy == pytest.approx(
+        float(torch.special.entr(probabilities).sum()), abs=1e-12
+    )
 
 
 class Unweighted(MomentMatchingByChains):
@@ -181,20 +223,27 @@ class Unweighted(MomentMatchingByChains):
 
 @pytest.mark.parametrize("rates", [None, (0.2, 0.5, 0.3)])
 def test_the_duals_gradient(rates: tuple[float, ...] | None) -> None:
-    """E[phi] - mu + l1 sign(lambda) + l2 lambda, by enumeration to 1e-10: with log Z, and from negatives that are all states,
-    weighted by their probabilities, whole and in chunks. Without the weights it is another.
+    """E[phi] - mu + l1 sign(lambda) + l2 lambda, by enumeration to 1e-10: with log Z, and from
+    negatives that are all states, weighted by their probabilities, whole and in chunks. Without the
+    weights it is another.
     """
     energy = with_parameters(family((3,), [MEANS, PAIRS], levels=3, base_rates=rates))
     mu = [1.0, 0.9, 1.2, 1.0, 1.1, 0.8]
     x, probabilities = law(energy)
     natural = energy.natural.detach()
-    expected = probabilities @ energy.features(x) - numbers(*mu) + 0.1 * natural.sign() + 0.2 * natural
+    expected = (
+        probabilities @ energy.features(x) - numbers(*mu) + 0.1 * natural.sign() + 0.2 * natural
+    )
     nothing = torch.empty(0, 3, dtype=torch.float64)
     exact = started(MomentMatching(mu, 0.1, 0.2), energy)
-    torch.testing.assert_close(gradient_of(loss_of(exact, energy, Batch(nothing)), energy), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        gradient_of(loss_of(exact, energy, Batch(nothing)), energy), expected, rtol=0, atol=1e-10
+    )
     batch = Batch(nothing, negatives=x, weights=probabilities * len(x))
     sampled = started(MomentMatchingByChains(mu, 0.1, 0.2), energy)
-    torch.testing.assert_close(gradient_of(loss_of(sampled, energy, batch), energy), expected, rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        gradient_of(loss_of(sampled, energy, batch), energy), expected, rtol=0, atol=1e-10
+    )
     total = torch.zeros_like(expected)
     for piece, share in Chunking(rows=7).split(batch):
         total += share * gradient_of(loss_of(sampled, energy, piece), energy)
@@ -211,20 +260,24 @@ def test_moments_of_data_are_their_means() -> None:
     assert objective.mu.tolist() == [1.0, 1.25, 1.25]
 
 
-# -- relaxation -------------------------------------------------------------------------------------------------------
+# -- relaxation ------------------------------------------------------------------------------------
 
 
 def test_the_ridge_misses_by_l2_times_the_parameter() -> None:
-    """E[phi] = mu - l2 lambda at the minimum, for moments that no law has as well (the dice's mean 6 of levels 0, ..., 5)."""
+    """E[phi] = mu - l2 lambda at the minimum, for moments that no law has as well (the dice's mean
+    6 of levels 0, ..., 5).
+    """
     for asked in (3.5, 6.0):
         energy = minimise(family((1,), [MEANS], levels=6), [asked], l2=0.1)
         x, probabilities = law(energy)
-        assert float(probabilities @ x[:, 0] - asked) == pytest.approx(-0.1 * energy.natural.item(), abs=1e-8)
+        assert float(probabilities @ x[:, 0] - asked) == pytest.approx(
+            -0.1 * energy.natural.item(), abs=1e-8
+        )
 
 
 def test_the_box_relaxations_optimality() -> None:
-    """|E[phi_i] - mu_i| <= l1, and where lambda_i is not 0 the miss is -l1 sign(lambda_i), to 1e-6; the objective's own loss is
-    nowhere lower.
+    """|E[phi_i] - mu_i| <= l1, and where lambda_i is not 0 the miss is -l1 sign(lambda_i), to 1e-6;
+    the objective's own loss is nowhere lower.
     """
     truth = with_parameters(family((2, 3), [MEANS, PAIRS], levels=2), seed=1)
     x, probabilities = law(truth)
@@ -239,14 +292,18 @@ def test_the_box_relaxations_optimality() -> None:
     zero = best.natural.detach() == 0
     assert 0 < int(zero.sum()) < len(mu)
     assert float(miss.abs().max()) < l1 + 1e-6
-    torch.testing.assert_close(miss[~zero], -l1 * best.natural.detach()[~zero].sign(), rtol=0, atol=1e-6)
+    torch.testing.assert_close(
+        miss[~zero], -l1 * best.natural.detach()[~zero].sign(), rtol=0, atol=1e-6
+    )
     objective = started(MomentMatching(mu.tolist(), l1, 0.0), best)
     batch = Batch(torch.empty(0, 2, 3))
     least = loss_of(objective, best, batch).item()
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):
         with torch.no_grad():
-            best.natural.copy_(torch.from_numpy(dual.natural) + 0.05 * torch.randn(len(mu), generator=generator))
+            best.natural.copy_(
+                torch.from_numpy(dual.natural) + 0.05 * torch.randn(len(mu), generator=generator)
+            )
         assert loss_of(objective, best, batch).item() > least
 
 
@@ -262,17 +319,29 @@ def test_the_gap_is_the_divergence() -> None:
     np.testing.assert_allclose(dual.natural, truth.natural.detach().numpy(), atol=1e-4)
 
 
-# -- what is said of a run --------------------------------------------------------------------------------------------
+# -- what is said of a run -------------------------------------------------------------------------
 
 
 def test_moments_by_chains_have_honest_errors() -> None:
-    """Against enumeration: |z| < 6 for ten features (t with 63 degrees of freedom: 1e-6 of all), and errors no larger than
-    those of one draw a chain. Against another law they are caught.
+    """Against enumeration: |z| < 6 for ten features (t with 63 degrees of freedom: 1e-6 of all),
+    and errors no larger than those of one draw a chain. Against another law they are caught.
     """
     config = compose(
         [
-            *("energy=maxent", "energy.levels=2", "kernel=gibbs_with_gradients", "kernel.transitions=5", "data=none"),
-            *("data.levels=2", "data.shape=[4]", "objective=moments", "objective.moments=[1]", "evaluation.transitions=400"),
+            *(
+                "energy=maxent",
+                "energy.levels=2",
+                "kernel=gibbs_with_gradients",
+                "kernel.transitions=5",
+                "data=none",
+            ),
+            *(
+                "data.levels=2",
+                "data.shape=[4]",
+                "objective=moments",
+                "objective.moments=[1]",
+                "evaluation.transitions=400",
+            ),
         ]
     )
     energy = with_parameters(family((4,), [MEANS, PAIRS], levels=2), seed=6)
@@ -296,8 +365,9 @@ def _returned(generator: Any) -> Any:
 
 @pytest.mark.slow
 def test_chi_square_of_the_parameters_is_one() -> None:
-    """400 data sets of 4,000 rows of a 2 x 2 Ising model, each fitted exactly: the mean of chi-square is that of 8 degrees of
-    freedom within 5 standard errors (and the limit's O(1 / rows)), and the bound is exceeded at most once.
+    """400 data sets of 4,000 rows of a 2 x 2 Ising model, each fitted exactly: the mean of
+    chi-square is that of 8 degrees of freedom within 5 standard errors (and the limit's O(1 /
+    rows)), and the bound is exceeded at most once.
     """
     data = ising(compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=2000"]).data)  # type: ignore[arg-type]
     energy = family((2, 2), [MEANS, {"kind": "pairs", "neighbours": True}], levels=2).double()
@@ -319,8 +389,8 @@ def test_chi_square_of_the_parameters_is_one() -> None:
 
 
 def test_true_parameters_are_read_off_the_law() -> None:
-    """Products' by the log odds of two neighbours, the others at 0, which for spins -1, 1 are 4 J; a law of another family has
-    none.
+    """Products' by the log odds of two neighbours, the others at 0, which for spins -1, 1 are 4 J;
+    a law of another family has none.
     """
     data = ising(compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=2000"]).data)  # type: ignore[arg-type]
     energy = family((2, 2), [MEANS, {"kind": "pairs", "neighbours": True}], levels=2)
@@ -346,4 +416,9 @@ def test_ising_rows_are_of_their_law() -> None:
     assert data.log_density is not None
     probabilities = data.log_density(x).exp()
     assert float(probabilities.sum()) == pytest.approx(1, abs=1e-12)
-    assert stats.chisquare(torch.bincount(numbers_of, minlength=16).numpy(), len(rows) * probabilities.numpy()).pvalue > 1e-6
+    assert (
+        stats.chisquare(
+            torch.bincount(numbers_of, minlength=16).numpy(), len(rows) * probabilities.numpy()
+        ).pvalue
+        > 1e-6
+    )

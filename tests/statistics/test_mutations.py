@@ -1,7 +1,9 @@
-"""Broken kernels must be caught: each is a kernel of the registry with one slip, at a setting that `test_kernels.py` and
-`test_transition_matrices.py` prove the kernel itself at, with the same functions, samples, seeds and limit.
+"""Broken kernels must be caught: each is a kernel of the registry with one slip, at a setting that
+`test_kernels.py` and `test_transition_matrices.py` prove the kernel itself at, with the same
+functions, samples, seeds and limit.
 
-A slip is caught when the smallest p-value falls below `laws.P_LIMIT`, or detailed balance fails by more than its tolerance.
+A slip is caught when the smallest p-value falls below `laws.P_LIMIT`, or detailed balance fails by
+more than its tolerance.
 """
 
 from __future__ import annotations
@@ -15,10 +17,11 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.build import KERNELS, make_kernel
+from pipeline.assembly.kernels import KERNELS, make_kernel
 from pipeline.energies import base as energies_base
-from pipeline.energies.base import Energy, Target
+from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Bernoulli, Categorical, Conditional
+from pipeline.energies.target import Target
 from pipeline.kernels import (
     base,
     gibbs,
@@ -63,10 +66,12 @@ Slip = Callable[[pytest.MonkeyPatch], None]
 
 
 def caught(p_values: dict[str, float]) -> bool:
-    return not min(p_values.values()) >= laws.P_LIMIT  # nan, of positions that are not finite, is caught as well
+    return (
+        not min(p_values.values()) >= laws.P_LIMIT
+    )  # nan, of positions that are not finite, is caught as well
 
 
-# -- slips in the accept step -----------------------------------------------------------------------------------------
+# -- slips in the accept step ----------------------------------------------------------------------
 
 Accept = Callable[[torch.Generator, Tensor, Any, Any], tuple[Any, Tensor]]
 
@@ -75,44 +80,68 @@ def accepting(module: ModuleType, accept: Accept) -> Slip:
     return lambda patch: patch.setattr(module, "metropolis", accept)
 
 
-def inverse_ratio(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
+def inverse_ratio(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
     return base.metropolis(generator, -log_ratio, moved, state)
 
 
-def always(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
+def always(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
     return base.metropolis(generator, torch.zeros_like(log_ratio), moved, state)
 
 
-def energies_only(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:  # noqa: ARG001
+def energies_only(
+    generator: torch.Generator,
+    log_ratio: Tensor,  # noqa: ARG001
+    moved: Any,
+    state: Any,
+) -> tuple[Any, Tensor]:
     """No log ratio of proposals; in HMC, no kinetic energy."""
     return base.metropolis(generator, state.energy - moved.energy, moved, state)
 
 
-def proposals_inverted(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
+def proposals_inverted(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
     """log q(x' | x) - log q(x | x')."""
     return base.metropolis(generator, 2 * (state.energy - moved.energy) - log_ratio, moved, state)
 
 
-def warm(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
+def warm(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
     """Temperature 1.5."""
     return base.metropolis(generator, log_ratio / 1.5, moved, state)
 
 
-def downhill(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
+def downhill(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
     """Whatever is likelier than not to be accepted is, and nothing else: no chance in it."""
-    return base.metropolis(generator, torch.where(log_ratio > -math.log(2), 0.0, -torch.inf).to(log_ratio), moved, state)
+    return base.metropolis(
+        generator,
+        torch.where(log_ratio > -math.log(2), 0.0, -torch.inf).to(log_ratio),
+        moved,
+        state,
+    )
 
 
-def stale_cache(generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
+def stale_cache(
+    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
+) -> tuple[Any, Tensor]:
     """What was cached with a rejected proposal stays in the state."""
     chosen, acceptance = base.metropolis(generator, log_ratio, moved, state)
     return moved._replace(position=chosen.position), acceptance
 
 
-# -- slips in a proposal ----------------------------------------------------------------------------------------------
+# -- slips in a proposal ---------------------------------------------------------------------------
 
 
-def every(period: int, function: Callable[..., Any], slip: Callable[..., Any]) -> Callable[..., Any]:
+def every(
+    period: int, function: Callable[..., Any], slip: Callable[..., Any]
+) -> Callable[..., Any]:
     """`function`, but in every `period`-th call `slip`."""
     calls = 0
 
@@ -126,7 +155,11 @@ def every(period: int, function: Callable[..., Any], slip: Callable[..., Any]) -
 
 def wrong_sign_on_the_way_back(patch: pytest.MonkeyPatch) -> None:
     """x - x' - epsilon F(x'): the third of MALA's sums."""
-    patch.setattr(mala, "add_scaled", every(3, base.add_scaled, lambda x, y, scale: base.add_scaled(x, y, -scale)))
+    patch.setattr(
+        mala,
+        "add_scaled",
+        every(3, base.add_scaled, lambda x, y, scale: base.add_scaled(x, y, -scale)),
+    )
 
 
 def no_force_on_the_way_back(patch: pytest.MonkeyPatch) -> None:
@@ -135,7 +168,9 @@ def no_force_on_the_way_back(patch: pytest.MonkeyPatch) -> None:
 
 def half_the_noise(patch: pytest.MonkeyPatch) -> None:
     """Noise sqrt(epsilon), a ratio for sqrt(2 epsilon)."""
-    patch.setattr(mala, "normal_like", lambda x, generator: base.normal_like(x, generator) / math.sqrt(2))
+    patch.setattr(
+        mala, "normal_like", lambda x, generator: base.normal_like(x, generator) / math.sqrt(2)
+    )
 
 
 def no_last_half_kick(patch: pytest.MonkeyPatch) -> None:
@@ -158,7 +193,9 @@ def no_first_half_kick(patch: pytest.MonkeyPatch) -> None:
 
 def momentum_of_the_inverse_mass(patch: pytest.MonkeyPatch) -> None:
     """p ~ N(0, 1 / M) for N(0, M), M = (0.5, 2)."""
-    patch.setattr(hmc, "normal_like", lambda x, generator: base.normal_like(x, generator) / double([0.5, 2.0]))
+    patch.setattr(
+        hmc, "normal_like", lambda x, generator: base.normal_like(x, generator) / double([0.5, 2.0])
+    )
 
 
 def momentum_of_the_wrong_temperature(patch: pytest.MonkeyPatch) -> None:
@@ -201,7 +238,9 @@ def energies_upside_down(patch: pytest.MonkeyPatch) -> None:
 
 def staying_is_forbidden(patch: pytest.MonkeyPatch) -> None:
     def moves_only(logits: Tensor) -> Categorical:
-        return Categorical(torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], 1))
+        return Categorical(
+            torch.cat([torch.full_like(logits[:, :1], -torch.inf), logits[:, 1:]], 1)
+        )
 
     patch.setattr(single_site, "Categorical", moves_only)
 
@@ -209,7 +248,9 @@ def staying_is_forbidden(patch: pytest.MonkeyPatch) -> None:
 def last_site_energy(patch: pytest.MonkeyPatch) -> None:
     """The energy cached is that before the site was drawn."""
 
-    def alternatives(state: EnergyState, site: Tensor, target: Target) -> tuple[Tensor, Tensor, Tensor]:
+    def alternatives(
+        state: EnergyState, site: Tensor, target: Target
+    ) -> tuple[Tensor, Tensor, Tensor]:
         values, energies, others = original(state, site, target)
         return values, torch.cat([energies.roll(1, 1)[:, :1], energies[:, 1:]], 1), others
 
@@ -217,12 +258,14 @@ def last_site_energy(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(single_site, "alternatives", alternatives)
 
 
-# -- slips in a swap --------------------------------------------------------------------------------------------------
+# -- slips in a swap -------------------------------------------------------------------------------
 
 
 def swap_energy(change: Callable[[Tensor], Tensor]) -> Slip:
     original = replica_exchange._energy
-    return lambda patch: patch.setattr(replica_exchange, "_energy", lambda state, target: change(original(state, target)))
+    return lambda patch: patch.setattr(
+        replica_exchange, "_energy", lambda state, target: change(original(state, target))
+    )
 
 
 def every_other_rung(energy: Tensor) -> Tensor:
@@ -234,11 +277,13 @@ def energies_stay_behind(patch: pytest.MonkeyPatch) -> None:
     patch.setattr(
         replica_exchange,
         "choose",
-        lambda swapped, moved, state: base.choose(swapped, moved._replace(energy=state.energy), state),
+        lambda swapped, moved, state: base.choose(
+            swapped, moved._replace(energy=state.energy), state
+        ),
     )
 
 
-# -- the kernels, broken ----------------------------------------------------------------------------------------------
+# -- the kernels, broken ---------------------------------------------------------------------------
 
 
 class Mutation(NamedTuple):
@@ -255,7 +300,8 @@ def at(name: str, law_name: str, **options: Any) -> Setting:
     return next(
         setting
         for setting in SETTINGS + LADDERS
-        if (setting.name, setting.law) == (name, law_name) and options.items() <= setting.options.items()
+        if (setting.name, setting.law) == (name, law_name)
+        and options.items() <= setting.options.items()
     )
 
 
@@ -270,7 +316,15 @@ def slips(setting: Setting, *slips: Slip) -> list[Mutation]:
 pytestmark = pytest.mark.slow
 UNEQUAL = at("hmc", "gaussian", mass=(0.5, 2.0))
 MUTATIONS = [
-    *accept_slips(random_walk, at("random_walk", "gaussian"), inverse_ratio, always, warm, downhill, stale_cache),
+    *accept_slips(
+        random_walk,
+        at("random_walk", "gaussian"),
+        inverse_ratio,
+        always,
+        warm,
+        downhill,
+        stale_cache,
+    ),
     *accept_slips(random_walk, at("random_walk", "mixture"), warm),
     *accept_slips(random_walk, at("random_walk", "rings"), warm),
     *slips(at("random_walk", "box"), clamped),
@@ -285,18 +339,38 @@ MUTATIONS = [
     ),
     *accept_slips(metropolis_hastings, at("metropolis_hastings", "mixture"), energies_only),
     *accept_slips(metropolis_hastings, at("metropolis_hastings", "box"), energies_only),
-    *accept_slips(mala, at("mala", "gaussian"), energies_only, proposals_inverted, inverse_ratio, always, warm, stale_cache),
+    *accept_slips(
+        mala,
+        at("mala", "gaussian"),
+        energies_only,
+        proposals_inverted,
+        inverse_ratio,
+        always,
+        warm,
+        stale_cache,
+    ),
     *accept_slips(mala, at("mala", "mixture"), energies_only, always),
     *accept_slips(mala, at("mala", "box"), energies_only),
     *accept_slips(mala, at("mala", "rings"), energies_only, always),
-    *slips(at("mala", "gaussian"), wrong_sign_on_the_way_back, no_force_on_the_way_back, half_the_noise),
-    *accept_slips(hmc, at("hmc", "gaussian"), energies_only, inverse_ratio, always, warm, stale_cache),
+    *slips(
+        at("mala", "gaussian"), wrong_sign_on_the_way_back, no_force_on_the_way_back, half_the_noise
+    ),
+    *accept_slips(
+        hmc, at("hmc", "gaussian"), energies_only, inverse_ratio, always, warm, stale_cache
+    ),
     *accept_slips(hmc, UNEQUAL, energies_only, always),
     *accept_slips(hmc, at("hmc", "funnel"), energies_only, always),
     *slips(at("hmc", "gaussian"), momentum_of_the_wrong_temperature),
-    *slips(at("hmc", "mixture"), no_last_half_kick, no_first_half_kick, momentum_of_the_wrong_temperature),
+    *slips(
+        at("hmc", "mixture"),
+        no_last_half_kick,
+        no_first_half_kick,
+        momentum_of_the_wrong_temperature,
+    ),
     *slips(UNEQUAL, momentum_of_the_inverse_mass),
-    *slips(at("hmc", "box"), no_last_half_kick, no_first_half_kick, momentum_goes_on_through_the_wall),
+    *slips(
+        at("hmc", "box"), no_last_half_kick, no_first_half_kick, momentum_goes_on_through_the_wall
+    ),
     *accept_slips(
         gibbs_with_gradients,
         at("gibbs_with_gradients", "rbm"),
@@ -306,25 +380,41 @@ MUTATIONS = [
         always,
         stale_cache,
     ),
-    *accept_slips(gibbs_with_gradients, at("gibbs_with_gradients", "potts_rbm"), energies_only, always),
-    *accept_slips(gibbs_with_gradients, at("gibbs_with_gradients", "lattice"), energies_only, always),
-    *accept_slips(gibbs_with_gradients, at("gibbs_with_gradients", "ordinal"), energies_only, always),
+    *accept_slips(
+        gibbs_with_gradients, at("gibbs_with_gradients", "potts_rbm"), energies_only, always
+    ),
+    *accept_slips(
+        gibbs_with_gradients, at("gibbs_with_gradients", "lattice"), energies_only, always
+    ),
+    *accept_slips(
+        gibbs_with_gradients, at("gibbs_with_gradients", "ordinal"), energies_only, always
+    ),
     *slips(at("gibbs_with_gradients", "rbm"), way_back_from_here),
     *slips(at("single_site", "rbm"), energies_upside_down, staying_is_forbidden, last_site_energy),
-    *slips(at("single_site", "lattice"), energies_upside_down, staying_is_forbidden, last_site_energy),
+    *slips(
+        at("single_site", "lattice"), energies_upside_down, staying_is_forbidden, last_site_energy
+    ),
 ]
 
 
 @pytest.mark.parametrize("mutation", MUTATIONS, ids=str)
-def test_no_slip_leaves_the_law_as_it_is(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_slip_leaves_the_law_as_it_is(
+    mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     setting = mutation.setting
     mutation.slip(monkeypatch)
-    assert caught(stationarity(make_kernel(setting.section), kept_by(setting), setting.section.parameters)[0])
+    assert caught(
+        stationarity(make_kernel(setting.section), kept_by(setting), setting.section.parameters)[0]
+    )
 
 
 @pytest.mark.parametrize("slip", [way_back_from_here, way_back_is_the_way_there])
-def test_a_wrong_way_back_that_rejects_everything_is_caught(slip: Slip, monkeypatch: pytest.MonkeyPatch) -> None:
-    """With three levels both ask for the probability of a move that is none, 0: the law is kept, but never found."""
+def test_a_wrong_way_back_that_rejects_everything_is_caught(
+    slip: Slip, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With three levels both ask for the probability of a move that is none, 0: the law is kept,
+    but never found.
+    """
     setting = at("gibbs_with_gradients", "lattice")
     slip(monkeypatch)
     assert caught(convergence(gibbs_with_gradients.kernel, law("lattice"), {}, setting.enough))
@@ -343,20 +433,30 @@ SWAPS = [
 
 
 @pytest.mark.parametrize("mutation", SWAPS, ids=str)
-def test_no_slip_in_a_swap_leaves_the_joint_law_as_it_is(mutation: Mutation, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_slip_in_a_swap_leaves_the_joint_law_as_it_is(
+    mutation: Mutation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mutation.slip(monkeypatch)
     assert caught(joint_stationarity(make_kernel(mutation.setting.section), mutation.setting)[0])
 
 
 def test_every_registered_kernel_has_a_slip() -> None:
     """ULA's and Gibbs' are below."""
-    assert {mutation.setting.name for mutation in MUTATIONS + SWAPS} | {"ula", "gibbs"} == set(KERNELS)
+    assert {mutation.setting.name for mutation in MUTATIONS + SWAPS} | {"ula", "gibbs"} == set(
+        KERNELS
+    )
 
 
 @pytest.mark.parametrize("setting", [at("ula", "gaussian"), at("ula", "box")], ids=str)
-@pytest.mark.parametrize("noise", [lambda e: math.sqrt(e), lambda e: 2 * e, lambda e: math.sqrt(2 * e) * 1.2])
-def test_ula_with_the_wrong_noise_is_caught(setting: Setting, noise: Callable[[float], float]) -> None:
-    """sqrt(epsilon), the slip of many a lecture, which samples p^2; 2 epsilon; and a fifth too much."""
+@pytest.mark.parametrize(
+    "noise", [lambda e: math.sqrt(e), lambda e: 2 * e, lambda e: math.sqrt(2 * e) * 1.2]
+)
+def test_ula_with_the_wrong_noise_is_caught(
+    setting: Setting, noise: Callable[[float], float]
+) -> None:
+    """sqrt(epsilon), the slip of many a lecture, which samples p^2; 2 epsilon; and a fifth too
+    much.
+    """
     section = setting.section
     wrong = {**section.parameters, "noise": noise(section.parameters["step_size"])}
     assert caught(stationarity(make_kernel(section), kept_by(setting), wrong)[0])
@@ -366,12 +466,18 @@ def test_ula_with_the_wrong_noise_is_caught(setting: Setting, noise: Callable[[f
 def test_a_step_size_that_depends_on_the_position_is_caught() -> None:
     """A proposal is no longer symmetric when its width is that of where it starts."""
 
-    def step(generator: torch.Generator, state: EnergyState, target: Target, *, step_size: float) -> tuple[EnergyState, Info]:
+    def step(
+        generator: torch.Generator, state: EnergyState, target: Target, *, step_size: float
+    ) -> tuple[EnergyState, Info]:
         widths = step_size * (0.2 + state.position.norm(dim=1))
         return random_walk.step(generator, state, target, step_size=widths)
 
     setting = at("random_walk", "gaussian")
-    assert caught(stationarity(Kernel(random_walk.kernel.init, step), law("gaussian"), setting.section.parameters)[0])
+    assert caught(
+        stationarity(
+            Kernel(random_walk.kernel.init, step), law("gaussian"), setting.section.parameters
+        )[0]
+    )
 
 
 @pytest.mark.parametrize("name", ["random_walk", "mala", "hmc"])
@@ -379,11 +485,17 @@ def test_a_temperature_that_is_off_is_caught(name: str) -> None:
     """beta = 0.7 for 1."""
     setting, known = at(name, "gaussian"), law("gaussian")
     target = Target(known.energy, beta=double([0.7]))
-    assert caught(stationarity(make_kernel(setting.section), known, setting.section.parameters, target=target)[0])
+    assert caught(
+        stationarity(
+            make_kernel(setting.section), known, setting.section.parameters, target=target
+        )[0]
+    )
 
 
 def test_proposals_of_ones_own_with_a_wrong_ratio_are_caught() -> None:
-    """An asymmetric one taken for symmetric; scaling without its Jacobian, and with that of one dimension less."""
+    """An asymmetric one taken for symmetric; scaling without its Jacobian, and with that of one
+    dimension less.
+    """
 
     def symmetric(generator: torch.Generator, x: Tensor) -> tuple[Tensor, Tensor]:
         proposal, ratio = drifted(0.8)(generator, x)
@@ -397,24 +509,32 @@ def test_proposals_of_ones_own_with_a_wrong_ratio_are_caught() -> None:
         return propose
 
     for proposal in (symmetric, wrong_jacobian(0), wrong_jacobian(1)):
-        assert caught(stationarity(metropolis_hastings.with_proposal(proposal), law("gaussian"), {})[0])
-        assert caught(stationarity(metropolis_hastings.with_proposal(proposal), law("mixture"), {})[0])
+        assert caught(
+            stationarity(metropolis_hastings.with_proposal(proposal), law("gaussian"), {})[0]
+        )
+        assert caught(
+            stationarity(metropolis_hastings.with_proposal(proposal), law("mixture"), {})[0]
+        )
 
 
 def test_a_rough_force_corrected_by_an_exact_gradient_is_caught() -> None:
     """The ratio has to be that of the proposal made: bfloat16 there and float32 back is none."""
     known = far_gaussian()
-    rough = Target(known.energy, force=torch.bfloat16)
+    rough = Target(known.energy, gradient_dtype=torch.bfloat16)
 
     def step(
         generator: torch.Generator, state: GradientState, target: Target, **parameters: float
     ) -> tuple[GradientState, Info]:
-        return mala.step(generator, state._replace(gradient=rough.gradient(state.position)), target, **parameters)
+        return mala.step(
+            generator, state._replace(gradient=rough.gradient(state.position)), target, **parameters
+        )
 
-    assert caught(at_float32(known, Kernel(mala.kernel.init, step), {"step_size": 0.006}, None, 30)[0])
+    assert caught(
+        at_float32(known, Kernel(mala.kernel.init, step), {"step_size": 0.006}, None, 30)[0]
+    )
 
 
-# -- Gibbs: slips in the conditionals ---------------------------------------------------------------------------------
+# -- Gibbs: slips in the conditionals --------------------------------------------------------------
 
 
 class Means(NamedTuple):
@@ -432,7 +552,9 @@ class Means(NamedTuple):
 class Slipping(Target):
     """Conditionals changed by `slip(block, value, original)`."""
 
-    def __init__(self, energy: Energy, slip: Callable[..., Conditional], beta: Tensor | None = None) -> None:
+    def __init__(
+        self, energy: Energy, slip: Callable[..., Conditional], beta: Tensor | None = None
+    ) -> None:
         super().__init__(energy, beta)
         self._slip = slip
 
@@ -456,7 +578,9 @@ def warm_hidden(block: str, value: Tensor, original: Callable[..., Any]) -> Cond
 
 
 def hidden_never_redrawn() -> Callable[..., Conditional]:
-    """The first hidden states are kept for ever: the law is kept, from exact draws, but never found."""
+    """The first hidden states are kept for ever: the law is kept, from exact draws, but never
+    found.
+    """
     first: list[Any] = []
 
     class Kept(NamedTuple):
@@ -481,7 +605,9 @@ def hidden_never_redrawn() -> Callable[..., Conditional]:
 
 @pytest.mark.parametrize("slip", [mean_hidden, hidden_upside_down, warm_hidden])
 @pytest.mark.parametrize("name", KERNELS["gibbs"].laws)
-def test_gibbs_with_a_wrong_conditional_is_caught(name: str, slip: Callable[..., Conditional]) -> None:
+def test_gibbs_with_a_wrong_conditional_is_caught(
+    name: str, slip: Callable[..., Conditional]
+) -> None:
     known = law(name)
     assert caught(stationarity(gibbs.kernel, known, {}, target=Slipping(known.energy, slip))[0])
 
@@ -490,7 +616,9 @@ def test_gibbs_with_a_wrong_conditional_is_caught(name: str, slip: Callable[...,
 def test_gibbs_with_stale_hidden_units_is_caught(name: str) -> None:
     """Not from exact draws, of which each stays one; but it does not find the law."""
     known, enough = law(name), at("gibbs", name).enough
-    assert caught(convergence(gibbs.kernel, known, {}, enough, Slipping(known.energy, hidden_never_redrawn())))
+    assert caught(
+        convergence(gibbs.kernel, known, {}, enough, Slipping(known.energy, hidden_never_redrawn()))
+    )
 
 
 def test_gibbs_tempered_in_one_block_only_is_caught() -> None:
@@ -499,7 +627,9 @@ def test_gibbs_tempered_in_one_block_only_is_caught() -> None:
 
     class Forgetful(Target):
         def conditional(self, block: str, value: Tensor) -> Conditional:
-            return self._energy.conditional(block, value, self._beta(value) if block == "hidden" else None)
+            return self._energy.conditional(
+                block, value, self._beta(value) if block == "hidden" else None
+            )
 
     target = Forgetful(energy, double([BETA]))
     assert imbalance(gibbs_matrix(target, energy), law_of(energy, BETA)) > 1e6 * TOLERANCE
@@ -507,7 +637,7 @@ def test_gibbs_tempered_in_one_block_only_is_caught() -> None:
     assert caught(row_p_values(gibbs.kernel, target, energy, exact))
 
 
-# -- what the matrices catch ------------------------------------------------------------------------------------------
+# -- what the matrices catch -----------------------------------------------------------------------
 
 
 def test_matrices_of_broken_kernels_are_out_of_balance(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -530,8 +660,16 @@ def test_matrices_of_broken_kernels_are_out_of_balance(monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("kernel", "matrix", "slip"),
     [
-        (gibbs_with_gradients.kernel, gibbs_with_gradients_matrix, accepting(gibbs_with_gradients, energies_only)),
-        (gibbs_with_gradients.kernel, gibbs_with_gradients_matrix, accepting(gibbs_with_gradients, always)),
+        (
+            gibbs_with_gradients.kernel,
+            gibbs_with_gradients_matrix,
+            accepting(gibbs_with_gradients, energies_only),
+        ),
+        (
+            gibbs_with_gradients.kernel,
+            gibbs_with_gradients_matrix,
+            accepting(gibbs_with_gradients, always),
+        ),
         (gibbs_with_gradients.kernel, gibbs_with_gradients_matrix, way_back_from_here),
         (single_site.kernel, single_site_matrix, energies_upside_down),
         (single_site.kernel, single_site_matrix, staying_is_forbidden),
@@ -539,7 +677,11 @@ def test_matrices_of_broken_kernels_are_out_of_balance(monkeypatch: pytest.Monke
 )
 @pytest.mark.parametrize("name", ["rbm", "lattice"])
 def test_counts_tell_a_broken_step_from_its_matrix(
-    kernel: Kernel, matrix: Callable[[Target, Energy], Tensor], slip: Slip, name: str, monkeypatch: pytest.MonkeyPatch
+    kernel: Kernel,
+    matrix: Callable[[Target, Energy], Tensor],
+    slip: Slip,
+    name: str,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     energy = law(name).energy
     target = bound(energy, None)

@@ -1,5 +1,5 @@
-"""Noise-contrastive estimation and its conditional form: what they say at the truth, where their gradients vanish, and their
-noise laws.
+"""Noise-contrastive estimation and its conditional form: what they say at the truth, where their
+gradients vanish, and their noise laws.
 """
 
 from __future__ import annotations
@@ -24,7 +24,14 @@ from pipeline.objectives.noise_contrastive import (
     fitted,
 )
 from tests.statistics.laws import P_LIMIT, chi_squared, double, scramble, seeded, states
-from tests.statistics.trainable import Scaled, TrainableGaussian, gradient_of, largest_z, loss_of, z_limit
+from tests.statistics.trainable import (
+    Scaled,
+    TrainableGaussian,
+    gradient_of,
+    largest_z,
+    loss_of,
+    z_limit,
+)
 
 MEAN, COVARIANCE = double([0.5, -1.0]), double([[1.0, 0.6], [0.6, 0.8]])
 DRAWS = 3
@@ -52,7 +59,9 @@ def wide_noise(energy: Energy, c: float, draws: int = DRAWS) -> NoiseContrastive
     return objective
 
 
-def slopes_by_batch(energy: Energy, objective: Objective, batches: int = 100, rows: int = 400) -> Tensor:
+def slopes_by_batch(
+    energy: Energy, objective: Objective, batches: int = 100, rows: int = 400
+) -> Tensor:
     """Gradients of the loss, `[batches, P]`, of data of the law `gaussian()`."""
     law, generator, found = Gaussian(MEAN, COVARIANCE), seeded(7), []
     for _ in range(batches):
@@ -64,10 +73,12 @@ def slopes_by_batch(energy: Energy, objective: Objective, batches: int = 100, ro
 
 def z_at(objective: Objective, energy: Energy) -> float:
     slopes = slopes_by_batch(energy, objective)
-    return largest_z(slopes, torch.zeros(slopes.shape[1], dtype=torch.float64)) / z_limit(slopes.shape[1])
+    return largest_z(slopes, torch.zeros(slopes.shape[1], dtype=torch.float64)) / z_limit(
+        slopes.shape[1]
+    )
 
 
-# -- noise-contrastive estimation -------------------------------------------------------------------------------------
+# -- noise-contrastive estimation ------------------------------------------------------------------
 
 
 def test_at_the_truth_g_is_the_log_odds() -> None:
@@ -79,9 +90,15 @@ def test_at_the_truth_g_is_the_log_odds() -> None:
     q = torch.distributions.MultivariateNormal(double([0.0, -0.5]), torch.diag(double([1.5, 2.0])))
     data, noise = objective.parts(energy, Batch(x, (y,)))
     # the posterior chance of data among one of data and P of noise
-    chance = torch.exp(p.log_prob(x)) / (torch.exp(p.log_prob(x)) + DRAWS * torch.exp(q.log_prob(x)))
+    chance = torch.exp(p.log_prob(x)) / (
+        torch.exp(p.log_prob(x)) + DRAWS * torch.exp(q.log_prob(x))
+    )
     y = y.flatten(0, 1)
-    against = DRAWS * torch.exp(q.log_prob(y)) / (torch.exp(p.log_prob(y)) + DRAWS * torch.exp(q.log_prob(y)))
+    against = (
+        DRAWS
+        * torch.exp(q.log_prob(y))
+        / (torch.exp(p.log_prob(y)) + DRAWS * torch.exp(q.log_prob(y)))
+    )
     torch.testing.assert_close(data.total, -chance.log().sum(), rtol=1e-10, atol=1e-10)
     torch.testing.assert_close(noise.total, -against.log().sum(), rtol=1e-10, atol=1e-10)
     assert (data.rows, data.weight, noise.rows, noise.weight) == (6, 1.0, 6 * DRAWS, DRAWS)
@@ -135,7 +152,9 @@ def test_slips_in_the_loss_move_its_minimum(slip: type[NoiseContrastive]) -> Non
 
 
 def binary(kind: type[NoiseContrastive], off: float = 0.0) -> tuple[Energy, NoiseContrastive]:
-    """An RBM of 32 states, with independent noise of its own frequencies, and c its log Z plus `off`."""
+    """An RBM of 32 states, with independent noise of its own frequencies, and c its log Z plus
+    `off`.
+    """
     rbm = scramble(BernoulliRBM((5,), hidden=3, weight_scale=1.0), seed=5)
     objective = kind(DRAWS).double()
     objective.initialise(rbm, normals(40, 5).gt(0.3).double(), seeded(1))
@@ -145,7 +164,9 @@ def binary(kind: type[NoiseContrastive], off: float = 0.0) -> tuple[Energy, Nois
 
 
 def population_slope(energy: Energy, objective: NoiseContrastive) -> float:
-    """|gradient| of sum_x p(x) data(x) + P sum_y q(y) noise(y), over all states: p the model, q the noise."""
+    """|gradient| of sum_x p(x) data(x) + P sum_y q(y) noise(y), over all states: p the model, q the
+    noise.
+    """
     every = states(energy)
     with torch.no_grad():
         p, q = torch.softmax(-energy(every), 0), objective.noise.log_density(every).exp()
@@ -166,18 +187,22 @@ def test_the_population_loss_is_flat_at_the_truth() -> None:
 
 
 def test_log_z_starts_at_its_estimate_and_is_learned() -> None:
-    """By importance sampling with 1000 draws of a Gaussian fitted to the data, here the model's own law."""
+    """By importance sampling with 1000 draws of a Gaussian fitted to the data, here the model's own
+    law.
+    """
     energy = gaussian()
     objective = NoiseContrastive(DRAWS).double()
     objective.initialise(energy, Gaussian(MEAN, COVARIANCE).sample(20_000, seeded(0)), seeded(1))
-    assert float(objective.log_z.detach()) == pytest.approx(float(energy.log_z().detach()), abs=0.02)
+    assert float(objective.log_z.detach()) == pytest.approx(
+        float(energy.log_z().detach()), abs=0.02
+    )
     assert [name for name, _ in objective.named_parameters()] == ["log_z"]
     drawn = objective.draw(energy, torch.zeros(7, 2).double(), seeded(2))[0]
     assert drawn.shape == (DRAWS, 7, 2)
     assert drawn.dtype == torch.float64
 
 
-# -- its conditional form ---------------------------------------------------------------------------------------------
+# -- its conditional form --------------------------------------------------------------------------
 
 
 def test_the_conditional_form_is_its_formula_and_knows_no_constant() -> None:
@@ -192,7 +217,9 @@ def test_the_conditional_form_is_its_formula_and_knows_no_constant() -> None:
     assert float(loss.detach()) == pytest.approx(2 * float(torch.log1p(ratios).mean()), rel=1e-12)
     plain = energy.forward
     energy.forward = lambda x: plain(x) + 3.0  # type: ignore[method-assign]
-    torch.testing.assert_close(loss_of(objective, energy, Batch(x, (y,))), loss, rtol=1e-12, atol=1e-12)
+    torch.testing.assert_close(
+        loss_of(objective, energy, Batch(x, (y,))), loss, rtol=1e-12, atol=1e-12
+    )
 
 
 def test_the_conditional_forms_expected_gradient_vanishes_at_the_truth() -> None:
@@ -211,7 +238,9 @@ class Swapped(ConditionalNoiseContrastive):
 
 
 def conditional_slope(data: Energy, energy: Energy, objective: Objective) -> float:
-    """|gradient| of sum_x p(x) sum_y q(y | x) loss(x, y), q flipping each component with probability 0.2."""
+    """|gradient| of sum_x p(x) sum_y q(y | x) loss(x, y), q flipping each component with
+    probability 0.2.
+    """
     every = states(energy)
     with torch.no_grad():
         p = torch.softmax(-data(every), 0)
@@ -226,27 +255,33 @@ def conditional_slope(data: Energy, energy: Energy, objective: Objective) -> flo
 def test_the_conditional_population_loss_is_flat_at_the_truth() -> None:
     """Over {0, 1}^4 and all flips, enumerated; not elsewhere, and not with its energies swapped."""
     objective = ConditionalNoiseContrastive(1, 0.2)
-    energy, other = (scramble(QuadraticBinary((4,), weight_scale=1.0), seed=seed) for seed in (5, 6))
+    energy, other = (
+        scramble(QuadraticBinary((4,), weight_scale=1.0), seed=seed) for seed in (5, 6)
+    )
     assert conditional_slope(energy, energy, objective) < 1e-10
     assert conditional_slope(other, energy, objective) > 1e-3
     assert conditional_slope(energy, energy, Swapped(1, 0.2)) > 1e-3
 
 
 def test_conditional_noise_is_what_it_says() -> None:
-    """Normal with `scale` around the row; over {0, 1}^d flips with that probability, whatever the value."""
+    """Normal with `scale` around the row; over {0, 1}^d flips with that probability, whatever the
+    value.
+    """
     x = double([[3.0, -2.0]]).expand(5000, 2)
     (y,) = ConditionalNoiseContrastive(2, 0.3).draw(gaussian(), x, seeded(0))
     offsets = ((y - x) / 0.3).flatten()
     assert abs(float(offsets.mean())) * math.sqrt(len(offsets)) < 5
     assert abs(float(offsets.square().mean()) - 1) * math.sqrt(len(offsets) / 2) < 5
     bits = double([[0.0, 1.0]]).expand(5000, 2)
-    (y,) = ConditionalNoiseContrastive(2, 0.3).draw(QuadraticBinary((2,), weight_scale=0.1), bits, seeded(0))
+    (y,) = ConditionalNoiseContrastive(2, 0.3).draw(
+        QuadraticBinary((2,), weight_scale=0.1), bits, seeded(0)
+    )
     flips = (y != bits).double().flatten(0, 1)
     assert set(y.unique().tolist()) == {0.0, 1.0}
     assert float(((flips.mean(0) - 0.3).abs() / math.sqrt(0.21 / len(flips))).max()) < 5
 
 
-# -- noise laws -------------------------------------------------------------------------------------------------------
+# -- noise laws ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("levels", [2, 3])
@@ -280,5 +315,10 @@ def test_the_noise_fits_the_domain() -> None:
     assert float(law.log_density(side[:, None]).exp().sum() / 2000) == pytest.approx(1, abs=1e-6)
     free = fitted(Scaled(1.0, double([0.0])), rows)
     assert isinstance(free, Gaussian)
-    assert float(free.log_density(4 * side[:, None]).exp().sum() / 500) == pytest.approx(1, abs=1e-6)
-    assert isinstance(fitted(QuadraticBinary((2,), weight_scale=0.1), rows.expand(-1, 2).gt(0).double()), IndependentLevels)
+    assert float(free.log_density(4 * side[:, None]).exp().sum() / 500) == pytest.approx(
+        1, abs=1e-6
+    )
+    assert isinstance(
+        fitted(QuadraticBinary((2,), weight_scale=0.1), rows.expand(-1, 2).gt(0).double()),
+        IndependentLevels,
+    )

@@ -16,14 +16,20 @@ def gradient(rbm: BernoulliRBM, loss: Tensor) -> Tensor:
     return torch.cat([g.flatten() for g in torch.autograd.grad(loss, list(rbm.parameters()))])
 
 
-def loss_of(objective: ContrastiveDivergence, rbm: BernoulliRBM, positives: Tensor, weights: Tensor) -> Tensor:
+def loss_of(
+    objective: ContrastiveDivergence, rbm: BernoulliRBM, positives: Tensor, weights: Tensor
+) -> Tensor:
     """The objective with all 32 states as negatives, weighted by `weights` [32] of sum 1."""
-    parts = objective.parts(rbm, Batch(positives, negatives=states(5), weigh=lambda _: 32 * weights))
+    parts = objective.parts(
+        rbm, Batch(positives, negatives=states(5), weigh=lambda _: 32 * weights)
+    )
     return torch.stack([part.weight * part.total / part.rows for part in parts]).sum()
 
 
 def test_with_the_models_own_law_it_is_the_likelihoods_gradient(tiny_rbm: BernoulliRBM) -> None:
-    """Negatives weighted by p(x): the gradient of -mean log p(x+), with log Z enumerated and differentiated by autograd."""
+    """Negatives weighted by p(x): the gradient of -mean log p(x+), with log Z enumerated and
+    differentiated by autograd.
+    """
     positives = states(5)[[3, 7, 7, 21]]
     log_z = torch.logsumexp(-tiny_rbm(states(5)), 0)
     truth = gradient(tiny_rbm, (tiny_rbm(positives) + log_z).mean())
@@ -48,9 +54,16 @@ def test_parts_add_up_over_rows(tiny_rbm: BernoulliRBM) -> None:
 
     def totals(positives: Tensor, negatives: Tensor) -> dict[tuple[str, int], tuple[float, int]]:
         parts = list(objective.parts(tiny_rbm, Batch(positives, negatives=negatives)))
-        return {(part.name, index): (float(part.total.detach()), part.rows) for index, part in enumerate(parts)}
+        return {
+            (part.name, index): (float(part.total.detach()), part.rows)
+            for index, part in enumerate(parts)
+        }
 
-    whole, first, second = totals(rows[:8], rows[8:20]), totals(rows[:4], rows[8:14]), totals(rows[4:8], rows[14:20])
+    whole, first, second = (
+        totals(rows[:8], rows[8:20]),
+        totals(rows[:4], rows[8:14]),
+        totals(rows[4:8], rows[14:20]),
+    )
     for key, (total, count) in whole.items():
         assert total == pytest.approx(first[key][0] + second[key][0], rel=1e-12)
         assert count == first[key][1] + second[key][1]

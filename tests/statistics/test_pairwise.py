@@ -1,4 +1,5 @@
-"""Energies with factors of one and of two variables, against their factors one by one and sums over all states.
+"""Energies with factors of one and of two variables, against their factors one by one and sums over
+all states.
 
 Transition counts: false alarms as in `laws.P_VALUES`; what is enumerated has none.
 """
@@ -12,9 +13,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Target
 from pipeline.energies.given import ConditionalEnergy
 from pipeline.energies.pairwise import PairwiseEnergy
+from pipeline.energies.target import Target
 from pipeline.kernels import gibbs_with_gradients, single_site
 from tests.statistics.laws import chi_squared, numbers, require, scramble, seeded, states
 from tests.statistics.test_transition_matrices import (
@@ -90,16 +91,18 @@ def table(energy: PairwiseEnergy, context: Tensor) -> Tensor:
 
 def test_energy_is_the_sum_of_its_factors(case: Case) -> None:
     energy, context = case.make(), case.context()
-    x = energy.noise(CONTEXTS, seeded(0)).double()
+    x = energy.sample_base(CONTEXTS, seeded(0)).double()
     expected = torch.stack([by_factors(energy, *pair) for pair in zip(x, context, strict=True)])
     torch.testing.assert_close(energy.given(context)(x), expected, rtol=0, atol=1e-10)
 
 
 def test_gradient_tells_what_a_change_of_one_site_does(case: Case) -> None:
-    """Exactly, for every site and level: with two levels by (x' - x) grad, else in the one-hot encoding."""
+    """Exactly, for every site and level: with two levels by (x' - x) grad, else in the one-hot
+    encoding.
+    """
     energy, context = case.make(), case.context()
     model = energy.given(context)
-    x = energy.noise(2 * CONTEXTS, seeded(0)).double()
+    x = energy.sample_base(2 * CONTEXTS, seeded(0)).double()
     value, gradient = model.energy_and_gradient(x)
     torch.testing.assert_close(value, model(x).detach(), rtol=0, atol=1e-10)
     flat = x.flatten(1)
@@ -122,7 +125,9 @@ def test_energies_of_all_states_are_those_of_rows(case: Case) -> None:
 
 
 def test_log_z_is_the_sum_over_states(case: Case) -> None:
-    """By the forward algorithm, and by the enumeration of every conditional energy over levels; in the law p(x | c) too."""
+    """By the forward algorithm, and by the enumeration of every conditional energy over levels; in
+    the law p(x | c) too.
+    """
     energy, context = case.make(), case.context()
     truth = torch.logsumexp(-table(energy, context), 1)
     found = energy.given(context).log_sum()
@@ -130,7 +135,9 @@ def test_log_z_is_the_sum_over_states(case: Case) -> None:
     torch.testing.assert_close(found, truth, rtol=0, atol=1e-10)
     enumerated = ConditionalEnergy.log_sum_of(energy, energy.encode(context))
     torch.testing.assert_close(enumerated, truth, rtol=0, atol=1e-10)
-    assert energy.given(context[:1]).log_partition() == pytest.approx(float(truth[0].detach()), abs=1e-10)
+    assert energy.given(context[:1]).log_partition() == pytest.approx(
+        float(truth[0].detach()), abs=1e-10
+    )
 
 
 def test_gradient_of_log_z_is_the_marginals(case: Case) -> None:
@@ -159,7 +166,10 @@ def test_most_probable_states(case: Case) -> None:
     """Viterbi's, and enumeration's, against all states, under 50 contexts."""
     energy, context = case.make(), case.context(50)
     least, number = table(energy, context).min(1)
-    for found in (energy.given(context).argmax(), ConditionalEnergy.argmax_of(energy, energy.encode(context).detach())):
+    for found in (
+        energy.given(context).argmax(),
+        ConditionalEnergy.argmax_of(energy, energy.encode(context).detach()),
+    ):
         assert found is not None
         assert torch.equal(numbers(found, case.levels), number)
         torch.testing.assert_close(energy.given(context)(found), least, rtol=0, atol=1e-10)
@@ -191,18 +201,22 @@ def test_one_site_without_pairs_is_a_softmax_classifier() -> None:
     log_z = energy.given(context).log_sum()
     assert log_z is not None
     found = -energy.given(context)(y) - log_z
-    torch.testing.assert_close(found, logits.log_softmax(1)[torch.arange(6), torch.arange(6)], rtol=0, atol=1e-10)
+    torch.testing.assert_close(
+        found, logits.log_softmax(1)[torch.arange(6), torch.arange(6)], rtol=0, atol=1e-10
+    )
 
 
 def test_bias_starts_at_the_datas_frequencies() -> None:
     """Without the rest, independent sites with the shares of the rows."""
     energy = PairwiseEnergy((2,), (3,), 2, "chain", ())
     energy.initialise(torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 1.0], [1.0, 0.0]]))
-    torch.testing.assert_close(energy.bias.softmax(1).detach(), torch.tensor([[0.25, 0.75], [0.25, 0.75]]))
+    torch.testing.assert_close(
+        energy.bias.softmax(1).detach(), torch.tensor([[0.25, 0.75], [0.25, 0.75]])
+    )
     assert not energy.coupling.any()
 
 
-# -- the law of each context under discrete kernels -------------------------------------------------------------------
+# -- the law of each context under discrete kernels ------------------------------------------------
 
 
 @pytest.mark.parametrize("name", ["chain, a network for all sites", "binary labels", "all pairs"])
@@ -210,7 +224,10 @@ def test_kernels_leave_the_law_of_each_context_invariant(name: str) -> None:
     """Transition matrices under each context, and not under the next one's law."""
     energy, context = CASES[name].make(), CASES[name].context()
     for i in range(CONTEXTS):
-        model, other = energy.given(context[i : i + 1]), energy.given(context[i - 1 : i] if i else context[-1:])
+        model, other = (
+            energy.given(context[i : i + 1]),
+            energy.given(context[i - 1 : i] if i else context[-1:]),
+        )
         for matrix in (gibbs_with_gradients_matrix, single_site_matrix):
             found = matrix(bound(model, None), model)
             assert imbalance(found, law_of(model, None)) < TOLERANCE
@@ -218,11 +235,17 @@ def test_kernels_leave_the_law_of_each_context_invariant(name: str) -> None:
 
 
 @pytest.mark.parametrize("kernel", [gibbs_with_gradients.kernel, single_site.kernel])
-def test_chains_of_all_contexts_draw_each_from_its_own_rows(kernel: gibbs_with_gradients.Kernel) -> None:
-    """Side by side under one target; counts after one transition against each context's row, and against another's."""
+def test_chains_of_all_contexts_draw_each_from_its_own_rows(
+    kernel: gibbs_with_gradients.Kernel,
+) -> None:
+    """Side by side under one target; counts after one transition against each context's row, and
+    against another's.
+    """
     case = CASES["chain, a network for all sites"]
     energy, context = case.make(), case.context()
-    matrix = gibbs_with_gradients_matrix if kernel is gibbs_with_gradients.kernel else single_site_matrix
+    matrix = (
+        gibbs_with_gradients_matrix if kernel is gibbs_with_gradients.kernel else single_site_matrix
+    )
     rows = []
     for i in range(CONTEXTS):
         model = energy.given(context[i : i + 1])

@@ -1,4 +1,6 @@
-"""Pseudo-likelihood and ratio matching against conditionals by hand, and where their populations' gradients vanish."""
+"""Pseudo-likelihood and ratio matching against conditionals by hand, and where their populations'
+gradients vanish.
+"""
 
 from __future__ import annotations
 
@@ -39,7 +41,9 @@ def rows_of(energy: Energy, count: int = 6) -> Tensor:
 
 
 def log_conditional(energy: Energy, x: Tensor, site: int) -> Tensor:
-    """log p(x_s | x_-s), [], from the joint law of all states: p(x) over the sum of those that agree with x elsewhere."""
+    """log p(x_s | x_-s), [], from the joint law of all states: p(x) over the sum of those that
+    agree with x elsewhere.
+    """
     every = states(energy).flatten(1)
     log_p = torch.log_softmax(-energy(every.view(-1, *energy.shape)), 0)
     differ = every != x.flatten()
@@ -48,12 +52,18 @@ def log_conditional(energy: Energy, x: Tensor, site: int) -> Tensor:
 
 
 def pseudo_by_hand(energy: Energy, rows: Tensor) -> Tensor:
-    return -torch.stack([log_conditional(energy, x, s) for x in rows for s in range(energy.dimension)]).sum() / len(rows)
+    return -torch.stack(
+        [log_conditional(energy, x, s) for x in rows for s in range(energy.dimension)]
+    ).sum() / len(rows)
 
 
 def ratio_by_hand(energy: Energy, rows: Tensor) -> Tensor:
     """The squared probabilities of the values that are not there."""
-    terms = [(1 - log_conditional(energy, x, s).exp()).square() for x in rows for s in range(energy.dimension)]
+    terms = [
+        (1 - log_conditional(energy, x, s).exp()).square()
+        for x in rows
+        for s in range(energy.dimension)
+    ]
     return torch.stack(terms).sum() / len(rows)
 
 
@@ -81,8 +91,12 @@ def test_ratio_matching_is_its_formula(name: str) -> None:
 
 
 @pytest.mark.parametrize("objective", [PseudoLikelihood, RatioMatching])
-def test_over_the_choices_of_a_site_the_mean_is_that_of_all(objective: type[PseudoLikelihood | RatioMatching]) -> None:
-    """Unbiased: exactly, as each of the sites is drawn with the same chance, for every row on its own."""
+def test_over_the_choices_of_a_site_the_mean_is_that_of_all(
+    objective: type[PseudoLikelihood | RatioMatching],
+) -> None:
+    """Unbiased: exactly, as each of the sites is drawn with the same chance, for every row on its
+    own.
+    """
     energy = energy_of("rbm")
     rows, all_sites = rows_of(energy), objective(None)
     whole = loss_of(all_sites, energy, drawn(all_sites, energy, rows))
@@ -106,7 +120,10 @@ def population_slope(objective: Objective, data: Energy, energy: Energy) -> floa
 
 @pytest.mark.parametrize(
     ("objective", "name"),
-    [*((PseudoLikelihood(None), name) for name in ENERGIES), *((RatioMatching(None), name) for name in BINARY)],
+    [
+        *((PseudoLikelihood(None), name) for name in ENERGIES),
+        *((RatioMatching(None), name) for name in BINARY),
+    ],
 )
 def test_populations_are_flat_at_the_truth_alone(objective: Objective, name: str) -> None:
     energy = energy_of(name)
@@ -114,7 +131,7 @@ def test_populations_are_flat_at_the_truth_alone(objective: Objective, name: str
     assert population_slope(objective, energy_of(name, seed=6), energy) > 1e-3
 
 
-# -- slips ------------------------------------------------------------------------------------------------------------
+# -- slips -----------------------------------------------------------------------------------------
 
 
 class Swapped(RatioMatching):
@@ -137,10 +154,14 @@ def test_swapped_energies_are_caught() -> None:
 def test_a_level_left_out_is_caught(monkeypatch: pytest.MonkeyPatch) -> None:
     """Sites that move on by one level only, of three."""
     plain = pseudo._energies
-    monkeypatch.setattr(pseudo, "_energies", lambda energy, x, sites, shift: plain(energy, x, sites, min(shift, 1)))
+    monkeypatch.setattr(
+        pseudo, "_energies", lambda energy, x, sites, shift: plain(energy, x, sites, min(shift, 1))
+    )
     with pytest.raises(AssertionError, match="close"):
         compare(PseudoLikelihood(None), pseudo_by_hand, "lattice")
-    assert population_slope(PseudoLikelihood(None), energy_of("lattice"), energy_of("lattice")) > 1e-3
+    assert (
+        population_slope(PseudoLikelihood(None), energy_of("lattice"), energy_of("lattice")) > 1e-3
+    )
 
 
 def test_sites_of_other_rows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -149,7 +170,11 @@ def test_sites_of_other_rows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None
     rows = rows_of(energy)
     objective = PseudoLikelihood(3)
     batch = drawn(objective, energy, rows)
-    terms = [log_conditional(energy, x, int(s)) for x, sites in zip(rows, batch.drawn[0].T, strict=True) for s in sites]
+    terms = [
+        log_conditional(energy, x, int(s))
+        for x, sites in zip(rows, batch.drawn[0].T, strict=True)
+        for s in sites
+    ]
     by_hand = -torch.stack(terms).mean() * energy.dimension
     close(loss_of(objective, energy, batch), by_hand, EXACT)
     plain = pseudo._energies

@@ -1,7 +1,9 @@
-"""The three restricted Boltzmann machines against sums over their joint law, and conditionals against their own draws.
+"""The three restricted Boltzmann machines against sums over their joint law, and conditionals
+against their own draws.
 
-For Gaussian visible units the sum over v is one over a grid, exact to rounding: the midpoint rule on Gaussians wider than
-twice the spacing. z-tests allow |z| < 6, Kolmogorov-Smirnov tests p > 2e-9; seeds are fixed.
+For Gaussian visible units the sum over v is one over a grid, exact to rounding: the midpoint rule
+on Gaussians wider than twice the spacing. z-tests allow |z| < 6, Kolmogorov-Smirnov tests p > 2e-9;
+seeds are fixed.
 """
 
 from __future__ import annotations
@@ -38,13 +40,21 @@ def product(values: Tensor, count: int) -> Tensor:
 
 
 def make(kind: str, hidden: int = HIDDEN) -> Case:
-    """Parameters drawn from N(0, 1): nothing about the law is nearly uniform, symmetric or independent."""
+    """Parameters drawn from N(0, 1): nothing about the law is nearly uniform, symmetric or
+    independent.
+    """
     case = {
-        "bernoulli": Case(BernoulliRBM((2, 2), hidden, 1.0), product(torch.arange(2), 4).view(-1, 2, 2), 0.0),
-        "gaussian": Case(
-            GaussianRBM((1, 2), hidden, 1.0), product(torch.arange(-60, 61).double() / 5, 2).view(-1, 1, 2), math.log(0.04)
+        "bernoulli": Case(
+            BernoulliRBM((2, 2), hidden, 1.0), product(torch.arange(2), 4).view(-1, 2, 2), 0.0
         ),
-        "potts": Case(PottsRBM((3, 1), 3, hidden, 1.0), product(torch.arange(3), 3).view(-1, 3, 1), 0.0),
+        "gaussian": Case(
+            GaussianRBM((1, 2), hidden, 1.0),
+            product(torch.arange(-60, 61).double() / 5, 2).view(-1, 1, 2),
+            math.log(0.04),
+        ),
+        "potts": Case(
+            PottsRBM((3, 1), 3, hidden, 1.0), product(torch.arange(3), 3).view(-1, 3, 1), 0.0
+        ),
     }[kind]
     case.rbm.double()
     generator = torch.Generator().manual_seed(5)
@@ -67,13 +77,18 @@ def hidden_states(rbm: RestrictedBoltzmannMachine) -> Tensor:
 
 @torch.no_grad()
 def joint(rbm: RestrictedBoltzmannMachine, v: Tensor, beta: float = 1.0) -> Tensor:
-    """E_beta(v, h) = A(v) - beta (c.h + phi(v).W h) for all pairs, `[V, H]`, as each kind's paper writes it."""
+    """E_beta(v, h) = A(v) - beta (c.h + phi(v).W h) for all pairs, `[V, H]`, as each kind's paper
+    writes it.
+    """
     flat, h, weight, bias = v.flatten(1), hidden_states(rbm), rbm.weight, rbm.visible_bias
     if isinstance(rbm, BernoulliRBM):
         alone, pull = -(flat @ bias), flat @ weight.T @ h.T
     elif isinstance(rbm, GaussianRBM):
         variance = rbm.log_variance.exp()
-        alone, pull = ((flat - bias) ** 2 / (2 * variance)).sum(1), (flat / variance) @ weight.T @ h.T
+        alone, pull = (
+            ((flat - bias) ** 2 / (2 * variance)).sum(1),
+            (flat / variance) @ weight.T @ h.T,
+        )
     else:
         # column of unit i at level k in the parameters: i q + k
         columns = flat.long() + 3 * torch.arange(flat.shape[1])
@@ -82,7 +97,9 @@ def joint(rbm: RestrictedBoltzmannMachine, v: Tensor, beta: float = 1.0) -> Tens
 
 
 def test_free_energy_sums_the_hidden_units_out(case: Case) -> None:
-    """At every beta: of the tempered joint law, not beta times the free energy. torch's softplus is off by up to exp(-20)."""
+    """At every beta: of the tempered joint law, not beta times the free energy. torch's softplus is
+    off by up to exp(-20).
+    """
     for beta in BETAS:
         truth = -torch.logsumexp(-joint(case.rbm, case.v, beta), 1)
         tempered = case.rbm.tempered(case.v, torch.full((len(case.v),), beta, dtype=torch.float64))
@@ -99,17 +116,21 @@ def test_each_chain_has_its_own_beta(case: Case) -> None:
 def test_ladders_begin_at_a_base_of_known_partition_function(case: Case) -> None:
     """E_0 by the path and by `base`, and log Z_0 as their sum."""
     base = case.rbm.base(case.v).detach()
-    torch.testing.assert_close(case.rbm.tempered(case.v, torch.zeros(len(case.v)).double()).detach(), base)
+    torch.testing.assert_close(
+        case.rbm.tempered(case.v, torch.zeros(len(case.v)).double()).detach(), base
+    )
     truth = float(torch.logsumexp(-base, 0)) + case.log_volume
     assert case.rbm.base_log_partition() == pytest.approx(truth, abs=1e-10)
 
 
 def test_noise_is_the_base_law(case: Case) -> None:
     """Counts of every state against exp(-E_0 - log Z_0); Gaussian units against N(b_i, s_i^2)."""
-    x = case.rbm.noise(DRAWS, torch.Generator().manual_seed(0))
+    x = case.rbm.sample_base(DRAWS, torch.Generator().manual_seed(0))
     assert x.shape == (DRAWS, *case.rbm.shape)
     if isinstance(case.rbm, GaussianRBM):
-        normal = torch.distributions.Normal(case.rbm.visible_bias.detach(), torch.exp(case.rbm.log_variance.detach() / 2))
+        normal = torch.distributions.Normal(
+            case.rbm.visible_bias.detach(), torch.exp(case.rbm.log_variance.detach() / 2)
+        )
         for column in normal.cdf(x.flatten(1)).T:
             assert stats.kstest(column.numpy(), "uniform").pvalue > P_LIMIT
         return
@@ -120,7 +141,11 @@ def test_noise_is_the_base_law(case: Case) -> None:
 @pytest.mark.parametrize("beta", [None, *BETAS])
 def test_conditionals_are_those_of_the_joint_law(case: Case, beta: float | None) -> None:
     """log p(h | v) and log p(v | h) of every pair, tempered or not."""
-    rbm, h, minus = case.rbm, hidden_states(case.rbm), -joint(case.rbm, case.v, 1.0 if beta is None else beta)
+    rbm, h, minus = (
+        case.rbm,
+        hidden_states(case.rbm),
+        -joint(case.rbm, case.v, 1.0 if beta is None else beta),
+    )
     shape = (len(case.v), len(h))
     v_each, h_each = case.v.repeat_interleave(len(h), 0), h.repeat(len(case.v), 1)
     betas = None if beta is None else torch.full((len(v_each),), beta, dtype=torch.float64)
@@ -129,9 +154,14 @@ def test_conditionals_are_those_of_the_joint_law(case: Case, beta: float | None)
         visible = rbm.conditional("visible", h_each, betas).log_prob(v_each)
     assert hidden.shape == h_each.shape
     assert visible.shape == v_each.shape
-    torch.testing.assert_close(hidden.sum(1).view(shape), torch.log_softmax(minus, 1), rtol=0, atol=1e-9)
     torch.testing.assert_close(
-        visible.flatten(1).sum(1).view(shape) + case.log_volume, torch.log_softmax(minus, 0), rtol=0, atol=1e-9
+        hidden.sum(1).view(shape), torch.log_softmax(minus, 1), rtol=0, atol=1e-9
+    )
+    torch.testing.assert_close(
+        visible.flatten(1).sum(1).view(shape) + case.log_volume,
+        torch.log_softmax(minus, 0),
+        rtol=0,
+        atol=1e-9,
     )
 
 
@@ -155,9 +185,16 @@ def test_log_partition_is_refused_where_no_layer_is_small() -> None:
 def test_gradient_by_hand_is_autograds(case: Case, tempered: bool) -> None:
     """For categories autograd goes through the one-hot encoding."""
     x = case.v[:: max(1, len(case.v) // 50)]
-    beta = torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(1)) if tempered else None
+    beta = (
+        torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
+        if tempered
+        else None
+    )
     general: type[Any] = CategoricalEnergy if isinstance(case.rbm, PottsRBM) else Energy
-    by_hand, by_autograd = case.rbm.energy_and_gradient(x, beta), general.energy_and_gradient(case.rbm, x, beta)
+    by_hand, by_autograd = (
+        case.rbm.energy_and_gradient(x, beta),
+        general.energy_and_gradient(case.rbm, x, beta),
+    )
     assert by_hand[1].shape == (*x.shape, *([3] if general is CategoricalEnergy else []))
     for one, other in zip(by_hand, by_autograd, strict=True):
         assert not one.requires_grad
@@ -165,8 +202,13 @@ def test_gradient_by_hand_is_autograds(case: Case, tempered: bool) -> None:
 
 
 def test_two_categories_are_a_binary_rbm() -> None:
-    """x is encoded as (1 - x, x): weights W_1 - W_0, biases b_1 - b_0 and c + W_0; the gradient is that in x."""
-    potts, binary = PottsRBM((2, 2), 2, HIDDEN, 1.0).double(), BernoulliRBM((2, 2), HIDDEN, 1.0).double()
+    """x is encoded as (1 - x, x): weights W_1 - W_0, biases b_1 - b_0 and c + W_0; the gradient is
+    that in x.
+    """
+    potts, binary = (
+        PottsRBM((2, 2), 2, HIDDEN, 1.0).double(),
+        BernoulliRBM((2, 2), HIDDEN, 1.0).double(),
+    )
     with torch.no_grad():
         potts.visible_bias.normal_(generator=torch.Generator().manual_seed(0))
         zero, one = potts.weight.view(HIDDEN, 4, 2).unbind(2)
@@ -174,17 +216,30 @@ def test_two_categories_are_a_binary_rbm() -> None:
         binary.hidden_bias.copy_(potts.hidden_bias + zero.sum(1))
         binary.visible_bias.copy_(potts.visible_bias[1::2] - potts.visible_bias[::2])
     x = make("bernoulli").v
-    (value, gradient), (expected, expected_gradient) = potts.energy_and_gradient(x), binary.energy_and_gradient(x)
+    (value, gradient), (expected, expected_gradient) = (
+        potts.energy_and_gradient(x),
+        binary.energy_and_gradient(x),
+    )
     torch.testing.assert_close(value, expected - potts.visible_bias[::2].sum().detach())
     torch.testing.assert_close(gradient, expected_gradient)
-    torch.testing.assert_close(CategoricalEnergy.energy_and_gradient(potts, x)[1], expected_gradient)
+    torch.testing.assert_close(
+        CategoricalEnergy.energy_and_gradient(potts, x)[1], expected_gradient
+    )
 
 
 def test_visible_units_start_from_the_data() -> None:
-    """Without weights, the law of independent units: means, variances (of at least 1e-3), frequencies (of at least 0.01)."""
-    binary, gaussian, potts = BernoulliRBM((2,), 2, 0.0), GaussianRBM((2,), 2, 0.0), PottsRBM((2,), 3, 2, 0.0)
+    """Without weights, the law of independent units: means, variances (of at least 1e-3),
+    frequencies (of at least 0.01).
+    """
+    binary, gaussian, potts = (
+        BernoulliRBM((2,), 2, 0.0),
+        GaussianRBM((2,), 2, 0.0),
+        PottsRBM((2,), 3, 2, 0.0),
+    )
     binary.initialise(torch.tensor([[0.0, 1.0], [1.0, 1.0]]))
-    torch.testing.assert_close(torch.sigmoid(binary.visible_bias).detach(), torch.tensor([0.5, 0.99]))
+    torch.testing.assert_close(
+        torch.sigmoid(binary.visible_bias).detach(), torch.tensor([0.5, 0.99])
+    )
     gaussian.initialise(torch.tensor([[1.0, 7.0], [3.0, 7.0]]))
     assert gaussian.visible_bias.tolist() == [2.0, 7.0]
     assert gaussian.log_variance.exp().tolist() == pytest.approx([2.0, 1e-3])
@@ -210,7 +265,9 @@ def test_bernoulli_draws_have_their_log_prob() -> None:
 
 
 def test_categorical_draws_have_their_log_prob() -> None:
-    """All outcomes of two units of four levels, their logits not normalised; a level ruled out is never drawn."""
+    """All outcomes of two units of four levels, their logits not normalised; a level ruled out is
+    never drawn.
+    """
     logits = torch.tensor([[3.0, 5.0, 4.0, 3.5], [0.0, -1.0, -torch.inf, 1.0]], dtype=torch.float64)
     law = Categorical(logits.expand(DRAWS, 2, 4))
     x = law.sample(torch.Generator().manual_seed(0))
@@ -225,8 +282,13 @@ def test_categorical_draws_have_their_log_prob() -> None:
 
 
 def test_normal_draws_have_their_log_prob() -> None:
-    """log_prob is torch's; the draws, standardised component by component, are uniform in its distribution function."""
-    mean, std = torch.tensor([[1.0, -2.0]], dtype=torch.float64), torch.tensor([0.3, 2.0], dtype=torch.float64)
+    """log_prob is torch's; the draws, standardised component by component, are uniform in its
+    distribution function.
+    """
+    mean, std = (
+        torch.tensor([[1.0, -2.0]], dtype=torch.float64),
+        torch.tensor([0.3, 2.0], dtype=torch.float64),
+    )
     law, truth = Normal(mean.expand(DRAWS, 2), std), torch.distributions.Normal(mean, std)
     x = law.sample(torch.Generator().manual_seed(0))
     torch.testing.assert_close(law.log_prob(x), truth.log_prob(x))

@@ -1,9 +1,10 @@
 """Every objective recovers a known law from draws of it.
 
-Divergences are KL(truth || model), exactly: in closed form, by quadrature, or over all states. Of the maximum likelihood
-estimate with K parameters from N rows 2 N KL is chi-squared with K degrees of freedom (Wilks): KL <= q / (2 N), q its upper
-1e-4 quantile. Another objective's estimate has another covariance; what that costs is stated with each as its `inefficiency`,
-by which the bound is multiplied: the mean of 2 N KL / K over some ten repetitions, rounded up.
+Divergences are KL(truth || model), exactly: in closed form, by quadrature, or over all states. Of
+the maximum likelihood estimate with K parameters from N rows 2 N KL is chi-squared with K degrees
+of freedom (Wilks): KL <= q / (2 N), q its upper 1e-4 quantile. Another objective's estimate has
+another covariance; what that costs is stated with each as its `inefficiency`, by which the bound is
+multiplied: the mean of 2 N KL / K over some ten repetitions, rounded up.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import torch
 from scipy import stats
 from torch import Tensor
 
+from pipeline.chains.sampler import ChainPlan, Sampler
 from pipeline.energies.base import Energy
 from pipeline.energies.laws import Gaussian, GaussianMixture
 from pipeline.energies.rbm import BernoulliRBM
@@ -37,7 +39,6 @@ from pipeline.objectives.score_matching import (
     ScoreMatching,
     SlicedScoreMatching,
 )
-from pipeline.sampler import ChainPlan, Sampler
 from tests.statistics.laws import double, scramble, seeded, states
 from tests.statistics.trainable import TrainableGaussian, TrainableMixture, loss_of
 
@@ -62,11 +63,15 @@ def bound(parameters: int, rows: int, inefficiency: float) -> float:
 
 
 def descend(objective: Objective, energy: Energy, rows: Tensor, evaluations: int) -> None:
-    """L-BFGS on all rows, with random inputs drawn once: the minimum of one sample's loss, not a walk around it."""
+    """L-BFGS on all rows, with random inputs drawn once: the minimum of one sample's loss, not a
+    walk around it.
+    """
     objective.double().initialise(energy, rows, seeded(1))
     batch = Batch(rows, objective.draw(energy, rows, seeded(2)))
     learned = [*energy.parameters(), *objective.parameters()]
-    optimizer = torch.optim.LBFGS(learned, max_iter=evaluations, max_eval=evaluations, line_search_fn="strong_wolfe")
+    optimizer = torch.optim.LBFGS(
+        learned, max_iter=evaluations, max_eval=evaluations, line_search_fn="strong_wolfe"
+    )
 
     def closure() -> float:
         optimizer.zero_grad()
@@ -77,23 +82,30 @@ def descend(objective: Objective, energy: Energy, rows: Tensor, evaluations: int
     optimizer.step(closure)
 
 
-# -- a Gaussian -------------------------------------------------------------------------------------------------------
+# -- a Gaussian ------------------------------------------------------------------------------------
 
 
 def gaussian_divergence(mean: Tensor, covariance: Tensor, model: TrainableGaussian) -> float:
     other, offset = model.covariance().double(), model.mean.detach().double() - mean
     precision = torch.linalg.inv(other)
     volumes = torch.logdet(other) - torch.logdet(covariance)
-    return float((torch.trace(precision @ covariance) - len(mean) + offset @ precision @ offset + volumes) / 2)
+    return float(
+        (torch.trace(precision @ covariance) - len(mean) + offset @ precision @ offset + volumes)
+        / 2
+    )
 
 
 GAUSSIAN = {
-    "score_matching": Case(lambda: ScoreMatching(PROBES["basis"], 0), 1),  # of a Gaussian the maximum likelihood estimate
+    "score_matching": Case(
+        lambda: ScoreMatching(PROBES["basis"], 0), 1
+    ),  # of a Gaussian the maximum likelihood estimate
     "hutchinson": Case(lambda: ScoreMatching(SIGNS, 1), 1.5),
     "sliced": Case(lambda: SlicedScoreMatching(SIGNS, 1), 3.5),
     "finite_difference": Case(lambda: FiniteDifferenceScoreMatching(SIGNS, 1, 0.05), 3.5),
     "denoising": Case(lambda: DenoisingScoreMatching((SIGMA,), 1), 2, SIGMA),
-    "denoising_finite_difference": Case(lambda: FiniteDifferenceDenoising((SIGMA,), 1, SIGNS, 0.05), 5, SIGMA),
+    "denoising_finite_difference": Case(
+        lambda: FiniteDifferenceDenoising((SIGMA,), 1, SIGNS, 0.05), 5, SIGMA
+    ),
     "nce": Case(lambda: NoiseContrastive(4), 1.5),
     "conditional_nce": Case(lambda: ConditionalNoiseContrastive(4, 0.5), 4),
 }
@@ -101,7 +113,8 @@ GAUSSIAN = {
 
 @pytest.mark.parametrize("name", GAUSSIAN)
 def test_a_gaussian_in_three_dimensions(name: str) -> None:
-    """From 20,000 rows, 9 parameters: KL <= 0.0008 times the inefficiency, where all variances 5 % off make 0.002.
+    """From 20,000 rows, 9 parameters: KL <= 0.0008 times the inefficiency, where all variances 5 %
+    off make 0.002.
 
     With denoising it is C + sigma^2 I that is learned, and C is not.
     """
@@ -125,7 +138,7 @@ def test_a_gaussian_in_the_plane_by_maximum_likelihood() -> None:
     torch.testing.assert_close(energy.covariance(), torch.cov(x.T, correction=0), rtol=0, atol=1e-4)
 
 
-# -- with chains ------------------------------------------------------------------------------------------------------
+# -- with chains -----------------------------------------------------------------------------------
 
 
 class Training(NamedTuple):
@@ -141,10 +154,11 @@ class Training(NamedTuple):
 
 
 def train(training: Training, energy: Energy, rows: Tensor) -> Sampler:
-    """A learner and a pool in one: chains run under a copy of the weights; its sampler, as it was left.
+    """A learner and a pool in one: chains run under a copy of the weights; its sampler, as it was
+    left.
 
-    The weights that stay are the mean over the last half of the steps (Polyak & Juditsky 1992). All rows are the positives,
-    but where chains start at some of them: those.
+    The weights that stay are the mean over the last half of the steps (Polyak & Juditsky 1992). All
+    rows are the positives, but where chains start at some of them: those.
     """
     generator, copied = seeded(4), copy.deepcopy(energy)
     sampler = Sampler(copied, training.plan, training.chains, generator)
@@ -154,17 +168,21 @@ def train(training: Training, energy: Energy, rows: Tensor) -> Sampler:
     averages, positives = [torch.zeros_like(parameter) for parameter in parameters], rows
     for step in range(training.steps):
         with torch.no_grad():
-            for index, (theirs, ours) in enumerate(zip(copied.parameters(), parameters, strict=True)):
+            for index, (theirs, ours) in enumerate(
+                zip(copied.parameters(), parameters, strict=True)
+            ):
                 theirs.copy_(ours if fast is None else ours + fast.values[index])
         if training.start == "data":
             positives = rows[torch.randint(len(rows), (training.chains,), generator=generator)]
             sampler.position = positives.clone()
         elif training.start == "noise":
-            sampler.position = copied.noise(training.chains, generator)
+            sampler.position = copied.sample_base(training.chains, generator)
         sampler.refresh()
         done = sampler.advance(generator, training.plan.transitions)
         negatives = sampler.position[-training.chains :]
-        batch = Batch(positives, negatives=negatives, previous=done.previous, noise=done.noise, bank=negatives)
+        batch = Batch(
+            positives, negatives=negatives, previous=done.previous, noise=done.noise, bank=negatives
+        )
         optimizer.zero_grad()
         loss_of(training.objective, energy, batch).backward()
         if fast is not None:
@@ -185,10 +203,13 @@ def start_gaussian() -> tuple[TrainableGaussian, Tensor]:
     return energy, Gaussian(MEAN, COVARIANCE).sample(20_000, seeded(3)).float()
 
 
-@pytest.mark.parametrize(("start", "transitions"), [("persistent", 5), ("data", 5)], ids=["pcd", "cd"])
+@pytest.mark.parametrize(
+    ("start", "transitions"), [("persistent", 5), ("data", 5)], ids=["pcd", "cd"]
+)
 def test_a_gaussian_by_mala_chains(start: str, transitions: int) -> None:
-    """MALA leaves the model's law invariant, so that the truth is a fixed point of CD-k too. Beside the rows' own error there
-    is that of 2000 chains over 300 averaged steps, and of CD's as many positives a step: inefficiency 2.
+    """MALA leaves the model's law invariant, so that the truth is a fixed point of CD-k too. Beside
+    the rows' own error there is that of 2000 chains over 300 averaged steps, and of CD's as many
+    positives a step: inefficiency 2.
     """
     energy, rows = start_gaussian()
     plan = ChainPlan(mala.kernel, {"step_size": 0.2}, transitions, 0.0)
@@ -197,9 +218,10 @@ def test_a_gaussian_by_mala_chains(start: str, transitions: int) -> None:
 
 
 def test_a_gaussian_by_improved_contrastive_divergence() -> None:
-    """With ULA, whose law for precision P is N(m, (P - eps P^2 / 2)^-1). Where that is the data's, P has the eigenvalues
-    (1 - sqrt(1 - 2 eps w)) / eps, w those of the data's precision: a bias of order eps, 0.0012 in KL. The terms for the sampler
-    add one of that order (q is not p, and the entropy's slope is some per cent flat): twice the divergence is allowed for.
+    """With ULA, whose law for precision P is N(m, (P - eps P^2 / 2)^-1). Where that is the data's,
+    P has the eigenvalues (1 - sqrt(1 - 2 eps w)) / eps, w those of the data's precision: a bias of
+    order eps, 0.0012 in KL. The terms for the sampler add one of that order (q is not p, and the
+    entropy's slope is some per cent flat): twice the divergence is allowed for.
     """
     energy, rows = start_gaussian()
     step = 0.02
@@ -213,21 +235,22 @@ def test_a_gaussian_by_improved_contrastive_divergence() -> None:
 
 
 def test_short_runs_match_moments_and_not_the_law() -> None:
-    """Ten transitions from noise: their draws have the data's mean and second moments (Nijkamp et al. 2019, section 3), though
-    the energy that makes them so is not the data's. Within 0.05: five standard errors of 20,000 draws and of the learning.
+    """Ten transitions from noise: their draws have the data's mean and second moments (Nijkamp et
+    al. 2019, section 3), though the energy that makes them so is not the data's. Within 0.05: five
+    standard errors of 20,000 draws and of the learning.
     """
     energy, rows = start_gaussian()
     plan = ChainPlan(ula.kernel, {"step_size": 0.05}, 10, 0.0)
     train(Training(ContrastiveDivergence(0.0), plan, "noise", 2000, 600, 0.05), energy, rows)
     sampler = Sampler(copy.deepcopy(energy), plan, len(rows), seeded(5))
-    sampler.position = energy.noise(len(rows), seeded(6))
+    sampler.position = energy.sample_base(len(rows), seeded(6))
     sampler.advance(seeded(7), 10)
     torch.testing.assert_close(sampler.position.mean(0), rows.mean(0), rtol=0, atol=0.05)
     torch.testing.assert_close(torch.cov(sampler.position.T), torch.cov(rows.T), rtol=0, atol=0.05)
     assert gaussian_divergence(MEAN, COVARIANCE, energy) > 0.1
 
 
-# -- a restricted Boltzmann machine -----------------------------------------------------------------------------------
+# -- a restricted Boltzmann machine ----------------------------------------------------------------
 
 RBM_ROWS = 8000
 RBM_PARAMETERS = 8 * 6 + 8 + 6
@@ -246,7 +269,10 @@ def true_rbm() -> tuple[Energy, Tensor]:
     truth = scramble(BernoulliRBM((8,), hidden=6, weight_scale=1.0), seed=3)
     with torch.no_grad():
         law = torch.softmax(-truth(states(truth)), 0)
-    return truth, states(truth)[torch.multinomial(law, RBM_ROWS, replacement=True, generator=seeded(1))]
+    return (
+        truth,
+        states(truth)[torch.multinomial(law, RBM_ROWS, replacement=True, generator=seeded(1))],
+    )
 
 
 def start_rbm(rows: Tensor) -> Energy:
@@ -274,14 +300,24 @@ def test_an_rbm(name: str) -> None:
 
 
 def ladder() -> ChainPlan:
-    return ChainPlan(replica_exchange.over(gibbs.kernel, 4, 1), {}, 2, 0.0, rungs=4, ladder_rounds=100)
+    return ChainPlan(
+        replica_exchange.over(gibbs.kernel, 4, 1), {}, 2, 0.0, rungs=4, ladder_rounds=100
+    )
 
 
 RBM_CHAINS: dict[str, Callable[[], Training]] = {
-    "pcd": lambda: Training(ContrastiveDivergence(0.0), gibbs_plan(2), "persistent", 500, 1500, 0.05),
+    "pcd": lambda: Training(
+        ContrastiveDivergence(0.0), gibbs_plan(2), "persistent", 500, 1500, 0.05
+    ),
     "cd": lambda: Training(ContrastiveDivergence(0.0), gibbs_plan(10), "data", 1000, 1000, 0.05),
     "fast_pcd": lambda: Training(
-        ContrastiveDivergence(0.0), gibbs_plan(2), "persistent", 500, 1500, 0.05, partial(FastWeights, rate=0.01, decay=0.95)
+        ContrastiveDivergence(0.0),
+        gibbs_plan(2),
+        "persistent",
+        500,
+        1500,
+        0.05,
+        partial(FastWeights, rate=0.01, decay=0.95),
     ),
     "ladder": lambda: Training(ContrastiveDivergence(0.0), ladder(), "persistent", 500, 1000, 0.05),
 }
@@ -300,7 +336,7 @@ def test_an_rbm_by_gibbs_chains(name: str) -> None:
     assert divergence(truth, energy.double(), states(truth)) < bound(RBM_PARAMETERS, RBM_ROWS, 1.5)
 
 
-# -- a mixture --------------------------------------------------------------------------------------------------------
+# -- a mixture -------------------------------------------------------------------------------------
 
 MIXTURE_ROWS = 10_000
 MIXTURE = {
@@ -316,7 +352,9 @@ MIXTURE = {
 
 @pytest.mark.parametrize("name", MIXTURE)
 def test_a_mixture_of_two_gaussians_in_the_plane(name: str) -> None:
-    """From components that differ in little; 11 parameters (12 with a free constant), KL by quadrature."""
+    """From components that differ in little; 11 parameters (12 with a free constant), KL by
+    quadrature.
+    """
     case, shares, means = MIXTURE[name], double([0.6, 0.4]), double([[-1.2, -0.5], [1.2, 0.8]])
     covariances = double([[[0.6, 0.2], [0.2, 0.5]], [[0.5, -0.2], [-0.2, 0.6]]])
     rows = GaussianMixture(shares, means, covariances).sample(MIXTURE_ROWS, seeded(1))
@@ -325,5 +363,7 @@ def test_a_mixture_of_two_gaussians_in_the_plane(name: str) -> None:
     descend(case.make(), energy, rows, 60)
     truth = GaussianMixture(shares, means, covariances + case.sigma**2 * torch.eye(2).double())
     side = torch.linspace(-7, 7, 281, dtype=torch.float64)
-    assert divergence(truth, energy, torch.cartesian_prod(side, side)) < bound(11, MIXTURE_ROWS, case.inefficiency)
+    assert divergence(truth, energy, torch.cartesian_prod(side, side)) < bound(
+        11, MIXTURE_ROWS, case.inefficiency
+    )
     assert math.isfinite(float(energy.log_z().detach()))

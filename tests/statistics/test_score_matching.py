@@ -1,10 +1,12 @@
-"""Score matching against closed forms, on a Gaussian and a mixture with parameters: loss, and gradient in all of them.
+"""Score matching against closed forms, on a Gaussian and a mixture with parameters: loss, and
+gradient in all of them.
 
-Nothing random: to 1e-10, in float64. Expectations: means of 100 blocks of 100 draws or more, by a t-test for each component of
-(loss, gradient). `require_unbiased` grants each comparison a false alarm with a probability of at most 1e-9, shared among its
-components, and stops at 100 comparisons: by the union bound, correct code fails anywhere in this file, `test_denoising.py` and
-`test_trace_estimators.py` together with a probability of at most 1e-7, or 1e-5 with tails a hundred times as heavy as Student's
-(the loss is skewed, and 10,000 are not infinitely many).
+Nothing random: to 1e-10, in float64. Expectations: means of 100 blocks of 100 draws or more, by a
+t-test for each component of (loss, gradient). `require_unbiased` grants each comparison a false
+alarm with a probability of at most 1e-9, shared among its components, and stops at 100 comparisons:
+by the union bound, correct code fails anywhere in this file, `test_denoising.py` and
+`test_trace_estimators.py` together with a probability of at most 1e-7, or 1e-5 with tails a hundred
+times as heavy as Student's (the loss is skewed, and 10,000 are not infinitely many).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ SIGMAS = (0.5, 1.25)  # numbers of float32, in which the objective keeps them
 _compared = 0
 
 
-# -- energies with parameters and derivatives in closed form ----------------------------------------------------------
+# -- energies with parameters and derivatives in closed form ---------------------------------------
 
 
 class TrainableGaussian(Energy):
@@ -59,21 +61,33 @@ class TrainableGaussian(Energy):
 
 
 class TrainableMixture(Energy):
-    """E(x) = -log sum_k exp(a_k - (x - m_k)'P_k(x - m_k) / 2), P_k = L_k L_k'; parameters a [K], m [K, d], L [K, d, d]."""
+    """E(x) = -log sum_k exp(a_k - (x - m_k)'P_k(x - m_k) / 2), P_k = L_k L_k'; parameters a [K], m
+    [K, d], L [K, d, d].
+    """
 
     def __init__(self, logits: Tensor, means: Tensor, factors: Tensor) -> None:
         super().__init__(means.shape[1:])
-        self.logits, self.means, self.factors = nn.Parameter(logits), nn.Parameter(means), nn.Parameter(factors)
+        self.logits, self.means, self.factors = (
+            nn.Parameter(logits),
+            nn.Parameter(means),
+            nn.Parameter(factors),
+        )
 
     @classmethod
     def of(cls, weights: Tensor, means: Tensor, covariances: Tensor) -> TrainableMixture:
         """That of N(m_k, C_k) with `weights` [K], which need not sum to 1."""
-        return cls(weights.log() - covariances.logdet() / 2, means, torch.linalg.cholesky(covariances.inverse()))
+        return cls(
+            weights.log() - covariances.logdet() / 2,
+            means,
+            torch.linalg.cholesky(covariances.inverse()),
+        )
 
     def _terms(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """The exponents, [N, K], and P_k (x - m_k), [N, K, d]."""
         along = torch.einsum("kij,nki->nkj", self.factors, x[:, None] - self.means)
-        return self.logits - along.square().sum(2) / 2, torch.einsum("kij,nkj->nki", self.factors, along)
+        return self.logits - along.square().sum(2) / 2, torch.einsum(
+            "kij,nkj->nki", self.factors, along
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         return -torch.logsumexp(self._terms(x)[0], 1)
@@ -86,7 +100,10 @@ class TrainableMixture(Energy):
         shares = torch.softmax(exponents, 1)
         slope = torch.einsum("nk,nki->ni", shares, pulls)
         within = self.factors @ self.factors.mT - torch.einsum("nki,nkj->nkij", pulls, pulls)
-        return slope, torch.einsum("nk,nkij->nij", shares, within) + slope[:, :, None] * slope[:, None]
+        return (
+            slope,
+            torch.einsum("nk,nkij->nij", shares, within) + slope[:, :, None] * slope[:, None],
+        )
 
 
 Known = TrainableGaussian | TrainableMixture
@@ -98,7 +115,9 @@ def normal(seed: int, *size: int) -> Tensor:
 
 def gaussian() -> TrainableGaussian:
     """In R^4, rows of shape [2, 2]."""
-    return TrainableGaussian(normal(1, 4), torch.eye(4, dtype=torch.float64) + 0.3 * normal(2, 4, 4), (2, 2))
+    return TrainableGaussian(
+        normal(1, 4), torch.eye(4, dtype=torch.float64) + 0.3 * normal(2, 4, 4), (2, 2)
+    )
 
 
 def mixture() -> TrainableMixture:
@@ -110,17 +129,21 @@ def mixture() -> TrainableMixture:
 MODELS: dict[str, Callable[[], Known]] = {"gaussian": gaussian, "mixture": mixture}
 
 
-# -- what is compared -------------------------------------------------------------------------------------------------
+# -- what is compared ------------------------------------------------------------------------------
 
 
 def with_gradient(energy: Energy, loss: Tensor) -> Tensor:
     """The loss and its gradient in all parameters, end to end."""
-    gradients = torch.autograd.grad(loss, list(energy.parameters()), allow_unused=True, materialize_grads=True)
+    gradients = torch.autograd.grad(
+        loss, list(energy.parameters()), allow_unused=True, materialize_grads=True
+    )
     return torch.cat([loss.detach()[None], *(gradient.flatten() for gradient in gradients)])
 
 
 def loss_of(objective: Objective, energy: Energy, batch: Batch) -> Tensor:
-    return torch.stack([part.weight * part.total / part.rows for part in objective.parts(energy, batch)]).sum()
+    return torch.stack(
+        [part.weight * part.total / part.rows for part in objective.parts(energy, batch)]
+    ).sum()
 
 
 def found(objective: Objective, energy: Energy, batch: Batch) -> Tensor:
@@ -135,17 +158,28 @@ def close(one: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
     torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance)
 
 
-def estimates(objective: Objective, energy: Energy, rows: Callable[[], Tensor], seed: int = 0) -> Tensor:
+def estimates(
+    objective: Objective, energy: Energy, rows: Callable[[], Tensor], seed: int = 0
+) -> Tensor:
     """(loss, gradient) of 100 blocks, `rows()` each, `[100, 1 + parameters]`."""
     generator = seeded(seed)
-    return torch.stack([found(objective, energy, drawn(objective, energy, rows(), generator)) for _ in range(BLOCKS)])
+    return torch.stack(
+        [
+            found(objective, energy, drawn(objective, energy, rows(), generator))
+            for _ in range(BLOCKS)
+        ]
+    )
 
 
 def p_value(values: Tensor, truth: Tensor) -> float:
-    """Of the hypothesis that rows `values` [B, K] have means `truth` [K]: the least t-test's, times K."""
+    """Of the hypothesis that rows `values` [B, K] have means `truth` [K]: the least t-test's, times
+    K.
+    """
     error = values.mean(0) - truth
     p = 2 * stats.t.sf((error / values.std(0) * len(values) ** 0.5).abs().numpy(), len(values) - 1)
-    p[(error.abs() <= 1e-9 * (1 + truth.abs())).numpy()] = 1.0  # where there is no randomness but rounding
+    p[(error.abs() <= 1e-9 * (1 + truth.abs())).numpy()] = (
+        1.0  # where there is no randomness but rounding
+    )
     return float(p.min()) * values.shape[1]
 
 
@@ -158,7 +192,7 @@ def require_unbiased(values: Tensor, truth: Tensor) -> None:
     assert _compared <= COMPARISONS, "more comparisons than the false-alarm rate allows for"
 
 
-# -- the formulas -----------------------------------------------------------------------------------------------------
+# -- the formulas ----------------------------------------------------------------------------------
 
 Formula = Callable[[Known, Batch], Tensor]
 
@@ -232,7 +266,9 @@ def test_derivatives_in_closed_form_are_autograds(model: str) -> None:
 
 
 @pytest.mark.parametrize(("model", "objective", "formula"), FORMULAS)
-def test_loss_and_gradient_are_the_formulas(model: str, objective: Objective, formula: Formula) -> None:
+def test_loss_and_gradient_are_the_formulas(
+    model: str, objective: Objective, formula: Formula
+) -> None:
     check_formula(model, objective, formula)
 
 
@@ -261,9 +297,12 @@ def test_slips_in_a_formula_are_caught(model: str, objective: Objective, formula
             check_formula(model, Slipped(objective, **slip), formula)
 
 
-# -- expectations over the data ---------------------------------------------------------------------------------------
+# -- expectations over the data --------------------------------------------------------------------
 
-MEAN, COVARIANCE = normal(8, 4), torch.eye(4, dtype=torch.float64) + 0.1 * (normal(9, 4, 4) @ normal(9, 4, 4).T)
+MEAN, COVARIANCE = (
+    normal(8, 4),
+    torch.eye(4, dtype=torch.float64) + 0.1 * (normal(9, 4, 4) @ normal(9, 4, 4).T),
+)
 PLAIN = {
     "exact": ScoreMatching(PROBES["basis"], 0),
     "hutchinson": ScoreMatching(PROBES["rademacher"], 1),
@@ -277,7 +316,9 @@ def of_gaussian_data() -> Callable[[], Tensor]:
     generator, factor = seeded(10), torch.linalg.cholesky(COVARIANCE)
 
     def rows() -> Tensor:
-        return (MEAN + torch.randn((ROWS, 4), generator=generator, dtype=torch.float64) @ factor.T).view(-1, 2, 2)
+        return (
+            MEAN + torch.randn((ROWS, 4), generator=generator, dtype=torch.float64) @ factor.T
+        ).view(-1, 2, 2)
 
     return rows
 
@@ -290,7 +331,9 @@ def expected(energy: TrainableGaussian) -> Tensor:
 
 def check_expectation(objective: Objective) -> None:
     energy = gaussian()
-    require_unbiased(estimates(objective, energy, of_gaussian_data()), with_gradient(energy, expected(energy)))
+    require_unbiased(
+        estimates(objective, energy, of_gaussian_data()), with_gradient(energy, expected(energy))
+    )
 
 
 @pytest.mark.parametrize("name", PLAIN)
@@ -312,7 +355,9 @@ def test_the_datas_own_law_is_a_stationary_point() -> None:
 
 
 def explicit_differences(objective: Objective) -> Tensor:
-    """Gradients less those of |grad E - grad E_data|^2 / 2 (Hyvarinen 2005, theorem 1), both mixtures."""
+    """Gradients less those of |grad E - grad E_data|^2 / 2 (Hyvarinen 2005, theorem 1), both
+    mixtures.
+    """
     energy, law = mixture(), mixture().requires_grad_(False)
     law.means.mul_(1.2)
     covariances = (law.factors @ law.factors.mT).inverse()
@@ -334,7 +379,7 @@ def test_implicit_is_explicit_score_matching() -> None:
     assert p_value(wrong, torch.zeros(wrong.shape[1], dtype=torch.float64)) < ALARM
 
 
-# -- finite differences -----------------------------------------------------------------------------------------------
+# -- finite differences ----------------------------------------------------------------------------
 
 
 def check_second_order(objective: Callable[[float], Objective], limit: Formula) -> None:
@@ -350,15 +395,22 @@ def check_second_order(objective: Callable[[float], Objective], limit: Formula) 
 
 
 def test_bias_of_finite_differences_is_of_second_order() -> None:
-    check_second_order(lambda epsilon: FiniteDifferenceScoreMatching(PROBES["gaussian"], 2, epsilon), sliced)
-    check_second_order(lambda epsilon: FiniteDifferenceDenoising(SIGMAS, 2, PROBES["sphere"], epsilon), denoising_along)
+    check_second_order(
+        lambda epsilon: FiniteDifferenceScoreMatching(PROBES["gaussian"], 2, epsilon), sliced
+    )
+    check_second_order(
+        lambda epsilon: FiniteDifferenceDenoising(SIGMAS, 2, PROBES["sphere"], epsilon),
+        denoising_along,
+    )
 
 
 class Ahead(FiniteDifferenceScoreMatching):
     """Differences around x + epsilon v: one-sided."""
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        return super().parts(energy, batch._replace(positives=batch.positives + self._epsilon * batch.drawn[0][0]))
+        return super().parts(
+            energy, batch._replace(positives=batch.positives + self._epsilon * batch.drawn[0][0])
+        )
 
 
 def test_bias_of_first_order_is_caught() -> None:

@@ -9,7 +9,12 @@ import pytest
 import torch
 
 from pipeline.energies.rbm import BernoulliRBM
-from pipeline.staleness import LagController, batch_weights, effective_sample_size, importance_weights
+from pipeline.training.staleness import (
+    LagController,
+    batch_weights,
+    effective_sample_size,
+    importance_weights,
+)
 from tests.conftest import states
 
 EVERYTHING = torch.ones(100, dtype=torch.bool)
@@ -35,25 +40,38 @@ def test_weights_carry_one_law_over_to_the_other(tiny_rbm: BernoulliRBM) -> None
 
 
 def test_weighted_means_are_those_of_the_law_now(tiny_rbm: BernoulliRBM) -> None:
-    """From 50,000 draws of the law then, means under the law now, within 6 standard errors (delta method; 2e-9 a test)."""
+    """From 50,000 draws of the law then, means under the law now, within 6 standard errors (delta
+    method; 2e-9 a test).
+    """
     now, v = other(tiny_rbm), states(5)
     with torch.no_grad():
         p_then, p_now = torch.softmax(-tiny_rbm(v), 0), torch.softmax(-now(v), 0)
-        draws = v[torch.multinomial(p_then, 50_000, replacement=True, generator=torch.Generator().manual_seed(0))]
+        draws = v[
+            torch.multinomial(
+                p_then, 50_000, replacement=True, generator=torch.Generator().manual_seed(0)
+            )
+        ]
         weights = importance_weights(tiny_rbm(draws), now(draws))
     estimate = weights @ draws
     error = ((weights[:, None] * (draws - estimate)).square().sum(0)).sqrt()
     assert float(((estimate - p_now @ v) / error).abs().max()) < 6
-    assert float(((draws.mean(0) - p_now @ v) / error).abs().max()) > 12, "unweighted means must be off, or this tests nothing"
+    assert float(((draws.mean(0) - p_now @ v) / error).abs().max()) > 12, (
+        "unweighted means must be off, or this tests nothing"
+    )
 
 
 def test_equal_versions_give_exactly_uniform_weights() -> None:
     """Even where rounding makes the two energies differ."""
     energy = torch.randn(100, generator=torch.Generator().manual_seed(0))
-    weights, ess = batch_weights(energy, energy + 1e-6 * torch.randn(100), EVERYTHING, lag=0, reweight=True)
+    weights, ess = batch_weights(
+        energy, energy + 1e-6 * torch.randn(100), EVERYTHING, lag=0, reweight=True
+    )
     assert weights.tolist() == [0.01] * 100
     assert ess == 1.0
-    assert batch_weights(energy, -energy, EVERYTHING, lag=5, reweight=False)[0].tolist() == [0.01] * 100
+    assert (
+        batch_weights(energy, -energy, EVERYTHING, lag=5, reweight=False)[0].tolist()
+        == [0.01] * 100
+    )
 
 
 def test_chains_in_their_burn_in_are_left_out() -> None:
@@ -78,7 +96,9 @@ def test_huge_differences_of_energy_do_not_overflow() -> None:
 
 
 def test_controller_lowers_the_bound_and_raises_it_again() -> None:
-    """Poor weights bring it to lock-step, whose ESS of 1 lets it climb back to what was configured, and no higher."""
+    """Poor weights bring it to lock-step, whose ESS of 1 lets it climb back to what was configured,
+    and no higher.
+    """
     controller = LagController(16, floor=0.3, steered=True)
     bounds = [controller.bound]
     for _ in range(2000):
@@ -104,7 +124,9 @@ def steps_until_it_falls(ess: float) -> int:
 
 
 def test_controller_falls_the_sooner_the_worse_the_weights_are() -> None:
-    """When -ln ESS adds up to more than 50 steps at the floor have; what is at the floor or above it stays."""
+    """When -ln ESS adds up to more than 50 steps at the floor have; what is at the floor or above
+    it stays.
+    """
     assert steps_until_it_falls(0.05) == math.floor(50 * math.log(0.3) / math.log(0.05)) + 1 == 21
     assert steps_until_it_falls(0.25) == math.floor(50 * math.log(0.3) / math.log(0.25)) + 1 == 44
     assert steps_until_it_falls(0.31) == 1000
@@ -119,7 +141,9 @@ def test_controller_does_not_fall_for_a_single_step() -> None:
 
 
 def test_rises_that_fail_are_tried_ever_less_often() -> None:
-    """Where every lag has useless weights lock-step is left for 50, 100, 200, then every 400 steps, for 21 at a time."""
+    """Where every lag has useless weights lock-step is left for 50, 100, 200, then every 400 steps,
+    for 21 at a time.
+    """
     controller, bounds = LagController(1, floor=0.3, steered=True), []
     for _ in range(3000):
         controller.observe(1.0 if controller.bound == 0 else 0.05)
@@ -135,7 +159,9 @@ def test_a_rise_that_holds_shortens_the_rest() -> None:
     for step in range(3000):
         controller.observe(0.05 if step < 1000 and controller.bound > 0 else 1.0)
         bounds.append(controller.bound)
-    rises = [step for step, (one, other) in enumerate(pairwise(bounds)) if other > one and step > 1000]
+    rises = [
+        step for step, (one, other) in enumerate(pairwise(bounds)) if other > one and step > 1000
+    ]
     assert [later - earlier for earlier, later in pairwise(rises)] == [50, 50, 50]
     assert bounds[-1] == 4
 

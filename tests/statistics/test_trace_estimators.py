@@ -1,6 +1,8 @@
-"""Laws of directions: unbiased, of the variances that their docstrings give, and exact where they promise it.
+"""Laws of directions: unbiased, of the variances that their docstrings give, and exact where they
+promise it.
 
-Random ones by t-tests over 10,000 draws, with the limit and the false-alarm rate of `test_score_matching.py`.
+Random ones by t-tests over 10,000 draws, with the limit and the false-alarm rate of
+`test_score_matching.py`.
 """
 
 from __future__ import annotations
@@ -14,8 +16,19 @@ from torch import Tensor
 
 from pipeline.energies.base import Energy
 from pipeline.objectives.base import Batch
-from pipeline.objectives.probes import PROBES, TraceEstimator, hutch_pp, orthogonal, rademacher, sphere
-from pipeline.objectives.score_matching import FiniteDifferenceScoreMatching, ScoreMatching, SlicedScoreMatching
+from pipeline.objectives.probes import (
+    PROBES,
+    TraceEstimator,
+    hutch_pp,
+    orthogonal,
+    rademacher,
+    sphere,
+)
+from pipeline.objectives.score_matching import (
+    FiniteDifferenceScoreMatching,
+    ScoreMatching,
+    SlicedScoreMatching,
+)
 from tests.statistics.laws import seeded
 from tests.statistics.test_score_matching import (
     BLOCKS,
@@ -38,7 +51,7 @@ LAWS: dict[str, int] = {"rademacher": 1, "gaussian": 1, "sphere": 1, "orthogonal
 Directional = type[ScoreMatching] | type[SlicedScoreMatching]
 
 
-# -- slips ------------------------------------------------------------------------------------------------------------
+# -- slips -----------------------------------------------------------------------------------------
 
 
 def scaled(law: TraceEstimator, factor: Callable[[int, int], float]) -> TraceEstimator:
@@ -65,7 +78,9 @@ def unsketched(energy: Energy, x: Tensor, probes: int, generator: torch.Generato
 
 
 def one_sign(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:
-    """`orthogonal` with each direction's first component positive, as an algorithm's own choice of signs may leave it."""
+    """`orthogonal` with each direction's first component positive, as an algorithm's own choice of
+    signs may leave it.
+    """
     v = orthogonal(energy, x, probes, generator)
     return v * v.flatten(2)[:, :, 0].sign().view(probes, len(x), *(1,) * (x.ndim - 1))
 
@@ -80,15 +95,21 @@ SLIPS: dict[str, tuple[TraceEstimator, int]] = {
 }
 
 
-# -- unbiased ---------------------------------------------------------------------------------------------------------
+# -- unbiased --------------------------------------------------------------------------------------
 
 
 def check_unbiased(kind: Directional, estimator: TraceEstimator, probes: int) -> None:
     """Loss and gradient at one row, 10,000 times, against those with the trace itself."""
     for energy in (mixture(), gaussian()):
         x = normal(70, 1, *energy.shape)
-        exact = found(ScoreMatching(PROBES["basis"], 0), energy, Batch(x, (PROBES["basis"](energy, x, 0, seeded(0)),)))
-        values = estimates(kind(estimator, probes), energy, lambda x=x: x.expand(ROWS, *x.shape[1:]), 1)
+        exact = found(
+            ScoreMatching(PROBES["basis"], 0),
+            energy,
+            Batch(x, (PROBES["basis"](energy, x, 0, seeded(0)),)),
+        )
+        values = estimates(
+            kind(estimator, probes), energy, lambda x=x: x.expand(ROWS, *x.shape[1:]), 1
+        )
         require_unbiased(values, exact)
 
 
@@ -109,13 +130,19 @@ def test_biased_directions_are_caught(kind: Directional, slip: str) -> None:
 def test_finite_differences_are_unbiased_on_a_quadratic(name: str) -> None:
     energy = gaussian()
     x = normal(70, 1, 2, 2)
-    exact = found(ScoreMatching(PROBES["basis"], 0), energy, Batch(x, (PROBES["basis"](energy, x, 0, seeded(0)),)))
+    exact = found(
+        ScoreMatching(PROBES["basis"], 0),
+        energy,
+        Batch(x, (PROBES["basis"](energy, x, 0, seeded(0)),)),
+    )
     objective = FiniteDifferenceScoreMatching(PROBES[name], LAWS[name], 0.5)
     require_unbiased(estimates(objective, energy, lambda: x.expand(ROWS, 2, 2), 2), exact)
 
 
 def second_moments(estimator: TraceEstimator, probes: int, each: bool) -> Tensor:
-    """mean_p v v' (or v_p v_p' for each p) of 10,000 draws at one row of the mixture, `[10000, (P) * d * d]`."""
+    """mean_p v v' (or v_p v_p' for each p) of 10,000 draws at one row of the mixture, `[10000, (P)
+    * d * d]`.
+    """
     energy = mixture()
     x = normal(70, 1, 3).expand(BLOCKS * ROWS, 3)
     v = estimator(energy, x, probes, seeded(3))
@@ -133,7 +160,11 @@ def test_mean_outer_product_is_the_identity(name: str) -> None:
 
 def check_symmetric(estimator: TraceEstimator) -> None:
     """Each column of the frame by itself: its means, and those of its cubes, are 0."""
-    v = estimator(mixture(), normal(70, 1, 3).expand(BLOCKS * ROWS, 3), 2, seeded(4)).permute(1, 0, 2).flatten(1)
+    v = (
+        estimator(mixture(), normal(70, 1, 3).expand(BLOCKS * ROWS, 3), 2, seeded(4))
+        .permute(1, 0, 2)
+        .flatten(1)
+    )
     values = torch.cat([v, v**3], 1)
     require_unbiased(values, torch.zeros_like(values[0]))
 
@@ -145,7 +176,7 @@ def test_directions_are_symmetric() -> None:
         check_symmetric(one_sign)
 
 
-# -- variances --------------------------------------------------------------------------------------------------------
+# -- variances -------------------------------------------------------------------------------------
 
 
 def quadratic(factor: Tensor) -> TrainableGaussian:
@@ -153,9 +184,13 @@ def quadratic(factor: Tensor) -> TrainableGaussian:
     return TrainableGaussian(torch.zeros(len(factor), dtype=torch.float64), factor)
 
 
-def traces(energy: TrainableGaussian, estimator: TraceEstimator, probes: int, draws: int, seed: int = 5) -> Tensor:
+def traces(
+    energy: TrainableGaussian, estimator: TraceEstimator, probes: int, draws: int, seed: int = 5
+) -> Tensor:
     """Estimates of tr H, each the mean over its directions, `[draws]`."""
-    v = estimator(energy, torch.zeros(draws, energy.dimension, dtype=torch.float64), probes, seeded(seed))
+    v = estimator(
+        energy, torch.zeros(draws, energy.dimension, dtype=torch.float64), probes, seeded(seed)
+    )
     return (v @ energy.factor.detach()).square().sum(2).mean(0)
 
 
@@ -173,7 +208,9 @@ def traceless(h: Tensor, probes: int) -> Tensor:
 
 
 def frame(h: Tensor, probes: int) -> Tensor:
-    """Of P directions out of d, whose quadratic forms have covariance -Var / (d - 1) with one another: d of them are exact."""
+    """Of P directions out of d, whose quadratic forms have covariance -Var / (d - 1) with one
+    another: d of them are exact.
+    """
     return traceless(h, probes) * (len(h) - probes) / (len(h) - 1)
 
 
@@ -185,16 +222,24 @@ VARIANCES: list[tuple[str, int, Callable[[Tensor, int], Tensor]]] = [
 ]
 
 
-def check_variance(estimator: TraceEstimator, probes: int, variance: Callable[[Tensor, int], Tensor]) -> None:
-    """Squared deviations from tr H, known, have the variance for their mean; 5 dimensions, 10,000 draws."""
-    energy = quadratic(torch.diag(torch.linspace(0.5, 2.5, 5, dtype=torch.float64)) + 0.3 * normal(71, 5, 5))
+def check_variance(
+    estimator: TraceEstimator, probes: int, variance: Callable[[Tensor, int], Tensor]
+) -> None:
+    """Squared deviations from tr H, known, have the variance for their mean; 5 dimensions, 10,000
+    draws.
+    """
+    energy = quadratic(
+        torch.diag(torch.linspace(0.5, 2.5, 5, dtype=torch.float64)) + 0.3 * normal(71, 5, 5)
+    )
     h = energy.precision.detach()
     squares = (traces(energy, estimator, probes, BLOCKS * ROWS) - h.trace()).square()
     require_unbiased(squares.view(BLOCKS, ROWS).mean(1)[:, None], variance(h, probes)[None])
 
 
 @pytest.mark.parametrize(("name", "probes", "variance"), VARIANCES)
-def test_variances_are_as_documented(name: str, probes: int, variance: Callable[[Tensor, int], Tensor]) -> None:
+def test_variances_are_as_documented(
+    name: str, probes: int, variance: Callable[[Tensor, int], Tensor]
+) -> None:
     check_variance(PROBES[name], probes, variance)
     for other, count, wrong in VARIANCES:  # it tells them apart
         if other != name and count == probes == 4:
@@ -213,14 +258,19 @@ def test_hutch_pp_has_the_variance_of_what_it_projects_away() -> None:
     variances = 2 * (rest.square().sum((1, 2)) - rest.diagonal(dim1=1, dim2=2).square().sum(1)) / k
     squares = ((v @ energy.factor.detach()).square().sum(2).mean(0) - h.trace()).square()
     assert float(variances.mean()) > 0.1
-    require_unbiased((squares - variances).view(BLOCKS, ROWS).mean(1)[:, None], torch.zeros(1, dtype=torch.float64))
+    require_unbiased(
+        (squares - variances).view(BLOCKS, ROWS).mean(1)[:, None],
+        torch.zeros(1, dtype=torch.float64),
+    )
 
 
-# -- exact ------------------------------------------------------------------------------------------------------------
+# -- exact -----------------------------------------------------------------------------------------
 
 
 def test_traces_without_variance() -> None:
-    """A basis, a whole frame, signs on a diagonal, Hutch++ on a rank that it can hold (and on 0, and with d sketched)."""
+    """A basis, a whole frame, signs on a diagonal, Hutch++ on a rank that it can hold (and on 0,
+    and with d sketched).
+    """
     full, diagonal = quadratic(normal(73, 6, 6)), quadratic(torch.diag(normal(74, 6)))
     for energy, estimator, probes in [
         (full, PROBES["basis"], 1),
@@ -234,7 +284,9 @@ def test_traces_without_variance() -> None:
     ]:
         truth = energy.precision.trace().detach()
         close(traces(energy, estimator, probes, 500), truth.expand(500))
-    assert float(traces(quadratic(normal(75, 12, 3)), hutch_pp, 8, 500).std()) > 1e-3  # a rank too many
+    assert (
+        float(traces(quadratic(normal(75, 12, 3)), hutch_pp, 8, 500).std()) > 1e-3
+    )  # a rank too many
     assert float(traces(quadratic(normal(75, 12, 2)), unprojected, 6, 500).std()) > 1e-3
 
 
@@ -253,7 +305,9 @@ def mixture_in(d: int) -> TrainableMixture:
 
 
 def mean_squares(probes: int, decay: float) -> dict[str, float]:
-    """Mean squared errors of the traces of a rotated H with eigenvalues 1, decay, decay^2, ... in 30 dimensions."""
+    """Mean squared errors of the traces of a rotated H with eigenvalues 1, decay, decay^2, ... in
+    30 dimensions.
+    """
     rotation = torch.linalg.qr(normal(80, 30, 30)).Q
     energy = quadratic(rotation * decay ** (torch.arange(30, dtype=torch.float64) / 2))
     truth = energy.precision.trace().detach()
@@ -266,7 +320,9 @@ def mean_squares(probes: int, decay: float) -> dict[str, float]:
 def test_hutch_pp_gains_on_a_decaying_spectrum_and_not_on_a_flat_one() -> None:
     """At equal numbers of products with H: 4 + 8 for Hutch++, 12 for the others."""
     decaying = mean_squares(12, 0.5)
-    assert decaying["hutch_pp"] < 0.1 * min(error for name, error in decaying.items() if name != "hutch_pp")
+    assert decaying["hutch_pp"] < 0.1 * min(
+        error for name, error in decaying.items() if name != "hutch_pp"
+    )
     slow = mean_squares(12, 0.97)
     assert slow["hutch_pp"] > 0.5 * slow["rademacher"]
 

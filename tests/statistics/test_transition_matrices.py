@@ -1,8 +1,9 @@
-"""Discrete kernels by enumeration: their transition matrices on at most 256 states, from the functions that `step` draws with.
+"""Discrete kernels by enumeration: their transition matrices on at most 256 states, from the
+functions that `step` draws with.
 
-Each matrix P has rows that sum to 1, pi P = pi and pi_i P_ij = pi_j P_ji to 1e-10; and counts show that `step` draws from its
-rows. The law pi is the energy's own, or at beta = 0.45 the tempered one. False
-alarms: `laws.P_VALUES`; enumeration has none.
+Each matrix P has rows that sum to 1, pi P = pi and pi_i P_ij = pi_j P_ji to 1e-10; and counts show
+that `step` draws from its rows. The law pi is the energy's own, or at beta = 0.45 the tempered one.
+False alarms: `laws.P_VALUES`; enumeration has none.
 """
 
 from __future__ import annotations
@@ -14,12 +15,13 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.energies.base import Energy, Target
+from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.discrete import all_states
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
+from pipeline.energies.target import Target
 from pipeline.kernels import gibbs, gibbs_with_gradients, single_site
 from pipeline.kernels.base import Kernel
 from tests.statistics import laws
@@ -44,7 +46,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
 RBMS = ["rbm", "potts_rbm", "two categories", "image"]
 
 
-# -- the matrices -----------------------------------------------------------------------------------------------------
+# -- the matrices ----------------------------------------------------------------------------------
 
 
 def bound(energy: Energy, beta: float | None) -> Target:
@@ -57,7 +59,12 @@ def law_of(energy: Energy, beta: float | None) -> Tensor:
     """pi, `[S]`."""
     x = states(energy)
     return torch.softmax(
-        -(energy(x) if beta is None else energy.tempered(x, torch.full((len(x),), beta, dtype=torch.float64))), 0
+        -(
+            energy(x)
+            if beta is None
+            else energy.tempered(x, torch.full((len(x),), beta, dtype=torch.float64))
+        ),
+        0,
     )
 
 
@@ -77,7 +84,9 @@ def gibbs_matrix(target: Target, energy: Energy) -> Tensor:
 
 
 def gibbs_with_gradients_matrix(target: Target, energy: Energy) -> Tensor:
-    """P(x' | x): of every move, the probability that it is proposed and, by Hastings' ratio, accepted; else x stays."""
+    """P(x' | x): of every move, the probability that it is proposed and, by Hastings' ratio,
+    accepted; else x stays.
+    """
     x = states(energy)
     state = gibbs_with_gradients.kernel.init(x, target)
     forward = gibbs_with_gradients.log_proposals(state, target)
@@ -87,7 +96,9 @@ def gibbs_with_gradients_matrix(target: Target, energy: Energy) -> Tensor:
         possible = chosen.isfinite()
         move = torch.full((len(x),), number)
         moved, ratio = gibbs_with_gradients.propose(state, forward, move, target)
-        assert ((moved.position != x).flatten(1).sum(1) == possible).all(), "a move changes one site, and staying is none"
+        assert ((moved.position != x).flatten(1).sum(1) == possible).all(), (
+            "a move changes one site, and staying is none"
+        )
         back = gibbs_with_gradients.reverse(x, move, target)
         returned = gibbs_with_gradients.apply(moved.position, back, target)
         assert torch.equal(returned[possible], x[possible]), "the way back leads back"
@@ -109,7 +120,11 @@ def single_site_matrix(target: Target, energy: Energy) -> Tensor:
         for value, energy_there, share in zip(values.T, energies.T, shares.T, strict=True):
             position = x.flatten(1).scatter(1, site, value[:, None]).view_as(x)
             torch.testing.assert_close(energy_there, target.energy(position))
-            matrix.index_put_((rows, numbers(position, energy.levels or 0)), share / energy.dimension, accumulate=True)
+            matrix.index_put_(
+                (rows, numbers(position, energy.levels or 0)),
+                share / energy.dimension,
+                accumulate=True,
+            )
     return matrix
 
 
@@ -120,7 +135,9 @@ class Case(NamedTuple):
     beta: float | None
 
     def __str__(self) -> str:
-        return f"{self.matrix.__name__.removesuffix('_matrix')}-{self.name}" + ("" if self.beta is None else "-tempered")
+        return f"{self.matrix.__name__.removesuffix('_matrix')}-{self.name}" + (
+            "" if self.beta is None else "-tempered"
+        )
 
 
 CASES = [
@@ -135,7 +152,7 @@ CASES = [
 ]
 
 
-# -- the functions that test ------------------------------------------------------------------------------------------
+# -- the functions that test -----------------------------------------------------------------------
 
 
 def imbalance(matrix: Tensor, pi: Tensor) -> float:
@@ -145,13 +162,19 @@ def imbalance(matrix: Tensor, pi: Tensor) -> float:
     return max(float(error.abs().max()) for error in errors)
 
 
-def row_p_values(kernel: Kernel, target: Target, energy: Energy, matrix: Tensor) -> dict[str, float]:
-    """One transition of many chains from one state, its first, middle and most probable: counts against the matrix's row."""
+def row_p_values(
+    kernel: Kernel, target: Target, energy: Energy, matrix: Tensor
+) -> dict[str, float]:
+    """One transition of many chains from one state, its first, middle and most probable: counts
+    against the matrix's row.
+    """
     x, found = states(energy), {}
     for number in {0, len(x) // 2, int(target.energy(x).argmin())}:
         state = kernel.init(x[number].expand(DRAWS, *energy.shape), target)
         moved, _ = kernel.step(seeded(number), state, target)
-        found[f"from {number}"] = chi_squared(numbers(moved.position, energy.levels or 0), matrix[number])
+        found[f"from {number}"] = chi_squared(
+            numbers(moved.position, energy.levels or 0), matrix[number]
+        )
     return found
 
 
@@ -166,7 +189,9 @@ def test_detailed_balance(case: Case) -> None:
 
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_the_kernel_reaches_every_state(case: Case) -> None:
-    """Irreducible and aperiodic: some power of the matrix has no zero; so pi is the one law it leaves as it is."""
+    """Irreducible and aperiodic: some power of the matrix has no zero; so pi is the one law it
+    leaves as it is.
+    """
     energy = ENERGIES[case.name]()
     reach = (case.matrix(bound(energy, case.beta), energy) > 0).double()
     for _ in range(5):

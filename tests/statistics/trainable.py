@@ -1,4 +1,6 @@
-"""Energies on R^d with parameters and a known log Z, and what is measured of an objective: its loss and its gradient."""
+"""Energies on R^d with parameters and a known log Z, and what is measured of an objective: its loss
+and its gradient.
+"""
 
 from __future__ import annotations
 
@@ -11,15 +13,20 @@ from torch import Tensor, nn
 from pipeline.energies.base import Energy
 from pipeline.objectives.base import Batch, Objective
 
-# each comparison of sampled means asks at most this chance of a false alarm of all its components together
+# each comparison of sampled means asks at most this chance of a false alarm of all its components
+# together
 FALSE_ALARM = 1e-6
 
 
 class TrainableGaussian(Energy):
-    """E(x) = |L'(x - m)|^2 / 2: N(m, P^-1) with P = L L', L lower triangular. Without `log_sum`: log Z has to be found."""
+    """E(x) = |L'(x - m)|^2 / 2: N(m, P^-1) with P = L L', L lower triangular. Without `log_sum`:
+    log Z has to be found.
+    """
 
     def __init__(self, mean: Tensor, covariance: Tensor) -> None:
-        super().__init__(mean.shape, base_scale=math.sqrt(float((mean.square() + covariance.diagonal()).mean())))
+        super().__init__(
+            mean.shape, base_scale=math.sqrt(float((mean.square() + covariance.diagonal()).mean()))
+        )
         self.mean = nn.Parameter(mean.clone())
         self.factor = nn.Parameter(torch.linalg.cholesky(torch.linalg.inv(covariance)).contiguous())
 
@@ -39,15 +46,22 @@ class TrainableMixture(Energy):
     """E(x) = -log sum_k exp(a_k) N(x; m_k, (L_k L_k')^-1), log Z = logsumexp a."""
 
     def __init__(self, logits: Tensor, means: Tensor, covariances: Tensor) -> None:
-        super().__init__(means.shape[1:], base_scale=float(means.square().sum(1).max().sqrt()) + 1.0)
+        super().__init__(
+            means.shape[1:], base_scale=float(means.square().sum(1).max().sqrt()) + 1.0
+        )
         self.logits = nn.Parameter(logits.clone())
         self.means = nn.Parameter(means.clone())
-        self.factors = nn.Parameter(torch.linalg.cholesky(torch.linalg.inv(covariances)).contiguous())
+        self.factors = nn.Parameter(
+            torch.linalg.cholesky(torch.linalg.inv(covariances)).contiguous()
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         factors = self.factors.tril()
         squares = torch.einsum("nkd,kde->nke", x[:, None] - self.means, factors).square().sum(2)
-        log_norms = factors.diagonal(dim1=1, dim2=2).abs().log().sum(1) - self.dimension * math.log(2 * math.pi) / 2
+        log_norms = (
+            factors.diagonal(dim1=1, dim2=2).abs().log().sum(1)
+            - self.dimension * math.log(2 * math.pi) / 2
+        )
         return -torch.logsumexp(self.logits + log_norms - squares / 2, 1)
 
     def log_z(self) -> Tensor:
@@ -55,7 +69,9 @@ class TrainableMixture(Energy):
 
 
 class Scaled(Energy):
-    """E(x) = k |x - m|^2 / 2, k and m learned: transitions replayed on it can be worked out by hand."""
+    """E(x) = k |x - m|^2 / 2, k and m learned: transitions replayed on it can be worked out by
+    hand.
+    """
 
     def __init__(self, k: float, mean: Tensor) -> None:
         super().__init__(mean.shape)
@@ -73,7 +89,9 @@ def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
 
 def loss_of(objective: Objective, energy: Energy, batch: Batch) -> Tensor:
     """What one step descends: the sum of weight x total / rows."""
-    return torch.stack([part.weight * part.total / part.rows for part in objective.parts(energy, batch)]).sum()
+    return torch.stack(
+        [part.weight * part.total / part.rows for part in objective.parts(energy, batch)]
+    ).sum()
 
 
 def gradient_of(loss: Tensor, module: nn.Module) -> Tensor:
@@ -90,7 +108,9 @@ def gradients_by_row(energy: Energy, x: Tensor) -> Tensor:
 
 
 def largest_z(samples: Tensor, truth: Tensor) -> float:
-    """Of the means of `samples` [S, P] of unknown variance against `truth` [P]; 0 where both are constant."""
+    """Of the means of `samples` [S, P] of unknown variance against `truth` [P]; 0 where both are
+    constant.
+    """
     error = samples.std(0) / math.sqrt(len(samples))
     return float(((samples.mean(0) - truth).abs() / error.clamp(min=1e-12)).max())
 

@@ -1,0 +1,49 @@
+"""From a configuration to chains: how they run, and those of one pool."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from pipeline.assembly.energies import make_energy
+from pipeline.assembly.kernels import make_kernel
+from pipeline.chains.pool import Pool
+from pipeline.chains.sampler import ChainPlan
+from pipeline.common.process import keep_freed_memory
+from pipeline.config import kernels as kernel_sections
+from pipeline.config.run import RunConfig
+
+
+def make_plan(config: RunConfig) -> ChainPlan:
+    """How the run's chains run."""
+    kernel = config.kernel
+    ladder = kernel if isinstance(kernel, kernel_sections.ReplicaExchangeKernel) else None
+    within = ladder.inner if ladder else kernel
+    tuned = within if isinstance(within, kernel_sections.TunedKernel) else None
+    start = config.contrastive.start if config.contrastive else None
+    return ChainPlan(
+        make_kernel(kernel),
+        kernel.parameters,
+        kernel.transitions,
+        {"persistent": config.chains.restart, "noise": 1.0}.get(start or "", 0.0),
+        rungs=ladder.rungs if ladder else 1,
+        ladder_rounds=ladder.adapt_rounds if ladder else 0,
+        target_acceptance=tuned.target_acceptance if tuned else None,
+        adapt_rounds=tuned.adapt_rounds if tuned else None,
+        gradient_dtype=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
+        replayed=getattr(config.contrastive, "replayed", 0),
+        start_at_data=config.starts_at_data,
+        batches_carry_rows=config.batches_carry_rows,
+        per_context=config.chains.per_context,
+    )
+
+
+def make_chains(
+    config: RunConfig, shape: Sequence[int], pool: int, context_shape: Sequence[int] | None = None
+) -> Pool:
+    keep_freed_memory()
+    energy, plan = make_energy(config, shape, context_shape), make_plan(config)
+    return Pool(
+        energy, plan, config.chains.per_pool, pool=pool, seed=config.seed, device=config.device
+    )

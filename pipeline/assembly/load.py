@@ -1,0 +1,55 @@
+"""A trained energy from a checkpoint, without its run."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from pydantic import TypeAdapter, ValidationError
+from torch import Tensor, nn
+
+from pipeline.common.errors import CheckpointError
+from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
+from pipeline.energies.base import Energy
+from pipeline.energies.weights import unflatten_
+from pipeline.storage.checkpoint import find
+
+
+def load_energy(
+    url: str, module: nn.Module | None, features: Sequence[Callable[[Tensor], Tensor]] | None = None
+) -> Energy:
+    """See `pipeline.load`."""
+    from pipeline.assembly.energies import construct_energy
+
+    checkpoint = find(url)
+    checkpoint.check_format()
+    # the energy's section alone: the rest of an older configuration need not be valid any more
+    try:
+        section: EnergyConfig = TypeAdapter(EnergyConfig).validate_python(
+            checkpoint.manifest["config"]["energy"]
+        )
+    except ValidationError as error:
+        raise CheckpointError(
+            f"{checkpoint.folder}: this version knows no such energy ({error})"
+        ) from error
+    if module is not None and not isinstance(section, CustomEnergy):
+        raise CheckpointError(
+            f"{checkpoint.folder}: its energy is {section.name}, which needs no module"
+        )
+    if isinstance(section, CustomEnergy):
+        section._module = module
+        if module is None and section.entry_point is None:
+            raise CheckpointError(
+                f"{checkpoint.folder}: its module was given in code; give it again, load(url,"
+                " energy=module)"
+            )
+    if isinstance(section, MaxentEnergy):
+        section._features = features
+        if features is None and section.given is not None:
+            raise CheckpointError(
+                f"{checkpoint.folder}: its features {section.given} were given in code; give them"
+                " again"
+            )
+    energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
+    checkpoint.check_signature(energy)
+    unflatten_(energy, checkpoint.read("energy.pt")["weights"].numpy())
+    return energy.eval().requires_grad_(False)

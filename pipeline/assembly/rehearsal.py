@@ -1,0 +1,63 @@
+"""A rehearsal: what would fail later fails before anything starts."""
+
+from __future__ import annotations
+
+from copy import deepcopy
+
+import torch
+
+from pipeline.assembly.chains import make_plan
+from pipeline.assembly.data import _first_contexts, noisy_sample
+from pipeline.assembly.learner import make_terms
+from pipeline.chains.sampler import Sampler
+from pipeline.common.errors import ConfigError
+from pipeline.common.rng import torch_generator
+from pipeline.config.run import RunConfig
+from pipeline.data.base import DataSet
+from pipeline.energies.base import Energy
+from pipeline.objectives.base import Batch
+
+
+def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
+    """One transition of two chains and a first loss: what code of the user's own fails at, or an
+    objective cannot have of this energy, a `ConfigError` says before anything starts.
+    """
+    generator = torch_generator(config.seed, "rehearsal")
+    try:
+        sampler = Sampler(deepcopy(energy), make_plan(config), 2, generator)
+        sampler.bind(data.context.sample[:2] if data.context is not None else None)
+        sampler.advance(generator, 1)
+    except ConfigError:
+        raise
+    except Exception as error:
+        remedy = (
+            f"a first transition on energy={config.energy.name} failed ({type(error).__name__}:"
+            f" {error})"
+        )
+        raise ConfigError("kernel", config.kernel.name, remedy) from error
+    rows, context = energy.sample_base(16, generator), _first_contexts(data, 16)
+    try:
+        for term in make_terms(config, energy, rows, context):
+            # one draw a row: exact score matching would take as many second derivatives as there
+            # are dimensions
+            drawn = tuple(
+                values[:1] for values in term.objective.draw(energy.given(context), rows, generator)
+            )
+            batch = Batch(rows, drawn, rows, context=context, negative_context=context)
+            batch = batch._replace(
+                previous=rows,
+                noise=energy.sample_base(16, generator)[None],
+                bank=energy.sample_base(16, generator),
+            )
+            loss = torch.stack(
+                [part.total for part in term.objective.parts(deepcopy(energy), batch)]
+            ).sum()
+            loss.backward()
+            term.objective.check(energy, energy.into_domain(noisy_sample(config, data)))
+    except ConfigError:
+        raise
+    except Exception as error:
+        remedy = (
+            f"a first loss on energy={config.energy.name} failed ({type(error).__name__}: {error})"
+        )
+        raise ConfigError("objective", config.objective.name, remedy) from error

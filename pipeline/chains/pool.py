@@ -1,0 +1,232 @@
+"""One pool's Markov chains: many of them on one device, advanced together."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.chains import batch as negatives
+from pipeline.chains.kept import KeptChains
+from pipeline.chains.sampler import ChainPlan, Sampler
+from pipeline.common.process import used
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import RoundReport, Rows, Weights
+from pipeline.energies.base import Energy
+from pipeline.energies.weights import adopt
+from pipeline.kernels.base import per_chain
+
+
+class Pool:
+    """`count` persistent chains of pool number `pool`.
+
+    Those of a conditional model run under the contexts of the rows that a round is sent: taken up
+    where they were left when the rows are numbered (`KeptChains`), else begun anew. Streams:
+    `SeedSequence(seed, "chains", pool)`; a later incarnation, made after its process died, has its
+    own.
+    """
+
+    def __init__(
+        self, energy: Energy, plan: ChainPlan, count: int, *, pool: int, seed: int, device: str
+    ) -> None:
+        self._energy = energy.to(device)
+        self._plan, self._count = plan, count
+        self._pool, self._seed, self._device = pool, seed, torch.device(device)
+        self._version = -1
+        self.incarnation = 0
+        self.round = 0  # the number of the next one
+        self._generator = torch_generator(seed, "chains", pool, device=self._device)
+        self._sampler = Sampler(self._energy, plan, count, self._generator)
+        self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
+        self._kept = KeptChains(plan.per_context)
+        self._unplaced = True  # until weights come: an energy's base law may depend on them
+
+    def advance(
+        self, weights: Weights, start: Rows | None = None
+    ) -> tuple[pa.RecordBatch, RoundReport]:
+        """One round: adopt `weights`, k transitions from where the chains are (or of and under the
+        rows `start`), encode.
+
+        A chain that is no longer finite starts anew from noise and is counted; its row holds the
+        fresh position.
+        """
+        clock, spent = time.perf_counter(), time.process_time()
+        self._adopt(weights)
+        sampler, transitions = self._sampler, self._plan.transitions
+        seats = None if start is None else self._seat(start)
+        restarted = self._restart()
+        done = sampler.advance(self._generator, transitions)
+        self._age += transitions
+        energy, reseeded = self._reseed(done.energy, done.broken)
+        previous, noise = done.previous, done.noise
+        if (
+            previous is not None and noise is not None and reseeded
+        ):  # a chain made anew has no past: it replays to where it is
+            lost = per_chain(done.broken, previous)
+            previous, noise = (
+                torch.where(lost, sampler.position, previous),
+                torch.where(lost, torch.nan, noise),
+            )
+        if seats is not None and seats.number is not None:
+            self._kept.put(seats.number, sampler.position, self._age)
+        acceptance = done.acceptance[-self._count :]
+        batch = negatives.encode(
+            sampler.position[-self._count :],
+            energy[-self._count :],
+            acceptance,
+            self._age,
+            pool=self._pool,
+            incarnation=self.incarnation,
+            round=self.round,
+            version=weights.version,
+            previous=previous,
+            noise=noise,
+            context=None if seats is None else seats.context,
+            number=None if seats is None else seats.number,
+            start=seats.position if seats is not None and self._plan.batches_carry_rows else None,
+        )
+        report = RoundReport(
+            pool=self._pool,
+            incarnation=self.incarnation,
+            round=self.round,
+            version=weights.version,
+            transitions=transitions * len(sampler.position),
+            acceptance=float(acceptance.mean()),
+            step_size=sampler.step_size,
+            swaps=tuple(done.swaps.tolist()),
+            reseeded=reseeded,
+            restarted=restarted,
+            seconds=time.perf_counter() - clock,
+            usage=used(spent, sampler.position.device),
+        )
+        self.round += 1
+        return batch, report
+
+    def _adopt(self, weights: Weights) -> None:
+        if weights.version != self._version:
+            adopt(self._energy, weights.flat)
+            self._sampler.refresh()
+        if self._unplaced:
+            self._sampler.position = self._energy.sample_base(
+                len(self._sampler.position), self._generator
+            )
+            self._unplaced = False
+            self._version = weights.version
+
+    def _seat(self, start: Rows) -> Rows:
+        """Pool put at and under the rows sent, `per_context` one after the other for each; the
+        rows, one for each chain.
+        """
+        copies = self._plan.per_context
+        rows = start.map(lambda field: field.to(self._device).repeat_interleave(copies, 0))
+        if self._plan.start_at_data:
+            position, age = self._energy.with_latents(rows.position), torch.zeros_like(self._age)
+        else:
+            position, age = (
+                self._energy.sample_base(self._count, self._generator),
+                torch.zeros_like(self._age),
+            )
+            if rows.number is not None:
+                position, age = self._kept.take(rows.number, position)
+        self._sampler.position, self._age = position, age
+        self._sampler.bind(rows.context)
+        return rows
+
+    def _restart(self) -> int:
+        """Every chain (of a ladder's lowest rung) starts anew from noise with the plan's
+        probability; how many did.
+        """
+        if not self._plan.restart:
+            return 0
+        chosen = torch.zeros(len(self._sampler.position), dtype=torch.bool, device=self._device)
+        uniform = torch.rand(self._count, generator=self._generator, device=self._device)
+        chosen[: self._count] = uniform < self._plan.restart
+        self._replace(chosen)
+        return int(chosen.sum())
+
+    def _reseed(self, energy: Tensor, broken: Tensor) -> tuple[Tensor, int]:
+        """Pool that are `broken` made anew; the energies of all and how many were."""
+        count = int(broken.sum())
+        if count:
+            self._replace(broken)
+            energy = torch.where(broken, self._sampler.energy(self._sampler.position), energy)
+        return energy, count
+
+    def _replace(self, chosen: Tensor) -> None:
+        """New positions from noise for the rows `chosen` [R N] bool."""
+        position = self._sampler.position
+        fresh = self._energy.sample_base(len(position), self._generator)
+        self._sampler.position = torch.where(per_chain(chosen, position), fresh, position)
+        self._age = torch.where(chosen[-self._count :], 0, self._age)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a resumed pool needs: positions, ages, what was adapted, the random stream,
+        the round's number.
+        """
+        return {
+            "position": self._sampler.position.cpu(),
+            "tuning": self._sampler.tuning(),
+            "age": self._age.cpu(),
+            "kept": self._kept.state_dict(),
+            "generator": self._generator.get_state(),
+            "device": self._device.type,
+            "round": self.round,
+            "incarnation": self.incarnation,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._unplaced = False
+        self._sampler.position = state["position"].to(self._device)
+        self._sampler.load_tuning(state["tuning"])
+        self._age = state["age"].to(self._device)
+        self._kept.load_state_dict(state["kept"], self._device)
+        self.round, self.incarnation = state["round"], state["incarnation"]
+        if state["device"] == self._device.type:
+            self._generator.set_state(state["generator"])
+        else:  # a stream cannot move from one kind of device to another: a new one begins
+            self.incarnation += 1
+            self._generator = torch_generator(
+                self._seed, "chains", self._pool, self.incarnation, device=self._device
+            )
+
+    def diverge(self) -> None:
+        """Goes on from here with random draws of its own: where the state loaded was another
+        pool's.
+        """
+        self.incarnation, self.round = self.incarnation + 1, 0
+        self._generator = torch_generator(
+            self._seed, "chains", self._pool, self.incarnation, device=self._device
+        )
+
+    def revive(
+        self, incarnation: int, round: int, last: pa.RecordBatch | None, rows: Rows | None = None
+    ) -> None:
+        """Takes up the chains of the `last` batch that an earlier incarnation, or another pool,
+        sent; without one they start at the training `rows`, one each; without those, and for
+        contexts that are not in the batch, from noise.
+        """
+        self.incarnation, self.round = incarnation, round
+        self._generator = torch_generator(
+            self._seed, "chains", self._pool, incarnation, device=self._device
+        )
+        self._age.zero_()
+        self._unplaced = last is None and rows is None
+        if last is None and rows is not None:
+            position = self._energy.with_latents(
+                self._energy.into_domain(rows.position.to(self._device))
+            )
+            self._sampler.position = position.repeat(self._plan.rungs, *(1,) * (position.ndim - 1))
+        if last is not None:
+            chains = negatives.decode(last)
+            position = chains.position.to(self._device, copy=True).view(
+                self._count, *self._energy.shape
+            )
+            # a batch holds the model's rung alone: every rung starts from it
+            position = position.repeat(self._plan.rungs, *(1,) * len(self._energy.shape))
+            self._age = chains.age.to(self._device, copy=True)
+            self._sampler.position = position
+            if chains.number is not None:
+                self._kept.put(chains.number.to(self._device, copy=True), position, self._age)

@@ -1,0 +1,157 @@
+"""Markov chains of one law on one device, with what they learn about their own kernel."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from pipeline.energies.base import Energy
+from pipeline.energies.target import Target
+from pipeline.kernels.adaptation import Ladder, StepSizes
+from pipeline.kernels.base import Kernel, broken
+
+
+class ChainPlan(NamedTuple):
+    """How chains run. `restart`: chance a round that a chain starts anew from noise; `rungs`: of
+    the ladder, 1 where there is none, moved in the first `ladder_rounds` rounds;
+    `target_acceptance`: what the step size is adapted to in the first `adapt_rounds` rounds (None:
+    all); `gradient_dtype`: the precision of gradients where it is not the energy's; `replayed`: of how many
+    last transitions a round is to tell where they began and what noise they drew. `start_at_data`:
+    chains begin a round at the rows they are sent; `batches_carry_rows`: a round's batch brings those
+    along; `per_context`: how many chains each row that is sent has, where the model is conditional.
+    """
+
+    kernel: Kernel
+    parameters: dict[str, Any]
+    transitions: int
+    restart: float
+    rungs: int = 1
+    ladder_rounds: int = 0
+    target_acceptance: float | None = None
+    adapt_rounds: int | None = None
+    gradient_dtype: torch.dtype | None = None
+    replayed: int = 0
+    start_at_data: bool = False
+    batches_carry_rows: bool = False
+    per_context: int = 1
+
+
+class Advance(NamedTuple):
+    """What a round says of the chains, by row [R N]: their energies now (each rung's own), which of
+    them are not finite, their mean acceptance; and `swaps` [R - 1], mean probabilities, empty
+    without a ladder. Where transitions are to be replayed, `previous` [N, *shape], the positions
+    before the last L of them, and their `noise` [L, N, *shape].
+    """
+
+    energy: Tensor
+    broken: Tensor
+    acceptance: Tensor
+    swaps: Tensor
+    previous: Tensor | None = None
+    noise: Tensor | None = None
+
+
+class Sampler:
+    """`count` chains, replicated on every rung where there is a ladder: `position` [R N, *shape],
+    the model's rung last.
+    """
+
+    def __init__(
+        self, energy: Energy, plan: ChainPlan, count: int, generator: torch.Generator
+    ) -> None:
+        self._plan, self._count = plan, count
+        self._ladder = Ladder(plan.rungs, plan.ladder_rounds) if plan.rungs > 1 else None
+        self._steps = (
+            StepSizes(
+                plan.parameters["step_size"],
+                plan.rungs,
+                plan.target_acceptance,
+                plan.adapt_rounds,
+                largest=math.inf if energy.box is None else energy.box[1] - energy.box[0],
+            )
+            if plan.target_acceptance is not None
+            else None
+        )
+        self.position = energy.sample_base(plan.rungs * count, generator)
+        self._target = Target(energy, gradient_dtype=plan.gradient_dtype)
+        self._place_rungs()
+
+    def _place_rungs(self) -> None:
+        if self._ladder is not None:
+            self._target.beta = self._ladder.betas.to(self.position).repeat_interleave(self._count)
+
+    @property
+    def step_size(self) -> float | None:
+        """Of the model's rung, where the kernel has one."""
+        return (
+            self._plan.parameters.get("step_size")
+            if self._steps is None
+            else self._steps.values[-1]
+        )
+
+    def bind(self, context: Tensor | None) -> None:
+        """From now on under `context` [N, *context_shape], one a chain, on every rung the same."""
+        self._target.bind(context)
+
+    def refresh(self) -> None:
+        """To be called when the energy's weights have changed."""
+        self._target.refresh()
+
+    def energy(self, position: Tensor) -> Tensor:
+        """`[R N]`, each rung's own."""
+        return self._target.energy(position)
+
+    def advance(self, generator: torch.Generator, transitions: int) -> Advance:
+        """`transitions` of the kernel; then step sizes and rungs are adapted."""
+        kernel, parameters = self._plan.kernel, self._parameters()
+        state = kernel.init(self.position, self._target)
+        acceptance = torch.zeros(len(self.position), device=self.position.device)
+        swaps = torch.zeros(self._plan.rungs - 1, device=self.position.device)
+        previous, noise = None, []
+        for left in range(transitions, 0, -1):
+            if left == self._plan.replayed:
+                previous = state.position
+            state, info = kernel.step(generator, state, self._target, **parameters)
+            if left <= self._plan.replayed and info.noise is not None:
+                noise.append(info.noise)
+            acceptance += info.acceptance
+            if info.swaps is not None:
+                swaps += info.swaps
+        self.position = state.position
+        energy = state.energy if hasattr(state, "energy") else self._target.energy(self.position)
+        lost = broken(state) | ~energy.isfinite()
+        drawn = torch.stack(noise) if noise else None
+        report = Advance(
+            energy, lost, acceptance / transitions, swaps / transitions, previous, drawn
+        )
+        if self._steps is not None:
+            self._steps.update(report.acceptance.view(self._plan.rungs, -1).mean(1))
+        if self._ladder is not None:
+            self._ladder.update(report.swaps)
+            self._place_rungs()
+        return report
+
+    def _parameters(self) -> dict[str, Any]:
+        if self._steps is None:
+            return self._plan.parameters
+        values = self._steps.values
+        if len(values) == 1:
+            return self._plan.parameters | {"step_size": values[0]}
+        by_rung = torch.tensor(values, dtype=self.position.dtype, device=self.position.device)
+        return self._plan.parameters | {"step_size": by_rung.repeat_interleave(self._count)}
+
+    def tuning(self) -> dict[str, Any]:
+        """What the chains have learned, for a checkpoint."""
+        parts = {"steps": self._steps, "ladder": self._ladder}
+        return {name: part.state_dict() for name, part in parts.items() if part is not None}
+
+    def load_tuning(self, state: dict[str, Any]) -> None:
+        """Takes up what `tuning` gave, as far as the plan still adapts it."""
+        if self._steps is not None and "steps" in state:
+            self._steps.load_state_dict(state["steps"])
+        if self._ladder is not None and "ladder" in state:
+            self._ladder.load_state_dict(state["ladder"])
+            self._place_rungs()

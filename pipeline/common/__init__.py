@@ -1,0 +1,1 @@
+"""What every room may use: errors, random streams, types, entry points, the process."""

@@ -1,0 +1,35 @@
+"""Named random streams: every draw of a run comes from `SeedSequence(seed, role, index)`, so that
+runs can be repeated.
+"""
+
+from __future__ import annotations
+
+import zlib
+
+import numpy as np
+import torch
+
+
+def seed_sequence(
+    seed: int, role: str, index: int = 0, incarnation: int = 0
+) -> np.random.SeedSequence:
+    """The stream called `role` (its name's CRC-32 keeps the key stable across versions), number
+    `index`.
+
+    `incarnation` is 0 but for chains that had to be made anew after a failure.
+    """
+    key = (zlib.crc32(role.encode()), index) + ((incarnation,) if incarnation else ())
+    return np.random.SeedSequence(seed, spawn_key=key)
+
+
+def numpy_generator(
+    seed: int, role: str, index: int = 0, incarnation: int = 0
+) -> np.random.Generator:
+    return np.random.default_rng(seed_sequence(seed, role, index, incarnation))
+
+
+def torch_generator(
+    seed: int, role: str, index: int = 0, incarnation: int = 0, device: str | torch.device = "cpu"
+) -> torch.Generator:
+    word = int(seed_sequence(seed, role, index, incarnation).generate_state(1, np.uint64)[0])
+    return torch.Generator(device).manual_seed(word & 0x7FFF_FFFF_FFFF_FFFF)

@@ -1,0 +1,3 @@
+"""The configuration: sections, their combinations, and how a command line becomes one. Light to
+import.
+"""

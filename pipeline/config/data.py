@@ -1,0 +1,178 @@
+"""The sections of the configuration that `data=NAME` decides; see `pipeline.config.energies`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import (
+    Names,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveInt,
+    Section,
+    Shape,
+    about,
+)
+
+
+class Data(Section):
+    held_out: PositiveInt = about("rows kept out of training")
+    split_seed: NonNegativeInt = about("seed of the split, apart from `seed` so that runs compare")
+    noise: NonNegativeFloat = about(
+        "standard deviation of the Gaussian noise added afresh to every row drawn"
+    )
+
+    @property
+    def discrete_levels(self) -> int | None:
+        """q where a row's values are 0, ..., q-1; None where they are real numbers."""
+        encoding = getattr(self, "encoding", "real")
+        return {"real": None, "binary": 2, "sampled": 2}.get(
+            encoding, getattr(self, "levels", None)
+        )
+
+
+Encoding = Annotated[
+    Literal["real", "binary", "sampled", "categorical"],
+    Field(
+        description=(
+            "real: grey levels scaled to [-1, 1]; binary: 1 from the middle grey level up, else 0;"
+            " sampled: 1 with probability grey / maximum, drawn once by split_seed; categorical:"
+            " cut into `levels` equal parts"
+        )
+    ),
+]
+CategoricalLevels = Annotated[
+    int, Field(ge=2, description="values 0, ..., levels-1 under encoding=categorical")
+]
+
+
+class DigitsData(Data):
+    name: Literal["digits"]
+    encoding: Encoding
+    levels: CategoricalLevels
+    position: Literal["image", "label"] = about(
+        "which of the two is learned; the other is its context, for energies that take one"
+    )
+
+    @property
+    def discrete_levels(self) -> int | None:
+        return 10 if self.position == "label" else super().discrete_levels
+
+
+class IDXData(Data):
+    name: Literal["idx"]
+    encoding: Encoding
+    levels: CategoricalLevels
+    path: str = about(
+        "an IDX file of images, or a folder with train-images-idx3-ubyte[.gz] (and t10k-...)"
+    )
+
+
+ToyLaw = Literal["8gaussians", "two_moons", "checkerboard", "ring", "stripe"]
+
+
+class ToyData(Data):
+    name: Literal["toy"]
+    law: ToyLaw = about("which 2-D law, each of known density")
+    rows: PositiveInt = about("rows drawn from it, held-out ones included")
+
+
+class LabelledToysData(Data):
+    name: Literal["labelled_toys"]
+    laws: Annotated[tuple[ToyLaw, ...], Field(strict=False, min_length=2)] = about(
+        "2-D laws; a row's label is its law's place here"
+    )
+    rows: PositiveInt = about("rows drawn from them, as many from each, held-out ones included")
+
+
+class ConditionalToyData(Data):
+    name: Literal["conditional_toy"]
+    law: Literal["fork", "wheel"] = about(
+        "which law of y given x, of known density: fork: y in R; wheel: y in R^2"
+    )
+    rows: PositiveInt = about("rows drawn from it, held-out ones included")
+
+
+class TagsData(Data):
+    name: Literal["tags"]
+    rows: PositiveInt = about("sequences drawn, held-out ones included")
+    sites: PositiveInt = about("length of a sequence")
+    levels: Annotated[int, Field(ge=2, description="tags 0, ..., levels-1 of a site")]
+    features: PositiveInt = about("numbers seen of each site, standard normal")
+
+    @property
+    def discrete_levels(self) -> int:
+        return self.levels
+
+
+class ColumnsData(Data):
+    name: Literal["columns"]
+    path: str = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
+    columns: Names = about(
+        "one column of fixed-size lists, or numeric columns; empty: all there are but the context's"
+    )
+    shape: Shape = about("shape of one row, such as [8,8]; empty: flat")
+    context: Names = about(
+        "columns, of the same kinds, that a conditional model conditions on; empty: none"
+    )
+    context_shape: Shape = about("shape of one row's context; empty: flat")
+    encoding: Annotated[
+        Literal["real", "binary", "categorical"],
+        Field(
+            description=(
+                "real: numbers as they are; binary: every value 0 or 1; categorical: 0, ...,"
+                " levels-1"
+            )
+        ),
+    ]
+    levels: CategoricalLevels
+    memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
+
+
+class IsingData(Data):
+    """Rows of an Ising model, drawn exactly; its couplings and fields are drawn by `split_seed`."""
+
+    name: Literal["ising"]
+    shape: Shape = about("sides of the grid, at most 20 sites in all")
+    coupling: NonNegativeFloat = about(
+        "standard deviation of the couplings J of nearest neighbours, nats: -J s_i s_j, s = -1, 1"
+    )
+    field: NonNegativeFloat = about("standard deviation of the fields B, nats: -B s_i")
+    rows: PositiveInt = about("rows drawn from it, held-out ones included")
+
+    @property
+    def discrete_levels(self) -> int:
+        return 2
+
+
+class NoData(Section):
+    """No rows at all: for objective=moments with the moments given."""
+
+    held_out: ClassVar[int] = 0
+    split_seed: ClassVar[int] = 0
+    noise: ClassVar[float] = 0.0
+    name: Literal["none"]
+    shape: Shape = about("shape of a position, such as [1]")
+    levels: Annotated[int, Field(ge=2)] | None = about(
+        "q for positions in {0, ..., q-1}^d; null: real numbers"
+    )
+
+    @property
+    def discrete_levels(self) -> int | None:
+        return self.levels
+
+
+DataConfig = Annotated[
+    DigitsData
+    | IDXData
+    | ToyData
+    | LabelledToysData
+    | ConditionalToyData
+    | TagsData
+    | ColumnsData
+    | IsingData
+    | NoData,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,294 @@
+"""The sections of the configuration that `energy=NAME` decides: a class here, a YAML file in
+`conf/energy/`, a line in `pipeline/assembly/`.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, ClassVar, Literal, NamedTuple
+
+from pydantic import Field, PrivateAttr
+
+from pipeline.config.fields import (
+    Box,
+    Levels,
+    Masses,
+    NonNegativeFloat,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Sizes,
+    Widths,
+    about,
+)
+
+
+class EnergySection(Section):
+    """`has_conditionals`: for Gibbs sampling; `takes_context`: the rows' contexts are part of the
+    model, and `has_labels`: as labels, whose law given a position is known. `latents`: a position
+    has latent columns beside the data's.
+    """
+
+    has_conditionals: ClassVar[bool] = False
+    takes_context: ClassVar[bool] = False
+    has_labels: ClassVar[bool] = False
+    latents: ClassVar[bool] = False
+
+    @property
+    def conditional(self) -> bool:
+        """Whether positions have a law, and a Z, for each context."""
+        return self.takes_context
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(None, None)
+
+
+class Domain(NamedTuple):
+    """Where positions live: {0, ..., levels-1}^d, the box [low, high]^d, or R^d."""
+
+    levels: int | None
+    box: tuple[float, float] | None
+
+    def __str__(self) -> str:
+        if self.levels is not None:
+            return "{0, 1}^d" if self.levels == 2 else f"{{0, ..., {self.levels - 1}}}^d"
+        return "R^d" if self.box is None else f"[{self.box[0]:g}, {self.box[1]:g}]^d"
+
+
+class DeepSection(EnergySection):
+    base_scale: PositiveFloat = about(
+        "standard deviation s of the Gaussian base term |x|^2 / (2 s^2), in data units; none is"
+        " added in a box"
+    )
+    box: Box | None = about(
+        "[low, high]: the domain of every component; null: all of R, with the base term"
+    )
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(None, self.box)
+
+
+class MLPEnergy(DeepSection):
+    name: Literal["mlp"]
+    hidden: Sizes = about("widths of the hidden layers")
+    spectral_norm: bool = about(
+        "divide every layer's weight by its largest singular value (Miyato et al. 2018)"
+    )
+
+
+class ConvEnergy(DeepSection):
+    name: Literal["conv"]
+    channels: Sizes = about(
+        "channels of the residual stages, each at half the size of the one before; the last is"
+        " repeated"
+    )
+    hidden: PositiveInt = about("width of the dense layer behind them")
+    scales: PositiveInt = about(
+        "networks summed, each on an image of half the size of the one before (Du et al. 2021)"
+    )
+    spectral_norm: bool = about(
+        "divide every layer's weight by its largest singular value (Miyato et al. 2018)"
+    )
+
+
+class CustomEnergy(DeepSection):
+    """A module of the user's own, from an installed package or (in `_module`, which no file holds)
+    given in code.
+    """
+
+    name: Literal["custom"]
+    entry_point: str | None = about(
+        "entry point in the group pipeline.energies: f(shape, **options); null: given in code"
+    )
+    options: dict[str, Any] = about("keyword arguments of that function")
+    levels: Levels | None = about("q for an energy over {0, ..., q-1}^d; null: over R^d or a box")
+    given: str | None = about("class of the module given in code (not for people to set)")
+    _module: Any = PrivateAttr(default=None)
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, self.box)
+
+
+class ConditionalMLPEnergy(DeepSection):
+    takes_context: ClassVar[bool] = True
+    name: Literal["conditional_mlp"]
+    hidden: Sizes = about("widths of the hidden layers, of position and context together")
+
+
+class LabelMLPEnergy(DeepSection):
+    takes_context: ClassVar[bool] = True
+    has_labels: ClassVar[bool] = True
+    name: Literal["label_mlp"]
+    hidden: Sizes = about("widths of the hidden layers")
+    classes: Levels = about("K, the labels 0, ..., K-1")
+    class_conditional: bool = about(
+        "true: learn p(x | y) from rows and their labels; false: p(x), the label summed out"
+    )
+
+    @property
+    def conditional(self) -> bool:
+        return self.class_conditional
+
+
+class PairwiseEnergy(EnergySection):
+    takes_context: ClassVar[bool] = True
+    name: Literal["pairwise"]
+    levels: Levels = about("q, the values 0, ..., q-1 of a component")
+    pairs: Literal["chain", "all"] = about(
+        "which components share a factor: neighbours, one factor for all; or every pair, each"
+        " its own"
+    )
+    hidden: Widths = about(
+        "hidden layers of the function from context to each component's own factor; empty: linear"
+    )
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, None)
+
+
+class RBMSection(EnergySection):
+    has_conditionals: ClassVar[bool] = True
+    hidden: PositiveInt = about("number of hidden units")
+    weight_scale: PositiveFloat = about(
+        "standard deviation of the initial weights (Hinton 2010: 0.01)"
+    )
+
+
+class RBMEnergy(RBMSection):
+    name: Literal["rbm", "gaussian_rbm"]
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(2 if self.name == "rbm" else None, None)
+
+
+class PottsRBMEnergy(RBMSection):
+    name: Literal["potts_rbm"]
+    levels: Levels = about("q, the values 0, ..., q-1 of a component")
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, None)
+
+
+class DBMEnergy(EnergySection):
+    has_conditionals: ClassVar[bool] = True
+    latents: ClassVar[bool] = True
+    name: Literal["dbm"]
+    hidden: Sizes = about("units of the hidden layers, from the data up")
+    weight_scale: PositiveFloat = about("standard deviation of the initial weights")
+    mean_field_steps: PositiveInt = about(
+        "sweeps of mean field over the hidden layers of each data row"
+    )
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(2, None)
+
+
+class LatticeEnergy(EnergySection):
+    name: Literal["lattice"]
+    levels: Levels = about("q, the values 0, ..., q-1 of a component; 2: the Ising model")
+    coupling: Number = about("initial coupling of neighbours, nats")
+    periodic: bool = about("whether opposite sides of the lattice are neighbours")
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, None)
+
+
+class QuadraticEnergy(EnergySection):
+    name: Literal["quadratic"]
+    weight_scale: NonNegativeFloat = about("standard deviation of the initial weights")
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(2, None)
+
+
+class MeanFeatures(Section):
+    kind: Literal["means"]
+
+
+class PairFeatures(Section):
+    kind: Literal["pairs"]
+    neighbours: bool = Field(default=False, description="of nearest neighbours on the grid alone")
+
+
+class HistogramFeatures(Section):
+    kind: Literal["histogram"]
+    low: Number = about("left end of the first bin")
+    high: Number = about("right end of the last bin")
+    bins: PositiveInt = about("bins of equal width for each component")
+
+
+class PolynomialFeatures(Section):
+    kind: Literal["polynomial"]
+    degree: PositiveInt = about("powers 1, ..., degree of each component")
+
+
+class EntryPointFeatures(Section):
+    kind: Literal["custom"]
+    entry_point: str = about(
+        "entry point in the group pipeline.features: f(shape, **options) -> phi, [N, *shape] to"
+        " [N, F]"
+    )
+    options: dict[str, Any] = Field(default={}, description="keyword arguments of that function")
+
+
+FeatureConfig = Annotated[
+    MeanFeatures | PairFeatures | HistogramFeatures | PolynomialFeatures | EntryPointFeatures,
+    Field(discriminator="kind"),
+]
+
+
+class MaxentEnergy(EnergySection):
+    """Features declared here, and (in `_features`, which no file holds) given in code."""
+
+    name: Literal["maxent"]
+    features: Annotated[
+        tuple[FeatureConfig, ...],
+        Field(
+            strict=False,
+            description=(
+                "phi, in this order: {kind:means}, {kind:pairs,neighbours:true},"
+                " {kind:polynomial,degree:4}, {kind:histogram,low:0,high:1,bins:8},"
+                " {kind:custom,entry_point:NAME,options:{}}"
+            ),
+        ),
+    ]
+    levels: Levels | None = about("q for a law over {0, ..., q-1}^d; null: over R^d or a box")
+    box: Box | None = about(
+        "[low, high]: the domain of every component; null: all of R, under a Gaussian base measure"
+    )
+    base_scale: PositiveFloat = about("standard deviation of that Gaussian, in data units")
+    base_rates: Masses | None = about(
+        "base measure over levels: a weight for each of them; null: uniform"
+    )
+    given: str | None = about("names of functions given in code (not for people to set)")
+    _features: Any = PrivateAttr(default=None)
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, self.box)
+
+
+EnergyConfig = Annotated[
+    MLPEnergy
+    | ConvEnergy
+    | CustomEnergy
+    | ConditionalMLPEnergy
+    | LabelMLPEnergy
+    | PairwiseEnergy
+    | RBMEnergy
+    | PottsRBMEnergy
+    | DBMEnergy
+    | LatticeEnergy
+    | QuadraticEnergy
+    | MaxentEnergy,
+    Field(discriminator="name"),
+]

@@ -1,0 +1,31 @@
+"""The settings of `python -m pipeline.evaluate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import Field
+
+from pipeline.config.fields import Names, NonNegativeInt, Section, about
+
+OVERRIDABLE = ("evaluation", "kernel", "data.path")
+
+
+class Settings(Section):
+    run: str = about("URL of the run")
+    points: str | None = Field(None, description="file of points to rank: a path or an fsspec URL")
+    ood: str | None = Field(None, description="noise, shuffled, or a file of rows")
+    columns: Names = Field(
+        (), description="columns of a Parquet or Arrow file to take, such as [position]; empty: all"
+    )
+    given: Any = Field(
+        None,
+        description=(
+            "the context of `points` and of the rows of a file, for models that condition on one"
+        ),
+    )
+    seed: NonNegativeInt = Field(0, description="seed of what ood=noise and ood=shuffled draw")
+    output: str | None = Field(
+        None,
+        description="where files go, any fsspec URL; null: evaluation-<hash> in the run's folder",
+    )

@@ -1,0 +1,338 @@
+"""The sections of the configuration that `objective=NAME` decides; see `pipeline.config.energies`."""
+
+from __future__ import annotations
+
+from typing import Annotated, ClassVar, Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import (
+    NonNegativeFloat,
+    Numbers,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    about,
+)
+
+Start = Literal["persistent", "data", "noise"]
+Where = Literal["continuous", "discrete", "binary", "any"]
+Levels = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
+Probe = Annotated[
+    Literal["rademacher", "gaussian", "sphere", "orthogonal", "hutch_pp"],
+    Field(
+        description="law of the directions that the curvature is taken along, drawn for every row"
+    ),
+]
+# without hutch_pp, which needs second derivatives
+PlainProbe = Annotated[
+    Literal["rademacher", "gaussian", "sphere", "orthogonal"],
+    Field(description="law of the directions that differences are taken along"),
+]
+Epsilon = Annotated[
+    float,
+    Field(
+        gt=0, allow_inf_nan=False, description="differences are along epsilon v; bias O(epsilon^2)"
+    ),
+]
+
+
+class ObjectiveSection(Section):
+    """`domain`: where it is defined; `in_box`: whether in a box as well; `equilibrium_negatives`:
+    whether the negatives are taken for draws of exp(-E), so that old ones may be reweighted;
+    `latents`: whether positives may hold the means of latent units, as where they enter through E
+    alone, and E is linear in those. `additive`: whether the loss is a sum of one for each row, so
+    that ranks may have rows each of their own; `shardable`: whether its gradient is one backward
+    pass through calls of the energy, without parameters beside: all that FSDP2 can do (double
+    backward passes its hooks by, and is wrong in silence).
+    """
+
+    domain: ClassVar[Where] = "any"
+    in_box: ClassVar[bool] = True
+    equilibrium_negatives: ClassVar[bool] = False
+    needs_labels: ClassVar[bool] = False
+    latents: ClassVar[bool] = False
+    additive: ClassVar[bool] = True
+    shardable: ClassVar[bool] = False
+
+    @property
+    def start(self) -> Start | None:
+        """Where the chains that it consumes begin a round; None where it consumes none."""
+        return None
+
+
+# -- the contrastive family ------------------------------------------------------------------------
+
+
+class ContrastiveObjective(ObjectiveSection):
+    energy_l2: NonNegativeFloat = about(
+        "weight of the mean squared energy of positives and negatives"
+    )
+
+
+class PCDObjective(ContrastiveObjective):
+    """Persistent contrastive divergence (Tieleman 2008).
+
+    A replay buffer larger than a step's negatives: trainer.negatives below chains.pools x
+    chains.per_pool; pools take turns.
+    """
+
+    equilibrium_negatives: ClassVar[bool] = True
+    latents: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
+    name: Literal["pcd"]
+
+    @property
+    def start(self) -> Start:
+        return "persistent"
+
+
+class CDObjective(ContrastiveObjective):
+    """CD-k: chains start at the positives, k = kernel.transitions (Hinton 2002)."""
+
+    shardable: ClassVar[bool] = True
+    name: Literal["cd"]
+
+    @property
+    def start(self) -> Start:
+        return "data"
+
+
+class ShortRunObjective(ContrastiveObjective):
+    """Non-convergent short runs: chains start at noise every round (Nijkamp et al. 2019)."""
+
+    latents: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
+    name: Literal["short_run"]
+
+    @property
+    def start(self) -> Start:
+        return "noise"
+
+
+class FastPCDObjective(ContrastiveObjective):
+    """Persistent chains, driven on by fast weights (Tieleman & Hinton 2009)."""
+
+    latents: ClassVar[bool] = True
+    name: Literal["fast_pcd"]
+    fast_rate: PositiveFloat = about("learning rate of the fast weights, which only the chains see")
+    fast_decay: Probability = about(
+        "what is left of the fast weights a step later (Tieleman & Hinton 2009: 0.95)"
+    )
+
+    @property
+    def start(self) -> Start:
+        return "persistent"
+
+
+class ImprovedCDObjective(ContrastiveObjective):
+    """Improved contrastive divergence: with the gradient through the sampler, and its entropy (Du
+    et al. 2021).
+    """
+
+    domain: ClassVar[Where] = "continuous"
+    additive: ClassVar[bool] = False
+    name: Literal["improved_cd"]
+    kl: PositiveFloat = about("weight of the term for the sampler: its energy less its entropy")
+    entropy: NonNegativeFloat = about("weight of the nearest-neighbour entropy within that term")
+    replayed: PositiveInt = about(
+        "L, the last transitions of a round that the gradient goes through"
+    )
+
+    @property
+    def start(self) -> Start:
+        return "persistent"
+
+
+class MaximumLikelihoodObjective(ObjectiveSection):
+    """Exact maximum likelihood: log Z by enumeration, or by a midpoint rule in one or two
+    dimensions.
+    """
+
+    latents: ClassVar[bool] = True
+    name: Literal["maximum_likelihood"]
+    grid: PositiveInt = about(
+        "points a side of the midpoint rule for log Z in one or two real dimensions"
+    )
+
+
+class LabelLikelihoodObjective(ObjectiveSection):
+    """The log-likelihood of labels given positions, under a joint energy of both (Grathwohl et al.
+    2020).
+    """
+
+    needs_labels: ClassVar[bool] = True
+    name: Literal["label_likelihood"]
+
+
+class MomentsObjective(ObjectiveSection):
+    """Moment matching, the dual of maximum entropy: E[phi] = mu for the features phi of
+    energy=maxent (Jaynes 1957).
+    """
+
+    equilibrium_negatives: ClassVar[bool] = True
+    name: Literal["moments"]
+    moments: Numbers | None = about(
+        "mu, one number a feature; null: the means over (at most 20,000) training rows"
+    )
+    expectation: Literal["exact", "chains"] = about(
+        "where E[phi] comes from: log Z by enumeration or quadrature, or chains"
+    )
+    l1: NonNegativeFloat = about(
+        "how far each moment may miss its target, in its own units (Dudik, Phillips & Schapire"
+        " 2004)"
+    )
+    l2: NonNegativeFloat = about(
+        "ridge: moments miss theirs by l2 times the parameter (Chen & Rosenfeld 2000)"
+    )
+
+    @property
+    def start(self) -> Start | None:
+        return "persistent" if self.expectation == "chains" else None
+
+
+# -- score matching --------------------------------------------------------------------------------
+
+
+class ScoreMatchingSection(ObjectiveSection):
+    domain: ClassVar[Where] = "continuous"
+    in_box: ClassVar[bool] = False
+
+
+class ExactScoreMatchingObjective(ScoreMatchingSection):
+    """Score matching with the exact trace: as many directions as dimensions (Hyvarinen 2005)."""
+
+    name: Literal["score_matching"]
+
+
+class HutchinsonObjective(ScoreMatchingSection):
+    """Score matching with Hutchinson's trace: sliced score matching with variance reduction (Song
+    et al. 2019).
+    """
+
+    name: Literal["hutchinson"]
+    probe: Probe
+    probes: PositiveInt = about("P, directions drawn for each row (hutch_pp: at least 3)")
+
+
+class SlicedObjective(HutchinsonObjective):
+    """Sliced score matching (Song et al. 2019)."""
+
+    name: Literal["sliced"]  # type: ignore[assignment]
+
+
+class FiniteDifferenceObjective(ScoreMatchingSection):
+    """Sliced score matching from energies alone, three for each direction (Pang et al. 2020)."""
+
+    shardable: ClassVar[bool] = True
+    name: Literal["finite_difference"]
+    probe: PlainProbe
+    probes: PositiveInt = about("P, directions drawn for each row")
+    epsilon: Epsilon
+
+
+class DenoisingObjective(ScoreMatchingSection):
+    """Denoising score matching: learns the data's law with noise added (Vincent 2011)."""
+
+    name: Literal["denoising"]
+    sigmas: Levels = about(
+        "noise levels, in data units; several learn the mixture of the smoothed laws, weighted by"
+        " sigma^2"
+    )
+    draws: PositiveInt = about("P, noises drawn for each row")
+
+
+class FiniteDifferenceDenoisingObjective(DenoisingObjective):
+    """Denoising score matching along random directions, from two energies each (Pang et al. 2020)."""
+
+    shardable: ClassVar[bool] = True
+    name: Literal["denoising_finite_difference"]  # type: ignore[assignment]
+    probe: PlainProbe
+    epsilon: Epsilon
+
+
+# -- relatives -------------------------------------------------------------------------------------
+
+
+class NCEObjective(ObjectiveSection):
+    """Noise-contrastive estimation, with noise from a simple law fitted to the data (Gutmann &
+    Hyvarinen 2012).
+    """
+
+    name: Literal["nce"]
+    draws: PositiveInt = about("P, noise samples for each row")
+
+
+class ConditionalNCEObjective(ObjectiveSection):
+    """Conditional noise-contrastive estimation, with noise around each row (Ceylan & Gutmann 2018)."""
+
+    in_box: ClassVar[bool] = False
+    shardable: ClassVar[bool] = True
+    name: Literal["conditional_nce"]
+    draws: PositiveInt = about("P, noise samples for each row")
+    scale: PositiveFloat = about(
+        "standard deviation of the noise around a row; over {0, 1}^d, the chance of a flip"
+    )
+
+
+class SitesObjective(ObjectiveSection):
+    """Pseudo-likelihood: each component given the others (Besag 1975)."""
+
+    domain: ClassVar[Where] = "discrete"
+    shardable: ClassVar[bool] = True
+    name: Literal["pseudo_likelihood"]
+    sites: PositiveInt | None = about("components drawn for each row; null: all of them")
+
+
+class RatioMatchingObjective(SitesObjective):
+    """Ratio matching: each component against its flip (Hyvarinen 2007)."""
+
+    domain: ClassVar[Where] = "binary"
+    name: Literal["ratio_matching"]  # type: ignore[assignment]
+
+
+AnyPlain = (
+    PCDObjective
+    | CDObjective
+    | ShortRunObjective
+    | FastPCDObjective
+    | ImprovedCDObjective
+    | MaximumLikelihoodObjective
+    | MomentsObjective
+    | LabelLikelihoodObjective
+    | ExactScoreMatchingObjective
+    | HutchinsonObjective
+    | SlicedObjective
+    | FiniteDifferenceObjective
+    | DenoisingObjective
+    | FiniteDifferenceDenoisingObjective
+    | NCEObjective
+    | ConditionalNCEObjective
+    | SitesObjective
+    | RatioMatchingObjective
+)
+PlainObjective = Annotated[AnyPlain, Field(discriminator="name")]
+
+
+class MixtureObjective(Section):
+    """A weighted sum of any of the others, of which at most one consumes chains.
+
+    `terms` are filled in from `conf/objective/` where nothing else is given.
+    """
+
+    name: Literal["mixture"]
+    weights: dict[str, PositiveFloat] = about(
+        "objectives by name, and the weight of each in the sum"
+    )
+    terms: dict[str, PlainObjective] = about("settings of the terms: objective.terms.NAME.KEY=...")
+
+
+ObjectiveConfig = Annotated[AnyPlain | MixtureObjective, Field(discriminator="name")]
+
+
+def terms_of(objective: ObjectiveConfig) -> dict[str, PlainObjective]:
+    """The objectives that are summed, by name: one, or those of a mixture."""
+    return (
+        objective.terms if isinstance(objective, MixtureObjective) else {objective.name: objective}
+    )

@@ -1,0 +1,193 @@
+"""The configuration as one frozen, typed object.
+
+Light to import (neither torch nor ray), so that `--help` and every refusal are quick;
+`pipeline.config.compose` fills it from `conf/` and the command line, and
+`pipeline.config.combinations` says which of its values go together. It holds numbers and names
+only: no value can name code to run, since every name is looked up in this project's own tables or
+is an entry point that an installed package registered.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.common.errors import ConfigError
+from pipeline.config.data import DataConfig
+from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
+from pipeline.config.fields import NonNegativeInt, Section, about
+from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel, ReplicaExchangeKernel
+from pipeline.config.objectives import ObjectiveConfig, PlainObjective, terms_of
+from pipeline.config.sections import (
+    Chains,
+    Checkpoint,
+    Cluster,
+    Evaluation,
+    Metrics,
+    Optimizer,
+    Trainer,
+)
+
+LEAST_PER_CONTEXT = 8
+GROUPS = ("energy", "kernel", "objective", "data", "trainer", "cluster", "experiment")
+
+
+class RunConfig(Section):
+    """A whole run. Validated once; what depends on the data's size is checked when the data are
+    opened.
+    """
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = about(
+        "names the run in its folder and metrics"
+    )
+    output: str | None = about(
+        "where the run's files go: any fsspec URL; null: runs/<name>-<hash of the configuration>"
+    )
+    resume: Literal["auto", "never"] = about(
+        "auto: go on from the newest checkpoint in output; never: start over"
+    )
+    init_from: str | None = about("URL of another run whose weights to start from")
+    seed: NonNegativeInt = about("seed of every random stream of the run")
+    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = about("cpu, cuda or cuda:N")
+    energy: EnergyConfig
+    kernel: KernelConfig
+    objective: ObjectiveConfig
+    data: DataConfig
+    trainer: Trainer
+    optimizer: Optimizer
+    chains: Chains
+    checkpoint: Checkpoint
+    metrics: Metrics
+    evaluation: Evaluation
+    cluster: Cluster
+
+    @property
+    def contrastive(self) -> PlainObjective | None:
+        """The objective, or the term of the mixture, that consumes chains; None where none does."""
+        return next((term for term in terms_of(self.objective).values() if term.start), None)
+
+    @property
+    def conditional(self) -> bool:
+        """Whether positions are learned given the rows' contexts."""
+        return self.energy.conditional
+
+    @property
+    def starts_at_data(self) -> bool:
+        return self.contrastive is not None and self.contrastive.start == "data"
+
+    @property
+    def sends_starts(self) -> bool:
+        """Whether chains are sent a step's rows: to start at, or to run under their contexts."""
+        return self.contrastive is not None and (self.starts_at_data or self.conditional)
+
+    @property
+    def pools(self) -> int:
+        """Pools that are started: none where no objective consumes chains."""
+        return self.chains.pools if self.contrastive is not None else 0
+
+    @property
+    def most_pools(self) -> int:
+        """Pools that the run may come to use."""
+        return max(self.pools, self.chains.max_pools or 0) if self.pools else 0
+
+    @property
+    def negatives(self) -> int:
+        """Negatives a step consumes."""
+        return (self.trainer.negatives or self.pools * self.chains.per_pool) if self.pools else 0
+
+    @property
+    def batches_per_step(self) -> int:
+        """Pool batches a step consumes."""
+        return self.negatives // self.chains.per_pool
+
+    def pools_of_step(self, step: int) -> list[int]:
+        """The pools whose rounds step `step` consumes, in order, when rounds are assigned to steps:
+        each in its turn.
+        """
+        first = step * self.batches_per_step
+        return [(first + number) % self.chains.pools for number in range(self.batches_per_step)]
+
+    @property
+    def reweightable(self) -> bool:
+        """Whether importance weights for stale negatives are valid: an invariant kernel, negatives
+        near equilibrium, and at least 8 of them under each context, for a softmax over one chain is
+        1.
+        """
+        objective = self.contrastive
+        enough = not self.conditional or self.chains.per_context >= LEAST_PER_CONTEXT
+        equilibrium = objective is not None and objective.equilibrium_negatives
+        return equilibrium and enough and self.kernel.leaves_invariant(self.energy)
+
+    @property
+    def reweight(self) -> bool:
+        return self.reweightable if self.trainer.reweight == "auto" else self.trainer.reweight
+
+    @property
+    def assigned_rounds(self) -> bool:
+        """Whether step t consumes round t (lock-step, exact lag) or whichever come first."""
+        return self.trainer.lag == 0 or self.trainer.lag_mode == "exact"
+
+    @property
+    def batches_carry_rows(self) -> bool:
+        """Whether a round's batch brings the rows along that its chains were sent, for the step
+        that will consume it.
+        """
+        return self.sends_starts and not self.assigned_rounds
+
+    def carrying(self, energy: Any = None, proposal: Any = None, features: Any = None) -> RunConfig:
+        """This configuration with a module, a proposal or features given in code, which travel with
+        it but are not part of it.
+
+        Raises `ConfigError` where energy.name is not custom, kernel.name not metropolis_hastings,
+        energy.name not maxent.
+        """
+        config = self
+        if energy is not None:
+            if not isinstance(self.energy, CustomEnergy):
+                raise ConfigError(
+                    "energy", self.energy.name, "a module given in code goes with energy=custom"
+                )
+            section = self.energy.model_copy(update={"given": _called(type(energy))})
+            section._module = energy
+            config = config.model_copy(update={"energy": section})
+        if proposal is not None:
+            ladder = self.kernel if isinstance(self.kernel, ReplicaExchangeKernel) else None
+            within = ladder.inner if ladder else self.kernel
+            if not isinstance(within, MetropolisHastingsKernel):
+                raise ConfigError(
+                    "kernel",
+                    self.kernel.name,
+                    "a proposal given in code goes with kernel=metropolis_hastings",
+                )
+            within = within.model_copy(update={"given": _called(proposal)})
+            within._proposal = proposal
+            kernel = ladder.model_copy(update={"inner": within}) if ladder else within
+            config = config.model_copy(update={"kernel": kernel})
+        if features is not None:
+            if not isinstance(self.energy, MaxentEnergy):
+                raise ConfigError(
+                    "energy", self.energy.name, "features given in code go with energy=maxent"
+                )
+            family = self.energy.model_copy(
+                update={"given": ", ".join(_called(function) for function in features)}
+            )
+            family._features = tuple(features)
+            config = config.model_copy(update={"energy": family})
+        return config
+
+    def digest(self) -> str:
+        """Ten hexadecimal digits that name what is learned: the configuration without where, how
+        and how long it is run.
+        """
+        apart = {"output", "resume", "cluster", "metrics", "checkpoint", "device", "evaluation"}
+        content = self.model_dump(
+            mode="json", exclude={**dict.fromkeys(apart, True), "trainer": {"steps"}}
+        )
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+
+
+def _called(thing: Any) -> str:
+    return f"{thing.__module__}.{getattr(thing, '__qualname__', type(thing).__qualname__)}"

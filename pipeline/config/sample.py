@@ -1,0 +1,48 @@
+"""The settings of `python -m pipeline.sample`."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
+
+OVERRIDABLE = ("kernel", "data.path")
+
+
+class Settings(Section):
+    runs: Annotated[
+        tuple[str, ...],
+        Field(
+            strict=False,
+            min_length=1,
+            description="URLs of the runs, [A,B]; of a single one, run=URL",
+        ),
+    ]
+    compose: Literal["and", "or", "not"] | None = Field(None, description="and, or, not")
+    weights: Annotated[
+        tuple[PositiveFloat, ...] | None, Field(strict=False, description="w_i, one for each part")
+    ] = None
+    log_partitions: Annotated[
+        tuple[Number, ...] | None,
+        Field(strict=False, description="compose=or: log Z_i in nats, one for each part"),
+    ] = None
+    given: Any = Field(
+        None,
+        description=(
+            "a context (a label, or a list of numbers), or a list of them: one a sample, over"
+            " again; one a part where parts are composed; null: those of held-out rows"
+        ),
+    )
+    samples: PositiveInt | None = Field(
+        None, description="chains; null: as many as the run's evaluation has"
+    )
+    transitions: PositiveInt | None = Field(
+        None, description="transitions from noise to sample; null: as the run's evaluation"
+    )
+    seed: NonNegativeInt = Field(0, description="seed of the chains")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    output: str | None = Field(
+        None, description="where files go, any fsspec URL; null: samples-<hash> in the run's folder"
+    )

@@ -1,0 +1,149 @@
+"""The sections of a configuration that are no group's choice of a part: trainer, optimizer, chains,
+files, cluster.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field
+
+from pipeline.config.fields import (
+    NonNegativeFloat,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Probability,
+    Section,
+    about,
+)
+
+
+class Trainer(Section):
+    steps: PositiveInt = about("optimizer updates in all")
+    batch_size: PositiveInt = about("positives a step")
+    negatives: PositiveInt | None = about(
+        "negatives a step, whole batches of chains.per_pool; null: all pools' chains"
+    )
+    lag: NonNegativeInt = about("how many versions old negatives may be; 0 is lock-step")
+    inflight: PositiveInt | None = about(
+        "rounds that a pool may have been asked for at once; null: one more than the lag"
+    )
+    lag_mode: Literal["bound", "exact"] = about(
+        "bound: at most `lag`; exact: step t consumes what version t-lag made"
+    )
+    reweight: Literal["auto"] | bool = about(
+        "importance weights for stale negatives; auto: where they are valid"
+    )
+    min_ess: Probability = about(
+        "the bound on lag goes down while the smoothed ESS ratio of the weights is below this"
+    )
+    replicas: PositiveInt = about(
+        "parameter-server ranks, each with its share of positives and pools"
+    )
+    sharding: Literal["none", "fsdp"] = about(
+        "none: every rank holds the whole model (DDP); fsdp: parameters and optimizer state are"
+        " sharded over ranks (FSDP2)"
+    )
+    chunk_rows: PositiveInt | None = about(
+        "rows that the gradient is worked out for at once, which bounds memory; null: all"
+    )
+    chunk_draws: PositiveInt | None = about(
+        "directions, noises or sites of each row worked on at once; null: all"
+    )
+
+
+class Optimizer(Section):
+    name: Literal["adam", "sgd"]
+    learning_rate: PositiveFloat = about("at the start of its schedule")
+    schedule: Literal["constant", "linear", "cosine"] = about("how it falls to 0 at trainer.steps")
+    warmup: NonNegativeInt = about("steps over which it first rises from 0")
+    momentum: Probability = about("SGD's momentum, or Adam's beta1 (IGEBM practice: 0)")
+    beta2: Probability = about("Adam's second-moment decay")
+    weight_decay: NonNegativeFloat = about(
+        "times the learning rate: Adam's is decoupled (Loshchilov & Hutter 2019), SGD's the"
+        " gradient's"
+    )
+    clip_norm: PositiveFloat | None = about("largest gradient norm; null: as it is")
+    ema: Probability = about(
+        "decay of the weights' moving average, used for evaluation; 0: the last weights"
+    )
+
+
+class Chains(Section):
+    pools: PositiveInt = about("chain pools (actors)")
+    min_pools: PositiveInt | None = about(
+        "pools without which steps wait; null: all to begin with, one to go on"
+    )
+    max_pools: PositiveInt | None = about(
+        "pools taken on while the cluster has, or finds, room for them; null: chains.pools"
+    )
+    newcomers: Literal["snapshot", "data", "noise"] = about(
+        "where the chains of a pool begin that joins, or whose own were lost: the newest batch of"
+        " another pool, rows, noise"
+    )
+    per_pool: PositiveInt = about("persistent chains in each")
+    restart: Probability = about(
+        "chance a round that a persistent chain starts anew from noise (Du & Mordatch 2019: 0.05)"
+    )
+    burn_in: NonNegativeInt = about(
+        "transitions after which a chain that started anew counts as a negative"
+    )
+    per_context: PositiveInt = about(
+        "chains for each row of a step that a conditional model is trained on"
+    )
+    kept_contexts: NonNegativeInt = about(
+        "training rows up to which a conditional model's persistent chains are kept by row; beyond,"
+        " they start anew each round"
+    )
+
+
+class Checkpoint(Section):
+    every: PositiveInt = about("steps between checkpoints")
+    keep: PositiveInt = about("how many of the newest to keep")
+
+
+class Metrics(Section):
+    port: Annotated[int, Field(ge=0, le=65535)] = about("port of the Prometheus endpoint; 0: none")
+    every: PositiveInt = about("steps between rows of metrics.jsonl")
+
+
+class Judgement(Section):
+    """A figure of the summary, by name, and what it is held against: a number, or the name of
+    another figure.
+    """
+
+    figure: str
+    sense: Literal["at_least", "at_most"]
+    reference: Number | str
+
+
+class Evaluation(Section):
+    samples: NonNegativeInt = about("chains started at noise for samples.png; 0: no picture")
+    transitions: PositiveInt = about("transitions from noise to sample")
+    ais_temperatures: NonNegativeInt = about(
+        "intermediate laws of annealed importance sampling; 0: no AIS"
+    )
+    ais_particles: PositiveInt = about("particles of annealed importance sampling")
+    judged: Judgement | None = about(
+        "{figure, sense: at_least or at_most, reference}: what the summary's `judged` says; null:"
+        " nothing"
+    )
+
+
+class Cluster(Section):
+    name: Literal["inline", "local", "ray", "kuberay"]
+    threads: PositiveInt = about("torch threads of each pool and of the parameter server")
+    pool_cpus: NonNegativeFloat = about("CPUs that Ray reserves for a pool")
+    pool_gpus: NonNegativeFloat = about("GPUs for a pool (fractions share one)")
+    pool_labels: dict[str, str] = about(
+        "labels that a pool's node must have, as Ray's label selectors have them"
+    )
+    pool_timeout: PositiveFloat = about(
+        "seconds without an answer after which a pool is taken for hung and restarted"
+    )
+    server_cpus: NonNegativeFloat = about("CPUs that Ray reserves for each parameter-server rank")
+    server_gpus: NonNegativeFloat = about("GPUs for each parameter-server rank")
+    server_labels: dict[str, str] = about("labels that a parameter-server rank's node must have")
+    timeout: PositiveFloat = about("seconds without a step after which the run is given up")

@@ -1,0 +1,1 @@
+"""Maximum entropy: exponential families, their features, and which moments they can have."""

@@ -1,0 +1,95 @@
+"""A target: an energy as a kernel sees it."""
+
+from __future__ import annotations
+
+import copy
+
+import torch
+from torch import Tensor
+
+from pipeline.energies.base import Energy
+from pipeline.energies.conditionals import Conditional
+
+
+class Target:
+    """An energy bound to the weights it has now, to a context where it has one, and on a ladder to
+    `beta` [N]: what a kernel samples from.
+
+    Energies and gradients cached in a kernel's State hold only under the weights that made them;
+    when the energy's weights change, call `refresh`, then the kernel's `init` again. Outside a box
+    the energy is inf.
+
+    With `gradient_dtype` = torch.bfloat16 gradients come from a copy of the energy in that precision,
+    energies as ever. MALA and HMC stay exact: their accept step holds for any proposal drift that
+    is a fixed function of the position.
+    """
+
+    def __init__(
+        self,
+        energy: Energy,
+        beta: Tensor | None = None,
+        gradient_dtype: torch.dtype | None = None,
+        context: Tensor | None = None,
+    ) -> None:
+        self._energy = energy.eval().requires_grad_(False)  # so that nothing below builds a graph
+        self._rough = None if gradient_dtype is None else copy.deepcopy(energy).to(gradient_dtype)
+        self._gradient_dtype = gradient_dtype
+        self.beta = beta
+        self.blocks, self.levels, self.box = energy.blocks, energy.levels, energy.box
+        self.bind(context)
+
+    def bind(self, context: Tensor | None) -> None:
+        """From now on under `context` [N, *context_shape], one a chain: None where the energy
+        conditions on nothing.
+        """
+        self._context = context
+        self._bound = self._energy.given(context)
+        if self._rough is not None:
+            self._bound_rough = self._rough.given(
+                None if context is None else context.to(self._gradient_dtype)
+            )
+
+    def refresh(self) -> None:
+        """Takes over weights that changed."""
+        if self._rough is not None:
+            self._rough.load_state_dict(self._energy.state_dict())
+        self.bind(self._context)
+
+    def energy(self, x: Tensor) -> Tensor:
+        beta = self._beta(x)
+        return self._bounded(
+            x, self._bound.forward(x) if beta is None else self._bound.tempered(x, beta)
+        )
+
+    def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        if self._rough is not None:
+            return self.energy(x), self.gradient(x)
+        energy, gradient = self._bound.energy_and_gradient(x, self._beta(x))
+        return self._bounded(x, energy), gradient
+
+    def gradient(self, x: Tensor) -> Tensor:
+        """The force alone: cheaper than with its energy where it is of low precision."""
+        if self._rough is None:
+            return self._bound.gradient(x, self._beta(x))
+        beta = self._beta(x)
+        return self._bound_rough.gradient(
+            x.to(self._gradient_dtype), None if beta is None else beta.to(self._gradient_dtype)
+        ).to(x.dtype)
+
+    def conditional(self, block: str, value: Tensor) -> Conditional:
+        return self._bound.conditional(block, value, self._beta(value))
+
+    def _beta(self, x: Tensor) -> Tensor | None:
+        """One beta a row; a kernel may ask for several rows a chain at once, copies of all chains
+        one after the other.
+        """
+        if self.beta is None or len(x) == len(self.beta):
+            return self.beta
+        return self.beta.repeat(len(x) // len(self.beta))
+
+    def _bounded(self, x: Tensor, energy: Tensor) -> Tensor:
+        if self.box is None:
+            return energy
+        flat = x.flatten(1)
+        inside = (flat.amin(1) >= self.box[0]) & (flat.amax(1) <= self.box[1])
+        return torch.where(inside, energy, torch.inf)

@@ -1,0 +1,124 @@
+"""What a person sees: a progress bar on a terminal, a plain line every few seconds in a log."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bar
+
+from pipeline.common.types import Progress, RoundReport, StepReport
+
+LINE_SECONDS = 5.0
+
+
+class Rates(Protocol):
+    @property
+    def seconds(self) -> float: ...
+
+    steps: int
+    negatives: int
+
+
+class Display:
+    """Writes to standard output; a terminal gets bars, anything else lines."""
+
+    def __init__(self) -> None:
+        self._console = Console(highlight=False, soft_wrap=True)
+        self._terminal = self._console.is_terminal
+        self._bar: Bar | None = None
+        self._task: TaskID | None = None
+        self._last_line = 0.0
+        self._stage = ""
+
+    def say(self, text: str) -> None:
+        """A line of its own, bar or no bar."""
+        if self._terminal:
+            self._console.print(text, markup=False)
+        else:
+            print(text, flush=True)
+
+    @contextmanager
+    def training(self, done: int, total: int) -> Iterator[None]:
+        columns = (
+            "step",
+            MofNCompleteColumn(),
+            BarColumn(bar_width=24),
+            TextColumn("{task.description}"),
+            TimeRemainingColumn(),
+        )
+        with self._bars(*columns, TextColumn("left")):
+            if self._bar is not None:
+                self._task = self._bar.add_task("", total=total, completed=done)
+            self._total = total
+            yield
+
+    @contextmanager
+    def working(self) -> Iterator[None]:
+        columns = (
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=24),
+            MofNCompleteColumn(),
+            TimeRemainingColumn(),
+        )
+        with self._bars(*columns):
+            self._stage = ""
+            yield
+
+    @contextmanager
+    def _bars(self, *columns: Any) -> Iterator[None]:
+        if not self._terminal:
+            yield
+            return
+        with Bar(*columns, console=self._console, refresh_per_second=5) as self._bar:
+            yield
+        self._bar = self._task = None
+
+    def step(self, report: StepReport, rounds: list[RoundReport], rates: Rates) -> None:
+        now = time.monotonic()
+        if (
+            self._bar is None
+            and now - self._last_line < LINE_SECONDS
+            and report.version != self._total
+        ):
+            return
+        seconds = max(rates.seconds, 1e-9)
+        text = f"loss {report.loss:+.3f}  {rates.steps / seconds:,.1f} steps/s"
+        if report.lags:
+            acceptance = sum(round.acceptance for round in rounds) / max(len(rounds), 1)
+            text = (
+                f"loss {report.loss:+.3f}  acceptance {acceptance:.2f}  lag {max(report.lags)}  "
+                f"{rates.negatives / seconds:,.0f} negatives/s"
+            )
+        if self._bar is not None and self._task is not None:
+            self._bar.update(self._task, completed=report.version, description=text)
+            return
+        self._last_line = now
+        left = (self._total - report.version) * seconds / max(rates.steps, 1)
+        self.say(f"step {report.version}/{self._total}  {text}  {_clock(left)} left")
+
+    def work(self, progress: Progress) -> None:
+        """One stage of the work after training."""
+        if self._bar is not None:
+            if progress.stage != self._stage:
+                self._task = self._bar.add_task(progress.stage, total=progress.total)
+            assert self._task is not None
+            self._bar.update(self._task, completed=progress.done)
+        elif progress.stage != self._stage or time.monotonic() - self._last_line > LINE_SECONDS:
+            self._last_line = time.monotonic()
+            self.say(f"{progress.stage}: {progress.done}/{progress.total}")
+        self._stage = progress.stage
+
+    @staticmethod
+    def complain(text: str) -> None:
+        print(text, file=sys.stderr, flush=True)
+
+
+def _clock(seconds: float) -> str:
+    minutes, rest = divmod(round(seconds), 60)
+    return f"{minutes}:{rest:02d}"

@@ -1,0 +1,222 @@
+"""What `python -m pipeline.sample` does: opens runs, composes them, draws, and writes what came of
+it.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import fsspec
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pipeline.assembly.chains import make_plan
+from pipeline.common.errors import ConfigError
+from pipeline.common.rng import torch_generator
+from pipeline.config.arguments import digest
+from pipeline.config.run import RunConfig
+from pipeline.energies.base import Energy
+from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.pictures import draw_samples
+from pipeline.evaluation.report import sample_contexts
+from pipeline.evaluation.samples import Drawn, draw_from_noise
+from pipeline.runs.display import Display
+from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
+
+if TYPE_CHECKING:
+    from pipeline.config.sample import Settings
+
+SAMPLES = 40  # where neither the command nor the run says how many
+
+
+class Aim(NamedTuple):
+    """What is sampled from: an energy of positions alone; the samples' contexts [samples,
+    *context_shape], where a single run is bound to any; and the log Z of the parts that "or" used.
+    """
+
+    energy: Energy
+    context: Tensor | None = None
+    log_z: list[float] | None = None
+
+
+def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Draws what `settings` asks for; what `summary.json` holds. Raises `PipelineError`."""
+    began, display = time.perf_counter(), Display()
+    runs = [open_run(url, overrides) for url in settings.runs]
+    config = _config(settings, runs[0].config)
+    torch.set_num_threads(config.cluster.threads)
+    aim = (
+        _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
+    )
+    _check(settings, config, aim.energy)
+    output = _output(settings, runs, overrides)
+    title = f" {settings.compose} ".join(run.config.name for run in runs)
+    title += (
+        f": {config.evaluation.samples} samples, {config.evaluation.transitions:,}"
+        f" {config.kernel.name} transitions each"
+    )
+    display.say(f"{title}, to {output}")
+    drawn = _draw(settings, config, aim.energy, display)
+    _write(drawn, aim, output)
+    _picture(settings, runs, aim, drawn, title, output)
+    summary = {
+        "runs": [run.url for run in runs],
+        "checkpoints": [run.checkpoint.folder for run in runs],
+        **settings.model_dump(
+            mode="json", include={"compose", "weights", "given", "seed", "device"}
+        ),
+        "log_partitions": aim.log_z,
+        "kernel": config.kernel.model_dump(mode="json"),
+        "samples": config.evaluation.samples,
+        "transitions": config.evaluation.transitions,
+        "acceptance": drawn.acceptance,
+        "samples_r_hat": drawn.r_hat,
+        "mean_energy": float(drawn.energy.double().mean()),
+        "seconds": round(time.perf_counter() - began, 3),
+        "output": output,
+    }
+    file_system, root = fsspec.core.url_to_fs(output)
+    file_system.pipe_file(f"{root}/summary.json", json.dumps(summary, indent=1).encode())
+    return summary
+
+
+def _config(settings: Settings, config: RunConfig) -> RunConfig:
+    """The run's, with as many samples and transitions as are asked for."""
+    asked = {
+        "samples": settings.samples or config.evaluation.samples or SAMPLES,
+        "transitions": settings.transitions or config.evaluation.transitions,
+    }
+    return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=asked)})
+
+
+def _bind(settings: Settings, runs: Sequence[Trained], config: RunConfig) -> Aim:
+    """A single run, under contexts where it takes any."""
+    for key in ("weights", "log_partitions"):
+        if getattr(settings, key) is not None:
+            raise ConfigError(key, list(getattr(settings, key)), "goes with compose=and, or, not")
+    if len(runs) > 1:
+        raise ConfigError("compose", "null", "say how several runs are composed: and, or, not")
+    run, samples = runs[0], config.evaluation.samples
+    if settings.given is None:
+        context = sample_contexts(config, run.data)
+        return Aim(bound(run, context), context)
+    given = contexts_of(run, settings.given)
+    each = given[torch.arange(samples) % len(given)]
+    return Aim(bound(run, given if len(given) == 1 else each), each)
+
+
+def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
+    """Several runs, or one under several contexts, each part bound to its entry of `given`."""
+    given = settings.given
+    entries = given if isinstance(given, list) else [given] * len(runs)
+    of = list(runs) * len(entries) if len(runs) == 1 else list(runs)
+    if len(of) < 2 or len(entries) != len(of):
+        raise ConfigError(
+            "runs",
+            list(settings.runs),
+            "compose two or more runs, or a single one with given=[..] for each part",
+        )
+    parts = []
+    for run, entry in zip(of, entries, strict=True):
+        if entry is None and run.config.conditional:
+            raise ConfigError(
+                "given", given, f"{run.url} conditions on a context: give one for each part"
+            )
+        context = None if entry is None else contexts_of(run, entry)
+        if context is not None and len(context) > 1:
+            raise ConfigError("given", given, "one context for each part")
+        parts.append(bound(run, context))
+    energy, log_z = composed(
+        settings.compose or "", of, parts, settings.weights, settings.log_partitions
+    )
+    return Aim(energy, log_z=log_z)
+
+
+def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
+    """The kernel can be had of the energy, the device is there. Raises `ConfigError`."""
+    kernel = getattr(config.kernel, "inner", config.kernel)
+    if kernel.needs_conditionals and not energy.blocks:
+        remedy = "what is composed, or bound to a context, has no conditionals to sweep over; use "
+        remedy += "gibbs_with_gradients or single_site" if energy.levels else "mala or hmc"
+        raise ConfigError(
+            "kernel" if kernel is config.kernel else "kernel.inner", kernel.name, remedy
+        )
+    if settings.device.startswith("cuda") and not torch.cuda.is_available():
+        raise ConfigError(
+            "device", settings.device, "there is no GPU here that torch can use; use cpu"
+        )
+
+
+def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str]) -> str:
+    """Where files go: by default those of one run in its folder, of several under runs/ here."""
+    asked = settings.model_dump(mode="json", exclude={"output", "device"})
+    name = f"samples-{digest(asked, sorted(overrides), [run.checkpoint.folder for run in runs])}"
+    return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
+
+
+def _draw(settings: Settings, config: RunConfig, energy: Energy, display: Display) -> Drawn:
+    """The chains, their progress shown; on the settings' device, and back on the CPU."""
+    generator = torch_generator(settings.seed, "sample", device=settings.device)
+    count, transitions = config.evaluation.samples, config.evaluation.transitions
+    drawing = draw_from_noise(
+        energy.to(settings.device), make_plan(config), count, transitions, generator
+    )
+    with display.working():
+        while True:
+            try:
+                display.work(next(drawing))
+            except StopIteration as stop:
+                drawn: Drawn = stop.value
+                break
+    energy.cpu()
+    return drawn._replace(position=drawn.position.cpu(), energy=drawn.energy.cpu())
+
+
+def _write(drawn: Drawn, aim: Aim, output: str) -> None:
+    """`samples.arrow`."""
+    columns = {
+        "position": _lists(aim.energy.visible(drawn.position)),
+        "energy": pa.array(drawn.energy.numpy()),
+    }
+    if aim.context is not None:
+        columns["context"] = _lists(aim.context)
+    table, buffer = pa.table(columns), io.BytesIO()
+    with pa.ipc.new_file(buffer, table.schema) as file:
+        file.write_table(table)
+    file_system, root = fsspec.core.url_to_fs(output)
+    file_system.makedirs(root, exist_ok=True)
+    file_system.pipe_file(f"{root}/samples.arrow", buffer.getvalue())
+
+
+def _lists(rows: Tensor) -> pa.Array:
+    """`[N, *shape]` as an Arrow array of N lists of one length."""
+    flat = rows.reshape(len(rows), -1)
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat.flatten().numpy()), flat.shape[1])
+
+
+def _picture(
+    settings: Settings, runs: Sequence[Trained], aim: Aim, drawn: Drawn, title: str, output: str
+) -> None:
+    """`samples.png`: the samples beside rows of all runs; under contexts, beside those of the law
+    given them.
+    """
+    first, data, energy = runs[0], [run.data for run in runs], aim.energy
+    shown, flat = data[0], len(data[0].shape) == 1
+    if aim.context is not None and flat and first.config.conditional:
+        draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
+        return
+    if energy.contexts > 1 and flat:  # a density is drawn of one law
+        energy = first.energy
+    if (
+        settings.compose is not None
+    ):  # what is composed of smoothed laws is no smoothed law, that it could be denoised
+        held_out = torch.cat([one.held_out[: 1000 // len(data)] for one in data])
+        shown = shown._replace(
+            held_out=held_out, sample=torch.cat([one.sample for one in data]), noise=0.0
+        )
+    draw_samples(energy, energy.visible(drawn.position), shown, title, output)

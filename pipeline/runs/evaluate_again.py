@@ -1,0 +1,237 @@
+"""What `python -m pipeline.evaluate` does: the figures of a run anew, a ranking of points, an
+outlier score.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import fsspec
+import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import torch
+from pydantic import TypeAdapter
+from torch import Tensor
+
+from pipeline.common.errors import ConfigError, DataError, PipelineError
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures, Progress
+from pipeline.config.arguments import digest
+from pipeline.config.compose import compose_raw
+from pipeline.config.data import ColumnsData
+from pipeline.data.files import Source
+from pipeline.evaluation.outliers import outlier_score, shuffled
+from pipeline.evaluation.report import evaluate
+from pipeline.runs.display import Display
+from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
+
+if TYPE_CHECKING:
+    from pipeline.config.evaluate import Settings
+
+ROWS = 1000  # energies at once
+FIRST = 10  # points of a ranking that are told one by one
+
+
+def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures:
+    """What `settings` asks for; it is in `summary.json` as well. Raises `PipelineError`."""
+    display = Display()
+    run = open_run(settings.run, overrides)
+    torch.set_num_threads(run.config.cluster.threads)
+    points = (
+        None
+        if settings.points is None
+        else read_rows("points", settings.points, settings.columns, run)
+    )
+    others = (
+        None
+        if settings.ood in (None, "noise", "shuffled")
+        else read_rows("ood", settings.ood or "", settings.columns, run)
+    )
+    context = None if settings.given is None else contexts_of(run, settings.given)
+    _check(settings, run, context)
+    asked = settings.model_dump(mode="json", exclude={"output"})
+    output = output_of(
+        run,
+        settings.output,
+        f"evaluation-{digest(asked, sorted(overrides), run.checkpoint.folder)}",
+    )
+    display.say(f"{run.config.name}, step {run.checkpoint.step}, evaluated again, to {output}")
+    file_system, root = fsspec.core.url_to_fs(output)
+    file_system.makedirs(root, exist_ok=True)
+    found: Figures = {
+        "run": run.url,
+        "checkpoint": run.checkpoint.folder,
+        "name": run.config.name,
+        "step": run.checkpoint.step,
+    }
+    with display.working():
+        for item in evaluate(run.config, run.weights, run.data, output):
+            if isinstance(item, Progress):
+                display.work(item)
+            else:
+                found["figures"] = item
+    with torch.no_grad():
+        if settings.ood is not None:
+            found["ood"] = outliers(settings, run, others, context)
+        if points is not None:
+            log_z = found["figures"].get("log_z") if context is None else None
+            found["ranking"] = rank(run, points, context, log_z, output)
+    found["output"] = output
+    file_system.pipe_file(f"{root}/summary.json", json.dumps(found, indent=1).encode())
+    return found
+
+
+def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
+    """Points and rows have an energy. Raises `ConfigError`."""
+    if settings.points is None and settings.ood is None:
+        if context is not None:
+            raise ConfigError("given", settings.given, "goes with points=FILE or ood=FILE")
+        return
+    asked = ("points", settings.points) if settings.points is not None else ("ood", settings.ood)
+    if run.energy.shape != run.data.shape:
+        remedy = (
+            f"the energy of {run.url} is of rows and latent units together, and p(row) sums"
+            " these out"
+        )
+        raise ConfigError(*asked, remedy)
+    of_a_file = settings.points is not None or settings.ood not in (None, "noise", "shuffled")
+    if run.config.conditional and of_a_file and (context is None or len(context) != 1):
+        remedy = (
+            f"{run.url} conditions on a context, and Z depends on it: give the one of all these"
+            " rows"
+        )
+        raise ConfigError("given", settings.given, remedy)
+    if settings.ood is not None and not len(run.data.held_out):
+        raise ConfigError(
+            "ood", settings.ood, f"{run.url} has no held-out rows to tell from others"
+        )
+
+
+def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tensor:
+    """The rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32.
+
+    Raises `ConfigError` about `key` where they are not of the run's shape and domain, `DataError`
+    where they cannot be read.
+    """
+    shape, energy = run.data.shape, run.energy
+    if url.endswith(".npy"):
+        flat = _read_npy(key, url)
+    else:
+        section = compose_raw(["data=columns"])["data"] | {"path": url, "columns": columns}
+        try:
+            source = Source(TypeAdapter(ColumnsData).validate_python(section))
+            flat = torch.from_numpy(np.concatenate([source.read(unit) for unit in source.units]))
+        except PipelineError as error:
+            raise DataError(f"{key}={url}: {error}") from error
+    if flat[0].numel() != math.prod(shape):
+        remedy = (
+            f"a row there has {flat[0].numel()} numbers, one of {run.url} has shape {list(shape)};"
+            " columns=[..] chooses"
+        )
+        raise ConfigError(key, url, remedy)
+    rows = flat.reshape(-1, *shape)
+    if energy.levels is not None and not bool(
+        ((rows == rows.round()) & (rows >= 0) & (rows < energy.levels)).all()
+    ):
+        raise ConfigError(
+            key,
+            url,
+            f"some values there are not 0, ..., {energy.levels - 1}, as those of {run.url} are",
+        )
+    if (
+        energy.box is not None
+        and not energy.box[0] <= float(rows.min()) <= float(rows.max()) <= energy.box[1]
+    ):
+        raise ConfigError(
+            key, url, f"some values there are outside {list(energy.box)}, the box of {run.url}"
+        )
+    return rows
+
+
+def _read_npy(key: str, url: str) -> Tensor:
+    try:
+        with fsspec.open(url, "rb") as file:
+            array = np.load(io.BytesIO(file.read()), allow_pickle=False)
+    except (OSError, ValueError, ImportError) as error:
+        raise DataError(f"{key}={url}: cannot be read ({error})") from error
+    if (
+        array.dtype.kind not in "biuf"
+        or array.ndim < 1
+        or not len(array)
+        or not np.isfinite(array).all()
+    ):
+        raise DataError(f"{key}={url}: no array of rows of finite numbers")
+    return torch.from_numpy(array.astype(np.float32))
+
+
+def energies(run: Trained, rows: Tensor, context: Tensor | None) -> Tensor:
+    """E of `rows` `[N, *shape]`, each under its own of the contexts, or under the only one; `[N]`
+    float64.
+    """
+    values = []
+    for number in torch.arange(len(rows)).split(ROWS):
+        under = context if context is None or len(context) == 1 else context[number]
+        values.append(bound(run, under)(rows[number]).double())
+    return torch.cat(values)
+
+
+def rank(
+    run: Trained, points: Tensor, context: Tensor | None, log_z: float | None, output: str
+) -> Figures:
+    """Points by log p(x) / p(x') = E(x') - E(x), x' the most probable; writes `ranking.csv`."""
+    values = energies(run, points, context)
+    order = values.argsort(stable=True)
+    columns = {"point": order, "energy": values[order], "log_ratio": values.min() - values[order]}
+    if log_z is not None:
+        columns["log_density"] = -values[order] - log_z
+    table, buffer = (
+        pa.table({name: column.numpy() for name, column in columns.items()}),
+        io.BytesIO(),
+    )
+    pyarrow.csv.write_csv(table, buffer)
+    file_system, root = fsspec.core.url_to_fs(output)
+    file_system.pipe_file(f"{root}/ranking.csv", buffer.getvalue())
+    first = table.slice(0, FIRST).to_pylist()
+    return {"points": len(points), "log_z": log_z, "first": first, "file": f"{output}/ranking.csv"}
+
+
+def outliers(
+    settings: Settings, run: Trained, others: Tensor | None, context: Tensor | None
+) -> Figures:
+    """The AUROC of the energy; held-out rows, and what is made of them, under their own contexts,
+    as are draws of the base.
+    """
+    data, config, generator = run.data, run.config, torch_generator(settings.seed, "outliers")
+    own = data.context.held_out if data.context is not None and config.conditional else None
+
+    def noisy(rows: Tensor) -> Tensor:
+        return run.energy.into_domain(
+            rows + data.noise * torch.randn(rows.shape, generator=generator)
+        )
+
+    inside = noisy(data.held_out)
+    if settings.ood == "noise":
+        outside, under = run.energy.sample_base(len(inside), generator), own
+    elif settings.ood == "shuffled":
+        outside, under = shuffled(inside, generator), own
+    else:
+        assert others is not None
+        outside, under = noisy(others), context
+    score = outlier_score(energies(run, inside, own), energies(run, outside, under))
+    against = {
+        "noise": "draws of the base law",
+        "shuffled": "held-out rows, their components permuted over the rows",
+    }
+    return {
+        "against": against.get(settings.ood or "", settings.ood),
+        "auroc": score.auroc,
+        "standard_error": score.standard_error,
+        "standard_error_method": "Hanley & McNeil 1982",
+        "held_out": len(inside),
+        "others": len(outside),
+    }

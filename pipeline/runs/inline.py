@@ -1,0 +1,81 @@
+"""The whole algorithm in one process: the runner of `cluster=inline`, and the truth that the Ray
+one is held against.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Iterator
+
+import pyarrow as pa
+import torch
+
+from pipeline.assembly.chains import make_chains
+from pipeline.assembly.data import open_data
+from pipeline.assembly.learner import make_learner
+from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
+from pipeline.config.run import RunConfig
+from pipeline.storage.checkpoint import Checkpoint, write_part
+
+
+class InlineRunner:
+    """The pools one after the other, then the learner.
+
+    Under `lag_mode=exact` step t consumes what version max(0, t - lag) made, from a window of past
+    weights (which a resumed run starts to fill anew); otherwise the lag is 0, which every bound
+    allows.
+    """
+
+    def __init__(self, config: RunConfig) -> None:
+        self._config = config
+        torch.set_num_threads(config.cluster.threads)
+        self._data = open_data(config)
+        self._learner = make_learner(config, self._data)
+        self._pools = [
+            make_chains(config, self._data.shape, pool, self._data.context_shape)
+            for pool in range(config.pools)
+        ]
+        lag = config.trainer.lag if config.trainer.lag_mode == "exact" else 0
+        self._window: deque[Weights] = deque(maxlen=lag + 1)
+
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
+        """Takes up a checkpoint, or another run's weights, or neither."""
+        self._learner.start(checkpoint, warm_start)
+        if checkpoint is not None:
+            for number, pool in enumerate(self._pools):
+                pool.load_state_dict(checkpoint.read(f"pool-{number}.pt"))
+        self._window.append(self._learner.publish())
+
+    def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
+        config, step = self._config, self._learner.version
+        batches: list[pa.RecordBatch] = []
+        reports: list[RoundReport] = []
+        for number, pool in enumerate(config.pools_of_step(step)):
+            start = None
+            if config.batches_carry_rows:
+                start = self._learner.deal()
+            elif config.sends_starts:
+                start = self._learner.starts(step).chunk(config.batches_per_step)[number]
+            batch, report = self._pools[pool].advance(self._window[0], start)
+            batches.append(batch)
+            reports.append(report)
+        done, weights = self._learner.step(batches)
+        self._window.append(weights)
+        return done, reports, Flow(0, 0, len(self._pools), {}, {}, 0, False, {})
+
+    def save(self, folder: str) -> list[Part]:
+        parts = [
+            write_part(folder, f"pool-{i}.pt", pool.state_dict())
+            for i, pool in enumerate(self._pools)
+        ]
+        return [*parts, *self._learner.write(folder)]
+
+    def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        from pipeline.evaluation.report import (
+            evaluate,
+        )  # brings pictures and statistics, a second's import
+
+        return evaluate(self._config, self._learner.averaged(), self._data, output)
+
+    def close(self) -> None:
+        pass

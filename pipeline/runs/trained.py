@@ -1,0 +1,176 @@
+"""Trained runs opened again, bound to contexts, and composed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pipeline.assembly.data import open_data
+from pipeline.assembly.energies import make_energy
+from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.config.arguments import reconfigured
+from pipeline.config.run import RunConfig
+from pipeline.data.base import DataSet
+from pipeline.energies.base import Energy
+from pipeline.energies.composition import Conjunction, Disjunction, Negation, check_alike
+from pipeline.energies.weights import unflatten_
+from pipeline.evaluation.conditional import log_z_on_grid, reach
+from pipeline.evaluation.likelihood import log_z_by_quadrature
+from pipeline.storage.checkpoint import Checkpoint, find
+from pipeline.storage.paths import resolve_output
+
+NEGATED = 0.5  # weight of what is negated, where none is given
+
+
+class Trained(NamedTuple):
+    """A run as its newest checkpoint has it: what it was told (and is told now), its data, and its
+    averaged weights' energy.
+    """
+
+    url: str
+    checkpoint: Checkpoint
+    config: RunConfig
+    data: DataSet
+    weights: np.ndarray
+    energy: Energy
+
+
+def open_run(url: str, overrides: Sequence[str]) -> Trained:
+    """The run at `url`, or one checkpoint of it, its configuration under `overrides`; on the CPU.
+
+    Raises `CheckpointError` where there is none or it does not fit, `DataError` where its data are
+    gone.
+    """
+    checkpoint = find(url)
+    checkpoint.check_format()
+    try:
+        config = reconfigured(checkpoint.manifest["config"], overrides)
+    except ConfigError as error:
+        if overrides:
+            raise
+        raise CheckpointError(
+            f"{checkpoint.folder}: this version cannot take its configuration up ({error})"
+        ) from error
+    data = open_data(config)
+    energy = make_energy(config, data.shape, data.context_shape)
+    checkpoint.check_signature(energy, "run")
+    weights = checkpoint.read("energy.pt")["weights"].numpy()
+    unflatten_(energy, weights)
+    return Trained(url, checkpoint, config, data, weights, energy.eval().requires_grad_(False))
+
+
+def output_of(run: Trained, wanted: str | None, name: str) -> str:
+    """Where files go: `wanted`, else a folder `name` in the run's own. Raises `ConfigError` for a
+    URL that nothing serves.
+    """
+    default = (
+        f"{run.checkpoint.folder.rpartition('/checkpoints/')[0] or run.checkpoint.folder}/{name}"
+    )
+    return resolve_output(run.config.model_copy(update={"output": wanted or default}))
+
+
+def contexts_of(run: Trained, given: Any) -> Tensor:
+    """`given`, one context or a list of them, as `[N, *context_shape]`. Raises `ConfigError` where
+    it is not of that shape.
+    """
+    shape = run.energy.context_shape
+    if shape is None:
+        raise ConfigError(
+            "given", given, f"{run.url} is a model of rows alone, which conditions on nothing"
+        )
+    try:
+        values = torch.tensor(given, dtype=torch.float32)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            "given", given, "must be a number, or a list (of lists) of numbers"
+        ) from error
+    if values.shape == shape:
+        values = values[None]
+    known = None if run.data.context is None else run.data.context.sample
+    if values.shape[1:] != shape or not len(values):
+        raise ConfigError(
+            "given",
+            given,
+            f"a context of {run.url} has shape {list(shape)}; give one, or a list of them",
+        )
+    if not shape and known is not None and not torch.isin(values, known).all():
+        raise ConfigError("given", given, f"no such label among the training rows of {run.url}")
+    return values
+
+
+def bound(run: Trained, context: Tensor | None) -> Energy:
+    """The run's energy of positions alone; a classifier's that of positions of the labels given."""
+    if context is None:
+        return run.energy
+    of_class = getattr(run.energy, "of_class", run.energy.given)
+    energy: Energy = of_class(context)
+    return energy
+
+
+def log_partition(energy: Energy, data: DataSet) -> float | None:
+    """log Z, nats: exactly where the energy has it, by quadrature in at most two real dimensions;
+    None elsewhere, and where the energy is bound to several contexts.
+    """
+    if energy.contexts > 1:
+        return None
+    log_z = energy.log_partition()
+    if log_z is not None or energy.levels is not None or energy.dimension > 2:
+        return log_z
+    box = reach(energy, data)
+    return (
+        log_z_by_quadrature(energy, box)
+        if energy.shape == (2,)
+        else float(log_z_on_grid(energy, box))
+    )
+
+
+@torch.no_grad()
+def composed(
+    how: str,
+    runs: Sequence[Trained],
+    parts: Sequence[Energy],
+    weights: Sequence[float] | None,
+    log_z: Sequence[float] | None,
+) -> tuple[Energy, list[float] | None]:
+    """`parts`, energies of the `runs`, composed by "and", "or" or "not"; and for "or" the log Z of
+    each that were used.
+
+    For "or" they are `log_z`, else `log_partition` of each; None where one of them has none, and
+    all are taken to be equal.
+    """
+    urls = [run.url for run in runs]
+    check_alike(parts, urls, "runs")
+    if log_z is not None and how != "or":
+        raise ConfigError(
+            "log_partitions", list(log_z), f"compose={how} needs none; they go with compose=or"
+        )
+    if how == "and":
+        return Conjunction(parts, weights), None
+    if how == "or":
+        found = (
+            [log_partition(part, run.data) for part, run in zip(parts, runs, strict=True)]
+            if log_z is None
+            else log_z
+        )
+        known = [value for value in found if value is not None]
+        used = known if len(known) == len(parts) else None
+        return Disjunction(parts, weights, used), used
+    if len(parts) != 2:
+        raise ConfigError("runs", urls, "compose=not takes two, the first and what it is not")
+    if weights is None:
+        weights = (1.0, NEGATED)
+    if len(weights) != 2 or weights[0] != 1:
+        raise ConfigError(
+            "weights",
+            list(weights),
+            "for compose=not should be [1,w], the exponent of what is negated last",
+        )
+    positive, negative = parts
+    try:
+        return Negation(positive, negative, weights[1]), None
+    except ConfigError as error:
+        raise ConfigError("weights", list(weights), error.remedy) from error

@@ -1,0 +1,1 @@
+"""What is written: checkpoints, series, figures, and where."""

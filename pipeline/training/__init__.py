@@ -1,0 +1,1 @@
+"""From positives and negatives to new weights."""

@@ -1,0 +1,356 @@
+"""Ranks of the parameter server: processes that each work on a share of a step's rows, and take one
+step together.
+
+A rank's loss is a mean over its own rows. With as many positives on every rank, and the weights of
+its negatives times `Ranks.share`, the mean of the ranks' gradients is the gradient of the mean over
+all rows:
+
+    1/R sum_r (share_r / M_r) sum_j w_rj grad E(x_rj) = (1 / sum_r M_r) sum_rj w_rj grad E(x_rj),   share_r = R M_r / sum_r M_r
+
+How the model lies on the ranks is one of three: `Alone`, which is what one rank does and knows
+nothing of torch.distributed; `Replicated`, DistributedDataParallel (Li et al. 2020); `Sharded`,
+FSDP2 (`fully_shard`; Zhao et al. 2023), where parameters, their average and the optimizer's moments
+are split among the ranks.
+"""
+
+from __future__ import annotations
+
+import socket
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from datetime import timedelta
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.common.types import Rows
+from pipeline.energies.base import Energy
+from pipeline.energies.weights import unflatten_
+
+Thing = TypeVar("Thing")
+Pass = Callable[[], Tensor]
+"""A forward pass: the loss of a piece of the step, [], with a graph."""
+
+
+def free_address(host: str) -> str:
+    """Where ranks may meet: `tcp://host:port`, `host` being this machine as the others know it,
+    with a port that is free.
+    """
+    with socket.socket() as found:
+        found.bind(("", 0))
+        return f"tcp://{host}:{found.getsockname()[1]}"
+
+
+class Ranks:
+    """This process among `size` of them, the one numbered `rank`. Every method is called by all
+    ranks, in the same order.
+    """
+
+    def __init__(self, rank: int, size: int, device: str) -> None:
+        self.rank, self.size, self.device = rank, size, device
+
+    @classmethod
+    def alone(cls) -> Ranks:
+        return cls(0, 1, "cpu")
+
+    @classmethod
+    def join(cls, address: str, rank: int, size: int, device: str, timeout: float) -> Ranks:
+        """Meets the other ranks at `address` (see `free_address`; rank 0 is there), by gloo, or
+        nccl for device cuda.
+
+        What waits for a rank that died raises torch's errors (`RuntimeError`) at once, by its
+        closed connection, and for one that hangs after `timeout` seconds; nccl, whose calls do not
+        block, ends the process instead. Where a machine's name leads to its loopback interface,
+        GLOO_SOCKET_IFNAME names the one to use.
+        """
+        backend = "nccl" if device.startswith("cuda") else "gloo"
+        dist.init_process_group(
+            backend,
+            init_method=address,
+            rank=rank,
+            world_size=size,
+            timeout=timedelta(seconds=timeout),
+        )
+        return cls(rank, size, device)
+
+    def leave(self) -> None:
+        """Ends the group, also one that lost a rank; the process may then join another. Alone,
+        there is none.
+        """
+        if self.size > 1:
+            dist.destroy_process_group()
+
+    def gather(self, thing: Thing) -> list[Thing]:
+        """Every rank's, in their order."""
+        if self.size == 1:
+            return [thing]
+        things: list[Any] = [None] * self.size
+        dist.all_gather_object(things, thing)
+        return things
+
+    def share(self, rows: int) -> float:
+        """R M_r / sum M for this rank's M_r `rows`: what its mean counts in a mean over ranks."""
+        total = sum(self.gather(rows))
+        return self.size * rows / total if total else 1.0
+
+
+ALONE = Ranks.alone()
+
+
+def mean_parts(parts: Sequence[dict[str, float]]) -> dict[str, float]:
+    """Means over ranks, by name; a rank without a part has no rows of it, and counts as 0."""
+    names = dict.fromkeys(name for some in parts for name in some)
+    return {name: sum(some.get(name, 0.0) for some in parts) / len(parts) for name in names}
+
+
+def share_of(pieces: Sequence[Rows], rank: int, size: int) -> Rows:
+    """What rank `rank` of `size` gets of rows dealt anew, those of all `pieces` end to end."""
+    fields = [None if some[0] is None else torch.cat(some) for some in zip(*pieces, strict=True)]
+    total = sum(len(rows.position) for rows in pieces)
+    return Rows(*fields).map(lambda field: field[total * rank // size : total * (rank + 1) // size])
+
+
+class Alone:
+    """A model whole on this rank, and no other rank."""
+
+    # whether each rank holds a part of the parameters; the last pass must then be one of positives
+    # alone
+    split = False
+
+    def __init__(self, energy: Energy) -> None:
+        self._energy = energy
+
+    def backward(self, passes: Iterable[Pass]) -> list[Tensor]:
+        """The gradient of the sum of the losses, a mean over ranks, into the parameters; the losses
+        of this rank.
+        """
+        return [_backward(work) for work in passes]
+
+    def whole(self) -> AbstractContextManager[None]:
+        """Within it the energy's parameters are whole, to be read."""
+        return nullcontext()
+
+    def fill(self, flat: np.ndarray) -> None:
+        """Flat weights (see `flatten`) into the energy. Raises `CheckpointError` where they are not
+        as many.
+        """
+        unflatten_(self._energy, flat)
+
+    def flat(self, tensors: Iterable[Tensor]) -> np.ndarray:
+        """The tensors of a state dict end to end, `[P]`."""
+        return torch.cat([tensor.reshape(-1) for tensor in tensors]).cpu().numpy()
+
+
+class Replicated(Alone):
+    """A model whole on every rank."""
+
+    def __init__(self, energy: Energy, beside: Sequence[nn.Parameter]) -> None:
+        super().__init__(energy)
+        # of weights in channels_last with one channel, whose strides say two things; the numbers
+        # are the same
+        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
+        learned = [
+            parameter for parameter in (*energy.parameters(), *beside) if parameter.requires_grad
+        ]
+        # what a pass, or a rank without negatives, does not touch is found; what no pass touches
+        # keeps no gradient
+        self._passes = DistributedDataParallel(_Passes(learned), find_unused_parameters=True)
+
+    def backward(self, passes: Iterable[Pass]) -> list[Tensor]:
+        """Ranks may differ in how many passes they make; each makes one at least, and reduces the
+        gradient in its last.
+        """
+        losses = []
+        for work, last in _until_last(passes):
+            with nullcontext() if last else self._passes.no_sync():
+                losses.append(_backward(lambda work=work: self._passes(work)))  # type: ignore[misc]
+        return losses
+
+
+class _Passes(nn.Module):
+    """What DistributedDataParallel wraps: any function of the parameters. It has no buffers, which
+    every rank keeps alike.
+    """
+
+    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
+        super().__init__()
+        # torch warns of a search for what is not touched that finds nothing: the last one never is
+        self._learned = nn.ParameterList([*parameters, nn.Parameter(parameters[0].new_zeros(1))])
+
+    def forward(self, work: Pass) -> Tensor:
+        return work()
+
+
+class Sharded(Alone):
+    """A model split among the ranks, each parameter by rows (its first dimension), each layer
+    gathered and reduced as one.
+
+    For a step's gradient every layer is gathered first, and given back with the last pass: energies
+    read parameters in other ways than by calling layers, and ranks may differ in how many passes
+    they make. In the last pass gradients are reduced while it goes, layer by layer, so that it must
+    call the energy as often on every rank: it is one of positives alone. A device so has room for
+    the whole parameters and their gradient, and a share of all else: moments and average.
+    """
+
+    split = True
+
+    def __init__(self, energy: Energy, ranks: Ranks) -> None:
+        from torch.distributed.device_mesh import init_device_mesh
+        from torch.distributed.fsdp import fully_shard
+
+        super().__init__(energy)
+        numbers = [name for name, parameter in energy.named_parameters() if parameter.ndim == 0]
+        if numbers:
+            remedy = (
+                "parameters that are one number, without a dimension, cannot be split:"
+                f" {', '.join(numbers)}; use none"
+            )
+            raise ConfigError("trainer.sharding", "fsdp", remedy)
+        for parameter in energy.parameters():
+            parameter.data = parameter.data.contiguous()  # FSDP2 knows no channels_last
+        mesh = init_device_mesh(torch.device(ranks.device).type, (ranks.size,))
+        self._layers: list[Any] = [
+            fully_shard(layer, mesh=mesh, reshard_after_forward=False)
+            for layer in (*_layers(energy), energy)
+        ]
+
+    def backward(self, passes: Iterable[Pass]) -> list[Tensor]:
+        losses = []
+        self._gather()
+        for work, last in _until_last(passes):
+            self._layers[-1].set_requires_gradient_sync(last)
+            self._layers[-1].set_reshard_after_backward(last)
+            losses.append(_backward(work))
+        return losses
+
+    @contextmanager
+    def whole(self) -> Iterator[None]:
+        self._gather()
+        yield
+        for layer in self._layers:
+            layer.reshard()
+
+    def _gather(self) -> None:
+        for layer in self._layers:
+            layer.unshard()
+
+    @torch.no_grad()
+    def fill(self, flat: np.ndarray) -> None:
+        state = self._energy.state_dict()
+        sizes = [tensor.numel() for tensor in state.values()]
+        if flat.size != sum(sizes):
+            raise CheckpointError(
+                f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}"
+            )
+        for tensor, piece in zip(state.values(), torch.from_numpy(flat).split(sizes), strict=True):
+            tensor.copy_(split_as(piece.view(tensor.shape).to(tensor.device), tensor))
+
+    def flat(self, tensors: Iterable[Tensor]) -> np.ndarray:
+        """One after the other, so that no device holds them all."""
+        return torch.cat([whole(tensor).reshape(-1).cpu() for tensor in tensors]).numpy()
+
+
+def lay_out(energy: Energy, beside: Sequence[nn.Parameter], ranks: Ranks, sharding: str) -> Alone:
+    """`energy` on the ranks, with what is learned `beside` it; equal weights on every rank are
+    given.
+
+    With fsdp the parameters are others afterwards. Raises `ConfigError`.
+    """
+    if ranks.size == 1:
+        return Alone(energy)
+    return Sharded(energy, ranks) if sharding == "fsdp" else Replicated(energy, beside)
+
+
+def whole(value: Any) -> Any:
+    """A tensor of the model, gathered where it is split among ranks; anything else as it is."""
+    return value.full_tensor() if hasattr(value, "full_tensor") else value
+
+
+def stored(value: Any) -> Any:
+    """As `whole`, what was split in the memory of the host."""
+    return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
+
+
+def split_as(value: Any, like: Any) -> Any:
+    """This rank's part of the whole tensor `value`, split as `like` is; itself where `like` is not,
+    or is of another shape.
+    """
+    if (
+        not hasattr(like, "full_tensor")
+        or not isinstance(value, Tensor)
+        or value.shape != like.shape
+    ):
+        return value
+    split: Any = torch.empty_like(like, requires_grad=False)
+    rank, pieces = like.device_mesh.get_local_rank(), value.chunk(like.device_mesh.size())
+    if rank < len(pieces):
+        split.to_local().copy_(pieces[rank])
+    return split
+
+
+def optimizer_state(optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """Its state dict, the same however the model lies on its ranks."""
+    state = optimizer.state_dict()
+    moments = {
+        n: {key: stored(value) for key, value in values.items()}
+        for n, values in state["state"].items()
+    }
+    return {**state, "state": moments}
+
+
+def load_moments(optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Takes up the moments of an `optimizer_state`; settings stay this optimizer's."""
+    learned = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    settings = [
+        {key: value for key, value in group.items() if key != "params"}
+        for group in optimizer.param_groups
+    ]
+    moments = {
+        n: {key: split_as(value, learned[n]) for key, value in values.items()}
+        for n, values in state["state"].items()
+    }
+    optimizer.load_state_dict({**state, "state": moments})
+    for group, ours in zip(optimizer.param_groups, settings, strict=True):
+        group.update(ours)
+
+
+def _layers(energy: Energy) -> list[nn.Module]:
+    """The energy's modules with parameters of their own, inner ones first, but for containers,
+    which are never called. None where some parameters are shared by several modules, which are to
+    be split as one.
+    """
+    if len(list(energy.named_parameters(remove_duplicate=False))) != len(list(energy.parameters())):
+        return []
+    owners = [
+        module
+        for module in energy.modules()
+        if module is not energy and list(module.parameters(recurse=False))
+    ]
+    return [
+        module
+        for module in reversed(owners)
+        if not isinstance(module, nn.ModuleList | nn.ModuleDict | nn.ParameterList)
+    ]
+
+
+def _backward(work: Pass) -> Tensor:
+    loss = work()
+    loss.backward()
+    return loss.detach()
+
+
+def _until_last(passes: Iterable[Pass]) -> Iterator[tuple[Pass, bool]]:
+    """Each of them, and whether it is the last; the next one is made before one is worked on."""
+    waiting: Pass | None = None
+    for work in passes:
+        if waiting is not None:
+            yield waiting, False
+        waiting = work
+    if waiting is not None:
+        yield waiting, True

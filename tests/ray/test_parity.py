@@ -1,0 +1,95 @@
+"""Law 3: a run in one process and a run through Ray, same seed, end with bitwise equal weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+
+from actors.driver import RayRunner
+from pipeline.assembly.data import open_data
+from pipeline.config.run import RunConfig
+from pipeline.runs.inline import InlineRunner
+from pipeline.storage.checkpoint import CheckpointStore
+from tests.unit.test_checkpoint import save
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+Small = Callable[..., RunConfig]
+STEPS = 8
+
+
+def through_ray(config: RunConfig, output: Path, steps: int = STEPS) -> RayRunner:
+    data = open_data(config)
+    runner = RayRunner(config, str(output), data.shape, data.context_shape)
+    runner.start(CheckpointStore(str(output), 3).latest(), None)
+    for _ in range(steps):
+        runner.step()
+    return runner
+
+
+def inline(config: RunConfig) -> np.ndarray:
+    runner = InlineRunner(config)
+    runner.start(None, None)
+    for _ in range(STEPS):
+        runner.step()
+    return runner._learner.publish().flat
+
+
+def weights(runner: RayRunner) -> np.ndarray:
+    return ray.get(runner.servers.first.publish.remote(runner._version)).flat
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        ["deep"],
+        ["conv"],
+        ["ladder"],
+        ["deep", "trainer.negatives=8", "trainer.lag=3", "trainer.lag_mode=exact"],
+        ["rbm", "objective=cd", "trainer.batch_size=40", "trainer.lag=2", "trainer.lag_mode=exact"],
+        ["rbm", "objective=fast_pcd"],
+        ["deep", "objective=improved_cd", "objective.replayed=2", "kernel=ula"],
+        ["deep", "objective=hutchinson"],
+        ["conditional"],
+        ["conditional", "objective=cd", "trainer.lag=2", "trainer.lag_mode=exact"],
+        ["conditional", "chains.kept_contexts=0"],
+        [
+            "deep",
+            "objective=mixture",
+            "objective.weights={short_run:1.0,nce:0.5}",
+            "chains.restart=0",
+        ],
+    ],
+    ids=lambda overrides: "-".join(overrides),
+)
+def test_one_process_and_ray_end_bitwise_equal(
+    small: Small, tmp_path: Path, overrides: list[str]
+) -> None:
+    """Two pools; lock-step and exact lags; all negatives or one pool's a step; chains persistent or
+    started at data.
+    """
+    config = small(*overrides)
+    runner = through_ray(config, tmp_path)
+    assert np.array_equal(weights(runner), inline(config))
+    runner.close()
+
+
+def test_a_checkpoint_passes_from_one_to_the_other(small: Small, tmp_path: Path) -> None:
+    """Saved through Ray at half time, resumed in one process: as if never stopped, and as if never
+    through Ray.
+    """
+    config = small("deep")
+    runner = through_ray(config, tmp_path, STEPS // 2)
+    save(runner, config, str(tmp_path), STEPS // 2)  # type: ignore[arg-type]
+    runner.close()
+    resumed = InlineRunner(config)
+    resumed.start(CheckpointStore(str(tmp_path), 3).latest(), None)
+    for _ in range(STEPS - STEPS // 2):
+        resumed.step()
+    assert np.array_equal(resumed._learner.publish().flat, inline(config))
+    again = through_ray(config, tmp_path, STEPS - STEPS // 2)
+    assert np.array_equal(weights(again), inline(config))
+    again.close()

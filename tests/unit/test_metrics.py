@@ -1,0 +1,177 @@
+"""Metrics: one table, Prometheus's rules, the endpoint, and the file."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import socket
+import urllib.request
+from pathlib import Path
+
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from pipeline.common.errors import ConfigError
+from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage
+from pipeline.runs.metrics import METRICS, RunMetrics
+from pipeline.storage.series import SeriesFile
+
+STEP = StepReport(
+    version=3,
+    loss=-1.5,
+    parts={"pcd.positive": 2.0, "pcd.negative": 3.5},
+    gradient_norm=0.7,
+    learning_rate=0.1,
+    negatives=40,
+    lags=(0, 2),
+    ess=(1.0, 0.4),
+    lag_bound=2,
+    skipped=False,
+    seconds={"gradient": 0.25},
+    energy_moments=(EnergyMoments(0, 1.0, 2.0, 10), EnergyMoments(1, 1.5, 2.0, 10)),
+    usage=(Usage(0.25, 1000, 10),),
+)
+ROUND = RoundReport(
+    pool=1,
+    incarnation=0,
+    round=3,
+    version=2,
+    transitions=200,
+    acceptance=0.6,
+    step_size=0.02,
+    swaps=(0.5, 0.25),
+    reseeded=1,
+    restarted=2,
+    seconds=0.5,
+    usage=Usage(0.125, 2000, 0),
+)
+FLOW = Flow(
+    in_flight=3,
+    waiting=1,
+    pools=2,
+    dropped={"stale": 2},
+    restarts={"pool": 1},
+    handovers=1,
+    server_leaves=False,
+    seconds={"wait_for_pools": 0.125},
+)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        return int(probe.getsockname()[1])
+
+
+def test_names_follow_prometheus_rules() -> None:
+    names = [metric.name for metric in METRICS]
+    assert len(set(names)) == len(names)
+    for metric in METRICS:
+        assert re.fullmatch(r"ebm_[a-z0-9_]+", metric.name)
+        assert not metric.name.endswith("_total"), "prometheus-client adds it to counters"
+        assert metric.help
+        assert metric.unit
+        assert (metric.kind == "histogram") == bool(metric.buckets)
+        for unit in ("seconds", "ratio", "nats", "bytes"):
+            if metric.unit == unit:
+                assert metric.name.endswith(f"_{unit}"), metric.name
+
+
+def test_a_scrape_shows_what_was_observed() -> None:
+    """Over HTTP, parsed by prometheus-client's own parser."""
+    metrics, port = RunMetrics("mine"), free_port()
+    metrics.serve(port)
+    try:
+        metrics.observe(STEP, [ROUND], FLOW)
+        metrics.observe(STEP, [ROUND], FLOW)
+        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
+    finally:
+        metrics.close()
+    values = {
+        (
+            sample.name,
+            tuple(value for name, value in sample.labels.items() if name != "run"),
+        ): sample.value
+        for family in text_string_to_metric_families(text)
+        for sample in family.samples
+        if sample.labels["run"] == "mine"
+    }
+    assert values["ebm_steps_total", ()] == 2
+    assert values["ebm_negatives_total", ()] == 80
+    assert values["ebm_transitions_total", ("1",)] == 400
+    assert values["ebm_energy_nats", ("positives",)] == 2.0
+    assert values["ebm_energy_nats", ("negatives",)] == 3.5
+    assert values["ebm_acceptance_ratio", ("1",)] == 0.6
+    assert values["ebm_lag_steps_sum", ()] == 4
+    assert values["ebm_lag_steps_bucket", ("0.0",)] == 2
+    assert values["ebm_ess_ratio_count", ()] == 4
+    assert values["ebm_stage_seconds_total", ("gradient",)] == 0.5
+    assert values["ebm_stage_seconds_total", ("round",)] == 1.0
+    assert values["ebm_dropped_batches_total", ("stale",)] == 4
+    assert values["ebm_restarts_total", ("pool",)] == 2
+    assert values["ebm_reseeded_chains_total", ("1",)] == 2
+    assert values["ebm_queue_depth", ()] == 1
+    assert values["ebm_r_hat", ()] == pytest.approx(math.sqrt(0.9 + 0.125 / (2.0 * 10 / 9)))
+    assert values["ebm_cpu_seconds_total", ("parameter_server-0",)] == 0.5
+    assert values["ebm_cpu_seconds_total", ("pool-1",)] == 0.25
+    assert values["ebm_resident_memory_bytes", ("pool-1",)] == 2000
+    assert values["ebm_device_memory_bytes", ("parameter_server-0",)] == 10
+    assert 1e7 < values["ebm_resident_memory_bytes", ("driver",)] < 1e11
+    families = {family.name for family in text_string_to_metric_families(text)}
+    assert families == {metric.name for metric in METRICS}
+
+
+def test_an_ess_that_is_not_finite_spoils_no_sum() -> None:
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP._replace(ess=(math.nan, 0.5)), [ROUND], FLOW)
+    row = metrics.row()
+    assert (row["ebm_ess_ratio_sum"], row["ebm_ess_ratio_count"]) == (0.5, 1)
+
+
+def test_a_taken_port_is_refused_by_name() -> None:
+    one, port = RunMetrics("one"), free_port()
+    one.serve(port)
+    try:
+        with pytest.raises(ConfigError, match=rf"metrics\.port={port}"):
+            RunMetrics("two").serve(port)
+    finally:
+        one.close()
+
+
+def test_the_file_holds_the_same_series() -> None:
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP, [ROUND], FLOW)
+    row = metrics.row()
+    assert row["ebm_loss"] == -1.5
+    assert row['ebm_acceptance_ratio{pool="1"}'] == 0.6
+    assert not any("_bucket" in key or "_created" in key for key in row)
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_series_file_resumes_at_the_checkpoint(tmp_path: Path, where: str) -> None:
+    """Rows of steps that the checkpoint has not are dropped; a last line cut off by a crash is no
+    obstacle.
+    """
+    output = str(tmp_path) if where == "disk" else f"memory://series-{tmp_path.name}"
+    series = SeriesFile(output)
+    series.resume(0)
+    for step in (10, 20, 30):
+        series.append(step, {"ebm_loss": step / 10})
+        series.flush()
+    if where == "disk":
+        with (tmp_path / "metrics.jsonl").open("a") as file:
+            file.write('{"step": 40, "ebm_lo')
+    again = SeriesFile(output)
+    again.resume(20)
+    assert [row["step"] for row in again.rows] == [10, 20]
+    again.append(30, {"ebm_loss": 9.0})
+    again.flush()
+    last = SeriesFile(output)
+    last.resume(100)
+    assert [row["ebm_loss"] for row in last.rows] == [1.0, 2.0, 9.0]
+    if where == "disk":
+        assert [
+            json.loads(line)["step"]
+            for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
+        ] == [10, 20, 30]
