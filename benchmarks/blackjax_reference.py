@@ -1,28 +1,26 @@
-"""Random-walk Metropolis, MALA and HMC beside BlackJAX's: the same laws, step sizes and starts in
-equilibrium, in float64.
+"""Random-walk Metropolis, MALA and HMC beside BlackJAX's, in float64.
 
-    pip install -c constraints.txt -c constraints-reference.txt -e '.[reference]' python -m
-    benchmarks.blackjax_reference [--chains 64] [--transitions 2000] [--repeats 8] [--json FILE]
+    pip install -c constraints.txt -c constraints-reference.txt -e '.[reference]'
+    python -m benchmarks.blackjax_reference [--chains 64] [--transitions 2000] [--repeats 8]
+        [--json [FILE]]
 
-By law and kernel: how far the sampled means and variances lie from the exact ones, in Monte Carlo
-standard errors; the mean acceptance; and bulk ESS per transition (Vehtari et al. 2021), averaged
-over the coordinates, by ArviZ for both alike. Standard errors are those over independent repeats.
-Fails where a ratio of ESS leaves 0.9 to 1.1, two acceptances are more than 0.003 apart, or a moment
-is off by more than 4 errors. The acceptance is the sharpest: near its best value a step size hardly
-shows in ESS.
+Both libraries have the same laws, step sizes and starts in equilibrium. A row, for each law and
+kernel, says how far the sampled means and variances lie from the exact ones, in Monte Carlo
+standard errors; the mean acceptance; and the bulk ESS per transition (Vehtari et al. 2021),
+averaged over the coordinates, by ArviZ for both alike. Standard errors are those over independent
+repeats.
+
+The benchmark fails where a ratio of ESS leaves 0.9 to 1.1, where two acceptances are more than
+0.003 apart, or where a moment is off by more than 4 errors. The acceptance is the sharpest of the
+three: near its best value a step size hardly shows in ESS.
 """
 
 from __future__ import annotations
 
-import argparse
 import datetime
-import importlib.metadata
-import json
-import platform
 import shlex
 import sys
 import time
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import blackjax
@@ -32,6 +30,8 @@ import numpy as np
 import torch
 from arviz_stats.base.array import array_stats
 
+from benchmarks import harness
+from benchmarks.harness import say
 from pipeline.energies.laws import LAWS, Gaussian, GaussianMixture
 from pipeline.energies.target import Target
 from pipeline.evaluation.diagnostics import effective_sample_size
@@ -68,8 +68,10 @@ PARAMETERS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Run(NamedTuple):
-    """`draws` [chains, transitions, d] and `acceptance` [chains, transitions], the accept
-    probabilities.
+    """One library's chains.
+
+    `draws` is [chains, transitions, d]; `acceptance`, the accept probabilities, is
+    [chains, transitions].
     """
 
     draws: np.ndarray
@@ -77,14 +79,17 @@ class Run(NamedTuple):
 
 
 class Components(NamedTuple):
-    """sum_k w_k N(m_k, C_k): `weights` [K] that sum to 1, `means` [K, d], `covariances` [K, d, d]."""
+    """The mixture sum_k w_k N(m_k, C_k).
+
+    `weights` [K] sum to 1; `means` are [K, d], `covariances` [K, d, d].
+    """
 
     weights: np.ndarray
     means: np.ndarray
     covariances: np.ndarray
 
     def moments(self) -> tuple[np.ndarray, np.ndarray]:
-        """Exact mean and variance, each [d]."""
+        """Return the exact mean and variance, each [d]."""
         mean = self.weights @ self.means
         within = np.diagonal(self.covariances, axis1=1, axis2=2)
         return mean, self.weights @ (within + (self.means - mean) ** 2)
@@ -117,7 +122,7 @@ def run_ours(
     size: tuple[int, int, int],
     seed: int,
 ) -> Run:
-    """`size`: chains, transitions kept, transitions before them."""
+    """Run this project's kernel. `size`: chains, transitions kept, transitions before them."""
     chains, transitions, warm_up = size
     generator = torch.Generator().manual_seed(seed)
     target = Target(law)
@@ -140,7 +145,7 @@ def run_theirs(
     size: tuple[int, int, int],
     seed: int,
 ) -> Run:
-    """The same in JAX, with a density of its own."""
+    """Run BlackJAX's kernel, on a density of its own in JAX, as `run_ours` runs this project's."""
     chains, transitions, warm_up = size
     weights, means, covariances = components_of(law)
     log_weights = jnp.log(weights) - jnp.linalg.slogdet(covariances)[1] / 2
@@ -183,8 +188,9 @@ def run_theirs(
 
 
 def summarise(run: Run, truth: Components, repeats: int) -> dict[str, Any]:
-    """z-scores [d] from all chains; acceptance [repeats] and bulk ESS per transition [repeats, d]
-    from each repeat's own.
+    """Return z-scores [d], acceptance [repeats] and bulk ESS per transition [repeats, d].
+
+    The scores are from all chains, the others from each repeat's own.
     """
     mean, variance = truth.moments()
     assert run.draws.dtype == run.acceptance.dtype == np.float64
@@ -209,9 +215,7 @@ def mean_and_error(by_repeat: np.ndarray) -> tuple[float, float]:
 
 
 def compare(ours: dict[str, Any], theirs: dict[str, Any]) -> dict[str, Any]:
-    """One row: a figure with its standard error is a pair, and what comes from either library is a
-    pair ours, theirs.
-    """
+    """Return one row. A figure with its standard error is a pair, and so are ours and theirs."""
     sides = (ours, theirs)
     acceptances = [mean_and_error(side["acceptance"]) for side in sides]
     by_repeat = [mean_and_error(side["ess"].mean(1)) for side in sides]
@@ -257,10 +261,30 @@ def show(row: dict[str, Any]) -> str:
     )
 
 
+def rows_of(size: tuple[int, int, int], repeats: int, seed: int) -> list[dict[str, Any]]:
+    """Return a row for each law and kernel, each shown as it is made."""
+    rows: list[dict[str, Any]] = []
+    for name, kernels in PARAMETERS.items():
+        law = law_of(name)
+        for kernel, parameters in kernels.items():
+            # different seeds, so that the two are independent
+            first = seed + 2 * len(rows)
+            ours, theirs = (
+                summarise(
+                    run(kernel, law, parameters, size, first + offset),
+                    components_of(law),
+                    repeats,
+                )
+                for offset, run in enumerate((run_ours, run_theirs))
+            )
+            row = {"law": name, "kernel": kernel, "parameters": parameters}
+            rows.append(row | compare(ours, theirs))
+            say(show(rows[-1]))
+    return rows
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.command_line(__doc__, "json")
     parser.add_argument("--chains", type=int, default=64, help="in each repeat")
     parser.add_argument("--transitions", type=int, default=2000)
     parser.add_argument(
@@ -268,7 +292,6 @@ def main() -> None:
     )
     parser.add_argument("--repeats", type=int, default=8, help="independent ones, at least 2")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_enable_x64", True)
@@ -276,38 +299,18 @@ def main() -> None:
     torch.set_num_threads(1)  # the tensors are small
     size = (arguments.chains * arguments.repeats, arguments.transitions, arguments.warm_up)
     started = time.perf_counter()
-    print(HEADER)
-    rows: list[dict[str, Any]] = []
-    for name, kernels in PARAMETERS.items():
-        law = law_of(name)
-        for kernel, parameters in kernels.items():
-            # different seeds, so that the two are independent
-            seed = arguments.seed + 2 * len(rows)
-            ours, theirs = (
-                summarise(
-                    run(kernel, law, parameters, size, seed + offset),
-                    components_of(law),
-                    arguments.repeats,
-                )
-                for offset, run in enumerate((run_ours, run_theirs))
-            )
-            rows.append(
-                {"law": name, "kernel": kernel, "parameters": parameters, **compare(ours, theirs)}
-            )
-            print(show(rows[-1]), flush=True)
-    if arguments.json:
-        content = {
-            "command": shlex.join(["python", "-m", "benchmarks.blackjax_reference", *sys.argv[1:]]),
-            "date": datetime.date.today().isoformat(),
-            "versions": (
-                {"python": platform.python_version()}
-                | {name: importlib.metadata.version(name) for name in PACKAGES}
-            ),
-            "settings": {key: value for key, value in vars(arguments).items() if key != "json"},
-            "wall_seconds": round(time.perf_counter() - started, 1),
-            "rows": rows,
-        }
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+    say(HEADER)
+    rows = rows_of(size, arguments.repeats, arguments.seed)
+    content = {
+        "command": shlex.join(["python", "-m", "benchmarks.blackjax_reference", *sys.argv[1:]]),
+        "date": datetime.date.today().isoformat(),
+        **harness.conditions(),
+        "versions": harness.versions(*PACKAGES),
+        "settings": {key: value for key, value in vars(arguments).items() if key != "json"},
+        "wall_seconds": round(time.perf_counter() - started, 1),
+        "rows": rows,
+    }
+    harness.write(content, arguments.json)
     if not all(row["agrees"] for row in rows):
         sys.exit("the two libraries do not agree")
 

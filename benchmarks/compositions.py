@@ -3,18 +3,15 @@
     python -m benchmarks.compositions [--docs FOLDER]
 
 A ring and a stripe in the plane are learned apart, by `python -m pipeline.train data.law=ring`
-(`stripe`), and composed with no further training by `python -m pipeline.sample runs=[A,B]
+(`stripe`). They are composed with no further training, by `python -m pipeline.sample runs=[A,B]
 compose=and|or|not`. The densities of both laws are known, and with them those of their
-compositions: KL(truth || model) in nats by quadrature; and the energy distance of 1,000 samples,
-chains started at noise, to draws of the truth.
+compositions. Each row has KL(truth || model) in nats, by quadrature, and the energy distance of
+1,000 samples to draws of the truth; the samples' chains start at noise. FOLDER gets
+compositions.json and compositions.png.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -25,7 +22,9 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 import pipeline
+from benchmarks import harness
 from benchmarks.every_objective import energy_distance
+from benchmarks.harness import say
 from pipeline.data.toys import LAWS
 from pipeline.evaluation.compositions import REACH, SHOWN, SIDE, WEIGHT, Compared, compare, grid
 
@@ -33,25 +32,21 @@ PARTS = ("ring", "stripe")
 # noise-contrastive estimation, 20 seconds each; MALA adapts, as compositions are narrower or wider
 # than their parts
 RECIPE = (
-    *(
-        "experiment=toy",
-        "objective=nce",
-        "energy.hidden=[64,64]",
-        "trainer.steps=4000",
-        "kernel.step_size=0.05",
-    ),
-    *(
-        "kernel.target_acceptance=0.6",
-        "evaluation.transitions=1000",
-        "cluster=inline",
-        "metrics.port=0",
-    ),
+    "experiment=toy",
+    "objective=nce",
+    "energy.hidden=[64,64]",
+    "trainer.steps=4000",
+    "kernel.step_size=0.05",
+    "kernel.target_acceptance=0.6",
+    "evaluation.transitions=1000",
+    "cluster=inline",
+    "metrics.port=0",
 )
 SAMPLES = 1000
 
 
 class Row(NamedTuple):
-    """A law beside its model, and samples of the model `[SAMPLES, 2]` with what their summary says."""
+    """A law beside its model, and samples of the model `[SAMPLES, 2]` with their summary."""
 
     name: str
     densities: Compared
@@ -60,28 +55,24 @@ class Row(NamedTuple):
 
 
 def draws(truth: Tensor, count: int, generator: torch.Generator) -> Tensor:
-    """Of a law on the grid: a point, and uniform within its cell, `[count, 2]`."""
+    """Draw from a law on the grid: a point, and uniformly within its cell, `[count, 2]`."""
     cells = torch.multinomial(truth.exp().float(), count, replacement=True, generator=generator)
     return grid()[cells] + 2 * REACH / SIDE * (torch.rand(count, 2, generator=generator) - 0.5)
 
 
-def call(*arguments: str) -> None:
-    subprocess.run([sys.executable, "-m", *arguments], check=True, stdout=subprocess.DEVNULL)
-
-
 def samples_of(output: Path, *arguments: str) -> tuple[Tensor, dict[str, Any]]:
-    """What `python -m pipeline.sample` draws, `[SAMPLES, 2]`, and its summary."""
-    call("pipeline.sample", *arguments, f"samples={SAMPLES}", f"output={output}")
+    """Return what `python -m pipeline.sample` draws, `[SAMPLES, 2]`, and its summary."""
+    summary = harness.run("pipeline.sample", *arguments, f"samples={SAMPLES}", output=output)
     with pa.ipc.open_file(output / "samples.arrow") as file:
         flat = file.read_all().column("position").combine_chunks().flatten().to_numpy()
-    return torch.tensor(flat).view(SAMPLES, 2), json.loads((output / "summary.json").read_text())
+    return torch.tensor(flat).view(SAMPLES, 2), summary
 
 
 def run(folder: Path) -> list[Row]:
-    """Trains both parts, and samples them and their compositions."""
+    """Train both parts, and sample them and their compositions."""
     runs = {name: folder / name for name in PARTS}
     for name in PARTS:
-        call("pipeline.train", *RECIPE, f"data.law={name}", f"output={runs[name]}")
+        harness.run("pipeline.train", *RECIPE, f"data.law={name}", output=runs[name])
     first, second = (pipeline.load(str(path)) for path in runs.values())
     densities = compare(first, second, (LAWS[PARTS[0]][1](grid()), LAWS[PARTS[1]][1](grid())))
     both = f"runs=[{','.join(map(str, runs.values()))}]"
@@ -113,7 +104,7 @@ def figures_of(row: Row, generator: torch.Generator) -> dict[str, Any]:
 
 
 def draw(rows: list[Row], path: Path) -> None:
-    """A row for each law: its density, the model's to the same scale, and the model's samples."""
+    """Draw each law: its density, the model's to the same scale, and the model's samples."""
     figure = Figure(figsize=(6.6, 2.15 * len(rows)), layout="constrained")
     inside = grid().view(SIDE, SIDE, 2)[:, 0, 0].abs() < SHOWN
     for axes, row in zip(figure.subplots(len(rows), 3), rows, strict=True):
@@ -146,29 +137,25 @@ def draw(rows: list[Row], path: Path) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--docs", type=Path, help="write compositions.json and .png there")
-    arguments = parser.parse_args()
+    arguments = harness.command_line(__doc__, "docs").parse_args()
     generator = torch.Generator().manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
         rows = run(Path(folder))
     figures = [figures_of(row, generator) for row in rows]
     for line in figures:
-        print(
+        say(
             f"{line['law']:<18} KL {line['kl']:.4f} nats, energy distance"
-            f" {line['sample_distance']:+.4f}",
-            flush=True,
+            f" {line['sample_distance']:+.4f}"
         )
     if arguments.docs:
         draw(rows, arguments.docs / "compositions.png")
         content = {
             "command": "python -m benchmarks.compositions --docs docs",
+            **harness.conditions("torch"),
             "weight": WEIGHT,
             "rows": figures,
         }
-        (arguments.docs / "compositions.json").write_text(json.dumps(content, indent=1) + "\n")
+        harness.write(content, arguments.docs / "compositions.json")
 
 
 if __name__ == "__main__":

@@ -1,24 +1,21 @@
-"""Exact held-out log-likelihoods of the digits RBM, in lock-step and at a lag of 16, beside
-scikit-learn's.
+"""Exact held-out log-likelihoods of the digits RBM, beside scikit-learn's.
 
-    python -m benchmarks.digits_rbm [--seeds 3] [--json FILE]
+    python -m benchmarks.digits_rbm [--seeds 3] [--json [FILE]]
 
-Every run goes through the front door: `python -m pipeline.train experiment=digits_rbm`, with a Ray
-of its own.
+The RBM is trained in lock-step and at a lag of 16. Every run goes through the front door,
+`python -m pipeline.train experiment=digits_rbm`, with a Ray of its own.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from benchmarks import harness
+from benchmarks.harness import say
 from pipeline.assembly.data import open_data
 from pipeline.config.compose import compose
 from pipeline.energies.rbm import BernoulliRBM
@@ -33,20 +30,15 @@ VARIANTS: dict[str, tuple[str, ...]] = {
 
 
 def train(variant: str, seed: int, folder: Path) -> dict[str, Any]:
-    """One run's summary."""
-    overrides = [*VARIANTS[variant], f"seed={seed}", f"output={folder}", "metrics.port=0"]
-    subprocess.run(
-        [sys.executable, "-m", "pipeline.train", "experiment=digits_rbm", *overrides],
-        check=True,
-        stdout=subprocess.DEVNULL,
-    )
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return summary
+    """Return one run's summary."""
+    given = ("experiment=digits_rbm", *VARIANTS[variant], f"seed={seed}", "metrics.port=0")
+    return harness.run("pipeline.train", *given, output=folder)
 
 
 def scikit_learn(seed: int) -> float:
-    """BernoulliRBM of the same size on the same rows, 300 epochs of batches of 100; its exact
-    held-out likelihood, nats.
+    """Train scikit-learn's RBM of the same size on the same rows, 300 epochs of batches of 100.
+
+    Returns its exact held-out log-likelihood, nats a row.
     """
     from sklearn.neural_network import BernoulliRBM as Peer
 
@@ -65,49 +57,38 @@ def scikit_learn(seed: int) -> float:
         )
 
 
+def row_of(name: str, values: list[float], **more: Any) -> dict[str, Any]:
+    """Return a row of the mean over seeds, and show it."""
+    mean = sum(values) / len(values)
+    say(f"{name:<24}{mean:8.2f}  {' '.join(f'{value:.2f}' for value in values)}")
+    return {"name": name, "test_log_likelihood": mean, "by_seed": values, **more}
+
+
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.command_line(__doc__, "json")
     parser.add_argument("--seeds", type=int, default=3)
-    parser.add_argument("--json", type=Path, help="write the rows there as well")
     arguments = parser.parse_args()
     seeds = range(arguments.seeds)
-    rows = []
-
-    def add(name: str, values: list[float], **more: Any) -> None:
-        row = {
-            "name": name,
-            "test_log_likelihood": sum(values) / len(values),
-            "by_seed": values,
-            **more,
-        }
-        rows.append(row)
-        print(
-            f"{name:<24}{row['test_log_likelihood']:8.2f}  {' '.join(f'{v:.2f}' for v in values)}",
-            flush=True,
-        )
-
     data = open_data(compose(["experiment=digits_rbm"]))
-    add("independent pixels", [independent_levels(data, 2)])
-    add("scikit-learn", [scikit_learn(seed) for seed in seeds])
+    rows = [
+        row_of("independent pixels", [independent_levels(data, 2)]),
+        row_of("scikit-learn", [scikit_learn(seed) for seed in seeds]),
+    ]
     with tempfile.TemporaryDirectory() as folder:
         for variant in VARIANTS:
             runs = [
                 train(variant, seed, Path(folder) / str(len(rows)) / str(seed)) for seed in seeds
             ]
-            add(
+            row = row_of(
                 variant,
                 [run["test_log_likelihood"] for run in runs],
                 mean_ess=sum(run["mean_ess"] for run in runs) / len(runs),
                 wall_seconds=max(run["wall_seconds"] for run in runs),
             )
-    if arguments.json:
-        content = {
-            "command": f"python -m benchmarks.digits_rbm --seeds {arguments.seeds}",
-            "rows": rows,
-        }
-        arguments.json.write_text(json.dumps(content, indent=1) + "\n")
+            rows.append(row)
+    command = f"python -m benchmarks.digits_rbm --seeds {arguments.seeds}"
+    content = {"command": command, **harness.conditions("torch", "scikit-learn"), "rows": rows}
+    harness.write(content, arguments.json)
 
 
 if __name__ == "__main__":

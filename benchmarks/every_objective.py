@@ -2,18 +2,15 @@
 
     python -m benchmarks.every_objective [--docs FOLDER] [--only NAME ...]
 
-The held-out log-likelihood: in the plane (8 Gaussians, a perceptron) with Z by quadrature, on the
-binarized digits (an RBM 64x16) by enumeration. In the plane also the energy distance between 1,000
-samples, chains started at noise, and held-out rows.
+The first measure is the held-out log-likelihood: in the plane (8 Gaussians, a perceptron) with Z by
+quadrature, on the binarized digits (an RBM 64x16) by enumeration. In the plane there is also the
+energy distance between 1,000 samples, whose chains start at noise, and held-out rows. FOLDER gets
+every_objective.json, every_objective.md and every_objective.png.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import subprocess
-import sys
 import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,6 +19,8 @@ import torch
 from matplotlib.figure import Figure
 
 import pipeline
+from benchmarks import harness
+from benchmarks.harness import say
 from pipeline.assembly.chains import make_plan
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
@@ -48,17 +47,15 @@ SHORT = "evaluation.transitions=50"  # short runs are judged by runs of their ow
 
 
 class Trial(NamedTuple):
-    """`experiment` and what else is given; `name` says what differs from other trials of the same
-    objective.
-    """
+    """A run of `experiment` with `overrides`; no other of the experiment has its `name`."""
 
     name: str
     experiment: str
     overrides: tuple[str, ...]
 
 
-def _trials() -> list[Trial]:
-    toy = {
+def _in_the_plane() -> list[Trial]:
+    trials = {
         "pcd": ("objective=pcd",),
         "pcd, ladder": (
             *("objective=pcd", "kernel=replica_exchange", "kernel.rungs=6", "kernel.transitions=2"),
@@ -87,8 +84,12 @@ def _trials() -> list[Trial]:
     }
     without_chains = ("score_matching", "hutchinson", "sliced", "finite_difference", "denoising")
     for name in (*without_chains, "denoising_finite_difference", "nce", "conditional_nce"):
-        toy[name] = (f"objective={name}",)
-    rbm = {
+        trials[name] = (f"objective={name}",)
+    return [Trial(name, "toy", overrides) for name, overrides in trials.items()]
+
+
+def _on_digits() -> list[Trial]:
+    trials = {
         "pcd": ("objective=pcd",),
         "pcd, ladder": (
             "objective=pcd",
@@ -112,15 +113,12 @@ def _trials() -> list[Trial]:
     }
     l2 = ("objective.energy_l2=0",)
     return [
-        *(Trial(name, "toy", overrides) for name, overrides in toy.items()),
-        *(
-            Trial(n, "digits_rbm", o + (l2 if n.startswith(("pcd", "cd", "fast")) else ()))
-            for n, o in rbm.items()
-        ),
+        Trial(name, "digits_rbm", given + (l2 if name.startswith(("pcd", "cd", "fast")) else ()))
+        for name, given in trials.items()
     ]
 
 
-TRIALS = _trials()
+TRIALS = [*_in_the_plane(), *_on_digits()]
 
 
 def arguments_of(trial: Trial) -> list[str]:
@@ -128,13 +126,8 @@ def arguments_of(trial: Trial) -> list[str]:
 
 
 def train(trial: Trial, folder: Path, more: tuple[str, ...] = ()) -> dict[str, Any]:
-    """One run's summary."""
-    arguments = [*arguments_of(trial), f"output={folder}", *more]
-    subprocess.run(
-        [sys.executable, "-m", "pipeline.train", *arguments], check=True, stdout=subprocess.DEVNULL
-    )
-    summary: dict[str, Any] = json.loads((folder / "summary.json").read_text())
-    return summary
+    """Return one run's summary."""
+    return harness.run("pipeline.train", *arguments_of(trial), *more, output=folder)
 
 
 def row_of(trial: Trial, summary: dict[str, Any], folder: Path) -> dict[str, Any]:
@@ -153,8 +146,9 @@ def row_of(trial: Trial, summary: dict[str, Any], folder: Path) -> dict[str, Any
 
 
 def sample_distance(trial: Trial, energy: Energy | None) -> float:
-    """Energy distance to 1,000 held-out rows of the trial's samples; of those of its untrained
-    energy where there is none.
+    """Return the energy distance of the trial's samples to 1,000 held-out rows.
+
+    Without an `energy`, the samples are those of the trial's untrained one.
     """
     config = compose(arguments_of(trial))
     data = open_data(config)
@@ -171,8 +165,9 @@ def sample_distance(trial: Trial, energy: Energy | None) -> float:
 
 
 def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
-    """2 E|X - Y| - E|X - X'| - E|Y - Y'| >= 0, 0 for one law only (Szekely & Rizzo 2013), from rows
-    [N, d] and [M, d].
+    """Estimate 2 E|X - Y| - E|X - X'| - E|Y - Y'| from rows [N, d] and [M, d].
+
+    It is >= 0, and 0 for one law only (Szekely & Rizzo 2013).
     """
 
     def within(z: torch.Tensor) -> float:
@@ -183,7 +178,7 @@ def energy_distance(x: torch.Tensor, y: torch.Tensor) -> float:
 
 @torch.no_grad()
 def density(folder: Path) -> torch.Tensor:
-    """exp(-E) on a grid over the plane, `[GRID, GRID]`, its largest value 1."""
+    """Return exp(-E) on a grid over the plane, `[GRID, GRID]`, its largest value 1."""
     side = torch.linspace(-REACH, REACH, GRID)
     points = torch.cartesian_prod(side, side)
     energy = pipeline.load(str(folder))(points)
@@ -191,7 +186,7 @@ def density(folder: Path) -> torch.Tensor:
 
 
 def draw(densities: dict[str, torch.Tensor], path: Path) -> None:
-    """Small multiples of what each objective learned, the truth first."""
+    """Draw the density that each objective learned, the truth first."""
     columns = 4
     rows = math.ceil(len(densities) / columns)
     figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
@@ -215,8 +210,9 @@ def truth() -> torch.Tensor:
 
 HEAD = """# What each objective learns
 
-Made by `python -m benchmarks.every_objective --docs docs`: every objective through `python -m pipeline.train`, judged by
-measures that are not its own loss. Log-likelihoods in nats a held-out row.
+This page is made by `python -m benchmarks.every_objective --docs docs`. Every objective went
+through `python -m pipeline.train`, and is judged by measures that are not its own loss.
+Log-likelihoods are in nats a held-out row.
 
 ![The densities learned in the plane](every_objective.png)
 
@@ -224,17 +220,17 @@ measures that are not its own loss. Log-likelihoods in nats a held-out row.
 
 
 def page(rows: list[dict[str, Any]], untrained: float) -> str:
-    """The tables, in Markdown."""
+    """Return the page, in Markdown."""
     text = HEAD
     toys = [row for row in rows if row["experiment"] == "toy"]
     if toys:
         text += (
-            "## Eight Gaussians in the plane\n\nA perceptron 2-128-128-1 and 16,000 rows; Z by"
-            f" quadrature. The law itself scores {toys[0]['truth']:.2f}, the untrained model"
-            f" {toys[0]['untrained']:.2f}. Distance: energy distance of 1,000 samples, chains"
-            f" started at noise, to held-out rows; untrained {untrained:.3f}, 0 for the law"
-            " itself.\n\n| objective | log-likelihood | distance of samples | steps | seconds |"
-            " overrides |\n|---|---|---|---|---|---|\n"
+            "## Eight Gaussians in the plane\n\nA perceptron 2-128-128-1 learns from 16,000 rows; Z"
+            f" is by quadrature. The law itself scores\n{toys[0]['truth']:.2f}, the untrained model"
+            f" {toys[0]['untrained']:.2f}. The distance is the energy distance of 1,000 samples,"
+            f" whose chains\nstarted at noise, to held-out rows: {untrained:.3f} for the untrained"
+            " model, 0 for the law itself.\n\n| objective | log-likelihood | distance of samples |"
+            " steps | seconds | overrides |\n|---|---|---|---|---|---|\n"
         )
         text += "".join(
             f"| {row['objective']} | {row['test_log_likelihood']:.2f} |"
@@ -244,9 +240,9 @@ def page(rows: list[dict[str, Any]], untrained: float) -> str:
     digits = [row for row in rows if row["experiment"] == "digits_rbm"]
     if digits:
         text += (
-            "\n## An RBM on the binarized digits\n\n64 visible, 16 hidden units, log Z by"
-            f" enumeration. Untrained {digits[0]['untrained']:.2f}.\n\n| objective | log-likelihood"
-            " | steps | seconds | overrides |\n|---|---|---|---|---|\n"
+            "\n## An RBM on the binarized digits\n\nIt has 64 visible and 16 hidden units; log Z is"
+            f" by enumeration. The untrained model scores {digits[0]['untrained']:.2f}.\n\n|"
+            " objective | log-likelihood | steps | seconds | overrides |\n|---|---|---|---|---|\n"
         )
         text += "".join(
             f"| {row['objective']} | {row['test_log_likelihood']:.2f} | {_end(row)}"
@@ -260,35 +256,31 @@ def _end(row: dict[str, Any]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--docs", type=Path, help="write every_objective.json, .md and .png there")
-    parser.add_argument("--only", nargs="+", choices=sorted({trial.name for trial in TRIALS}))
+    parser = harness.command_line(__doc__, "docs")
+    harness.add_only(parser, sorted({trial.name for trial in TRIALS}))
     arguments = parser.parse_args()
     rows, densities = [], {"the truth": truth()}
     with tempfile.TemporaryDirectory() as folder:
         for number, trial in enumerate(TRIALS):
-            if arguments.only and trial.name not in arguments.only:
+            if trial.name not in arguments.only:
                 continue
             output = Path(folder) / str(number)
             row = row_of(trial, train(trial, output), output)
             rows.append(row)
-            gained = f"{row['untrained']:8.2f} -> {row['test_log_likelihood']:8.2f} nats"
-            print(
-                f"{trial.experiment:<12}{trial.name:<30}{gained}  {row['steps']} steps,"
-                f" {row['seconds']:.0f} s",
-                flush=True,
+            say(
+                f"{trial.experiment:<12}{trial.name:<30}{row['untrained']:8.2f} ->"
+                f" {row['test_log_likelihood']:8.2f} nats  {row['steps']} steps,"
+                f" {row['seconds']:.0f} s"
             )
             if trial.experiment == "toy":
                 densities[trial.name] = density(output)
     if arguments.docs:
         draw(densities, arguments.docs / "every_objective.png")
-        content = {"command": "python -m benchmarks.every_objective --docs docs", "rows": rows}
-        (arguments.docs / "every_objective.json").write_text(json.dumps(content, indent=1) + "\n")
-        (arguments.docs / "every_objective.md").write_text(
-            page(rows, sample_distance(TRIALS[0], None))
-        )
+        command = "python -m benchmarks.every_objective --docs docs"
+        content = {"command": command, **harness.conditions("torch"), "rows": rows}
+        harness.write(content, arguments.docs / "every_objective.json")
+        text = page(rows, sample_distance(TRIALS[0], None))
+        (arguments.docs / "every_objective.md").write_text(text)
 
 
 if __name__ == "__main__":

@@ -1,36 +1,34 @@
-"""Every kernel beside a bare loop written by hand (`benchmarks.loops`), on the same weights, chains
-and step sizes.
+"""Every kernel beside a bare loop written by hand (`benchmarks.loops`).
 
-    python -m benchmarks.kernels [--threads 1] [--pairs 9] [--only KERNEL[:ENERGY]] [--device
-    cpu|cuda] [--json]
+    python -m benchmarks.kernels [--threads 1] [--pairs 9] [--only KERNEL[:ENERGY]]
+        [--device cpu|cuda] [--json [FILE]]
 
-With `--json` the last line is {"rows": [...]}, a row by kernel and energy:
+Kernel and loop have the same weights, chains and step sizes. The result is {"rows": [...]}, a row
+for each kernel and energy:
 
     transitions_per_second  of all `chains` at once
-    ratio_to_loop           the kernel's speed over the loop's: the median over pairs of runs, one after the other
-    ess_per_second          of the chains' energies (on a ladder: of the model's rung), summed over chains: bulk ESS (Vehtari et
-                            al. 2021) of `ess_chains` chains over `draws` transitions, times chains
-                            / ess_chains, at the speed above. Chains start from the energy's base
-                            law; as many transitions adapt step sizes first. Chains are independent,
-                            so that `ess` never falls far below their number: where it is no more, a
-                            run of `draws` is too short to tell more
+    ratio_to_loop           the kernel's speed over the loop's: the median over pairs of runs
+    ess_per_second          of the chains' energies (on a ladder: of the model's rung), summed over
+                            chains: the bulk ESS (Vehtari et al. 2021) of `ess_chains` chains over
+                            `draws` transitions, times chains / ess_chains, at the speed above
+
+Chains start from the energy's base law, and as many transitions adapt step sizes first. Chains are
+independent, so `ess` never falls far below their number: where it is no more than that, a run of
+`draws` transitions is too short to tell more.
 """
 
 from __future__ import annotations
 
-import argparse
-import json
-import math
-import platform
 import statistics
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from benchmarks import loops
+from benchmarks import harness, loops
+from benchmarks.harness import say
 from pipeline.common.process import keep_freed_memory
 from pipeline.energies.base import Energy
 from pipeline.energies.conv import ConvEnergy, Residual
@@ -56,14 +54,15 @@ RUNGS = 8
 SCALE = 1.0
 HMC = {"leapfrog_steps": 5, "jitter": 0.2}
 SECONDS = 0.3
-"""How long one timed run takes."""
+"""One timed run takes about so long."""
 
 Loop = Callable[[torch.Generator, loops.Tensors, int], tuple[loops.Tensors, Tensor]]
 
 
 class Model(NamedTuple):
-    """An energy, and `chains` to time it on (on a ladder `rung` a rung), every `share`-th of which
-    runs for its ESS as well.
+    """An energy and the chains that it is timed on.
+
+    There are `chains` of them, on a ladder `rung` a rung. Every `share`-th one runs for its ESS.
     """
 
     make: Callable[[], Energy]
@@ -93,8 +92,9 @@ CONTINUOUS = ("2-D MLP", "784-512-512-1 MLP", "28x28 conv")
 
 
 class Entry(NamedTuple):
-    """A kernel; `draws`: transitions for its ESS. `step_size` starts the adaptation to
-    `acceptance`.
+    """A kernel and its loop, with what they run on.
+
+    `draws` transitions give the ESS. `step_size` is where the adaptation to `acceptance` starts.
     """
 
     kernel: Kernel
@@ -156,8 +156,9 @@ ENTRIES = {
 
 
 class Pair:
-    """A kernel, and the loop over chains of their own that start where the kernel's are; each goes
-    on where it stopped.
+    """A kernel and its loop, each over chains of its own, which it takes on from where they are.
+
+    The loop's chains start where the kernel's are when it is made.
     """
 
     def __init__(
@@ -171,7 +172,7 @@ class Pair:
         )
 
     def place(self, position: Tensor) -> None:
-        """Chains at `position` [R N, *shape]."""
+        """Put the chains at `position` [R N, *shape]."""
         self.rows, self.count = len(position), len(position) // self._rungs
         beta = (
             Ladder(RUNGS, 0).betas.to(position).repeat_interleave(self.count)
@@ -183,12 +184,12 @@ class Pair:
         self.acceptance = position.new_ones(self.rows)
 
     def repeat(self, share: int) -> None:
-        """Every chain `share` times."""
+        """Have every chain `share` times."""
         rungs = self._state.position.unflatten(0, (self._rungs, -1))
         self.place(rungs.repeat(1, share, *(1,) * (rungs.ndim - 2)).flatten(0, 1))
 
     def adapt(self, transitions: int) -> None:
-        """So many transitions, step sizes moved towards the entry's acceptance after each."""
+        """Run so many transitions, and move step sizes to the entry's acceptance after each."""
         if self._entry.acceptance is None:
             self.ours(transitions)
             return
@@ -201,7 +202,7 @@ class Pair:
 
     @property
     def _parameters(self) -> dict[str, Any]:
-        """As the kernel takes them: on a ladder a step size for every chain."""
+        """The parameters as the kernel takes them: on a ladder, a step size for every chain."""
         if self._entry.step_size is None:
             return self._entry.parameters
         if not self._entry.inner:
@@ -212,7 +213,7 @@ class Pair:
         return self._entry.parameters | {"step_size": by_rung.repeat_interleave(self.count)}
 
     def ours(self, transitions: int) -> Tensor:
-        """The kernel, `transitions` times; the positions."""
+        """Run the kernel `transitions` times; return the positions."""
         step, state, parameters, total = (
             self._entry.kernel.step,
             self._state,
@@ -226,8 +227,9 @@ class Pair:
         return state.position
 
     def energies(self, draws: int) -> Tensor:
-        """The chains' energies after each of `draws` transitions, `[count, draws]`: of the model's
-        rung on a ladder.
+        """Return the chains' energies after each of `draws` transitions, `[count, draws]`.
+
+        On a ladder they are those of the model's rung.
         """
         values = []
         for _ in range(draws):
@@ -241,7 +243,7 @@ class Pair:
         return torch.stack(values, 1)
 
     def loop(self) -> Callable[[int], Tensor]:
-        """The loop, `transitions -> positions`."""
+        """Return the loop as a function, `transitions -> positions`."""
         run, chains = self._loop(), tuple(field.clone() for field in self._state)
 
         def advance(transitions: int) -> Tensor:
@@ -278,7 +280,7 @@ class Pair:
 def functions(
     energy: Energy, beta: Tensor | None, dtype: torch.dtype | None = None
 ) -> loops.Functions:
-    """The loops' form of an energy, over copies of its weights as plain tensors."""
+    """Return the loops' form of an energy, over copies of its weights as plain tensors."""
 
     def copied(tensor: Any) -> Tensor:
         return tensor.detach().clone().to(dtype or tensor.dtype)
@@ -312,22 +314,8 @@ def rbm_tensors(energy: Energy) -> tuple[Tensor, Tensor, Tensor]:
     return energy.weight.detach(), energy.visible_bias.detach(), energy.hidden_bias.detach()
 
 
-def seconds(advance: Callable[[int], Tensor], transitions: int, device: str) -> float:
-    """How long so many transitions take."""
-    _synchronise(device)
-    clock = time.perf_counter()
-    advance(transitions)
-    _synchronise(device)
-    return time.perf_counter() - clock
-
-
-def _synchronise(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> dict[str, Any]:
-    """One row."""
+    """Return one row, as the module's docstring describes it."""
     entry, (make, chains, rung, share) = ENTRIES[name], MODELS[model]
     torch.manual_seed(seed)
     pair = Pair(
@@ -342,28 +330,21 @@ def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> di
     pair.repeat(share)
     loop = pair.loop()
     loop(2)
-    transitions = enough(pair.ours, device)
-    ours, ratios = [], []
-    for number in range(pairs):
-        if number % 2:
-            theirs, mine = (
-                seconds(loop, transitions, device),
-                seconds(pair.ours, transitions, device),
-            )
-        else:
-            mine, theirs = (
-                seconds(pair.ours, transitions, device),
-                seconds(loop, transitions, device),
-            )
-        ours.append(mine / transitions)
-        ratios.append(theirs / mine)
-    speed = 1 / statistics.median(ours)
+
+    def timed(advance: Callable[[int], Tensor], transitions: int) -> float:
+        return harness.seconds(partial(advance, transitions), device)
+
+    transitions = harness.repetitions(partial(timed, pair.ours), SECONDS)
+    ours, theirs = harness.alternate(
+        pairs, *(partial(timed, side, transitions) for side in (pair.ours, loop))
+    )
+    speed = transitions / statistics.median(ours)
     return {
         "kernel": name,
         "energy": model,
         "transitions_per_second": speed,
         "ess_per_second": ess / entry.draws * speed,
-        "ratio_to_loop": statistics.median(ratios),
+        "ratio_to_loop": harness.median_ratio(theirs, ours),
         "threads": torch.get_num_threads(),
         "chains": pair.rows,
         "ess": ess,
@@ -371,64 +352,35 @@ def measure(name: str, model: str, pairs: int, device: str, seed: int = 0) -> di
         "draws": entry.draws,
         "step_size": pair.step_sizes[-1],
         "acceptance": float(pair.acceptance[-pair.count :].mean()),
-        "ratios": [round(ratio, 4) for ratio in ratios],
+        "ratios": [round(ratio, 4) for ratio in harness.ratios(theirs, ours)],
         "device": device,
     }
 
 
-def enough(advance: Callable[[int], Tensor], device: str) -> int:
-    """How many transitions take about `SECONDS`."""
-    transitions = 1
-    while (took := seconds(advance, transitions, device)) < SECONDS / 4:
-        transitions *= 2
-    return math.ceil(transitions * SECONDS / took)
-
-
-def selected(only: str | None) -> Iterator[tuple[str, str]]:
-    """(kernel, energy) of the rows asked for; of ENERGY a part is enough."""
-    kernel, _, energy = (only or "").partition(":")
-    for name, entry in ENTRIES.items():
-        for model in entry.models:
-            if kernel in ("", name) and energy.lower() in model.lower():
-                yield name, model
+def rows() -> list[tuple[str, str]]:
+    """Return (kernel, energy) of every row."""
+    return [(name, model) for name, entry in ENTRIES.items() for model in entry.models]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.command_line(__doc__, "pairs", "device", "json")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument(
-        "--only",
-        metavar="KERNEL[:ENERGY]",
-        help="one kernel, on energies whose name has ENERGY in it",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument(
-        "--json", action="store_true", help="print all rows as one JSON object on the last line"
-    )
+    harness.add_only_row(parser, "kernel")
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     keep_freed_memory()  # as a pool does, for kernel and loop alike
-    chosen = list(selected(arguments.only))
-    if not chosen:
-        parser.error(
-            f"no row is called {arguments.only}; kernels: {', '.join(ENTRIES)}; energies:"
-            f" {', '.join(MODELS)}"
-        )
-    rows = []
-    print(
-        f"{'kernel':<25}{'energy':<19}{'chains':>7}{'transitions/s':>15}{'ESS/s':>12}{'to loop':>9}",
-        flush=True,
+    made = []
+    say(
+        f"{'kernel':<25}{'energy':<19}{'chains':>7}{'transitions/s':>15}{'ESS/s':>12}{'to loop':>9}"
     )
-    for name, model in chosen:
+    for name, model in harness.chosen(rows(), arguments.only, parser):
         row = measure(name, model, arguments.pairs, arguments.device)
-        rows.append(row)
-        speeds = f"{row['transitions_per_second']:15.1f}{row['ess_per_second']:12.1f}{row['ratio_to_loop']:9.3f}"
-        print(f"{name:<25}{model:<19}{row['chains']:7}{speeds}", flush=True)
-    if arguments.json:
-        print(json.dumps({"torch": torch.__version__, "machine": platform.machine(), "rows": rows}))
+        made.append(row)
+        say(
+            f"{name:<25}{model:<19}{row['chains']:7}{row['transitions_per_second']:15.1f}"
+            f"{row['ess_per_second']:12.1f}{row['ratio_to_loop']:9.3f}"
+        )
+    harness.write({**harness.conditions("torch"), "rows": made}, arguments.json)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""Bare loops in plain torch, as one writes them by hand for one model: what a kernel's speed is
-measured against.
+"""Bare loops in plain torch, as one writes them by hand for one model.
 
+A kernel's speed is measured against its loop's.
 Nothing of this project is imported. An energy is a few functions over plain tensors (`mlp`, `rbm`,
 `conv`), its gradient by hand but for convolutions. A loop takes the chains' own tensors and a
 number of transitions, does in each what the kernel of its name does (proposals that are not finite
@@ -25,9 +25,7 @@ silu_backward = torch.ops.aten.silu_backward
 
 
 class Functions(NamedTuple):
-    """An energy at positions `[N, *shape]`: its values [N], its gradient [N, *shape], or both for
-    less than twice the price.
-    """
+    """An energy at positions `[N, *shape]`: its values [N], its gradient [N, *shape], or both."""
 
     energy: Callable[[Tensor], Tensor]
     gradient: Callable[[Tensor], Tensor]
@@ -35,7 +33,7 @@ class Functions(NamedTuple):
 
 
 def mlp(layers: Sequence[Layer], precision: float, beta: Tensor | None = None) -> Functions:
-    """SiLU perceptron + precision |x|^2 / 2 at `[N, d]`; with `beta` [N] the perceptron times beta."""
+    """SiLU perceptron + precision |x|^2 / 2 at `[N, d]`; `beta` [N] multiplies the perceptron."""
     *hidden, (last, offset) = layers
 
     def finish(value: Tensor, x: Tensor) -> Tensor:
@@ -86,9 +84,7 @@ def conv(
     precision: float,
     beta: Tensor | None = None,
 ) -> Functions:
-    """Residual network on `[N, H, W]`, pooled by 2 between blocks, + precision |x|^2 / 2, its
-    gradient by autograd.
-    """
+    """Residual network on `[N, H, W]`, pooled by 2 between blocks, + precision |x|^2 / 2."""
 
     def network(x: Tensor) -> Tensor:
         value = conv2d(x[:, None], *stem, padding=1)
@@ -120,8 +116,9 @@ def conv(
 
 
 def rbm(weight: Tensor, visible: Tensor, hidden: Tensor, beta: Tensor | None = None) -> Functions:
-    """Free energy of a binary RBM at `[N, d]`, of the tempered joint law with `beta` [N]; the
-    gradient for beta = 1 alone.
+    """Free energy of a binary RBM at `[N, d]`, with `beta` [N] of the tempered joint law.
+
+    The gradient is for beta = 1 alone.
     """
 
     def energy(x: Tensor) -> Tensor:
@@ -190,19 +187,15 @@ def ula(
     x, energy, gradient = chains
     noise, sigma = torch.empty_like(x), (2 * step_size) ** 0.5
     for _ in range(transitions):
-        proposal = x.add(gradient, alpha=-step_size).add_(
-            noise.normal_(generator=generator), alpha=sigma
-        )
+        noise.normal_(generator=generator)
+        proposal = x.add(gradient, alpha=-step_size).add_(noise, alpha=sigma)
         new, new_gradient = of.both(proposal)
         finite = (new + new_gradient.flatten(1).sum(1)).isfinite()
         if finite.all():
             x, energy, gradient = proposal, new, new_gradient
         else:
-            x[finite], energy[finite], gradient[finite] = (
-                proposal[finite],
-                new[finite],
-                new_gradient[finite],
-            )
+            for old, other in ((x, proposal), (energy, new), (gradient, new_gradient)):
+                old[finite] = other[finite]
     return (x, energy, gradient), torch.ones_like(energy)
 
 
@@ -223,9 +216,8 @@ def mala(
         proposal = add_(add(x, gradient, -step_size), noise, sigma)
         new, new_gradient = of.both(proposal)
         backward = add_(x - proposal, new_gradient, step_size)
-        log_ratio = (
-            energy - new + squared_norm(noise) / 2 - squared_norm(backward) / (4 * step_size)
-        )
+        log_ratio = energy - new + squared_norm(noise) / 2
+        log_ratio -= squared_norm(backward) / (4 * step_size)
         accepted, probability = accept(generator, log_ratio)
         x, gradient = take_(accepted, proposal, x), take_(accepted, new_gradient, gradient)
         energy = torch.where(accepted, new, energy)
@@ -249,10 +241,8 @@ def hmc(
     for _ in range(transitions):
         momentum.normal_(generator=generator)
         kinetic = squared_norm(momentum) / 2
-        step = step_size * (
-            1 + jitter * torch.empty_like(energy).uniform_(-1, 1, generator=generator)
-        )
-        step = step.view(-1, *(1,) * (x.ndim - 1))
+        spread = torch.empty_like(energy).uniform_(-1, 1, generator=generator)
+        step = (step_size * (1 + jitter * spread)).view(-1, *(1,) * (x.ndim - 1))
         momentum.addcmul_(gradient, step, value=-0.5)
         proposal = torch.addcmul(x, momentum, step)
         for _ in range(leapfrog_steps - 1):
@@ -260,9 +250,8 @@ def hmc(
             proposal.addcmul_(momentum, step)
         new, new_gradient = of.both(proposal)
         momentum.addcmul_(new_gradient, step, value=-0.5)
-        accepted, probability = accept(
-            generator, energy - new + kinetic - squared_norm(momentum) / 2
-        )
+        log_ratio = energy - new + kinetic - squared_norm(momentum) / 2
+        accepted, probability = accept(generator, log_ratio)
         x, gradient = take_(accepted, proposal, x), take_(accepted, new_gradient, gradient)
         energy = torch.where(accepted, new, energy)
         total += probability
@@ -287,9 +276,9 @@ def gibbs(
         if beta is not None:
             field *= beta[:, None]
         h.uniform_(generator=generator).lt_(field.sigmoid_())
-        x = v.uniform_(generator=generator).lt_(
-            torch.addmm(visible, h if beta is None else h.mul_(beta[:, None]), weight).sigmoid_()
-        )
+        if beta is not None:
+            h *= beta[:, None]
+        x = v.uniform_(generator=generator).lt_(torch.addmm(visible, h, weight).sigmoid_())
     return (x,), torch.ones(len(x), dtype=x.dtype, device=x.device)
 
 
@@ -303,9 +292,8 @@ def gibbs_with_gradients(
     for _ in range(transitions):
         forward = (x - 0.5).mul_(gradient).log_softmax(1)
         uniform = torch.empty_like(x[:, :1]).uniform_(generator=generator)
-        site = torch.searchsorted(forward.exp().cumsum_(1), uniform, right=True).clamp_(
-            max=x.shape[1] - 1
-        )
+        site = torch.searchsorted(forward.exp().cumsum_(1), uniform, right=True)
+        site.clamp_(max=x.shape[1] - 1)
         old = x.gather(1, site)
         x.scatter_(1, site, 1 - old)
         new, new_gradient = of.both(x)
@@ -348,57 +336,46 @@ def replica_exchange(
     rungs: int,
     inner: Callable[[Generator, Tensors], tuple[Tensors, Tensor]],
 ) -> tuple[Tensors, Tensor]:
-    """`inner`, swaps (0, 1), (2, 3), ..., `inner`, swaps (1, 2), ...; `chains`: position, with
-    energy and gradient or alone.
+    """Run `inner`, swap (0, 1), (2, 3), ..., run `inner`, swap (1, 2), ...
 
-    As in the kernel, energies (and gradients) at the exchanged positions are evaluated, whatever
-    the path E_beta is.
+    `chains`: position, with energy and gradient or alone. As in the kernel, energies (and
+    gradients) at the exchanged positions are evaluated, whatever the path E_beta is.
     """
     total = torch.zeros(len(chains[0]), dtype=chains[0].dtype, device=chains[0].device)
-    swaps = total.new_zeros(rungs - 1)
     for _ in range(transitions):
         for first in (0, 1):
             chains, probability = inner(generator, chains)
             total += probability / 2
             x = chains[0]
             pairs = (rungs - first) // 2
-            ladder = x.unflatten(0, (rungs, -1))
-            exchanged = ladder.clone()
-            exchanged[first : first + 2 * pairs : 2] = ladder[first + 1 : first + 2 * pairs : 2]
-            exchanged[first + 1 : first + 2 * pairs : 2] = ladder[first : first + 2 * pairs : 2]
+            paired = slice(first, first + 2 * pairs)
+            exchanged = x.unflatten(0, (rungs, -1)).clone()
+            exchanged[paired] = exchanged[paired].unflatten(0, (pairs, 2)).flip(1).flatten(0, 1)
             exchanged = exchanged.flatten(0, 1)
-            energy = chains[1] if len(chains) > 1 else of.energy(x)
-            new = (
-                (exchanged, *of.both(exchanged))
-                if len(chains) > 1
-                else (exchanged, of.energy(exchanged))
-            )
-            gain = (
-                (energy - new[1])
-                .view(rungs, -1)[first : first + 2 * pairs]
-                .view(pairs, 2, -1)
-                .sum(1)
-            )
-            swapped, probability = accept(generator, gain)
+            energy = of.energy(x) if len(chains) == 1 else chains[1]
+            both = (of.energy(exchanged),) if len(chains) == 1 else of.both(exchanged)
+            gain = (energy - both[0]).view(rungs, -1)[paired].view(pairs, 2, -1).sum(1)
+            swapped, _ = accept(generator, gain)
             accepted = torch.zeros(rungs, len(x) // rungs, dtype=torch.bool, device=x.device)
-            accepted[first : first + 2 * pairs].view(pairs, 2, -1)[:] = swapped[:, None]
-            for old, other in zip(chains, new, strict=False):
+            accepted[paired].view(pairs, 2, -1)[:] = swapped[:, None]
+            for old, other in zip(chains, (exchanged, *both), strict=False):
                 old[accepted.flatten()] = other[accepted.flatten()]
-            swaps[first : first + 2 * pairs : 2] += probability.mean(1)
     return chains, total / transitions
 
 
 def accept(generator: Generator, log_ratio: Tensor) -> Tensors:
-    """Which proposals are accepted and with which probability; never where the ratio, and so an
-    energy, is not finite.
+    """Return the proposals that are accepted, and the probabilities.
+
+    None is accepted where the ratio, and so an energy, is not finite.
     """
     probability = log_ratio.nan_to_num(nan=-torch.inf, posinf=-torch.inf).clamp_(max=0).exp_()
     return torch.empty_like(probability).uniform_(generator=generator) < probability, probability
 
 
 def take_(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
-    """The rows of `new` that are `accepted` [N], written into `old` where they are long enough to
-    be worth looking up.
+    """Take the rows of `new` that are `accepted` [N].
+
+    They are written into `old` where they are long enough to be worth looking up.
     """
     if old[0].numel() < 64:
         return torch.where(accepted.view(-1, *(1,) * (new.ndim - 1)), new, old)

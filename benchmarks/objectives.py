@@ -1,36 +1,33 @@
-"""Every objective beside a step of contrastive divergence: its time, its memory, and the variance
-of its gradient.
+"""Every objective beside a step of contrastive divergence.
 
-    python -m benchmarks.objectives [--json FILE] [--device cpu|cuda] [--only OBJECTIVE[:ENERGY]]
-    [--pairs 9]
+    python -m benchmarks.objectives [--json [FILE]] [--device cpu|cuda]
+        [--only OBJECTIVE[:ENERGY]] [--pairs 9]
 
-A step is the learner's: what the objective draws, its loss and gradient chunk by chunk, clipping,
-AdamW, the moving average. That of contrastive divergence has as many negatives as positives, given:
-no transitions are run. Rates are 0, so that weights stay those after `TRAINED` steps of denoising
-score matching. The last line is {"rows": [...]}:
+A step is the learner's: the objective's draws, its loss and gradient chunk by chunk, clipping,
+AdamW, the moving average. A step of contrastive divergence has as many negatives as positives,
+given: no transitions are run. Rates are 0, so that the weights stay as they are after `TRAINED`
+steps of denoising score matching. The result is {"rows": [...]}:
 
-    ms, time_ratio          of a step (on a CPU, of processor time), and over that of contrastive divergence on the same batch:
-                            medians over pairs of runs
-    mib, memory_ratio       the most that is allocated in a step above what is held before it, gradients not among that
-    variance                of the parameters' gradient over the objective's own draws at one batch of data: trace of its
-                            covariance / squared norm of its mean. null where the randomness is the
-                            chains', or the mean is lost in it
-    gradient_variance       variance x time_ratio: at equal cost, for draws that are independent
-    loss_deviation          standard deviation of the loss over the same draws, nats, x sqrt(time_ratio)
-    probes                  directions, noises or noise samples for each row
+    ms, time_ratio     of a step (on a CPU, of processor time), and over that of contrastive
+                       divergence on the same batch: medians over pairs of runs
+    mib, memory_ratio  the most that a step allocates above what is held before it; gradients are
+                       not held before it
+    variance           of the parameters' gradient over the objective's own draws at one batch of
+                       data: trace of its covariance / squared norm of its mean; null where the
+                       randomness is the chains', or where the mean is lost in it
+    gradient_variance  variance x time_ratio: at equal cost, for draws that are independent
+    loss_deviation     standard deviation of the loss over the same draws, nats,
+                       x sqrt(time_ratio)
+    probes             directions, noises or noise samples for each row
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import math
-import platform
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from functools import cache, partial
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -39,6 +36,8 @@ from torch.nn.functional import interpolate
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.checkpoint import checkpoint
 
+from benchmarks import harness
+from benchmarks.harness import say
 from pipeline.assembly.data import open_data
 from pipeline.assembly.learner import make_learner
 from pipeline.common.process import keep_freed_memory
@@ -49,7 +48,7 @@ from pipeline.objectives.base import Batch
 from pipeline.training.learner import Learner
 
 SECONDS = 0.15
-"""How long one timed run takes."""
+"""One timed run takes about so long."""
 TRAINED = 200
 DRAWS, FEW_DRAWS = 32, 6
 """For a variance; few, and fewer pairs, where a step takes longer than a timed run."""
@@ -60,8 +59,10 @@ Curvature = Callable[[Energy, Tensor, Tensor], tuple[Tensor, Tensor]]
 
 
 class Model(NamedTuple):
-    """Settings of an energy, the side of its images (digits, scaled up), rows a batch, and how long
-    it is trained.
+    """Settings of an energy, with the data and the training that it gets.
+
+    `side` is that of its images (digits, scaled up), `rows` are those of a batch, and it is trained
+    for `trained` steps.
     """
 
     settings: tuple[str, ...]
@@ -82,8 +83,9 @@ MLP, CONV, DIGITS, UNTRAINED = MODELS
 
 
 class Entry(NamedTuple):
-    """Settings of a step; `rows` of a batch where not the model's; `curvature` where not the
-    energy's own.
+    """Settings of a step, and the models that it is timed on.
+
+    `rows` of a batch are the model's where None, and `curvature` is the energy's own where None.
     """
 
     settings: tuple[str, ...]
@@ -93,7 +95,7 @@ class Entry(NamedTuple):
 
 
 def forward_over_reverse(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """H v as the tangent of the gradient (Pearlmutter 1994)."""
+    """Take H v as the tangent of the gradient (Pearlmutter 1994)."""
     gradient = torch.func.grad(lambda at: energy(at).sum())
     curvatures = []
     for v in directions:
@@ -105,7 +107,7 @@ def forward_over_reverse(energy: Energy, x: Tensor, directions: Tensor) -> tuple
 def differenced_gradients(
     energy: Energy, x: Tensor, directions: Tensor, epsilon: float = 0.05
 ) -> tuple[Tensor, Tensor]:
-    """H v from the gradients at x - epsilon v and x + epsilon v."""
+    """Take H v from the gradients at x - epsilon v and x + epsilon v."""
     u = epsilon * directions
     points = torch.cat([x[None], x + u, x - u])
     here, ahead, behind = (
@@ -117,7 +119,7 @@ def differenced_gradients(
 
 
 def checkpointed(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """Double backward, the network's activations made anew in the second pass."""
+    """Go back twice; the second pass makes the network's activations anew."""
     with torch.enable_grad():
         x = x.detach().requires_grad_()
         value: Tensor = checkpoint(energy, x, use_reentrant=False)
@@ -135,8 +137,9 @@ def double_backward(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tens
 
 
 def controlled(energy: Energy, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-    """v.H(x) v less its control variate v.B v - tr B, B the Hessian at the batch's mean (with a
-    graph, as H has).
+    """Subtract a control variate, v.B v - tr B, from v.H(x) v.
+
+    B is the Hessian at the batch's mean, with a graph, as H has.
     """
     own = type(energy).gradient_and_curvature
     slope, curvatures = own(energy, x, directions)
@@ -203,7 +206,7 @@ ENTRIES = {
 
 
 class Step:
-    """A learner's step on one batch, again and again."""
+    """A learner's step on one batch, which can be made again and again."""
 
     def __init__(self, name: str, model: str, rows: int, device: str) -> None:
         entry = ENTRIES[name]
@@ -230,37 +233,33 @@ class Step:
         for _ in range(times):
             loss, _ = self._learner._backward(self._batch)
             self._learner._update(loss, 0.0)
-        if self._device == "cuda":
-            torch.cuda.synchronize()
 
     def seconds(self, times: int) -> float:
-        """Of this process's own on a CPU, which others on the machine delay but do not lengthen."""
-        now = time.process_time if self._device == "cpu" else time.perf_counter
-        clock = now()
-        self(times)
-        return now() - clock
+        """Return what so many steps take: on a CPU, of this process's processor time.
+
+        Others on the machine delay that, but do not lengthen it.
+        """
+        clock = time.process_time if self._device == "cpu" else time.perf_counter
+        return harness.seconds(partial(self, times), self._device, clock)
 
     def peak(self) -> int:
-        """Bytes."""
+        """Return the most bytes that a step allocates above what is held before it."""
         for parameter in self._gradients:
             parameter.grad = None
         return peak(self, self._device)
 
     def spread(self, draws: int) -> tuple[float | None, float]:
-        """Variance of the gradient over draws, by the squared norm of its mean, and the deviation
-        of the loss.
+        """Return the gradient's variance over draws and the standard deviation of the loss, nats.
+
+        The variance is by the squared norm of the mean, and None where that is lost in it.
         """
         losses = []
         size = sum(p.numel() for p in self._gradients)
         total, squares = torch.zeros(size, dtype=torch.float64, device=self._device), 0.0
         for _ in range(draws):
             losses.append(self._learner._backward(self._batch)[0])
-            gradient = torch.cat(
-                [
-                    (torch.zeros_like(p) if p.grad is None else p.grad).flatten()
-                    for p in self._gradients
-                ]
-            )
+            parts = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._gradients)
+            gradient = torch.cat([part.flatten() for part in parts])
             total += gradient
             squares += float(gradient.double().square().sum())
         of_mean = float(total.square().sum()) / draws**2
@@ -270,7 +269,7 @@ class Step:
 
 
 def peak(work: Callable[[], object], device: str) -> int:
-    """The most bytes that `work` has allocated at once, above what there was before."""
+    """Return the most bytes that `work` has allocated at once, above what there was before."""
     if device == "cuda":
         torch.cuda.reset_peak_memory_stats()
         held = torch.cuda.memory_allocated()
@@ -292,7 +291,7 @@ def peak(work: Callable[[], object], device: str) -> int:
 
 @cache
 def data(side: int) -> DataSet:
-    """The digits as images `[side, side]`."""
+    """Return the digits as images `[side, side]`."""
     digits = open_data(compose(["data=digits"]))
     train, held_out = (
         interpolate(rows.view(-1, 1, 8, 8), (side, side), mode="bilinear")[:, 0]
@@ -308,7 +307,7 @@ def learner(model: str, settings: tuple[str, ...]) -> Learner:
 
 @cache
 def weights(model: str) -> dict[str, Tensor]:
-    """Those of the model's training, by denoising score matching."""
+    """Return the model's weights after its training by denoising score matching."""
     chosen = MODELS[model]
     trainer = learner(
         model, ("objective=denoising", f"trainer.batch_size={chosen.rows}", "optimizer.warmup=0")
@@ -320,24 +319,21 @@ def weights(model: str) -> dict[str, Tensor]:
 
 @cache
 def contrastive(model: str, rows: int, device: str) -> tuple[Step, int]:
-    """What others are measured by, and its peak."""
+    """Return the step of contrastive divergence that others are measured by, and its peak."""
     step = Step("cd", model, rows, device)
     return step, step.peak()
 
 
 def measure(name: str, model: str, pairs: int, device: str = "cpu") -> dict[str, Any]:
-    """One row."""
+    """Return one row, as the module's docstring describes it."""
     rows = ENTRIES[name].rows or MODELS[model].rows
     base, base_bytes = contrastive(model, rows, device)
     step = base if name == "cd" else Step(name, model, rows, device)
     took, bytes_ = step.seconds(1), base_bytes if name == "cd" else step.peak()
-    times, base_times = (max(1, math.ceil(SECONDS / one.seconds(1))) for one in (step, base))
-    own, ratios = [], []
-    for _ in range(pairs if took < SECONDS else min(pairs, 5)):
-        theirs, mine = base.seconds(base_times) / base_times, step.seconds(times) / times
-        own.append(mine)
-        ratios.append(mine / theirs)
-    ratio = 1.0 if name == "cd" else statistics.median(ratios)
+    own, theirs = harness.alternate(
+        pairs if took < SECONDS else min(pairs, 5), *(_each(one) for one in (step, base))
+    )
+    ratio = 1.0 if name == "cd" else harness.median_ratio(own, theirs)
     row = {
         "objective": name,
         "energy": model,
@@ -354,64 +350,49 @@ def measure(name: str, model: str, pairs: int, device: str = "cpu") -> dict[str,
     row["variance"] = variance
     row["gradient_variance"] = None if variance is None else variance * ratio
     row["loss_deviation"] = None if deviation is None else deviation * math.sqrt(ratio)
-    return row | {"device": device, "ratios": [round(value, 4) for value in ratios]}
+    ratios = [round(value, 4) for value in harness.ratios(own, theirs)]
+    return row | {"device": device, "ratios": ratios}
 
 
-def selected(only: str | None) -> Iterator[tuple[str, str]]:
-    """(objective, energy) of the rows asked for; of ENERGY a part is enough."""
-    objective, _, energy = (only or "").partition(":")
-    for model in MODELS:
-        for name, entry in ENTRIES.items():
-            if (
-                model in entry.models
-                and objective in ("", name)
-                and energy.lower() in model.lower()
-            ):
-                yield name, model
+def _each(step: Step) -> Callable[[], float]:
+    """Return a function that times the step for about `SECONDS`: seconds for each time."""
+    times = harness.repetitions(step.seconds, SECONDS)
+    return lambda: step.seconds(times) / times
+
+
+def all_rows() -> list[tuple[str, str]]:
+    """Return (objective, energy) of every row."""
+    return [
+        (name, model)
+        for model in MODELS
+        for name, entry in ENTRIES.items()
+        if model in entry.models
+    ]
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--pairs", type=int, default=9)
-    parser.add_argument(
-        "--only",
-        metavar="OBJECTIVE[:ENERGY]",
-        help="one objective, on energies whose name has ENERGY in it",
-    )
-    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
-    parser.add_argument("--json", metavar="FILE", type=Path, help="keep the rows in a file as well")
+    parser = harness.command_line(__doc__, "pairs", "device", "json")
+    harness.add_only_row(parser, "objective")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
-    chosen = list(selected(arguments.only))
-    if not chosen:
-        parser.error(
-            f"no row is called {arguments.only}; objectives: {'; '.join(ENTRIES)}; energies:"
-            f" {'; '.join(MODELS)}"
-        )
     rows = []
-    print(
-        f"{'objective':<44}{'energy':<28}{'ms':>9}{'time':>8}{'MiB':>8}{'memory':>8}{'variance':>12}{'loss':>9}",
-        flush=True,
+    say(
+        f"{'objective':<44}{'energy':<28}{'ms':>9}{'time':>8}{'MiB':>8}{'memory':>8}"
+        f"{'variance':>12}{'loss':>9}"
     )
-    for name, model in chosen:
+    for name, model in harness.chosen(all_rows(), arguments.only, parser):
         row = measure(name, model, arguments.pairs, arguments.device)
         rows.append(row)
         variance, deviation = (
             "-" if row[key] is None else f"{row[key]:.3g}"
             for key in ("gradient_variance", "loss_deviation")
         )
-        print(
-            f"{name:<44}{model:<28}{row['ms']:9.1f}{row['time_ratio']:8.3f}{row['mib']:8.2f}{row['memory_ratio']:8.3f}"
-            f"{variance:>12}{deviation:>9}",
-            flush=True,
+        say(
+            f"{name:<44}{model:<28}{row['ms']:9.1f}{row['time_ratio']:8.3f}{row['mib']:8.2f}"
+            f"{row['memory_ratio']:8.3f}{variance:>12}{deviation:>9}"
         )
-    result = json.dumps({"torch": torch.__version__, "machine": platform.machine(), "rows": rows})
-    if arguments.json:
-        arguments.json.write_text(result + "\n")
-    print(result)
+    harness.write({**harness.conditions("torch"), "rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

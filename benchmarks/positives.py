@@ -1,38 +1,38 @@
 """Rows of a Parquet set larger than memory on their way to a trainer, by four readers in turn.
 
-    python -m benchmarks.positives [--rows 200000] [--rounds 2] [--json FILE]      (needs pandas, for Ray Data)
+    python -m benchmarks.positives [--rows 200000] [--rounds 2] [--json [FILE]]
 
-Files of 10,000 rows of 784 float32 numbers, as fixed-size lists, are written to a temporary folder;
-they lie in the page cache. Every reader gives shuffled batches of 256 rows as tensors, and mixes
-rows over `WINDOW` of them:
+It needs pandas, for Ray Data. Files of 10,000 rows of 784 float32 numbers, as fixed-size lists, are
+written to a temporary folder; they lie in the page cache. Every reader gives shuffled batches of
+256 rows as tensors, and mixes rows over `WINDOW` of them:
 
     ahead      this project's positives: shuffled windows, the next read by a thread
-    inline     the same, each window read when it is needed
+    inline     the same, but each window is read when it is needed
     dataset    pyarrow.dataset's `to_batches` with its own readahead, and a shuffling buffer
-    ray data   `read_parquet(...).iter_torch_batches(local_shuffle_buffer_size=...)` on a local Ray of two processors
+    ray data   `read_parquet(...).iter_torch_batches(local_shuffle_buffer_size=...)` on a local Ray
+               of two processors
 
-The last line is {"rows": [...]}, one for each reader:
+The result is {"rows": [...]}, a row for each reader, of medians over rounds:
 
-    rows_per_second, ratio    of an epoch, its start included; and over those of `ahead` in the same round: medians over rounds
-    cpu_ms                    of processor time for 1,000 of these rows; null for Ray Data, whose workers do the reading
-    first_ms                  until the first batch
-    waited, longest_ms        by a consumer that takes 20 ms a batch, after its first: the share of its time until it has the
-                              batches (a copy of one is 1% already), and the longest for one batch;
-                              medians over rounds
-    same_order                whether every epoch came in one order, all under one seed
+    rows_per_second, ratio  of an epoch, its start included; over those of `ahead` in the same round
+    cpu_ms                  of processor time for 1,000 of these rows; null for Ray Data, whose
+                            workers do the reading
+    first_ms                until the first batch
+    waited, longest_ms      by a consumer that takes 20 ms a batch, after its first: the share of
+                            its time until it has the batches (a copy of one is 1% already), and the
+                            longest for one batch
+    same_order              whether every epoch came in one order, all under one seed
 """
 
 from __future__ import annotations
 
-import argparse
-import json
 import logging
-import platform
 import statistics
 import tempfile
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -44,6 +44,8 @@ import pyarrow.parquet as pq
 import torch
 from torch import Tensor
 
+from benchmarks import harness
+from benchmarks.harness import say
 from pipeline.common.process import keep_freed_memory
 from pipeline.config.compose import compose
 from pipeline.config.data import ColumnsData
@@ -53,18 +55,19 @@ from pipeline.data.streaming import StreamedPositives
 WIDTH, FILE, BATCH = 784, 10_000, 256
 WINDOW = 30_000
 PACE, PACED = 0.02, 250
-"""Seconds that the slow consumer takes for a batch, and how many batches it takes."""
+"""The slow consumer takes so many seconds for a batch, and so many batches."""
 
 Reader = Callable[[Path], Generator[Tensor]]
 
 
 class Inline(StreamedPositives):
-    """Reads a window when it is needed."""
+    """This project's positives, but for each window being read when it is needed."""
 
     reads_ahead = False
 
 
 def write(folder: Path, rows: int) -> None:
+    """Write so many rows into files of `FILE` rows each."""
     random = np.random.default_rng(0)
     for start in range(0, rows, FILE):
         values = random.standard_normal(min(FILE, rows - start) * WIDTH, dtype=np.float32)
@@ -86,7 +89,7 @@ def positives(kind: type[StreamedPositives]) -> Reader:
 
 
 def dataset(folder: Path) -> Generator[Tensor]:
-    """As each batch comes in, as many rows drawn from the buffer go out."""
+    """Give a batch of rows drawn from the buffer for each batch that comes into it."""
     random = np.random.default_rng(0)
     buffer, filled = np.empty((WINDOW, WIDTH), np.float32), 0
     for batch in pyarrow.dataset.dataset(folder).to_batches(batch_size=BATCH):
@@ -114,8 +117,9 @@ def ray_data(folder: Path) -> Generator[Tensor]:
 
 
 def start_ray() -> None:
-    """A local Ray of two processors, which says nothing. `ImportError` where Ray Data lacks what it
-    needs.
+    """Start a local Ray of two processors, which says nothing.
+
+    Raises `ImportError` where Ray Data lacks what it needs.
     """
     import ray
     import ray.data
@@ -134,8 +138,10 @@ READERS: dict[str, Reader] = {
 
 
 class Epoch(NamedTuple):
-    """Rows a second, seconds until the first batch, processor seconds a row, and a number of each
-    batch.
+    """One epoch of a reader.
+
+    `rate` is in rows a second, `first` in seconds until the first batch, `processor` in processor
+    seconds a row; `order` has a number of each batch.
     """
 
     rate: float
@@ -162,7 +168,10 @@ def epoch(reader: Reader, folder: Path, rows: int) -> Epoch:
 
 
 def paced(reader: Reader, folder: Path) -> tuple[float, float]:
-    """(share of the time that is waited, longest wait in seconds), the first batch apart."""
+    """Return the share of the time that is waited, and the longest wait in seconds.
+
+    The first batch is not counted.
+    """
     with closing(reader(folder)) as batches:
         next(batches)
         waits, begin, before = [], time.perf_counter(), time.perf_counter()
@@ -174,43 +183,35 @@ def paced(reader: Reader, folder: Path) -> tuple[float, float]:
 
 
 def measure(folder: Path, rows: int, rounds: int) -> list[dict[str, Any]]:
-    epochs: dict[str, list[Epoch]] = {name: [] for name in READERS}
-    waits: dict[str, list[tuple[float, float]]] = {name: [] for name in READERS}
-    for number in range(rounds):
-        for name, reader in list(READERS.items())[
-            :: -1 if number % 2 else 1
-        ]:  # so that none always comes after the same one
-            epochs[name].append(epoch(reader, folder, rows))
-            waits[name].append(paced(reader, folder))
-    return [
-        {
+    """Return the rows that the module's docstring describes."""
+
+    def both(reader: Reader) -> tuple[Epoch, tuple[float, float]]:
+        return epoch(reader, folder, rows), paced(reader, folder)
+
+    found = harness.alternate(rounds, *(partial(both, reader) for reader in READERS.values()))
+    made = []
+    for name, side in zip(READERS, found, strict=True):
+        epochs, waits = [one for one, _ in side], [waited for _, waited in side]
+        rates, ours = ([one.rate for one, _ in each] for each in (side, found[0]))
+        cpu_ms = 1e6 * statistics.median(one.processor for one in epochs)
+        row = {
             "reader": name,
-            "rows_per_second": statistics.median(one.rate for one in epochs[name]),
-            "ratio": statistics.median(
-                one.rate / ours.rate
-                for one, ours in zip(epochs[name], epochs["ahead"], strict=True)
-            ),
-            "cpu_ms": (
-                None
-                if name == "ray data"
-                else statistics.median(one.processor for one in epochs[name]) * 1e6
-            ),
-            "first_ms": statistics.median(one.first for one in epochs[name]) * 1e3,
-            "waited": statistics.median(share for share, _ in waits[name]),
-            "longest_ms": statistics.median(longest for _, longest in waits[name]) * 1e3,
-            "same_order": len({one.order for one in epochs[name]}) == 1,
+            "rows_per_second": statistics.median(rates),
+            "ratio": harness.median_ratio(rates, ours),
+            "cpu_ms": None if name == "ray data" else cpu_ms,
+            "first_ms": 1e3 * statistics.median(one.first for one in epochs),
+            "waited": statistics.median(share for share, _ in waits),
+            "longest_ms": 1e3 * statistics.median(longest for _, longest in waits),
+            "same_order": len({one.order for one in epochs}) == 1,
         }
-        for name in READERS
-    ]
+        made.append(row)
+    return made
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.command_line(__doc__, "json")
     parser.add_argument("--rows", type=int, default=200_000)
     parser.add_argument("--rounds", type=int, default=2)
-    parser.add_argument("--json", metavar="FILE", type=Path, help="keep the rows in a file as well")
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     keep_freed_memory()
@@ -221,20 +222,18 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         write(Path(folder), arguments.rows)
         rows = measure(Path(folder), arguments.rows, arguments.rounds)
-    print(
-        f"{'reader':<12}{'rows/s':>10}{'ratio':>8}{'cpu, ms':>9}{'first, ms':>11}{'waited':>9}{'longest, ms':>13}"
-        "  same order"
+    say(
+        f"{'reader':<12}{'rows/s':>10}{'ratio':>8}{'cpu, ms':>9}{'first, ms':>11}{'waited':>9}"
+        f"{'longest, ms':>13}  same order"
     )
     for row in rows:
         cpu = "-" if row["cpu_ms"] is None else f"{row['cpu_ms']:.1f}"
-        print(
-            f"{row['reader']:<12}{row['rows_per_second']:10.0f}{row['ratio']:8.2f}{cpu:>9}{row['first_ms']:11.0f}{row['waited']:9.2%}{row['longest_ms']:13.1f}"
+        say(
+            f"{row['reader']:<12}{row['rows_per_second']:10.0f}{row['ratio']:8.2f}{cpu:>9}"
+            f"{row['first_ms']:11.0f}{row['waited']:9.2%}{row['longest_ms']:13.1f}"
             f"  {row['same_order']}"
         )
-    result = json.dumps({"pyarrow": pa.__version__, "machine": platform.machine(), "rows": rows})
-    if arguments.json:
-        arguments.json.write_text(result + "\n")
-    print(result)
+    harness.write({**harness.conditions("pyarrow", "ray"), "rows": rows}, arguments.json)
 
 
 if __name__ == "__main__":

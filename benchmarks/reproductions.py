@@ -2,19 +2,20 @@
 
     python -m benchmarks.reproductions --mnist FOLDER [--docs docs] [--only NAME ...]
 
-FOLDER holds MNIST's IDX files. With --only the other rows stay as they are.
+FOLDER holds MNIST's IDX files. `--docs` gets reproductions.json and reproductions.md
+after each row. With `--only` the other rows stay as they are.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
-import subprocess
-import sys
 import tempfile
 import time
 from pathlib import Path
 from typing import Any, NamedTuple
+
+from benchmarks import harness
+from benchmarks.harness import say
 
 FIGURES = (
     "test_log_likelihood",
@@ -30,7 +31,7 @@ FIGURES = (
 
 
 class Row(NamedTuple):
-    """`published`: the source's figure for the log-likelihood `of` test or training rows, nats."""
+    """A published log-likelihood, nats, `of` the test or the training rows, and its source."""
 
     overrides: str
     published: float
@@ -54,30 +55,18 @@ ROWS = {
 
 
 def arguments_of(name: str) -> list[str]:
-    """What the row's run says on the command line, but for the data's folder."""
+    """Return the arguments of the row's run, but for the data's folder."""
     return ["experiment=mnist_rbm500", *ROWS[name].overrides.split()]
 
 
 def make(name: str, mnist: str) -> dict[str, Any]:
-    """One row: its command, run and timed, and what its summary says."""
+    """Run and time the row's command; return the row."""
     row, arguments = ROWS[name], arguments_of(name)
     with tempfile.TemporaryDirectory() as folder:
         clock = time.perf_counter()
-        subprocess.run(
-            [
-                sys.executable,
-                "-m",
-                "pipeline.train",
-                *arguments,
-                f"data.path={mnist}",
-                f"output={folder}",
-                "metrics.port=0",
-            ],
-            check=True,
-            stdout=subprocess.DEVNULL,
-        )
+        given = (*arguments, f"data.path={mnist}", "metrics.port=0")
+        summary = harness.run("pipeline.train", *given, output=Path(folder))
         seconds = time.perf_counter() - clock
-        summary = json.loads((Path(folder) / "summary.json").read_text())
     return {
         "name": name,
         "command": " ".join(["python -m pipeline.train", *arguments, "data.path=FOLDER"]),
@@ -92,10 +81,12 @@ def make(name: str, mnist: str) -> dict[str, Any]:
 
 HEAD = """# Published figures, made again
 
-`python -m benchmarks.reproductions --mnist FOLDER --docs docs` makes every row through `python -m pipeline.train`
-([reproductions.json](reproductions.json)). FOLDER holds MNIST's IDX files, `train-images-idx3-ubyte` and
-`t10k-images-idx3-ubyte`, which this project does not ship. Mean log-likelihoods in nats; of the test set's 10,000 rows or of
-the 60,000 training rows, as the source has it. Time: of training, on 2 cores; all: with evaluation.
+`python -m benchmarks.reproductions --mnist FOLDER --docs docs` makes every row through
+`python -m pipeline.train` ([reproductions.json](reproductions.json)). FOLDER holds MNIST's IDX
+files, `train-images-idx3-ubyte` and `t10k-images-idx3-ubyte`, which this project does not ship.
+Figures are mean log-likelihoods in nats, of the test set's 10,000 rows or of the 60,000 training
+rows, as the source has it. The first time is that of training on 2 cores; the second has evaluation
+in it too.
 
 | model | published | ours | log Z | time, all | source | command |
 |---|---|---|---|---|---|---|
@@ -103,21 +94,24 @@ the 60,000 training rows, as the source has it. Time: of training, on 2 cores; a
 
 
 TAIL = """
-What differs from the sources: rates that fall to 0 and averaged weights in both rows, and 5 Gibbs transitions of persistent
-chains where Salakhutdinov & Murray run 25 from the data. The 784x500 row was trained once and evaluated twice: with 100
-particles of AIS it gave -85.85, log Z 542.38 ± 0.15 forward and 542.18 ± 0.10 in reverse; with 200, as the command has it
-now, what the table says. The machine was shared with other work all the while. `tests/statistics/test_ais.py` holds the same
-AIS against enumeration on an RBM 784x16. Published figures that could not be checked are not in the table, such as those of
-the same paper for 20 hidden units.
+Both rows differ from their sources in rates that fall to 0 and in averaged weights. The first also
+runs 5 Gibbs transitions of persistent chains, where Salakhutdinov & Murray run 25 from the data.
+The 784x500 row was trained once and evaluated twice. With 100 particles of AIS it gave -85.85,
+log Z 542.38 ± 0.15 forward and 542.18 ± 0.10 in reverse; with 200, as the command has it now, it
+gave the figures in the table. The machine was shared with other work all the while.
+`tests/statistics/test_ais.py` holds the same AIS against enumeration on an RBM 784x16. The table
+leaves out published figures that could not be checked, such as those of the same paper for 20
+hidden units.
 
 ![Samples of the 784x500 model beside the nearest training images](mnist_rbm500.png)
 
-Chains started at noise, 1,000 Gibbs transitions each; beside each sample the nearest training image.
+The chains started at noise and ran 1,000 Gibbs transitions each. Beside each sample is the nearest
+training image.
 """
 
 
 def page(rows: list[dict[str, Any]]) -> str:
-    """The table, in Markdown."""
+    """Return the page, in Markdown."""
     lines = []
     for row in rows:
         log_z = "by enumeration"
@@ -137,39 +131,23 @@ def page(rows: list[dict[str, Any]]) -> str:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+    parser = harness.command_line(__doc__, "docs")
     parser.add_argument("--mnist", required=True, help="folder with MNIST's IDX files")
-    parser.add_argument(
-        "--docs", type=Path, help="write reproductions.json and .md there, after each row"
-    )
-    parser.add_argument(
-        "--only",
-        nargs="+",
-        choices=list(ROWS),
-        default=list(ROWS),
-        metavar="NAME",
-        help=", ".join(ROWS),
-    )
+    harness.add_only(parser, ROWS)
     arguments = parser.parse_args()
     rows: dict[str, dict[str, Any]] = {}
-    if arguments.docs and (arguments.docs / "reproductions.json").exists():
-        rows = {
-            row["name"]: row
-            for row in json.loads((arguments.docs / "reproductions.json").read_text())
-        }
+    if arguments.docs and (path := arguments.docs / "reproductions.json").exists():
+        rows = {row["name"]: row for row in json.loads(path.read_text())}
     for name in arguments.only:
         rows[name] = row = make(name, arguments.mnist)
         ours = row[f"{row['of']}_log_likelihood"]
-        print(
+        say(
             f"{name:<16}{ours:9.2f} ({row['of']})  published {row['published']} "
-            f" {row['seconds']:.0f} s",
-            flush=True,
+            f" {row['seconds']:.0f} s"
         )
         if arguments.docs:
             ordered = [rows[name] for name in ROWS if name in rows]
-            (arguments.docs / "reproductions.json").write_text(json.dumps(ordered, indent=1) + "\n")
+            harness.write(ordered, arguments.docs / "reproductions.json")
             (arguments.docs / "reproductions.md").write_text(page(ordered))
 
 

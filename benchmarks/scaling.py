@@ -40,7 +40,7 @@ def measured(s: Setting, steps: int) -> float:
     """Steps a second of a run on Ray, of pools and a server that sleep."""
     import ray
 
-    from benchmarks.pipeline import started
+    from benchmarks.on_ray import started
     from benchmarks.trivial_actors import TrivialPool, TrivialServer
 
     sizes = (

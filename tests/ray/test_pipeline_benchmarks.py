@@ -13,8 +13,10 @@ import ray
 import torch
 
 from benchmarks import pipeline, trivial_actors
+from benchmarks.copies import Copies
 from benchmarks.flow import Setting, Simulation, limits
-from benchmarks.pipeline import Copies, driver_time, started
+from benchmarks.on_ray import started
+from benchmarks.pipeline import driver_time
 from benchmarks.scaling import CASES, GPUS, MODELS, costs, draw, example, row, tables
 from benchmarks.trivial_actors import TrivialPool, TrivialServer, sharing
 from pipeline.common import types

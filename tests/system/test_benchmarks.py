@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from benchmarks import loops, objectives
-from benchmarks.kernels import ENTRIES, MODELS, Pair, selected
+from benchmarks.kernels import ENTRIES, MODELS, Pair, rows
 from benchmarks.reproductions import ROWS, arguments_of
 from pipeline.config.compose import compose
 from pipeline.energies.base import Energy
@@ -46,7 +46,7 @@ def tiny(model: str) -> Energy:
     )
 
 
-@pytest.mark.parametrize(("name", "model"), list(selected(None)))
+@pytest.mark.parametrize(("name", "model"), rows())
 def test_kernel_and_loop_run_the_same_chains(name: str, model: str) -> None:
     """With one seed they end in the same places; the other precision of a force is float64 here,
     lest rounding matter.
@@ -69,7 +69,7 @@ def test_kernel_and_loop_run_the_same_chains(name: str, model: str) -> None:
 
 
 def test_every_energy_is_timed() -> None:
-    assert {model for _, model in selected(None)} == set(MODELS)
+    assert {model for _, model in rows()} == set(MODELS)
 
 
 @pytest.fixture

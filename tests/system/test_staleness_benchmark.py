@@ -11,12 +11,23 @@ from pathlib import Path
 import pytest
 
 from benchmarks import staleness
-from benchmarks.staleness import SteeredRunner, Task, Trial, rows_of, run, targets_of, trials_of
+from benchmarks.staleness import rows_of, targets_of
+from benchmarks.staleness_runs import (
+    COMMON,
+    QUICK,
+    SETTINGS,
+    TASKS,
+    SteeredRunner,
+    Task,
+    Trial,
+    run,
+    trials_of,
+)
 from pipeline.config.compose import compose
 from pipeline.evaluation import likelihood
 from pipeline.training.staleness import LagController
 
-SMALL = (*staleness.QUICK, "chains.per_pool=20", "energy.hidden=8", "experiment=digits_rbm")
+SMALL = (*QUICK, "chains.per_pool=20", "energy.hidden=8", "experiment=digits_rbm")
 
 
 def trial(way: str, lag: int, *more: str) -> Trial:
@@ -26,7 +37,7 @@ def trial(way: str, lag: int, *more: str) -> Trial:
         lag,
         way,
         0,
-        (*staleness.COMMON, *SMALL, *staleness.SETTINGS[way], f"trainer.lag={lag}", *more),
+        (*COMMON, *SMALL, *SETTINGS[way], f"trainer.lag={lag}", *more),
     )
 
 
@@ -130,9 +141,9 @@ def test_the_whole_in_small(
     assert content == json.loads((tmp_path / "staleness.json").read_text())
 
 
-@pytest.mark.parametrize("name", staleness.TASKS)
+@pytest.mark.parametrize("name", TASKS)
 def test_every_trial_is_a_valid_run(name: str) -> None:
-    for trial in list(trials_of(name, staleness.TASKS[name]))[:20]:
+    for trial in list(trials_of(name, TASKS[name]))[:20]:
         config = compose(trial.arguments)
         assert config.assigned_rounds == (trial.way != "steered")
         assert config.reweight == (trial.way != "plain")
