@@ -1,1 +1,1 @@
-"""What is deployed on Kubernetes, and the code that makes and checks it."""
+"""The manifests for Kubernetes, and the code that makes and checks them."""

@@ -1,4 +1,4 @@
-"""The Grafana dashboard, built from the table in `k8s.panels` by Grafana's own typed builders.
+"""The Grafana dashboard, which Grafana's own typed builders make of the table in `k8s.panels`.
 
 python -m k8s.dashboard        writes k8s/monitoring/dashboard.json
 """
@@ -86,7 +86,7 @@ def chart_panel(panel: Chart) -> timeseries.Panel:
 
 
 def built(panel: Chart | Stat) -> stat.Panel | timeseries.Panel:
-    """What every panel has, whatever its kind."""
+    """Return the panel with what every panel has, whatever its kind."""
     made = stat_panel(panel) if isinstance(panel, Stat) else chart_panel(panel)
     made.title(panel.title).description(panel.about).unit(panel.unit).datasource(SOURCE).span(
         panel.width
@@ -108,7 +108,7 @@ def choice(name: str, label: str, query: str) -> grafana.QueryVariable:
 
 
 def dashboard() -> str:
-    """The dashboard as Grafana imports it."""
+    """Return the dashboard as Grafana imports it."""
     board = (
         grafana.Dashboard("EBM training")
         .uid("ebm-training")

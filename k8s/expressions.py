@@ -1,5 +1,6 @@
-"""Every PromQL expression of the dashboard and the alerts; whether these, the code and the pages
-know the same metrics.
+"""The PromQL expressions of the dashboard and the alerts, and a check of their metrics.
+
+These, the code and the pages must know the same metrics.
 """
 
 from __future__ import annotations
@@ -31,12 +32,12 @@ def dashboard() -> dict[str, Any]:
 
 
 def rules() -> dict[str, Any]:
-    """The plain rule groups, as Prometheus itself reads them."""
+    """Return the plain rule groups, as Prometheus itself reads them."""
     return yaml.safe_load((MONITORING / "rules.yaml").read_text())["spec"]
 
 
 def pages() -> dict[str, str]:
-    """The project's pages by name."""
+    """Return the project's pages by name."""
     return {
         str(path.relative_to(ROOT)): path.read_text()
         for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))
@@ -44,7 +45,7 @@ def pages() -> dict[str, str]:
 
 
 def panels(board: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """All panels with queries, those of collapsed rows included."""
+    """Give all panels with queries, those of collapsed rows included."""
     nested = [inner for panel in board["panels"] for inner in (panel, *panel.get("panels", ()))]
     return [panel for panel in nested if panel["type"] != "row"]
 
@@ -58,8 +59,9 @@ def of_dashboard(board: Mapping[str, Any]) -> list[Expression]:
 
 
 def of_variables(board: Mapping[str, Any]) -> list[Expression]:
-    """What the dashboard's variables take their choices from: the series in `label_values(SERIES,
-    label)`.
+    """Return the series that the dashboard's variables take their choices from.
+
+    They are the SERIES in `label_values(SERIES, label)`.
     """
     queries = {
         variable["name"]: variable["query"]
@@ -84,17 +86,17 @@ def of_rules(spec: Mapping[str, Any]) -> list[Expression]:
 
 
 def filled_in(promql: str, run: str, interval: str) -> str:
-    """The expression as Grafana sends it, with every pool chosen."""
+    """Return the expression as Grafana sends it, with every pool chosen."""
     return promql.replace("$__rate_interval", interval).replace("$run", run).replace("$pool", ".*")
 
 
 def parsed(promql: str) -> Any:
-    """Raises `ValueError` where it is no PromQL."""
+    """Parse the expression. Raises `ValueError` where it is no PromQL."""
     return promql_parser.parse(filled_in(promql, "run", "1m"))
 
 
 def names(promql: str) -> set[str]:
-    """Of the metrics in it."""
+    """Return the names of the metrics in it."""
     found: set[str] = set()
 
     def note(part: Any) -> None:
@@ -106,8 +108,9 @@ def names(promql: str) -> set[str]:
 
 
 def compared(promql: str) -> list[str]:
-    """The parts of an alert that must return data whether it fires or not: what is compared, what
-    is joined, or all of it.
+    """Return the parts of an alert that must return data whether it fires or not.
+
+    These are what is compared, what is joined, or all of it.
     """
     leaves: list[str] = []
 
@@ -130,14 +133,14 @@ def compared(promql: str) -> list[str]:
 
 
 def served() -> dict[str, str]:
-    """The name of each series in a scrape, and the metric in the code that it is of."""
+    """Return the name of each series in a scrape, with the metric in the code that it is of."""
     return {metric.name + part: metric.name for metric in METRICS for part in PARTS[metric.kind]}
 
 
 def problems(
     board: Mapping[str, Any], spec: Mapping[str, Any], texts: Mapping[str, str]
 ) -> list[str]:
-    """Where code, dashboard, alerts and pages do not speak of one set of metrics."""
+    """Return the metrics that code, dashboard, alerts and pages do not have in common."""
     known = served()
     found: list[str] = []
     shown: set[str] = set()

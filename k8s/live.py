@@ -1,5 +1,6 @@
-"""A run and a Prometheus that scrapes it, both real, on this machine: for the live test and for the
-dashboard's picture.
+"""A run and a Prometheus that scrapes it, both real, on this machine.
+
+The live test and the dashboard's picture use them.
 """
 
 from __future__ import annotations
@@ -41,15 +42,15 @@ class Prometheus:
             raise ValueError(f"{parameters}: {error.read().decode()}") from error
 
     def now(self, promql: str) -> list[dict[str, Any]]:
-        """Every series of the newest values."""
+        """Return every series of the newest values."""
         return self._get("query", query=promql)["result"]
 
     def over(self, promql: str, start: float, end: float, step: float) -> list[dict[str, Any]]:
-        """Every series of the values from `start` to `end`, Unix times."""
+        """Return every series of the values from `start` to `end`, Unix times in seconds."""
         return self._get("query_range", query=promql, start=start, end=end, step=step)["result"]
 
     def alerts(self) -> list[dict[str, Any]]:
-        """Those that are pending or fire."""
+        """Return the alerts that are pending or fire."""
         return self._get("alerts")["alerts"]
 
 
@@ -60,7 +61,7 @@ def free_port() -> int:
 
 
 def wait_for(condition: Any, what: str, patience: float = PATIENCE) -> None:
-    """Until it holds. Raises `TimeoutError`."""
+    """Wait until the condition holds. Raises `TimeoutError` where it does not in time."""
     deadline = time.monotonic() + patience
     while not condition():
         if time.monotonic() > deadline:
@@ -72,7 +73,7 @@ def wait_for(condition: Any, what: str, patience: float = PATIENCE) -> None:
 def process(
     command: Sequence[str], log: Path, environment: Mapping[str, str] | None = None
 ) -> Iterator[subprocess.Popen[bytes]]:
-    """A command while the block runs; SIGTERM at its end, and its own time to go."""
+    """Run a command while the block runs; at its end it gets SIGTERM, and time to go."""
     with log.open("wb") as output:
         started = subprocess.Popen(
             command,
@@ -93,9 +94,7 @@ def process(
 
 @contextlib.contextmanager
 def prometheus(folder: Path, ports: Sequence[int]) -> Iterator[Prometheus]:
-    """A Prometheus of its own with the project's alerts, scraping those ports of this machine every
-    second.
-    """
+    """Run a Prometheus with the project's alerts that scrapes those ports every second."""
     (folder / "rules.yaml").write_text(yaml.safe_dump(rules()))
     jobs = [
         {
@@ -131,8 +130,9 @@ def answers(url: str) -> bool:
 
 @contextlib.contextmanager
 def training(folder: Path, port: int, *settings: str) -> Iterator[subprocess.Popen[bytes]]:
-    """A run as a user starts one, its files in `folder`, its metrics on `port`; stopped by SIGTERM
-    where it is not done.
+    """Start a run as a user does, its files in `folder`, its metrics on `port`.
+
+    Where it is not done at the block's end, SIGTERM stops it.
     """
     command = [
         sys.executable,
@@ -148,7 +148,7 @@ def training(folder: Path, port: int, *settings: str) -> Iterator[subprocess.Pop
 
 
 def descendants(pid: int) -> list[int]:
-    """The process's children, and theirs."""
+    """Return the process's children, and theirs."""
     children = [
         int(child)
         for tasks in Path(f"/proc/{pid}/task").glob("*/children")
@@ -158,7 +158,7 @@ def descendants(pid: int) -> list[int]:
 
 
 def kill_a_pool(run: subprocess.Popen[bytes]) -> None:
-    """SIGKILL to one of the run's own pool processes."""
+    """Send SIGKILL to one of the run's own pool processes."""
     for pid in descendants(run.pid):
         with contextlib.suppress(OSError):
             if b"ChainPool" in Path(f"/proc/{pid}/cmdline").read_bytes():

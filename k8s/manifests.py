@@ -2,9 +2,9 @@
 
     CRDS=FOLDER python -m k8s.manifests
 
-Against the schemas of Kubernetes and of the custom resources, strictly; then what no schema knows:
-names that must exist, limits, security, and whether the run that a job starts has a configuration
-that holds and a cluster with room for it.
+Each rendering is held strictly against the schemas of Kubernetes and of the custom resources. Then
+come rules that no schema knows: names that must exist, limits, security, and whether the run that a
+job starts has a valid configuration and a cluster with room for it.
 """
 
 from __future__ import annotations
@@ -28,8 +28,9 @@ RENDERINGS = [*sorted((ROOT / "overlays").iterdir()), ROOT / "monitoring"]
 
 
 def render(folder: Path) -> list[Json]:
-    """The objects that `kubectl apply -k` would apply. Raises `ValueError` with kustomize's
-    complaint.
+    """Return the objects that `kubectl apply -k` would apply.
+
+    Raises `ValueError` with kustomize's complaint where it has one.
     """
     done = subprocess.run(
         ["kubectl", "kustomize", str(folder)], capture_output=True, text=True, check=False
@@ -40,7 +41,10 @@ def render(folder: Path) -> list[Json]:
 
 
 def crds_folder() -> Path:
-    """The folder that CRDS names. Raises `FileNotFoundError`, with where to get them."""
+    """Return the folder that CRDS names.
+
+    Raises `FileNotFoundError`, with where to get the definitions, where there is none.
+    """
     given = os.environ.get("CRDS")
     if not given or not Path(given).is_dir():
         raise FileNotFoundError(f"CRDS={given or ''}: no such folder\n{schemas.WHERE_TO_GET_THEM}")
@@ -48,8 +52,9 @@ def crds_folder() -> Path:
 
 
 def problems(objects: Sequence[Json], crds: Path) -> list[str]:
-    """Everything wrong with one rendering, each line with its object, the path in it and what is
-    wrong.
+    """Return everything wrong with one rendering.
+
+    Each line has the object, the path in it, and what is wrong.
     """
     found = []
     for value in objects:
@@ -81,7 +86,7 @@ def _problems_of(value: Json, objects: Sequence[Json], crds: Path) -> Iterator[s
 
 
 def main() -> int:
-    """One line a rendering, then what is wrong with any; the exit status."""
+    """Print a line for each rendering and what is wrong with any; return the exit status."""
     try:
         crds = crds_folder()
     except FileNotFoundError as error:

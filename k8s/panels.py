@@ -1,8 +1,7 @@
-"""What the dashboard shows: every panel with its queries, as a table that `k8s.dashboard` builds
-and `k8s.picture` draws.
+"""The dashboard's panels with their queries, a table.
 
-In queries `$run` and `$pool` are the dashboard's variables, and rates are over Grafana's
-`$__rate_interval`.
+`k8s.dashboard` builds the dashboard of it, and `k8s.picture` draws it. In queries `$run` and
+`$pool` are the dashboard's variables, and rates are over Grafana's `$__rate_interval`.
 """
 
 from __future__ import annotations
@@ -22,8 +21,9 @@ class Query(NamedTuple):
 
 
 class Chart(NamedTuple):
-    """One panel. `limit` is drawn as a line, `bad_below` says on which side of it the bad values
-    are.
+    """One panel.
+
+    `limit` is drawn as a line; `bad_below` says on which side of it the bad values are.
     """
 
     title: str
@@ -40,8 +40,9 @@ class Chart(NamedTuple):
 
 
 class Stat(NamedTuple):
-    """One newest value, large; `named` shows the legend instead of it, and `words` say what a value
-    means.
+    """One newest value, large.
+
+    `named` shows the legend instead of the value, and `words` say what a value means.
     """
 
     title: str

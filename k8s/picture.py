@@ -1,11 +1,11 @@
-"""The dashboard's panels drawn by Matplotlib, where the dashboard has them, from what a live
-Prometheus answers.
+"""The dashboard's panels, drawn by Matplotlib from what a live Prometheus answers.
 
-python -m k8s.picture                                          of a run of its own, one of its pools killed: docs/dashboard.png
-python -m k8s.picture --prometheus URL --run NAME --to FILE    of any run, the last --minutes of it
+    python -m k8s.picture
+    python -m k8s.picture --prometheus URL --run NAME --to FILE
 
-Grafana is not in it: queries, places, titles, legends, units and limits are the dashboard's, the
-lines are Matplotlib's.
+The first form draws a run of its own, one of whose pools is killed, into docs/dashboard.png. The
+second draws any run, the last `--minutes` of it. Grafana is not in it: queries, places, titles,
+legends, units and limits are the dashboard's, the lines are Matplotlib's.
 """
 
 from __future__ import annotations
@@ -32,9 +32,9 @@ from k8s.expressions import ROOT, dashboard, filled_in
 from k8s.live import Prometheus, free_port, kill_a_pool, prometheus, training, wait_for
 
 COLUMNS, COLUMN, UNIT, HEAD = 24, 0.56, 0.36, 0.7
-"""Columns of Grafana's grid; inches of one, of a unit of height, and of the picture's head."""
+"""The grid's columns; inches of a column, of a unit of height, and of the picture's head."""
 POINTS, LETTERS = 240, 7
-"""Of a line; of a legend to a column of the grid."""
+"""The points of a line, and the letters of a legend to a column of the grid."""
 OWN_RUN = (
     *("kernel=replica_exchange", "kernel.inner.target_acceptance=0.6", "trainer.lag=2"),
     *(
@@ -44,13 +44,13 @@ OWN_RUN = (
         "checkpoint.every=200",
     ),
 )
-"""Chains with a ladder, and a lag: every panel has something to show."""
+"""The run has a ladder and a lag, so that every panel has something to show."""
 PART_SECONDS = 70.0
-"""Of training before a pool is killed, and after it came back."""
+"""Seconds of training before a pool is killed, and after it came back."""
 
 
 class Span(NamedTuple):
-    """What is drawn: of which run, between which Unix times, with rates over which time."""
+    """The run that is drawn, between two Unix times, with rates over `interval`."""
 
     run: str
     start: float
@@ -65,7 +65,7 @@ class Line(NamedTuple):
 
 
 def lines(panel: Mapping[str, Any], source: Prometheus, span: Span) -> list[Line]:
-    """What the panel's queries return, as its legends call it."""
+    """Return what the panel's queries return, as its legends call it."""
     found = []
     for query in panel["targets"]:
         promql = filled_in(query["expr"], span.run, span.interval)
@@ -87,7 +87,7 @@ def filled_legend(legend: str, labels: Mapping[str, str]) -> str:
 
 
 def in_words(value: float, unit: str) -> str:
-    """The value with its unit, nearly as Grafana writes it."""
+    """Return the value with its unit, nearly as Grafana writes it."""
     if unit == "percentunit":
         return f"{100 * value:.3g}%"
     if unit == "s":
@@ -102,7 +102,7 @@ def in_words(value: float, unit: str) -> str:
 
 
 def draw_stat(axes: Axes, panel: Mapping[str, Any], found: Sequence[Line]) -> None:
-    """The newest value of the first series, large."""
+    """Draw the newest value of the first series, large."""
     axes.set_xticks([])
     axes.set_yticks([])
     defaults, text = panel["fieldConfig"]["defaults"], "No data"
@@ -157,8 +157,9 @@ def draw_chart(axes: Axes, panel: Mapping[str, Any], found: Sequence[Line], minu
 
 
 def legend_columns(legends: Sequence[str], room: int) -> int:
-    """The most that so many letters have room for; a column is as wide as its longest legend, with
-    a line before it.
+    """Return how many columns so many letters have room for.
+
+    A column is as wide as its longest legend, with a line before it.
     """
     for rows in range(1, len(legends)):
         widths = [
@@ -170,8 +171,9 @@ def legend_columns(legends: Sequence[str], room: int) -> int:
 
 
 def scale_values(axes: Axes, defaults: Mapping[str, Any], nothing: bool) -> None:
-    """The vertical axis: its ends, and round numbers in the panel's unit. `nothing`: no value but
-    0.
+    """Set the vertical axis: its ends, and round numbers in the panel's unit.
+
+    `nothing`: there is no value but 0.
     """
     logarithmic = "scaleDistribution" in defaults["custom"] and not nothing
     if logarithmic:
@@ -197,7 +199,7 @@ def scale_values(axes: Axes, defaults: Mapping[str, Any], nothing: bool) -> None
 
 
 def draw_limit(axes: Axes, thresholds: Mapping[str, Any] | None) -> None:
-    """Red where values are bad, as far as the axis goes."""
+    """Colour red where values are bad, as far as the axis goes."""
     if not thresholds:
         return
     lowest, highest = axes.get_ylim()
@@ -208,7 +210,7 @@ def draw_limit(axes: Axes, thresholds: Mapping[str, Any] | None) -> None:
 
 
 def placed(figure: Figure, place: Mapping[str, int], height: float) -> Axes:
-    """Axes within the panel's part of the grid, with room for title, labels and legend."""
+    """Return axes within the panel's part of the grid, with room for title, labels and legend."""
     width = COLUMNS * COLUMN
     left, low = place["x"] * COLUMN + 0.62, height - HEAD - (place["y"] + place["h"]) * UNIT + 0.12
     wide, high = place["w"] * COLUMN - 0.75, place["h"] * UNIT - 0.5
@@ -249,7 +251,7 @@ def draw(source: Prometheus, span: Span, file: Path) -> None:
 
 
 def draw_own(file: Path) -> None:
-    """Of a run on this machine, one of its pools killed in the middle."""
+    """Draw a run on this machine, one of whose pools is killed in the middle."""
     with tempfile.TemporaryDirectory() as folder:
         port = free_port()
         run = Path(folder) / "digits"

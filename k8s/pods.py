@@ -1,4 +1,4 @@
-"""What neither a schema nor an API server says of the pods inside a RayJob or RayCluster."""
+"""Checks of the pods inside a RayJob or RayCluster that no schema and no API server makes."""
 
 from __future__ import annotations
 
@@ -25,8 +25,9 @@ SUFFIXES |= {f"{letter}i": Decimal(1024**power) for power, letter in enumerate("
 
 @dataclass(frozen=True)
 class Template:
-    """A pod template at `path`; `sidecars` are settings of containers that KubeRay adds to it, by
-    their paths.
+    """A pod template at `path`.
+
+    `sidecars` are settings of containers that KubeRay adds to it, by their paths.
     """
 
     path: str
@@ -44,7 +45,7 @@ class Template:
 
 
 def cluster_of(value: Json) -> tuple[str, Json]:
-    """Path and specification of the Ray cluster in a RayJob or RayCluster."""
+    """Return path and specification of the Ray cluster in a RayJob or RayCluster."""
     spec = value.get("spec") or {}
     return (
         ("spec.rayClusterSpec", spec.get("rayClusterSpec") or {})
@@ -60,7 +61,7 @@ def groups_of(value: Json) -> Iterator[tuple[str, Json]]:
 
 
 def templates(value: Json) -> Iterator[Template]:
-    """Every pod template of a RayJob or RayCluster."""
+    """Return every pod template of a RayJob or RayCluster."""
     path, cluster = cluster_of(value)
     head = cluster.get("headGroupSpec") or {}
     autoscaler = cluster.get("autoscalerOptions") or {}
@@ -76,7 +77,7 @@ def templates(value: Json) -> Iterator[Template]:
 
 
 def pod_problems(pod: Template, rendered: set[tuple[str, str]]) -> Iterator[str]:
-    """All of one template: as a Pod against Kubernetes' schema, and what that does not know."""
+    """Check one template: as a Pod against Kubernetes' schema, and by rules of its own."""
     wrapped = {"apiVersion": "v1", "kind": "Pod", **pod.template}
     wrapped["metadata"] = {"name": "pod", **(pod.template.get("metadata") or {})}
     for problem in built_in_problems(wrapped):
@@ -104,7 +105,7 @@ def _port_problems(pod: Template) -> Iterator[str]:
 
 
 def quantity(text: object) -> Decimal:
-    """`500m`, `8Gi`, `2` as a number. Raises `ValueError` for what is none of the kind."""
+    """Return `500m`, `8Gi` or `2` as a number. Raises `ValueError` for what is none of the kind."""
     match = re.fullmatch(r"(\d+(?:\.\d+)?)([a-zA-Z]*)", str(text))
     if match is None or match[2] not in SUFFIXES:
         raise ValueError(f"{text!r} is no quantity such as 500m, 8Gi or 2")
@@ -134,7 +135,7 @@ def _resource_problems(pod: Template) -> Iterator[str]:
 
 
 def _security_problems(pod: Template) -> Iterator[str]:
-    """The pod security standard `restricted`, and a root file system that is read-only."""
+    """Check the pod security standard `restricted`, and that the root file system is read-only."""
     of_pod = pod.spec.get("securityContext") or {}
     if pod.spec.get("automountServiceAccountToken") is not False:
         yield f"{pod.path}.spec.automountServiceAccountToken: should be false"
@@ -158,7 +159,7 @@ def _security_problems(pod: Template) -> Iterator[str]:
 
 
 def _volume_problems(pod: Template) -> Iterator[str]:
-    """KubeRay takes a mount without a volume out, and says nothing."""
+    """Look for mounts without a volume, which KubeRay takes out without a word."""
     volumes = [volume.get("name") for volume in pod.spec.get("volumes") or ()]
     for at, container in [*pod.containers(), *pod.sidecars.items()]:
         for index, mount in enumerate(container.get("volumeMounts") or ()):
@@ -167,7 +168,7 @@ def _volume_problems(pod: Template) -> Iterator[str]:
 
 
 def _references(pod: Template) -> Iterator[tuple[str, str, str]]:
-    """(path, kind, name) of every object that the pod names."""
+    """Give (path, kind, name) of every object that the pod names."""
     spec = pod.spec
     if "serviceAccountName" in spec:
         yield f"{pod.path}.spec.serviceAccountName", "ServiceAccount", spec["serviceAccountName"]

@@ -1,6 +1,4 @@
-"""The run inside the manifests: its arguments, its configuration, and whether the cluster has room
-for it.
-"""
+"""Checks of the run inside the manifests: its arguments, its configuration, and its room."""
 
 from __future__ import annotations
 
@@ -27,7 +25,7 @@ FOR_A_SHELL = set("{}$`;&|<>()*?!\\\"'~#\n")
 
 
 def job_problems(job: Json) -> Iterator[str]:
-    """A RayJob's own fields."""
+    """Check a RayJob's own fields."""
     spec = job.get("spec") or {}
     mode = spec.get("submissionMode", "K8sJobMode")
     if mode not in MODES:
@@ -53,8 +51,9 @@ def job_problems(job: Json) -> Iterator[str]:
 
 
 def run_of(entrypoint: str) -> RunConfig:
-    """The configuration of the run that an entry point starts. Raises `ConfigError`, and
-    `ValueError` for what is none.
+    """Return the configuration of the run that an entry point starts.
+
+    Raises `ConfigError` where it is not valid, `ValueError` where the entry point starts no run.
     """
     if FOR_A_SHELL & set(entrypoint):
         found = " ".join(map(repr, sorted(FOR_A_SHELL & set(entrypoint))))
@@ -84,7 +83,7 @@ def _metrics_problems(value: Json, config: RunConfig) -> Iterator[str]:
 
 
 def cluster_problems(value: Json) -> Iterator[str]:
-    """Of a Ray cluster: its groups' sizes and labels, its version, its configuration folder."""
+    """Check a Ray cluster: its groups' sizes and labels, its version, its configuration folder."""
     path, cluster = cluster_of(value)
     if cluster.get("rayVersion") != version("ray"):
         yield (
@@ -111,15 +110,13 @@ def cluster_problems(value: Json) -> Iterator[str]:
 
 
 def _labels() -> list[dict[str, str]]:
-    """The labels that pools and ranks look for."""
+    """Return the labels that pools and ranks look for."""
     cluster = yaml.safe_load((conf_directory() / "cluster/kuberay.yaml").read_text())
     return [cluster["pool_labels"], cluster["server_labels"]]
 
 
 def room_problems(value: Json, config: RunConfig) -> Iterator[str]:
-    """Whether all actors that the run asks for would have a place, every group grown to its
-    maxReplicas.
-    """
+    """Check that all actors that the run asks for have a place, every group at its maxReplicas."""
     path, _ = cluster_of(value)
     asked, ranks = config.cluster, config.trainer.replicas
     try:
@@ -165,7 +162,7 @@ def _room(
 
 
 def _resources(group: Json) -> tuple[float, float]:
-    """CPUs and GPUs that Ray counts on one pod of the group, as KubeRay tells it."""
+    """Return the CPUs and GPUs that Ray counts on one pod of the group, as KubeRay tells it."""
     start = group.get("rayStartParams") or {}
     container = group.get("template", {}).get("spec", {}).get("containers", [{}])[0]
     resources = container.get("resources") or {}

@@ -1,7 +1,7 @@
-"""Objects against their schemas, strictly: Kubernetes' own kinds, and custom ones by their
-CustomResourceDefinition.
+"""Checks objects strictly against their schemas.
 
-An API server drops a field that it does not know, and says nothing; here it is a problem.
+These are Kubernetes' own for its kinds, and those of a CustomResourceDefinition for custom ones. An
+API server drops a field that it does not know, and says nothing; here it is a problem.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from jsonschema.exceptions import best_match
 
 Json = Any
 KUBERNETES = "1.37"
-WHERE_TO_GET_THEM = """CRDS must name a folder with these CustomResourceDefinitions, as .yaml or .json.gz:
+WHERE_TO_GET_THEM = """\
+CRDS must name a folder with these CustomResourceDefinitions, as .yaml or .json.gz:
   https://raw.githubusercontent.com/ray-project/kuberay/v1.7.0/ray-operator/config/crd/bases/
     ray.io_rayjobs.yaml  ray.io_rayclusters.yaml
-  https://raw.githubusercontent.com/prometheus-operator/prometheus-operator/v0.93.0/example/prometheus-operator-crd/
+  https://raw.githubusercontent.com/prometheus-operator/prometheus-operator/v0.93.0/
+    example/prometheus-operator-crd/
     monitoring.coreos.com_podmonitors.yaml  monitoring.coreos.com_prometheusrules.yaml"""
 SUFFIXES = (".yaml", ".yml", ".json", ".json.gz")
 
 
 @functools.cache
 def custom(folder: Path) -> Mapping[tuple[str, str], Json]:
-    """Schemas by (apiVersion, kind) of the definitions in `folder`. Raises `FileNotFoundError`
-    where there is none.
+    """Return schemas by (apiVersion, kind) of the definitions in `folder`.
+
+    Raises `FileNotFoundError` where there is none.
     """
     schemas = {}
     for path in sorted(folder.glob("*")) if folder.is_dir() else ():
@@ -55,12 +58,12 @@ def custom(folder: Path) -> Mapping[tuple[str, str], Json]:
 
 
 def _fast_loader() -> type[yaml.SafeLoader]:
-    """libyaml's where PyYAML has it: a definition is 10,000 lines."""
+    """Return libyaml's loader where PyYAML has it: a definition is 10,000 lines."""
     return getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 def built_in_problems(value: Json) -> list[str]:
-    """What Kubernetes' own schema says of an object; the first thing wrong with it."""
+    """Check an object against Kubernetes' own schema; give the first thing wrong with it."""
     return list(_built_in_problems(json.dumps(value, sort_keys=True)))
 
 
@@ -79,7 +82,7 @@ def _built_in_problems(text: str) -> tuple[str, ...]:
 
 
 def custom_problems(value: Json, schema: Json) -> list[str]:
-    """What a CustomResourceDefinition says of an object, its metadata included."""
+    """Check an object, its metadata included, against its CustomResourceDefinition."""
     plain = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": value.get("metadata", {})}
     value = copy.deepcopy(value)
     apply_defaults(value, schema)
@@ -103,7 +106,10 @@ _validators: dict[int, tuple[Json, Draft202012Validator]] = {}
 
 
 def _validator(schema: Json) -> Draft202012Validator:
-    """Made once for a schema, which is kept so that its identity stays its own."""
+    """Return the schema's validator, which is made once.
+
+    The schema is kept, so that its identity stays its own.
+    """
     if id(schema) not in _validators:
         top = strict(schema)
         top["properties"]["metadata"] = {"type": "object"}  # checked as any object's is
@@ -112,8 +118,9 @@ def _validator(schema: Json) -> Draft202012Validator:
 
 
 def strict(schema: Json) -> Json:
-    """The schema in which an object has the properties that are named and no others, where it does
-    not say otherwise.
+    """Return the schema in a form that allows only named properties.
+
+    A schema that says itself what becomes of others stays as it is.
     """
     if isinstance(schema, list):
         return [strict(part) for part in schema]
@@ -134,7 +141,7 @@ def strict(schema: Json) -> Json:
 
 
 def apply_defaults(value: Json, schema: Json) -> None:
-    """Fills in, as an API server does before it validates."""
+    """Fill in defaults, as an API server does before it validates."""
     if isinstance(value, dict):
         for name, part in schema.get("properties", {}).items():
             if name not in value and "default" in part:
@@ -144,7 +151,7 @@ def apply_defaults(value: Json, schema: Json) -> None:
 
 
 def _inside(value: Json, schema: Json) -> Iterator[tuple[str | int, Json, Json]]:
-    """(key, value, schema) of what an object or a list holds."""
+    """Give (key, value, schema) of what an object or a list holds."""
     if isinstance(value, dict):
         other = schema.get("additionalProperties")
         for key, inner in value.items():
@@ -157,8 +164,9 @@ def _inside(value: Json, schema: Json) -> Iterator[tuple[str | int, Json, Json]]
 
 
 def _rule_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> Iterator[str]:
-    """The definition's CEL rules. Those of a change (`oldSelf`) are not asked: there is no object
-    before this one.
+    """Check the definition's CEL rules.
+
+    Those of a change (`oldSelf`) are not asked: there is no object before this one.
     """
     import cel
 
@@ -177,9 +185,7 @@ def _rule_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> It
 
 
 def _key_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> Iterator[str]:
-    """Entries of a list that is a map in truth (x-kubernetes-list-map-keys) and has one of them
-    twice.
-    """
+    """Look for keys that a list with x-kubernetes-list-map-keys has twice."""
     keys = schema.get("x-kubernetes-list-map-keys")
     if keys and isinstance(value, list):
         names = [
@@ -192,6 +198,6 @@ def _key_problems(value: Json, schema: Json, path: tuple[str | int, ...]) -> Ite
 
 
 def spelled(path: Sequence[str | int]) -> str:
-    """`spec.containers[0].name`"""
+    """Return a path as people write it, such as `spec.containers[0].name`."""
     text = "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in path)
     return text.removeprefix(".") or "(the whole)"

@@ -22,7 +22,7 @@ CLAUSE = re.compile(r"(What|Who|Which|How|Where|When|That|Those|Whether|As)\b")
 
 
 class Import(NamedTuple):
-    """Module `source` imports module `target`, at the top level of its file or within a function."""
+    """Module `source` imports module `target`, at the top of its file or within a function."""
 
     source: str
     target: str
@@ -122,7 +122,7 @@ class House:
 
 
 def _targets(node: ast.AST) -> Iterator[tuple[str, ...]]:
-    """For each name that an import statement brings, the modules that it may be, the longest first."""
+    """For each name that an import brings, the modules that it may be, the longest first."""
     if isinstance(node, ast.Import):
         yield from ((alias.name,) for alias in node.names)
     elif isinstance(node, ast.ImportFrom) and node.module and not node.level:

@@ -147,8 +147,8 @@ def test_when_every_pool_dies_the_run_waits_for_them(
 def test_a_parameter_server_that_dies_comes_back_from_its_checkpoint(
     small: Small, start: Callable[..., RayRunner], tmp_path: Path, overrides: tuple[str, ...]
 ) -> None:
-    """What was checkpointed is not lost: steps go on from version 4, not from 0. PoolRoster, which may
-    wait for its weights, or for rows of it, are not taken for dead.
+    """A checkpoint is not lost: steps go on from version 4, not from 0. Pools, which may wait for
+    its weights, or for rows of it, are not taken for dead.
     """
     config = small("deep", *overrides)
     runner = start(config)

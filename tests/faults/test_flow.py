@@ -1,4 +1,4 @@
-"""What is in flight is bounded, and nobody waits for a pool that is slow, hangs, or is not there."""
+"""What is in flight is bounded, and nobody waits for a pool that is slow, hangs or is away."""
 
 from __future__ import annotations
 

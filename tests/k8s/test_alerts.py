@@ -1,4 +1,4 @@
-"""Every alert fires when it should and is silent when it should be, by promtool, and has its page."""
+"""Every alert fires and is silent when it should, by promtool, and has its page."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Every expression of dashboard and alerts, answered by a real Prometheus that scrapes real runs."""
+"""A real Prometheus that scrapes real runs answers every expression of dashboard and alerts."""
 
 from __future__ import annotations
 

@@ -303,7 +303,7 @@ def test_two_ranks_are_one(pair: Pair, settings: tuple[str, ...], uneven: bool) 
     ],
 )
 def test_what_draws_nothing_is_equal_too(pair: Pair, settings: tuple[str, ...]) -> None:
-    """Parameters that no pass touches, and so keep no gradient and no decay; buffers; fast weights."""
+    """Parameters that no pass touches (no gradient, no decay), buffers, fast weights."""
     one, two, _ = together(pair, settings)
     assert_equal(one, two)
 

@@ -43,7 +43,7 @@ LIMIT = 5.0
 
 
 class Known(NamedTuple):
-    """An RBM of 784 visible and 16 hidden units, its log Z by enumeration, and exact draws of it."""
+    """An RBM of 784 visible, 16 hidden units, its log Z by enumeration, and exact draws."""
 
     rbm: BernoulliRBM
     log_z: float

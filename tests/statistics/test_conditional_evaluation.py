@@ -26,7 +26,7 @@ from pipeline.evaluation.report import judge, sample_contexts
 
 
 class Regression(ConditionalEnergy):
-    """E(y | x) = |y - (x, ..., x)|^2 / (2 s^2) + 3 x, so that log Z(x) = d log(2 pi s^2) / 2 - 3 x."""
+    """E(y | x) = |y - (x, ..., x)|^2 / (2 s^2) + 3 x: log Z(x) = d log(2 pi s^2) / 2 - 3 x."""
 
     def __init__(self, dimension: int, spread: float = 0.4) -> None:
         super().__init__((dimension,), (1,), base_scale=1.0)
@@ -60,7 +60,7 @@ def test_log_z_of_each_context_by_quadrature(dimension: int) -> None:
 
 
 def test_conditional_log_likelihood_row_by_row() -> None:
-    """Each row under its own context, also where contexts repeat; and by enumeration over levels."""
+    """Each row under its own context, also where they repeat; and by enumeration over levels."""
     generator = torch.Generator().manual_seed(0)
     contexts = torch.randint(4, (250, 1), generator=generator).float() / 4
     rows = contexts + 0.4 * torch.randn(250, 1, generator=generator)

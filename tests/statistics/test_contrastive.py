@@ -58,7 +58,7 @@ class Enumerated(NamedTuple):
 
 @pytest.fixture(scope="module")
 def slow_rbm() -> Enumerated:
-    """Weights N(0, 2^2): a kernel that forgets slowly, so that fifty transitions still show a bias."""
+    """Weights N(0, 2^2): the kernel forgets slowly, and fifty transitions still show a bias."""
     rbm = scramble(BernoulliRBM((5,), hidden=3, weight_scale=1.0), 2.0, seed=10)
     assert isinstance(rbm, BernoulliRBM)
     v, h = states(5), states(3)

@@ -56,7 +56,7 @@ OBJECTIVES: dict[str, Callable[[tuple[float, ...]], Objective]] = {
 
 
 def expected(energy: TrainableGaussian, sigmas: tuple[float, ...]) -> Tensor:
-    """E|sigma P (y - m) - n|^2 / 2, y = x + sigma n, over x ~ N(MEAN, COVARIANCE) and the levels."""
+    """E|sigma P (y - m) - n|^2 / 2, y = x + sigma n, x ~ N(MEAN, COVARIANCE), over the levels."""
     p, shift = energy.precision, MEAN - energy.mean
     data = (p @ p @ COVARIANCE).trace() + (p @ shift).square().sum()
     return torch.stack([s**2 * data + (s**2 * p - EYE).square().sum() for s in sigmas]).mean() / 2
@@ -220,7 +220,7 @@ def test_denoising_is_explicit_score_matching_on_the_mixture() -> None:
 
 
 def check_directions(probe: str, scale: float = 1.0) -> None:
-    """10,000 directions for one noise: the mean is denoising score matching's loss, and gradient."""
+    """10,000 directions for one noise: the mean is denoising score matching's, and the gradient."""
     energy, objective = gaussian(), FiniteDifferenceDenoising(SIGMAS, 3, PROBES[probe], 0.5)
     x, noise, sigmas = normal(16, 1, 2, 2), normal(17, 1, 1, 2, 2), double([[1.25]])
     truth = found(DenoisingScoreMatching(SIGMAS, 1), energy, Batch(x, (noise, sigmas)))

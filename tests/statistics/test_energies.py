@@ -55,7 +55,7 @@ def test_spectral_norm_bounds_the_slope_once_iterated() -> None:
     "overrides", [[], ["energy.spectral_norm=true"], ["energy=conv"], ["experiment=digits_rbm"]]
 )
 def test_flat_weights_round_trip_with_buffers(overrides: list[str]) -> None:
-    """What `flatten` takes from one copy makes another the same function; a wrong size is refused."""
+    """`flatten`'s array makes another copy the same function; a wrong size is refused."""
     config = compose(overrides)
     one, other = make_energy(config, (8, 8)), make_energy(compose([*overrides, "seed=1"]), (8, 8))
     x = one.sample_base(5, torch.Generator().manual_seed(0))

@@ -53,7 +53,7 @@ def run(steps: Generator[object, None, AISResult]) -> AISResult:
 
 @pytest.mark.parametrize("dimension", [2, 8])
 def test_ais_finds_a_known_log_partition(dimension: int) -> None:
-    """Within 5 of its own standard errors (6e-7 if they are right), which must themselves be small."""
+    """Within 5 of its own standard errors (6e-7 if they are right), which must be small."""
     energy = Mixture(dimension, log_z=7.0)
     base = Gaussian.fit(energy.draw(5000), 0.0)
     result = run(

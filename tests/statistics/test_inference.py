@@ -99,7 +99,7 @@ def test_what_is_exact_is_searched_for_exactly() -> None:
 
 
 def test_search_leaves_the_model_as_it_was_and_repeats() -> None:
-    """No default stream is touched; the same generator finds the same; without one the seed is 0."""
+    """No default stream is touched; one generator finds the same; without one the seed is 0."""
     energy, context = pairwise(21, 2, "all", 3)
     energy.train()
     state = torch.get_rng_state()

@@ -167,7 +167,7 @@ def test_kernels_have_one_shape(instance: Instance, dtype: torch.dtype) -> None:
     "instance", [i for i in INSTANCES if "step_size" in i.parameters and not i.betas], ids=str
 )
 def test_step_sizes_by_chain_are_those_of_each(instance: Instance) -> None:
-    """One tensor for all chains is the number it holds; of two halves, each moves as with its own."""
+    """One tensor for all chains is the number it holds; each half moves as with its own number."""
     kernel, energy, count = instance.kernel, instance.energy.double(), 8
     target, start = Target(energy), energy.sample_base(count, seeded(0)).double()
 
@@ -298,7 +298,7 @@ def test_a_proposal_ratio_that_is_not_finite_is_rejected(
 
 
 def test_broken_chains_are_reported() -> None:
-    """Whatever is not finite: a component of the position, the energy, a component of the gradient."""
+    """A component of the position is not finite, or the energy, or a component of the gradient."""
     position, energy, gradient = torch.zeros(5, 2, 3), torch.zeros(5), torch.zeros(5, 2, 3)
     position[1, 0, 2], energy[2], energy[3], gradient[4, 1, 1] = (
         math.nan,
@@ -367,7 +367,7 @@ def test_walls_reflect_random_walk_and_hmc(kernel: Kernel, parameters: dict[str,
 
 
 def test_hmc_flies_straight_from_wall_to_wall() -> None:
-    """With no force its path is a billiard's, known in closed form: a triangle wave of x + t p / M."""
+    """With no gradient its path is a billiard's in closed form: a triangle wave of x + t p / M."""
     mass, step_size, steps = double([0.5, 2.0]), 0.7, 5
     start, position, _ = one_step(
         hmc.kernel, step_size=step_size, leapfrog_steps=steps, mass=mass.tolist()

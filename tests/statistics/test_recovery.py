@@ -142,7 +142,7 @@ def test_a_gaussian_in_the_plane_by_maximum_likelihood() -> None:
 
 
 class Training(NamedTuple):
-    """`start`: where chains begin a round; `rate` falls linearly to 0 over the `steps`, with Adam."""
+    """Chains begin a round at `start`; `rate` falls linearly to 0 over the `steps`, with Adam."""
 
     objective: Objective
     plan: ChainPlan
@@ -329,7 +329,7 @@ def gibbs_plan(transitions: int) -> ChainPlan:
 
 @pytest.mark.parametrize("name", RBM_CHAINS)
 def test_an_rbm_by_gibbs_chains(name: str) -> None:
-    """Beside the rows' own error, that of an optimizer's walk among few chains: inefficiency 1.5."""
+    """Beside the rows' own error, that of an optimizer's walk with few chains: inefficiency 1.5."""
     truth, rows = true_rbm()
     energy = start_rbm(rows).float()
     train(RBM_CHAINS[name](), energy, rows.float())

@@ -1,4 +1,4 @@
-"""Trained runs evaluated again, points ranked, outliers told, from the command line to the files."""
+"""Trained runs evaluated again, points ranked, outliers told, from command line to files."""
 
 from __future__ import annotations
 

@@ -92,7 +92,7 @@ def test_no_kernel_and_no_energy_is_left_out() -> None:
 def test_the_model_gets_better(
     kernel: str, energy: str, overrides: tuple[str, ...], tmp_path: Path
 ) -> None:
-    """By at least half a nat a row over the untrained model, on held-out rows; chains stay finite."""
+    """Held-out rows gain at least half a nat over the untrained model; chains stay finite."""
     assert (
         main(
             [

@@ -71,7 +71,7 @@ def test_state_dict_goes_on_bit_for_bit(small: Small) -> None:
 
 
 def test_a_stream_of_another_kind_of_device_is_begun_anew(small: Small) -> None:
-    """A checkpoint written on a GPU goes on on a CPU: its chains, under a new incarnation's stream."""
+    """A GPU's checkpoint goes on on a CPU: its chains, under a new incarnation's stream."""
     config = small("deep", "chains.restart=0")
     one, two = make_chains(config, (8, 8), 0), make_chains(config, (8, 8), 0)
     one.advance(weights(config))
@@ -94,7 +94,7 @@ def test_pools_and_seeds_have_streams_of_their_own(small: Small) -> None:
 
 
 def test_starts_are_where_chains_begin(small: Small) -> None:
-    """With a step size of nearly nothing, chains stay where they were put; their age begins anew."""
+    """With a step size of nearly nothing, chains stay where they are put; their age begins anew."""
     config = small("deep", "objective=cd", "kernel.step_size=1e-12")
     chains = make_chains(config, (8, 8), 0)
     start = torch.randn(8, 8, 8)

@@ -186,7 +186,7 @@ def test_a_run_it_does_not_fit_is_refused(
 
 @pytest.mark.parametrize("kind", ["rbm", "deep", "conv"])
 def test_load_gives_the_averaged_energy(small: Small, tmp_path: Path, kind: str) -> None:
-    """From a run or one checkpoint; the function is the average's, ready to be called, without Ray."""
+    """From a run or one checkpoint; the function is the average's, ready for calls, without Ray."""
     config = small(kind, "cluster=inline")
     runner = trained(config, 3)
     checkpoint = save(runner, config, str(tmp_path), 3)

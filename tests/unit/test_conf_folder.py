@@ -12,7 +12,7 @@ from pipeline.config.compose import choices, compose, conf_directory
 
 
 def test_another_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its defaults and its choices, an experiment of one's own among them, are the ones that count."""
+    """Its defaults and its choices count, an experiment of one's own among them."""
     folder = tmp_path / "conf"
     shutil.copytree(conf_directory(), folder)
     (folder / "experiment/toy.yaml").rename(folder / "experiment/mine.yaml")

@@ -55,7 +55,7 @@ NEEDED = {
 
 
 def test_every_shipped_yaml_loads() -> None:
-    """Each choice of each group, with what it needs beside it, composes to a valid configuration."""
+    """Each choice of each group, with what it needs, composes to a valid configuration."""
     files = sorted(conf_directory().rglob("*.yaml"))
     assert len(files) == sum(len(choices(group)) for group in GROUPS) + 1
     for group in GROUPS:

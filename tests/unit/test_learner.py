@@ -96,7 +96,7 @@ def test_versions_count_steps_and_lags_are_reported(small: Small) -> None:
 
 
 def test_average_follows_the_weights(small: Small) -> None:
-    """With decay 0 the average is the weights; with a decay it is the recursion, warm-up included."""
+    """With decay 0 the average is the weights; with a decay it is the recursion, warm-up too."""
     learner, rounds = make(small("rbm", "optimizer.ema=0.0"))
     learner.step(rounds())
     assert np.array_equal(learner.averaged(), learner.publish().flat)

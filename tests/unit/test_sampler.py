@@ -195,7 +195,7 @@ def test_a_ladder_restarts_its_lowest_rung(small: Small) -> None:
 
 @pytest.mark.parametrize("overrides", [("kernel.target_acceptance=0.6",), LADDER])
 def test_what_was_adapted_is_in_the_checkpoint(small: Small, overrides: tuple[str, ...]) -> None:
-    """Chains that take up a state go on bit for bit, with step sizes and rungs as they had become."""
+    """Chains that take up a state go on bit for bit, with its step sizes and rungs."""
     config = small("deep", *overrides)
     one, two = make_chains(config, (8, 8), 0), make_chains(config, (8, 8), 0)
     for _ in range(15):

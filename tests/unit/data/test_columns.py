@@ -221,7 +221,7 @@ def test_columns_are_matched_by_name_across_files(tmp_path: Path) -> None:
     "url", ["{}/nothing.parquet", "{}/*.parquet", "{}", "memory://no-such-folder/*.arrow"]
 )
 def test_no_files(url: str, tmp_path: Path) -> None:
-    """A missing file, a glob that matches nothing, an empty folder: what would be accepted is said."""
+    """A missing file, a glob that matches nothing, an empty folder: the remedy is said."""
     path = url.format(tmp_path)
     with pytest.raises(DataError, match=rf"data\.path={re.escape(path)}: no files"):
         read(path)
@@ -329,7 +329,7 @@ def test_held_out_too_large(tmp_path: Path) -> None:
 
 
 def test_batch_larger_than_the_data(tmp_path: Path) -> None:
-    """A batch of more rows than there are to train on, loaded or streamed, is refused by its key."""
+    """A batch of more rows than there are, loaded or streamed, is refused by its key."""
     write(f"{tmp_path}/rows.parquet", listed(matrix(30)))
     for limit in (100, 10_000):
         with pytest.raises(ConfigError, match=r"trainer\.batch_size=25: .*24 training rows"):
@@ -367,6 +367,6 @@ def test_files_of_different_widths(limit: int, tmp_path: Path) -> None:
 
 
 def test_unknown_protocol() -> None:
-    """A URL of a file system that does not exist is an error a person can read, naming data.path."""
+    """A URL of a file system that does not exist is an error in words, naming data.path."""
     with pytest.raises(PipelineError, match=r"data\.path=nosuch://"):
         read("nosuch://bucket/rows.parquet")

@@ -233,7 +233,7 @@ def test_folder_without_train_file(folder: str) -> None:
 
 
 def test_unknown_protocol() -> None:
-    """A URL of a file system that does not exist is an error a person can read, naming data.path."""
+    """A URL of a file system that does not exist is an error in words, naming data.path."""
     with pytest.raises(PipelineError, match=r"data\.path=nosuch://"):
         read("nosuch://bucket/pictures")
 

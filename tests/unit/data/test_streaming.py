@@ -496,7 +496,7 @@ def test_the_next_epoch_is_read_ahead(stored: str, monkeypatch: pytest.MonkeyPat
 
 
 def test_a_jump_while_a_window_is_being_read(stored: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What was being read ahead is given up at once, and never written over what is wanted instead."""
+    """A window being read ahead is given up at once, and never written over the one wanted."""
     elsewhere = stream(stored)
     elsewhere.next(333)
     state, expected = elsewhere.state_dict(), numbers(elsewhere.next(150).position)
