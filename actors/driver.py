@@ -23,7 +23,7 @@ from actors.parameter_server import ParameterServer
 from actors.pools import PoolRoster, Round
 from actors.servers import ServerRanks
 from actors.waiting import Deadline, get, ready
-from pipeline.common.errors import ClusterError, OutOfStepError
+from pipeline.common.errors import ClusterError, DamagedError, OutOfStepError
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint, CheckpointStore
@@ -295,12 +295,18 @@ class RayRunner:
         from there.
         """
         self.pools.restarts["parameter_server"] += 1
-        checkpoint = self._store.latest()
-        log.warning(
-            "the parameter server died; it is being restarted from %s",
-            checkpoint.folder if checkpoint else "the beginning",
-        )
         deadline = Deadline(self._config.cluster.timeout, "the parameter server, which died,")
-        version = self.servers.restart(checkpoint, self._warm_start, deadline)
+        for checkpoint in (*self._store.complete(), None):
+            log.warning(
+                "the parameter server died; it is being restarted from %s",
+                checkpoint.folder if checkpoint else "the beginning",
+            )
+            try:
+                version = self.servers.restart(checkpoint, self._warm_start, deadline)
+                break
+            except DamagedError as error:
+                if checkpoint is None:
+                    raise
+                log.warning("%s; an older checkpoint is taken", error)
         self.pools.dropped["parameter_server_died"] += self.pools.forget_rounds()
         self._restart_from(version)

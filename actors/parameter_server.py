@@ -53,6 +53,7 @@ class ParameterServer:
         """
         size = self._config.trainer.replicas
         if size > 1:
+            self._ranks.leave()  # where a damaged checkpoint was tried before this one
             self._ranks = Ranks.join(
                 address, rank, size, self._config.device, self._config.cluster.timeout
             )

@@ -15,7 +15,12 @@ from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
 from actors.servers import ServerRanks
 from actors.waiting import LOST, POLL_SECONDS, Deadline, NotInTime, draining_nodes, get, ready
-from pipeline.common.errors import ClusterError, OutOfStepError, ServerOutOfStepError
+from pipeline.common.errors import (
+    ClusterError,
+    DamagedError,
+    OutOfStepError,
+    ServerOutOfStepError,
+)
 from pipeline.common.types import Part, RoundReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
@@ -288,6 +293,10 @@ class PoolRoster:
                     self._revive(pool)
                 elif not beginning:
                     log.warning("pool %d is there (incarnation %d)", pool.number, pool.incarnation)
+            except DamagedError:  # its part of the checkpoint: it begins as a newcomer does
+                if beginning:
+                    raise
+                self._revive(pool)
             except ObjectLostError:
                 pool.last = pool.kept = None  # they died with their node
                 self._revive(pool)

@@ -358,11 +358,13 @@ FAULTS = (
     ),
     Chart(
         "Checkpoints",
-        "Checkpoints since the driver started: written, and not written for an error.",
+        "Since the driver started: checkpoints that were written, those that were not for an error, "
+        "and failures of recorders, whose figures may be missing.",
         "none",
         (
             Query(f"ebm_checkpoints_total{RUN}", "written"),
             Query(f"ebm_checkpoint_failures_total{RUN}", "failed"),
+            Query(f"ebm_recorder_failures_total{RUN}", "recorder {{recorder}}"),
         ),
         low=0,
     ),

@@ -10,16 +10,20 @@ First come the figures of the run's own summary, worked out anew from its newest
 evaluation.KEY=VALUE, kernel=NAME and kernel.KEY=VALUE change how (evaluation.samples=0: no samples;
 evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now.
 
-    points=FILE    ranks the rows of a file (Parquet, Arrow or .npy) by log p(x) / p(x'), x' the most probable of them, which
-                   needs no Z; where log Z is known, log p(x) is told too. All of them are written
-                   to ranking.csv.
-    ood=noise      the area under the ROC curve of the energy as a score that tells held-out rows from draws of the base law;
+    points=FILE    ranks the rows of a file (Parquet, Arrow or .npy) by log p(x) / p(x'), x' the
+                   most probable of them, which needs no Z. Where log Z is known, log p(x) is told
+                   too. All of them are written to ranking.csv.
+    ood=noise      the area under the ROC curve of the energy as a score that tells held-out rows
+                   from draws of the base law;
     ood=shuffled   from held-out rows whose components are permuted over the rows, each by itself;
-    ood=FILE       from the rows of a file. To data that are learned with noise the same noise is added.
+    ood=FILE       from the rows of a file. To data that are learned with noise the same noise is
+                   added.
 
-    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json python -m pipeline.evaluate
-    run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy ood=shuffled python -m
-    pipeline.evaluate run=runs/ring ood=runs/stripe/samples-0b3f/samples.arrow columns=[position]
+    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json
+    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy
+        ood=shuffled
+    python -m pipeline.evaluate run=runs/ring ood=runs/stripe/samples-0b3f/samples.arrow
+        columns=[position]
 
 With --json standard output holds one JSON document, and what is going on goes to standard error.
 
@@ -39,7 +43,7 @@ from pipeline.config.evaluate import OVERRIDABLE, Settings
 
 
 def in_words(found: dict[str, Any]) -> str:
-    """What was found, for a person."""
+    """Tells a person what was found."""
     lines = ["", f"{found['name']}, step {found['step']}", *found["figures"]["words"]]
     if "ood" in found:
         score = found["ood"]
@@ -66,7 +70,7 @@ def in_words(found: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; its exit status."""
+    """Carries out the command line, and returns its exit status."""
     as_json = "--json" in arguments
 
     def work(texts: Sequence[str]) -> None:

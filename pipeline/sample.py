@@ -6,9 +6,12 @@
 URL is a run's output folder, or one of its checkpoints, on any fsspec file system. Neither Ray nor
 training is needed.
 
-    compose=and    E = sum_i w_i E_i, a product of experts                weights=[1,1]
-    compose=or     E = -log sum_i w_i exp(-E_i) / Z_i, a mixture          weights=[1,1] log_partitions=[..]
-    compose=not    E = E_A - w E_B                                        weights=[1,0.5]
+    compose=and    E = sum_i w_i E_i, a product of experts
+                   weights=[1,1]
+    compose=or     E = -log sum_i w_i exp(-E_i) / Z_i, a mixture
+                   weights=[1,1] log_partitions=[..]
+    compose=not    E = E_A - w E_B
+                   weights=[1,0.5]
 
 For compose=or the Z_i are exact or by quadrature where they can be had; elsewhere give their
 logarithms, or they are taken to be equal. The kernel is that of the first run; kernel=NAME and
@@ -16,8 +19,10 @@ kernel.KEY=VALUE change it. data.path=PATH: where data are now.
 
     python -m pipeline.sample run=runs/digits-c6a31f0c55 samples=100 transitions=2000 kernel=hmc
     python -m pipeline.sample runs=[runs/ring,runs/stripe] compose=not weights=[1,0.5]
-    python -m pipeline.sample run=runs/labelled given=3                   a model of rows given a label: rows of class 3
-    python -m pipeline.sample run=runs/labelled given=[0,1] compose=or    one model under two contexts, composed
+    python -m pipeline.sample run=runs/labelled given=3
+        a model of rows given a label: rows of class 3
+    python -m pipeline.sample run=runs/labelled given=[0,1] compose=or
+        one model under two contexts, composed
 
 In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position`
 (lists of numbers: rows, flattened, without latent units), `energy` (nats) and, of models given
@@ -37,7 +42,7 @@ from pipeline.config.sample import OVERRIDABLE, Settings
 
 
 def in_words(summary: dict[str, Any]) -> str:
-    """The end of it, for a person."""
+    """Tells a person what came of it."""
     r_hat = summary["samples_r_hat"]
     lines = [
         "",
@@ -60,7 +65,7 @@ def in_words(summary: dict[str, Any]) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; its exit status."""
+    """Carries out the command line, and returns its exit status."""
 
     def work(texts: Sequence[str]) -> None:
         settings, overrides = parse(texts, Settings, OVERRIDABLE)

@@ -6,12 +6,18 @@ Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under
 --working-dir . --`, it uses that cluster; with cluster=inline it needs no Ray at all. The same
 command goes on from its newest checkpoint.
 
-    python -m pipeline.train                                              a deep energy on handwritten digits, 3 minutes
-    python -m pipeline.train experiment=digits_rbm seed=1                 an RBM, its likelihood computed exactly
-    python -m pipeline.train experiment=toy data.law=two_moons            a law in the plane, scored against the truth
-    python -m pipeline.train experiment=toy objective=hutchinson          score matching, which needs no chains
-    python -m pipeline.train experiment=conditional_label                 digits and labels, generator and classifier at once
-    python -m pipeline.train data=idx data.path=FOLDER energy=conv        MNIST, Fashion-MNIST and their like
+    python -m pipeline.train
+        a deep energy on handwritten digits, 3 minutes
+    python -m pipeline.train experiment=digits_rbm seed=1
+        an RBM, its likelihood computed exactly
+    python -m pipeline.train experiment=toy data.law=two_moons
+        a law in the plane, scored against the truth
+    python -m pipeline.train experiment=toy objective=hutchinson
+        score matching, which needs no chains
+    python -m pipeline.train experiment=conditional_label
+        digits and labels, generator and classifier at once
+    python -m pipeline.train data=idx data.path=FOLDER energy=conv
+        MNIST, Fashion-MNIST and their like
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last
 checkpoint.
@@ -43,8 +49,9 @@ def run(
     proposal: Proposal | None = None,
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
 ) -> dict[str, Any]:
-    """Trains what `config` describes; what `summary.json` holds. Raises `PipelineError`,
-    `pipeline.runs.run.Interrupted`.
+    """Trains what `config` describes, and returns what `summary.json` holds.
+
+    Raises `PipelineError`, `pipeline.runs.run.Interrupted`.
 
     `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for
     kernel=metropolis_hastings; `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent,
@@ -87,7 +94,7 @@ def run(
         return RayRunner(config, output, data.shape, data.context_shape)
 
     summary = Run(config, output, model, display).execute(make_runner)
-    display.say(in_words(summary))
+    display.say(in_words(summary, "series" in config.recorders))
     return summary
 
 
@@ -106,8 +113,10 @@ def _check_portable(config: RunConfig, energy: nn.Module | None) -> None:
         raise ConfigError("energy", type(energy).__name__, remedy)
 
 
-def in_words(summary: dict[str, Any]) -> str:
-    """The end of a run, for a person: what was learned, how well, where everything is."""
+def in_words(summary: dict[str, Any], series: bool) -> str:
+    """Tells a person how a run ended: what was learned, how well, where everything is. `series`:
+    whether there are rows of metrics, and curves drawn from them.
+    """
     chains = (
         f", {summary['negatives_per_second']:,.0f} negatives/s,"
         f" {summary['transitions_per_second']:,.0f} transitions/s, mean lag"
@@ -128,8 +137,14 @@ def in_words(summary: dict[str, Any]) -> str:
             f"  {Path(name).stem:<11} {summary['output']}/{name}"
             for name in summary.get("pictures", ())
         ),
-        f"  curves      {summary['output']}/curves.png",
-        f"  metrics     {summary['output']}/metrics.jsonl",
+        *(
+            (
+                f"  curves      {summary['output']}/curves.png",
+                f"  metrics     {summary['output']}/metrics.jsonl",
+            )
+            if series
+            else ()
+        ),
         f"  summary     {summary['output']}/summary.json",
         f"  checkpoint  {summary['checkpoint']}",
         f"  in Python   energy = pipeline.load({summary['output']!r})",
@@ -138,6 +153,7 @@ def in_words(summary: dict[str, Any]) -> str:
 
 
 def usage() -> str:
+    """Returns the text of `--help`: this module's, the groups with their choices, and the keys."""
     chosen = default_choices()
     lines = [(__doc__ or "").strip(), "", "Groups and their choices (* is the default):"]
     for group in GROUPS:
@@ -157,7 +173,7 @@ def _yaml(value: Any) -> str:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """The command line; its exit status."""
+    """Carries out the command line, and returns its exit status."""
     if any(argument in ("-h", "--help") for argument in arguments):
         print(usage())
         return 0

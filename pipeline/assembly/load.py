@@ -11,17 +11,16 @@ from pipeline.common.errors import CheckpointError
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import unflatten_
-from pipeline.storage.checkpoint import find
+from pipeline.storage.checkpoint import find_averaged
 
 
 def load_energy(
     url: str, module: nn.Module | None, features: Sequence[Callable[[Tensor], Tensor]] | None = None
 ) -> Energy:
-    """See `pipeline.load`."""
+    """Does what `pipeline.load` promises. Raises `CheckpointError`."""
     from pipeline.assembly.energies import construct_energy
 
-    checkpoint = find(url)
-    checkpoint.check_format()
+    checkpoint, weights = find_averaged(url)
     # the energy's section alone: the rest of an older configuration need not be valid any more
     try:
         section: EnergyConfig = TypeAdapter(EnergyConfig).validate_python(
@@ -51,5 +50,5 @@ def load_energy(
             )
     energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
     checkpoint.check_signature(energy)
-    unflatten_(energy, checkpoint.read("energy.pt")["weights"].numpy())
+    unflatten_(energy, weights)
     return energy.eval().requires_grad_(False)

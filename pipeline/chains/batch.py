@@ -75,14 +75,14 @@ def encode(
     past = (
         []
         if previous is None or noise is None
-        else [_lists(previous), _lists(noise.transpose(0, 1))]
+        else [fixed_size_lists(previous), fixed_size_lists(noise.transpose(0, 1))]
     )
     columns = [
         *past,
-        *([] if context is None else [_lists(context)]),
+        *([] if context is None else [fixed_size_lists(context)]),
         *([] if number is None else [pa.array(number.cpu().numpy())]),
-        *([] if start is None else [_lists(start)]),
-        _lists(position),
+        *([] if start is None else [fixed_size_lists(start)]),
+        fixed_size_lists(position),
         pa.array(np.arange(rows, dtype=np.int64)),
         pa.array(energy.cpu().numpy()),
         pa.array(acceptance.cpu().numpy()),
@@ -102,7 +102,8 @@ def encode(
     return pa.RecordBatch.from_arrays(columns, schema=kind)
 
 
-def _lists(values: Tensor) -> pa.FixedSizeListArray:
+def fixed_size_lists(values: Tensor) -> pa.FixedSizeListArray:
+    """Returns `values` [N, *shape] as an Arrow array of N lists of one length."""
     flat = values.reshape(len(values), -1).cpu().contiguous().numpy()
     return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
 

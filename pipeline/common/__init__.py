@@ -1,1 +1,1 @@
-"""What every room may use: errors, random streams, types, entry points, the process."""
+"""The ground floor: errors, random streams, types, entry points, the process."""

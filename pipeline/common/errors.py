@@ -1,16 +1,19 @@
-"""Errors that a person is meant to read. Entry points turn each into one line and its exit status."""
+"""Errors that a person is meant to read. An entry point prints one line and takes its status."""
 
 from __future__ import annotations
 
 
 class PipelineError(Exception):
-    """Base of the errors below; `exit_status` is what the process ends with."""
+    """The base of the errors below. The process ends with `exit_status`."""
 
     exit_status = 1
 
 
 class ConfigError(PipelineError):
-    """Refused before anything started: `key` had `value`; `remedy` says what would be right."""
+    """A configuration was refused before anything started.
+
+    `key` had `value`; `remedy` says what would be right.
+    """
 
     exit_status = 2
 
@@ -29,9 +32,13 @@ class DataError(PipelineError):
 
 
 class CheckpointError(PipelineError):
-    """No complete checkpoint, a checksum that does not hold, or one that does not fit this run."""
+    """There is no complete checkpoint, it is damaged, or it does not fit this run."""
 
     exit_status = 2
+
+
+class DamagedError(CheckpointError):
+    """A part of a checkpoint is gone, or is not what was written. An older one may be whole."""
 
 
 class DivergenceError(PipelineError):
@@ -39,13 +46,11 @@ class DivergenceError(PipelineError):
 
 
 class OutOfStepError(PipelineError):
-    """An actor is not where its driver left it: its process was made anew without anybody having
-    seen it die.
-    """
+    """An actor is not where its driver left it: its process was made anew, and nobody saw it die."""
 
 
 class ServerOutOfStepError(OutOfStepError):
-    """The parameter server is that actor; whoever waits for what it was to give says so too."""
+    """The parameter server is that actor. Whoever waits for its answer says so too."""
 
 
 class ClusterError(PipelineError):

@@ -1,4 +1,4 @@
-"""Named random streams: every draw of a run comes from `SeedSequence(seed, role, index)`, so that
+"""Named random streams. Every draw of a run comes from `SeedSequence(seed, role, index)`, so that
 runs can be repeated.
 """
 
@@ -13,10 +13,10 @@ import torch
 def seed_sequence(
     seed: int, role: str, index: int = 0, incarnation: int = 0
 ) -> np.random.SeedSequence:
-    """The stream called `role` (its name's CRC-32 keeps the key stable across versions), number
-    `index`.
+    """Returns the stream called `role`, number `index`.
 
-    `incarnation` is 0 but for chains that had to be made anew after a failure.
+    The key is the CRC-32 of the name, which stays the same across versions. `incarnation` is 0 but
+    for chains that had to be made anew after a failure.
     """
     key = (zlib.crc32(role.encode()), index) + ((incarnation,) if incarnation else ())
     return np.random.SeedSequence(seed, spawn_key=key)
@@ -25,11 +25,13 @@ def seed_sequence(
 def numpy_generator(
     seed: int, role: str, index: int = 0, incarnation: int = 0
 ) -> np.random.Generator:
+    """Returns NumPy's generator of a named stream (see `seed_sequence`)."""
     return np.random.default_rng(seed_sequence(seed, role, index, incarnation))
 
 
 def torch_generator(
     seed: int, role: str, index: int = 0, incarnation: int = 0, device: str | torch.device = "cpu"
 ) -> torch.Generator:
+    """Returns torch's generator of a named stream (see `seed_sequence`) on `device`."""
     word = int(seed_sequence(seed, role, index, incarnation).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(word & 0x7FFF_FFFF_FFFF_FFFF)

@@ -1,4 +1,4 @@
-"""What travels between the parts: plain named tuples, apart from whatever carries them."""
+"""The messages between the parts: plain named tuples, apart from whatever carries them."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ if TYPE_CHECKING:
 
 
 class Rows(NamedTuple):
-    """Rows of data. `position` [N, *shape]; `context` [N, *context_shape] is what a conditional
-    model conditions on, and `number` [N] int64 says which training rows they are; None where there
-    is no context, or rows have no numbers. Tensors, or arrays on their way between processes.
+    """Rows of data, as tensors, or as arrays on their way between processes.
+
+    A conditional model conditions on `context` [N, *context_shape], and `position` is [N, *shape].
+    `number` [N] int64 says which training rows they are. Context or numbers are None where there
+    are none.
     """
 
     position: Any
@@ -21,18 +23,18 @@ class Rows(NamedTuple):
     number: Any = None
 
     def map(self, function: Callable[[Any], Any]) -> Rows:
-        """The function's value of each field that is there."""
+        """Returns the function's value of each field that is there."""
         return Rows(*(None if field is None else function(field) for field in self))
 
     def chunk(self, pieces: int) -> list[Rows]:
-        """As `torch.chunk` cuts them."""
+        """Returns at most so many `pieces`, cut as `torch.chunk` cuts."""
         fields = [[None] * pieces if field is None else field.chunk(pieces) for field in self]
         return [Rows(*piece) for piece in zip(*fields, strict=True)]
 
 
 class Weights(NamedTuple):
-    """Everything an energy needs, as one flat array: its state dict's tensors end to end, buffers
-    included.
+    """Everything an energy needs, as one array `flat` [P] float32: its state dict's tensors end to
+    end, buffers included. `version` counts the steps that shaped them.
     """
 
     version: int
@@ -43,12 +45,13 @@ class Negatives(NamedTuple):
     """One pool's round, decoded. Tensors are views of the batch's own memory: read them, never
     write.
 
-    `position` [M, d] float32; `energy` [M] float32, nats, under the weights of `version` that
-    shaped it; `age` [M] int64, transitions since the chain's start. Under contexts, `context` [M,
-    c] is each chain's, and `number` [M] int64 its training row, where chains are kept by row;
-    `start` [M, d'] is the row that it was sent, where the batch brings it along. Where transitions
-    are replayed, `previous` [M, d] is the position before the last L of them, and `noise` [L, M, d]
-    what they drew; else None.
+    `position` is [M, d] float32. `energy` [M] float32, in nats, is under the weights of `version`
+    that shaped it. `age` [M] int64 counts transitions since the chain's start.
+
+    Under contexts, `context` [M, c] is each chain's. Where chains are kept by row, `number` [M]
+    int64 is its training row. Where the batch brings rows along, `start` [M, d'] is the row that
+    the chain was sent. Where transitions are replayed, `previous` [M, d] is the position before the
+    last L of them, and `noise` [L, M, d] is what they drew. Each is None elsewhere.
     """
 
     position: Tensor
@@ -66,8 +69,10 @@ class Negatives(NamedTuple):
 
 
 class Usage(NamedTuple):
-    """What a process used: processor `seconds` of one round or step, all threads; bytes resident in
-    memory, and allocated on its device, if that is a GPU, at the end of it.
+    """A process's use of its machine in one round or step.
+
+    `seconds` are of processor time, over all threads. At the end of it, `resident` bytes were in
+    memory, and `device` bytes were allocated on the GPU, if it uses one.
     """
 
     seconds: float
@@ -76,8 +81,8 @@ class Usage(NamedTuple):
 
 
 class EnergyMoments(NamedTuple):
-    """Mean (nats) and variance (nats squared, over the count) of the energies of a batch's so many
-    `chains`, under the weights that learn from it; of which pool.
+    """The mean (nats) and the variance (nats squared, over the count) of the energies of a batch of
+    so many `chains` of a `pool`, under the weights that learn from it.
     """
 
     pool: int
@@ -87,8 +92,11 @@ class EnergyMoments(NamedTuple):
 
 
 class RoundReport(NamedTuple):
-    """What a pool says of one round beside its batch. `swaps`: mean swap probability by pair of a
-    ladder's neighbours.
+    """A pool's account of one round, beside its batch.
+
+    `transitions` are summed over chains; `acceptance` is their mean acceptance probability; `swaps`
+    hold the mean swap probability of each pair of a ladder's neighbours. So many chains were
+    `reseeded` because they were not finite, and `restarted` by chains.restart.
     """
 
     pool: int
@@ -106,9 +114,11 @@ class RoundReport(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """What the learner says of one step. `parts`: the mean of each part of the objective, before
-    its weight; seconds by stage; `ess` as ratios in (0, 1] by group; `energy_moments` of the batches;
-    `usage` by rank, of the step before.
+    """The learner's account of one step.
+
+    `parts` holds the mean of each part of the objective before its weight; `ess` are ratios in (0,
+    1] by group; `seconds` are by stage; `energy_moments` are of the batches; `usage` is by rank, of
+    the step before.
     """
 
     version: int
@@ -127,9 +137,12 @@ class StepReport(NamedTuple):
 
 
 class Flow(NamedTuple):
-    """What the runner saw around one step: rounds in flight, finished batches waiting, pools that
-    are there, what was lost, pools that moved to another node, whether a node of the parameter
-    server's is about to leave, seconds waited.
+    """The runner's account of what happened around one step.
+
+    So many rounds are `in_flight`, finished batches are `waiting`, and `pools` are there. `dropped`
+    counts batches by reason and `restarts` actors by role, both since the step before. So many
+    pools moved to another node (`handovers`). `server_leaves` says that a node of the parameter
+    server is about to leave. `seconds` were waited, by stage.
     """
 
     in_flight: int
@@ -151,7 +164,7 @@ class Part(NamedTuple):
 
 
 class Progress(NamedTuple):
-    """How far a long piece of work has come."""
+    """A long piece of work is `done` in part: so many of its `total` units."""
 
     stage: str
     done: int

@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import copy
 import difflib
-import hashlib
 import json
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -93,6 +92,8 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     given = compose_raw(
         [*(f"{key}={name}" for key, name in chosen.items() if key not in keys), *overrides]
     )
+    # it names places where a training run's figures go, and older checkpoints have none
+    raw["recorders"] = given["recorders"]
     for key in keys:
         *path, last = key.split(".")
         target, source = raw, given
@@ -100,11 +101,6 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
             target, source = target[part], source[part]
         target[last] = source[last]
     return validate(raw, check_domains)
-
-
-def digest(*contents: Any) -> str:
-    """Ten hexadecimal digits that name what is asked."""
-    return hashlib.sha256(json.dumps(contents, sort_keys=True).encode()).hexdigest()[:10]
 
 
 def usage(text: str, settings: type[Section]) -> str:

@@ -4,6 +4,8 @@ section is. Light to import.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field
@@ -33,3 +35,8 @@ class Section(BaseModel):
 
 def about(text: str) -> Any:
     return Field(description=text)
+
+
+def digest(content: Any) -> str:
+    """Returns ten hexadecimal digits that name `content`, plain values that JSON can hold."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]

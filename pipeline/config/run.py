@@ -9,8 +9,6 @@ is an entry point that an installed package registered.
 
 from __future__ import annotations
 
-import hashlib
-import json
 from typing import Annotated, Any, Literal
 
 from pydantic import Field
@@ -18,7 +16,7 @@ from pydantic import Field
 from pipeline.common.errors import ConfigError
 from pipeline.config.data import DataConfig
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
-from pipeline.config.fields import NonNegativeInt, Section, about
+from pipeline.config.fields import Names, NonNegativeInt, Section, about, digest
 from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel, ReplicaExchangeKernel
 from pipeline.config.objectives import ObjectiveConfig, PlainObjective, terms_of
 from pipeline.config.sections import (
@@ -61,6 +59,9 @@ class RunConfig(Section):
     chains: Chains
     checkpoint: Checkpoint
     metrics: Metrics
+    recorders: Names = about(
+        "where figures go: prometheus, series, or entry points of the group pipeline.recorders"
+    )
     evaluation: Evaluation
     cluster: Cluster
 
@@ -179,14 +180,13 @@ class RunConfig(Section):
         return config
 
     def digest(self) -> str:
-        """Ten hexadecimal digits that name what is learned: the configuration without where, how
-        and how long it is run.
+        """Returns ten hexadecimal digits that name what is learned: the configuration without
+        where, how and how long it is run.
         """
-        apart = {"output", "resume", "cluster", "metrics", "checkpoint", "device", "evaluation"}
-        content = self.model_dump(
-            mode="json", exclude={**dict.fromkeys(apart, True), "trainer": {"steps"}}
-        )
-        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:10]
+        places = ("output", "resume", "cluster", "device")
+        accounts = ("metrics", "recorders", "checkpoint", "evaluation")
+        apart = dict.fromkeys((*places, *accounts), True)
+        return digest(self.model_dump(mode="json", exclude={**apart, "trainer": {"steps"}}))
 
 
 def _called(thing: Any) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
-import fsspec
 import numpy as np
 import torch
 from torch import Tensor
@@ -153,24 +152,21 @@ class TensorPositives:
         self._noisy.set_state(state["noise"])
 
 
-def open_url(url: str) -> tuple[fsspec.AbstractFileSystem, str]:
-    """The file system of `data.path`, and the path there. `ConfigError` where there is no such file
-    system.
-    """
-    try:
-        return fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise ConfigError("data.path", url, str(error)) from error
+def check_held_out(held_out: int, rows: int) -> None:
+    """Raises `ConfigError` where no training row is left of so many `rows`."""
+    if held_out >= rows:
+        raise ConfigError(
+            "data.held_out", held_out, f"there are {rows} rows in all; keep out fewer"
+        )
 
 
 def split(rows: np.ndarray, held_out: int, split_seed: int) -> tuple[Tensor, Tensor]:
-    """(training, held-out) rows: permuted by `numpy.random.RandomState(split_seed)`, the last
-    `held_out` kept out.
+    """Returns training and held-out rows: `rows` [N, ...] are permuted by
+    `numpy.random.RandomState(split_seed)`, and the last `held_out` are kept out.
+
+    Raises `ConfigError` where no training row is left.
     """
-    if held_out >= len(rows):
-        raise ConfigError(
-            "data.held_out", held_out, f"there are {len(rows)} rows in all; keep out fewer"
-        )
+    check_held_out(held_out, len(rows))
     order = np.random.RandomState(split_seed).permutation(len(rows))
     shuffled = torch.from_numpy(np.ascontiguousarray(rows[order], dtype=np.float32))
     return shuffled[:-held_out], shuffled[-held_out:]

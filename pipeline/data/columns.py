@@ -9,9 +9,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from pipeline.common.errors import ConfigError
 from pipeline.config.data import ColumnsData
-from pipeline.data.base import Contexts, DataSet, in_memory, split
+from pipeline.data.base import Contexts, DataSet, check_held_out, in_memory, split
 from pipeline.data.files import Source
 from pipeline.data.streaming import StreamedPositives, first_rows
 
@@ -25,10 +24,7 @@ def columns(config: ColumnsData) -> DataSet:
     fit in memory, at most `held_out`.
     """
     source = Source(config)
-    if config.held_out >= source.rows:
-        raise ConfigError(
-            "data.held_out", config.held_out, f"there are {source.rows} rows in all; keep out fewer"
-        )
+    check_held_out(config.held_out, source.rows)
     if source.rows * source.width * 4 <= config.memory_limit:
         rows = np.concatenate([source.read(unit) for unit in source.units])
         (train, of_train), (held_out, of_held_out) = map(

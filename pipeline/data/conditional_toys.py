@@ -12,9 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
 from pipeline.config.data import ConditionalToyData
-from pipeline.data.base import DataSet, in_memory, split
+from pipeline.data.base import DataSet, check_held_out, in_memory, split
 
 
 class Mixture(NamedTuple):
@@ -75,10 +74,7 @@ LAWS: dict[str, Callable[[Tensor], Mixture]] = {"fork": fork, "wheel": wheel}
 
 def conditional_toy(config: ConditionalToyData) -> DataSet:
     """`rows` pairs, x uniform on [-1, 1] and y from the law given x; the last `held_out` kept out."""
-    if config.held_out >= config.rows:
-        raise ConfigError(
-            "data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer"
-        )
+    check_held_out(config.held_out, config.rows)
     law, random = LAWS[config.law], np.random.RandomState(config.split_seed)
     x = 2 * random.rand(config.rows, 1) - 1
     y = law(torch.from_numpy(x)).sample(random).numpy()

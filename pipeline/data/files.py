@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
-from pipeline.data.base import open_url
+from pipeline.storage.paths import locate
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 PIECE = 8 << 20
@@ -45,7 +45,7 @@ class Source:
         self._config = config
         self._names = list(config.columns)
         self.width = 0  # of a row, context and all; known once the first unit is read
-        self._file_system, pattern = open_url(config.path)
+        self._file_system, pattern = locate(config.path, "data.path")
         self.units = [
             unit for path in self._paths(pattern) for unit in self._units_of(path) if unit.rows
         ]

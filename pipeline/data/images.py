@@ -14,7 +14,8 @@ import torch
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.rng import numpy_generator
 from pipeline.config.data import DigitsData, IDXData
-from pipeline.data.base import DataSet, encode_grey, in_memory, open_url, split
+from pipeline.data.base import DataSet, encode_grey, in_memory, split
+from pipeline.storage.paths import locate
 
 
 def digits(config: DigitsData) -> DataSet:
@@ -40,7 +41,7 @@ def idx(config: IDXData) -> DataSet:
 
     With a test file, `held_out` rows of it, drawn by `split_seed`, are the held-out ones.
     """
-    file_system, path = open_url(config.path)
+    file_system, path = locate(config.path, "data.path")
     if not file_system.exists(path):
         raise DataError(f"data.path={config.path}: there is nothing there")
     if not file_system.isdir(path):

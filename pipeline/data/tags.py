@@ -6,10 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
 from pipeline.config.data import TagsData
-from pipeline.data.base import DataSet, in_memory, split
+from pipeline.data.base import DataSet, check_held_out, in_memory, split
 
 
 class TagLaw:
@@ -65,10 +64,7 @@ def tags(config: TagsData) -> DataSet:
     """`rows` sequences, what is seen of a site standard normal, the tags from a law drawn by
     `split_seed`.
     """
-    if config.held_out >= config.rows:
-        raise ConfigError(
-            "data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer"
-        )
+    check_held_out(config.held_out, config.rows)
     law, random = (
         TagLaw(config.levels, config.features, config.split_seed),
         np.random.RandomState(config.split_seed),

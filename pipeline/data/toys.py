@@ -9,9 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
 from pipeline.config.data import LabelledToysData, ToyData
-from pipeline.data.base import DataSet, LogDensity, in_memory, split
+from pipeline.data.base import DataSet, LogDensity, check_held_out, in_memory, split
 
 Draw = Callable[[np.random.RandomState, int], np.ndarray]
 
@@ -21,10 +20,7 @@ def toy(config: ToyData) -> DataSet:
     once noise is added).
     """
     draw, log_density = LAWS[config.law]
-    if config.held_out >= config.rows:
-        raise ConfigError(
-            "data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer"
-        )
+    check_held_out(config.held_out, config.rows)
     rows = draw(np.random.RandomState(config.split_seed), config.rows)
     train, held_out = split(rows, config.held_out, config.split_seed)
     return in_memory(train, held_out, config.noise, None if config.noise else log_density)
@@ -34,10 +30,7 @@ def labelled_toys(config: LabelledToysData) -> DataSet:
     """`rows` draws, as many of each of the `laws`, with the number of its law for a context;
     `log_density` is that of a row's own law (None once noise is added).
     """
-    if config.held_out >= config.rows:
-        raise ConfigError(
-            "data.held_out", config.held_out, f"there are {config.rows} rows in all; keep out fewer"
-        )
+    check_held_out(config.held_out, config.rows)
     random = np.random.RandomState(config.split_seed)
     labels = np.arange(config.rows) % len(config.laws)
     rows = np.empty((config.rows, 2))

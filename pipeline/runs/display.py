@@ -1,8 +1,7 @@
-"""What a person sees: a progress bar on a terminal, a plain line every few seconds in a log."""
+"""The display: a progress bar on a terminal, a plain line every few seconds in a log."""
 
 from __future__ import annotations
 
-import sys
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -18,6 +17,8 @@ LINE_SECONDS = 5.0
 
 
 class Rates(Protocol):
+    """The sums that speeds are told from: `steps` and `negatives` in so many `seconds`."""
+
     @property
     def seconds(self) -> float: ...
 
@@ -37,7 +38,7 @@ class Display:
         self._stage = ""
 
     def say(self, text: str) -> None:
-        """A line of its own, bar or no bar."""
+        """Writes a line of its own, bar or no bar."""
         if self._terminal:
             self._console.print(text, markup=False)
         else:
@@ -45,6 +46,7 @@ class Display:
 
     @contextmanager
     def training(self, done: int, total: int) -> Iterator[None]:
+        """Shows the steps made within, `done` of `total` when it begins."""
         columns = (
             "step",
             MofNCompleteColumn(),
@@ -60,6 +62,7 @@ class Display:
 
     @contextmanager
     def working(self) -> Iterator[None]:
+        """Shows the stages of the work done within."""
         columns = (
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
@@ -80,6 +83,7 @@ class Display:
         self._bar = self._task = None
 
     def step(self, report: StepReport, rounds: list[RoundReport], rates: Rates) -> None:
+        """Shows one step, with its rounds: on a terminal each, in a log one every few seconds."""
         now = time.monotonic()
         if (
             self._bar is None
@@ -103,7 +107,7 @@ class Display:
         self.say(f"step {report.version}/{self._total}  {text}  {_clock(left)} left")
 
     def work(self, progress: Progress) -> None:
-        """One stage of the work after training."""
+        """Shows how far a stage of the work after training has come."""
         if self._bar is not None:
             if progress.stage != self._stage:
                 self._task = self._bar.add_task(progress.stage, total=progress.total)
@@ -113,10 +117,6 @@ class Display:
             self._last_line = time.monotonic()
             self.say(f"{progress.stage}: {progress.done}/{progress.total}")
         self._stage = progress.stage
-
-    @staticmethod
-    def complain(text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
 
 
 def _clock(seconds: float) -> str:

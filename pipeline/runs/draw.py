@@ -10,15 +10,15 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import fsspec
 import pyarrow as pa
 import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
+from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
-from pipeline.config.arguments import digest
+from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.evaluation.conditional_pictures import draw_conditional
@@ -27,6 +27,7 @@ from pipeline.evaluation.report import sample_contexts
 from pipeline.evaluation.samples import Drawn, draw_from_noise
 from pipeline.runs.display import Display
 from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
+from pipeline.storage.paths import write_file
 
 if TYPE_CHECKING:
     from pipeline.config.sample import Settings
@@ -80,8 +81,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began, 3),
         "output": output,
     }
-    file_system, root = fsspec.core.url_to_fs(output)
-    file_system.pipe_file(f"{root}/summary.json", json.dumps(summary, indent=1).encode())
+    write_file(output, "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 
 
@@ -155,7 +155,8 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
 def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str]) -> str:
     """Where files go: by default those of one run in its folder, of several under runs/ here."""
     asked = settings.model_dump(mode="json", exclude={"output", "device"})
-    name = f"samples-{digest(asked, sorted(overrides), [run.checkpoint.folder for run in runs])}"
+    folders = [run.checkpoint.folder for run in runs]
+    name = f"samples-{digest([asked, sorted(overrides), folders])}"
     return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
 
 
@@ -180,23 +181,15 @@ def _draw(settings: Settings, config: RunConfig, energy: Energy, display: Displa
 def _write(drawn: Drawn, aim: Aim, output: str) -> None:
     """`samples.arrow`."""
     columns = {
-        "position": _lists(aim.energy.visible(drawn.position)),
+        "position": fixed_size_lists(aim.energy.visible(drawn.position)),
         "energy": pa.array(drawn.energy.numpy()),
     }
     if aim.context is not None:
-        columns["context"] = _lists(aim.context)
+        columns["context"] = fixed_size_lists(aim.context)
     table, buffer = pa.table(columns), io.BytesIO()
     with pa.ipc.new_file(buffer, table.schema) as file:
         file.write_table(table)
-    file_system, root = fsspec.core.url_to_fs(output)
-    file_system.makedirs(root, exist_ok=True)
-    file_system.pipe_file(f"{root}/samples.arrow", buffer.getvalue())
-
-
-def _lists(rows: Tensor) -> pa.Array:
-    """`[N, *shape]` as an Arrow array of N lists of one length."""
-    flat = rows.reshape(len(rows), -1)
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.flatten().numpy()), flat.shape[1])
+    write_file(output, "samples.arrow", buffer.getvalue())
 
 
 def _picture(

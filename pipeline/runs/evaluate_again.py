@@ -21,14 +21,15 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError, DataError, PipelineError
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
-from pipeline.config.arguments import digest
 from pipeline.config.compose import compose_raw
 from pipeline.config.data import ColumnsData
+from pipeline.config.fields import digest
 from pipeline.data.files import Source
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
 from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
+from pipeline.storage.paths import write_file
 
 if TYPE_CHECKING:
     from pipeline.config.evaluate import Settings
@@ -58,11 +59,9 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
     output = output_of(
         run,
         settings.output,
-        f"evaluation-{digest(asked, sorted(overrides), run.checkpoint.folder)}",
+        f"evaluation-{digest([asked, sorted(overrides), run.checkpoint.folder])}",
     )
     display.say(f"{run.config.name}, step {run.checkpoint.step}, evaluated again, to {output}")
-    file_system, root = fsspec.core.url_to_fs(output)
-    file_system.makedirs(root, exist_ok=True)
     found: Figures = {
         "run": run.url,
         "checkpoint": run.checkpoint.folder,
@@ -82,7 +81,7 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
             log_z = found["figures"].get("log_z") if context is None else None
             found["ranking"] = rank(run, points, context, log_z, output)
     found["output"] = output
-    file_system.pipe_file(f"{root}/summary.json", json.dumps(found, indent=1).encode())
+    write_file(output, "summary.json", json.dumps(found, indent=1).encode())
     return found
 
 
@@ -194,8 +193,7 @@ def rank(
         io.BytesIO(),
     )
     pyarrow.csv.write_csv(table, buffer)
-    file_system, root = fsspec.core.url_to_fs(output)
-    file_system.pipe_file(f"{root}/ranking.csv", buffer.getvalue())
+    write_file(output, "ranking.csv", buffer.getvalue())
     first = table.slice(0, FIRST).to_pylist()
     return {"points": len(points), "log_z": log_z, "first": first, "file": f"{output}/ranking.csv"}
 

@@ -19,7 +19,7 @@ from pipeline.storage.checkpoint import Checkpoint, write_part
 
 
 class InlineRunner:
-    """The pools one after the other, then the learner.
+    """Carries a run in this process: the pools one after the other, then the learner.
 
     Under `lag_mode=exact` step t consumes what version max(0, t - lag) made, from a window of past
     weights (which a resumed run starts to fill anew); otherwise the lag is 0, which every bound
@@ -39,14 +39,21 @@ class InlineRunner:
         self._window: deque[Weights] = deque(maxlen=lag + 1)
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
-        """Takes up a checkpoint, or another run's weights, or neither."""
+        """Takes up a checkpoint, or another run's weights, or neither. Raises `DamagedError` where a
+        part is damaged; nothing was taken up then.
+        """
+        chains = (
+            [checkpoint.read(f"pool-{number}.pt") for number in range(len(self._pools))]
+            if checkpoint is not None
+            else []
+        )
         self._learner.start(checkpoint, warm_start)
-        if checkpoint is not None:
-            for number, pool in enumerate(self._pools):
-                pool.load_state_dict(checkpoint.read(f"pool-{number}.pt"))
+        for pool, state in zip(self._pools, chains, strict=checkpoint is not None):
+            pool.load_state_dict(state)
         self._window.append(self._learner.publish())
 
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
+        """Makes a round of each pool whose turn it is, and one step from their batches."""
         config, step = self._config, self._learner.version
         batches: list[pa.RecordBatch] = []
         reports: list[RoundReport] = []
@@ -64,6 +71,7 @@ class InlineRunner:
         return done, reports, Flow(0, 0, len(self._pools), {}, {}, 0, False, {})
 
     def save(self, folder: str) -> list[Part]:
+        """Writes every part of a checkpoint to `folder`."""
         parts = [
             write_part(folder, f"pool-{i}.pt", pool.state_dict())
             for i, pool in enumerate(self._pools)
@@ -71,11 +79,11 @@ class InlineRunner:
         return [*parts, *self._learner.write(folder)]
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
-        from pipeline.evaluation.report import (
-            evaluate,
-        )  # brings pictures and statistics, a second's import
+        """Evaluates the averaged weights; the figures come last, pictures go to `output`."""
+        # brings pictures and statistics, a second's import
+        from pipeline.evaluation.report import evaluate
 
         return evaluate(self._config, self._learner.averaged(), self._data, output)
 
     def close(self) -> None:
-        pass
+        """Does nothing: it started nothing."""

@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
-    """SIGINT or SIGTERM came; what was learned is in a checkpoint."""
+    """SIGINT or SIGTERM came. A checkpoint holds what was learned."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)

@@ -2,9 +2,9 @@
 
 Names follow https://prometheus.io/docs/practices/naming/: prefix `ebm_`, base units, `_total` for
 counters. Pools and the parameter server report on the replies they send anyway; the driver alone
-keeps the registry, so that a series survives the death of an actor. What is served has one label
-more, `run`, on every series. The same series go to `metrics.jsonl`, one row every `metrics.every`
-steps.
+keeps the registry, so that a series survives the death of an actor. The figures that recorders
+take (`pipeline.runs.recorders`) are made of it: those that are served have one label more, `run`, on
+every series, and a row holds the value of each series at one step.
 """
 
 from __future__ import annotations
@@ -19,7 +19,6 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
-from pipeline.common.errors import ConfigError
 from pipeline.common.process import used
 from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage
 from pipeline.config.run import RunConfig
@@ -27,7 +26,10 @@ from pipeline.runs.mixing import potential_scale_reduction
 
 
 class Metric(NamedTuple):
-    """`kind` is counter, gauge or histogram; counters are exposed with `_total` behind their name."""
+    """One metric. `kind` is counter, gauge or histogram.
+
+    Counters are exposed with `_total` behind their name.
+    """
 
     name: str
     kind: str
@@ -161,6 +163,13 @@ METRICS = (
         "Unix time of the last checkpoint, or of the begin",
     ),
     Metric(
+        "ebm_recorder_failures",
+        "counter",
+        "failures",
+        "Times that a recorder could not do what it was to do",
+        ("recorder",),
+    ),
+    Metric(
         "ebm_cpu_seconds", "counter", "seconds", "Processor time of rounds and steps", ("process",)
     ),
     Metric(
@@ -206,21 +215,20 @@ class OfRun(Collector):
 
 
 class RunMetrics:
-    """The registry of the run called `run`, fed by reports, served on one port, and written as
-    rows.
+    """The metrics of the run called `run`, fed by reports.
+
+    `registry` holds them; `served` holds the same series, each with the label `run`.
     """
 
     def __init__(self, run: str) -> None:
         prometheus_client.disable_created_metrics()
         self.registry = CollectorRegistry()
-        self._served = CollectorRegistry()
-        self._served.register(OfRun(self.registry, run))
-        self._energy_moments: dict[
-            int, tuple[int, EnergyMoments]
-        ] = {}  # each pool's newest, with its version
+        self.served = CollectorRegistry()
+        self.served.register(OfRun(self.registry, run))
+        # each pool's newest, with its version
+        self._energy_moments: dict[int, tuple[int, EnergyMoments]] = {}
         self._recent = 1  # steps within which every pool that keeps up is heard of
         self._of = {metric.name: self._make(metric) for metric in METRICS}
-        self._server: Any = None
         self._spent = time.process_time()
         # a series that is there from the start, at 0, is one that a rate can be taken of
         for role in ("pool", "parameter_server"):
@@ -243,7 +251,7 @@ class RunMetrics:
         return self._of[name]
 
     def describe(self, config: RunConfig) -> None:
-        """What stays as it is, and when the run began."""
+        """Sets what stays as it is in a run of `config`, and the time when it began."""
         names = (config.name, config.energy.name, config.kernel.name, config.objective.name)
         self["ebm_run_info"].labels(*names).set(1)
         self["ebm_pools_minimum"].set(config.chains.min_pools or config.pools)
@@ -252,23 +260,8 @@ class RunMetrics:
         self["ebm_ess_floor_ratio"].set(config.trainer.min_ess)
         self["ebm_checkpoint_timestamp_seconds"].set(time.time())
 
-    def serve(self, port: int) -> None:
-        """Serves `/metrics` on every interface. Raises `ConfigError` where the port is taken."""
-        if not port:
-            return
-        try:
-            self._server, _ = prometheus_client.start_http_server(port, registry=self._served)
-        except OSError as error:
-            remedy = f"cannot listen there ({error.strerror}); give another port, or 0 for none"
-            raise ConfigError("metrics.port", port, remedy) from error
-
-    def close(self) -> None:
-        if self._server is not None:
-            self._server.shutdown()
-            self._server.server_close()
-
     def observe(self, step: StepReport, rounds: Iterable[RoundReport], flow: Flow) -> None:
-        """One step, the rounds that ended since the last one, and what the driver saw."""
+        """Takes in one step, the rounds that ended since the last one, and what the driver saw."""
         self["ebm_steps"].inc()
         self["ebm_skipped_steps"].inc(step.skipped)
         self["ebm_negatives"].inc(step.negatives)
@@ -336,7 +329,7 @@ class RunMetrics:
         self["ebm_device_memory_bytes"].labels(process).set(usage.device)
 
     def row(self) -> dict[str, float]:
-        """Every series as Prometheus would show it, histogram buckets left out."""
+        """Returns the value of every series by the name that Prometheus shows, without buckets."""
         return {
             sample.name
             + (

@@ -1,4 +1,4 @@
-"""Whether pools agree: what their chains say of one another while a run goes on."""
+"""The agreement of pools: their chains compared with one another while a run goes on."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pipeline.common.types import EnergyMoments
 
 
 def potential_scale_reduction(energy_moments: Sequence[EnergyMoments]) -> float:
-    """R-hat = sqrt(((n - 1)/n W + B/n) / W) of energies, each pool as one sequence of n draws
+    """Returns R-hat = sqrt(((n - 1)/n W + B/n) / W) of energies, each pool as one sequence of n draws
     (Gelman et al. 2013, "Bayesian Data Analysis", 3rd ed., eqs. 11.3 and 11.4; after Gelman & Rubin
     1992).
 

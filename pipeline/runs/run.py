@@ -9,45 +9,59 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-import fsspec
-
-from pipeline.common.errors import CheckpointError, PipelineError
+from pipeline.common.errors import CheckpointError, DamagedError, PipelineError
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.display import Display
 from pipeline.runs.interruption import Interrupted, Interruption
 from pipeline.runs.metrics import RunMetrics
+from pipeline.runs.recorders.base import RecordedRun
+from pipeline.runs.recording import Recording
 from pipeline.runs.totals import Totals
-from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, find
-from pipeline.storage.series import SeriesFile
+from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, candidates
+from pipeline.storage.paths import locate, write_file
 
 log = logging.getLogger(__name__)
+Start = tuple[Checkpoint | None, Checkpoint | None]
+"""A checkpoint to resume from, or the one of another run to take weights from, or neither."""
 
 
 class Runner(Protocol):
-    """What carries the algorithm: one process (`pipeline.runs.inline`) or Ray actors
+    """The carrier of the algorithm: one process (`pipeline.runs.inline`) or Ray actors
     (`actors.driver`).
     """
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None: ...
+    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
+        """Takes up a checkpoint, or another run's weights, or neither. Raises `DamagedError` where
+        a part of it is damaged; it may then be called again with an older one.
+        """
 
-    def step(self) -> tuple[StepReport, list[RoundReport], Flow]: ...
+    def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
+        """Makes one step."""
 
-    def save(self, folder: str) -> list[Part]: ...
+    def save(self, folder: str) -> list[Part]:
+        """Writes the parts of a checkpoint to `folder`."""
 
-    def evaluate(self, output: str) -> Iterator[Progress | Figures]: ...
+    def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        """Evaluates the averaged weights; the figures come last, pictures go to `output`."""
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """Ends whatever it started."""
 
 
 class Run:
-    """One run of `config` on a runner that `make_runner` starts, with its files under `output`."""
+    """One run of `config` on a runner that `make_runner` starts, with its files under `output`.
+
+    Raises `ConfigError` where a recorder is not known.
+    """
 
     def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._store = CheckpointStore(output, config.checkpoint.keep)
-        self._metrics = RunMetrics(output.rstrip("/").rpartition("/")[2])
+        self._name = output.rstrip("/").rpartition("/")[2]
+        self._metrics = RunMetrics(self._name)
+        self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
         self._saved: str | None = None
         self._totals = Totals()
 
@@ -57,16 +71,20 @@ class Run:
 
         A run that is done already says so, and starts nothing.
         """
-        checkpoint, warm_start = self._find_start()
-        done = self._summary_of(checkpoint)
+        starts = self._starts()
+        first = next(starts)
+        done = self._summary_of(first[0])
         if done is not None:
             self._display.say(
                 f"this run is done: step {done['version']} of {self._config.trainer.steps}; "
                 "trainer.steps=... goes on from there, resume=never starts over"
             )
             return done
-        self._metrics.serve(self._config.metrics.port)
+        summary: Figures | None = None
         try:
+            self._recording.start(
+                RecordedRun(self._name, self._output, self._config, self._metrics.served)
+            )
             try:
                 runner = make_runner()
             except SystemExit as error:  # what Ray, while it starts, makes of a SIGTERM
@@ -75,34 +93,46 @@ class Run:
                 ) from error
             try:
                 with Interruption() as interruption:
-                    return self._train(runner, checkpoint, warm_start, interruption)
+                    version = self._begin(runner, first, starts)
+                    version = self._train(runner, version, interruption)
+                    summary = self._finish(runner, version, interruption)
+                    return summary
             finally:
                 runner.close()
         finally:
-            self._metrics.close()
+            self._recording.finish(summary)
 
-    def _find_start(self) -> tuple[Checkpoint | None, Checkpoint | None]:
-        """The checkpoint to resume from, or the run to take weights from, or neither."""
+    def _starts(self) -> Iterator[Start]:
+        """Yields what the run may start from, the best first: its newest checkpoint and then older
+        ones, or else those of the run that `init_from` names, or neither.
+
+        Raises `CheckpointError` where the next one does not fit this run, and when all are tried:
+        a run whose checkpoints are damaged does not start over unasked.
+        """
         if self._config.resume == "auto":
-            checkpoint = self._store.latest()
-            if checkpoint is not None:
+            for checkpoint in self._store.complete():
                 checkpoint.check_fits(self._config)
                 checkpoint.check_signature(self._energy)
-                return checkpoint, None
-            if self._store.damaged:
+                yield checkpoint, None
+            if self._store.committed():
                 raise CheckpointError(
                     f"{self._output}: its checkpoints are damaged, every one; resume=never starts"
                     " over there"
                 )
-        return None, find(self._config.init_from) if self._config.init_from else None
+        if not self._config.init_from:
+            yield None, None
+            return
+        for other in candidates(self._config.init_from):
+            yield None, other
+        raise CheckpointError(f"{self._config.init_from}: no complete checkpoint there")
 
     def _summary_of(self, checkpoint: Checkpoint | None) -> Figures | None:
-        """What `summary.json` says where the checkpoint is of the last step and was evaluated, else
+        """Returns `summary.json` where the checkpoint is of the last step and was evaluated, else
         None.
         """
         if checkpoint is None or checkpoint.step < self._config.trainer.steps:
             return None
-        file_system, root = fsspec.core.url_to_fs(self._output)
+        file_system, root = locate(self._output)
         path = f"{root}/summary.json"
         summary = json.loads(file_system.cat_file(path)) if file_system.exists(path) else {}
         asked = self._config.evaluation.model_dump()
@@ -112,30 +142,39 @@ class Run:
             else None
         )
 
-    def _train(
-        self,
-        runner: Runner,
-        checkpoint: Checkpoint | None,
-        warm_start: Checkpoint | None,
-        interruption: Interruption,
-    ) -> Figures:
-        config, display = self._config, self._display
-        version = checkpoint.step if checkpoint else 0
-        if checkpoint is not None:
-            self._saved = checkpoint.folder
-            display.say(
-                f"resuming at step {version} of {config.trainer.steps} from {checkpoint.folder}"
-            )
-        self._metrics.describe(config)
-        runner.start(checkpoint, warm_start)
-        if config.resume == "never":
+    def _begin(self, runner: Runner, first: Start, others: Iterator[Start]) -> int:
+        """Starts the runner from `first`, or from the next that is whole, and returns the version
+        that it is then at. Raises `CheckpointError` where none is whole.
+        """
+        self._metrics.describe(self._config)
+        checkpoint, warm_start = first
+        while True:
+            version = checkpoint.step if checkpoint else 0
+            if checkpoint is not None:
+                self._display.say(
+                    f"resuming at step {version} of {self._config.trainer.steps} from"
+                    f" {checkpoint.folder}"
+                )
+            try:
+                runner.start(checkpoint, warm_start)
+                break
+            except DamagedError as error:
+                self._display.say(f"{error}; an older checkpoint is looked for")
+                checkpoint, warm_start = next(others)
+        self._saved = checkpoint.folder if checkpoint else None
+        if self._config.resume == "never":
             self._store.clear()  # only now that the new run stands
-        self._series = SeriesFile(self._output)
-        self._series.resume(version)
+        self._recording.rewind(version)
+        return version
+
+    def _train(self, runner: Runner, version: int, interruption: Interruption) -> int:
+        """Makes the steps from `version` on, and returns the version after the last. Raises
+        `Interrupted` after a last checkpoint where a signal came.
+        """
+        config, saved_at = self._config, version
         self._totals.start()
-        saved_at = version
         self._metrics["ebm_training"].set(1)
-        with display.training(version, config.trainer.steps):
+        with self._display.training(version, config.trainer.steps):
             while version < config.trainer.steps and interruption.signal is None:
                 report, rounds, flow = runner.step()
                 version = report.version
@@ -158,26 +197,28 @@ class Run:
                 interruption.signal,
                 f"interrupted at step {version} of {config.trainer.steps}; {kept}",
             )
-        return self._finish(runner, version, interruption)
+        return version
 
     def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)
-        self._series.forget_from(report.version)
+        # the runner may have been put back behind steps that were recorded
+        self._recording.rewind(report.version - 1)
         if (
             report.version % self._config.metrics.every == 0
             or report.version == self._config.trainer.steps
         ):
-            self._series.append(report.version, self._metrics.row())
+            self._recording.record(report.version, self._metrics.row())
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
-        """Writes a checkpoint; a failure is counted and only the last one's ends the run."""
+        """Writes a checkpoint, and returns whether it stands. A failure is counted. Raises
+        `PipelineError` where the `final` one fails.
+        """
         folder = self._store.folder(step)
         try:
             parts = runner.save(folder)
             self._saved = self._store.commit(step, parts, self._config, self._energy).folder
-            self._series.flush()
         except Exception as error:
             self._metrics["ebm_checkpoint_failures"].inc()
             if final:
@@ -186,13 +227,14 @@ class Run:
                 ) from error
             log.warning("no checkpoint at step %d: %s", step, error)
             return False
+        self._recording.flush()
         self._metrics["ebm_checkpoints"].inc()
         self._metrics["ebm_checkpoint_bytes"].set(sum(part.bytes for part in parts))
         self._metrics["ebm_checkpoint_timestamp_seconds"].set(time.time())
         return True
 
     def _finish(self, runner: Runner, version: int, interruption: Interruption) -> Figures:
-        """Evaluates, draws, and writes `summary.json`."""
+        """Evaluates, draws, writes `summary.json`, and returns what is in it."""
         figures: Figures = {}
         with self._display.working():
             for item in runner.evaluate(self._output):
@@ -208,7 +250,7 @@ class Run:
                     figures = item
         from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
 
-        draw_curves(self._series.rows, self._output, self._config.name)
+        draw_curves(self._recording.rows, self._output, self._config.name)
         summary = {
             "name": self._config.name,
             "version": version,
@@ -218,6 +260,5 @@ class Run:
             "evaluation": self._config.evaluation.model_dump(),
             **figures,
         }
-        file_system, root = fsspec.core.url_to_fs(self._output)
-        file_system.pipe_file(f"{root}/summary.json", json.dumps(summary, indent=1).encode())
+        write_file(self._output, "summary.json", json.dumps(summary, indent=1).encode())
         return summary

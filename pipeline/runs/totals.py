@@ -1,4 +1,4 @@
-"""Sums over a run."""
+"""Sums over a run, for its summary."""
 
 from __future__ import annotations
 
@@ -19,17 +19,21 @@ class Totals:
         self.start()
 
     def start(self) -> None:
+        """Starts the clock."""
         self._began = time.perf_counter()
         self._ended: float | None = None
 
     def stop(self) -> None:
+        """Stops the clock."""
         self._ended = time.perf_counter()
 
     @property
     def seconds(self) -> float:
+        """Seconds from the start to the stop, or to now."""
         return (self._ended or time.perf_counter()) - self._began
 
     def add(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
+        """Adds one step, the rounds that ended since the last one, and what the driver saw."""
         self.steps += 1
         self.negatives += report.negatives
         self.transitions += sum(round.transitions for round in rounds)
@@ -45,6 +49,7 @@ class Totals:
         self.reseeded += sum(round.reseeded for round in rounds)
 
     def figures(self) -> dict[str, Any]:
+        """Returns the sums, and means and speeds made of them, by their names in summary.json."""
         seconds = max(self.seconds, 1e-9)
         return {
             "wall_seconds": round(seconds, 3),

@@ -20,15 +20,15 @@ from pipeline.energies.composition import Conjunction, Disjunction, Negation, ch
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation.conditional import log_z_on_grid, reach
 from pipeline.evaluation.likelihood import log_z_by_quadrature
-from pipeline.storage.checkpoint import Checkpoint, find
+from pipeline.storage.checkpoint import Checkpoint, find_averaged
 from pipeline.storage.paths import resolve_output
 
 NEGATED = 0.5  # weight of what is negated, where none is given
 
 
 class Trained(NamedTuple):
-    """A run as its newest checkpoint has it: what it was told (and is told now), its data, and its
-    averaged weights' energy.
+    """A run as its newest checkpoint has it: its configuration (with what it is told now), its data,
+    its averaged weights, flat, and their energy.
     """
 
     url: str
@@ -40,13 +40,13 @@ class Trained(NamedTuple):
 
 
 def open_run(url: str, overrides: Sequence[str]) -> Trained:
-    """The run at `url`, or one checkpoint of it, its configuration under `overrides`; on the CPU.
+    """Opens the run at `url`, or one checkpoint of it, its configuration under `overrides`; on the
+    CPU. Of the checkpoint the averaged weights alone are read.
 
     Raises `CheckpointError` where there is none or it does not fit, `DataError` where its data are
     gone.
     """
-    checkpoint = find(url)
-    checkpoint.check_format()
+    checkpoint, weights = find_averaged(url)
     try:
         config = reconfigured(checkpoint.manifest["config"], overrides)
     except ConfigError as error:
@@ -58,14 +58,13 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
     data = open_data(config)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
-    weights = checkpoint.read("energy.pt")["weights"].numpy()
     unflatten_(energy, weights)
     return Trained(url, checkpoint, config, data, weights, energy.eval().requires_grad_(False))
 
 
 def output_of(run: Trained, wanted: str | None, name: str) -> str:
-    """Where files go: `wanted`, else a folder `name` in the run's own. Raises `ConfigError` for a
-    URL that nothing serves.
+    """Returns where files go: `wanted`, else a folder `name` in the run's own. Raises `ConfigError`
+    for a URL that nothing serves.
     """
     default = (
         f"{run.checkpoint.folder.rpartition('/checkpoints/')[0] or run.checkpoint.folder}/{name}"
@@ -74,8 +73,8 @@ def output_of(run: Trained, wanted: str | None, name: str) -> str:
 
 
 def contexts_of(run: Trained, given: Any) -> Tensor:
-    """`given`, one context or a list of them, as `[N, *context_shape]`. Raises `ConfigError` where
-    it is not of that shape.
+    """Returns `given`, one context or a list of them, as `[N, *context_shape]`. Raises `ConfigError`
+    where it is not of that shape.
     """
     shape = run.energy.context_shape
     if shape is None:
@@ -103,7 +102,9 @@ def contexts_of(run: Trained, given: Any) -> Tensor:
 
 
 def bound(run: Trained, context: Tensor | None) -> Energy:
-    """The run's energy of positions alone; a classifier's that of positions of the labels given."""
+    """Returns the run's energy of positions alone, given `context` [N, *context_shape] where it is
+    not None; of a classifier, that of positions of the labels given.
+    """
     if context is None:
         return run.energy
     of_class = getattr(run.energy, "of_class", run.energy.given)
@@ -112,8 +113,8 @@ def bound(run: Trained, context: Tensor | None) -> Energy:
 
 
 def log_partition(energy: Energy, data: DataSet) -> float | None:
-    """log Z, nats: exactly where the energy has it, by quadrature in at most two real dimensions;
-    None elsewhere, and where the energy is bound to several contexts.
+    """Returns log Z in nats: exactly where the energy has it, by quadrature in at most two real
+    dimensions. It is None elsewhere, and where the energy is bound to several contexts.
     """
     if energy.contexts > 1:
         return None
@@ -136,11 +137,11 @@ def composed(
     weights: Sequence[float] | None,
     log_z: Sequence[float] | None,
 ) -> tuple[Energy, list[float] | None]:
-    """`parts`, energies of the `runs`, composed by "and", "or" or "not"; and for "or" the log Z of
-    each that were used.
+    """Composes `parts`, energies of the `runs`, by "and", "or" or "not", and returns the energy; for
+    "or" with it the log Z of each that were used.
 
     For "or" they are `log_z`, else `log_partition` of each; None where one of them has none, and
-    all are taken to be equal.
+    all are taken to be equal. Raises `ConfigError` where they cannot be composed so.
     """
     urls = [run.url for run in runs]
     check_alike(parts, urls, "runs")

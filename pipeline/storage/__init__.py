@@ -1,1 +1,1 @@
-"""What is written: checkpoints, series, figures, and where."""
+"""Files of a run: checkpoints and figures, and where they are."""

@@ -1,9 +1,10 @@
 """Checkpoints on any fsspec file system: parts first, the manifest with their checksums last.
 
 `<output>/checkpoints/<step>/` holds `learner.pt`, `energy.pt` (the averaged weights alone),
-`pool-<n>.pt` and `manifest.json`. Without a manifest whose every part has its recorded SHA-256, a
-folder is not a checkpoint. Parts hold tensors and plain values and are read without unpickling code
-(`torch.load(weights_only=True)`).
+`pool-<n>.pt` and `manifest.json`. A folder is a checkpoint where it has a manifest and every part
+in the size recorded there. Whoever needs a part reads it once, and compares its SHA-256 with the
+manifest's then (`Checkpoint.read`). Parts hold tensors and plain values and are read without
+unpickling code (`torch.load(weights_only=True)`).
 """
 
 from __future__ import annotations
@@ -11,19 +12,23 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import logging
 import time
+from collections.abc import Iterator
 from typing import Any
 
-import fsspec
+import numpy as np
 import torch
 
-from pipeline.common.errors import CheckpointError
+from pipeline.common.errors import CheckpointError, DamagedError
 from pipeline.common.types import Part
 from pipeline.common.version import VERSION
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import signature
+from pipeline.storage.paths import locate, write_file
 
+log = logging.getLogger(__name__)
 # 1: before chains kept what they had adapted; 2: before objectives had random streams; 3: before
 # contexts
 FORMAT = 4
@@ -46,13 +51,11 @@ BINDING = (
 
 
 def write_part(folder: str, name: str, state: dict[str, Any]) -> Part:
-    """Writes `state` as `folder/name`; what the manifest is to say of it."""
+    """Writes `state` as `folder/name`, and returns what the manifest is to say of it."""
     buffer = io.BytesIO()
     torch.save(state, buffer)
     content = buffer.getvalue()
-    file_system, path = fsspec.core.url_to_fs(folder)
-    file_system.makedirs(path, exist_ok=True)
-    file_system.pipe_file(f"{path}/{name}", content)
+    write_file(folder, name, content)
     return Part(name, len(content), hashlib.sha256(content).hexdigest())
 
 
@@ -67,11 +70,16 @@ class Checkpoint:
         self.context_shape = None if context_shape is None else tuple(context_shape)
 
     def read(self, name: str) -> dict[str, Any]:
-        """A part, its checksum verified. Raises `CheckpointError`."""
-        file_system, path = fsspec.core.url_to_fs(self.folder)
-        content = file_system.cat_file(f"{path}/{name}")
+        """Returns the part called `name`. Raises `DamagedError` where its checksum is not the
+        manifest's, or it is gone.
+        """
+        file_system, path = locate(self.folder)
+        try:
+            content = file_system.cat_file(f"{path}/{name}")
+        except FileNotFoundError as error:
+            raise DamagedError(f"{self.folder}/{name}: it is gone") from error
         if hashlib.sha256(content).hexdigest() != self.manifest["parts"][name]["sha256"]:
-            raise CheckpointError(f"{self.folder}/{name}: its checksum is not the manifest's")
+            raise DamagedError(f"{self.folder}/{name}: its checksum is not the manifest's")
         return torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
 
     def check_fits(self, config: RunConfig) -> None:
@@ -110,12 +118,15 @@ class Checkpoint:
 
     @classmethod
     def open(cls, folder: str) -> Checkpoint | None:
-        """The checkpoint in `folder`, or None where it is not complete and whole."""
-        file_system, path = fsspec.core.url_to_fs(folder)
+        """Returns the checkpoint in `folder`, or None where its manifest or a part is missing, or a
+        part is of another size than was written. No part is read.
+        """
+        file_system, path = locate(folder)
         try:
             manifest = json.loads(file_system.cat_file(f"{path}/{MANIFEST}"))
             for name, part in manifest["parts"].items():
-                if _sha256(file_system, f"{path}/{name}") != part["sha256"]:
+                # some file systems do not tell a size
+                if file_system.size(f"{path}/{name}") not in (None, part["bytes"]):
                     return None
         except (FileNotFoundError, ValueError, KeyError):
             return None
@@ -127,14 +138,6 @@ def _lookup(config: dict[str, Any], key: str) -> Any:
     for part in key.split("."):
         value = (value or {}).get(part)
     return value
-
-
-def _sha256(file_system: fsspec.AbstractFileSystem, path: str) -> str:
-    digest = hashlib.sha256()
-    with file_system.open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class CheckpointStore:
@@ -163,8 +166,7 @@ class CheckpointStore:
             "signature": signature(energy),
             "parts": {part.name: {"bytes": part.bytes, "sha256": part.sha256} for part in parts},
         }
-        file_system, path = fsspec.core.url_to_fs(self.folder(step))
-        file_system.pipe_file(f"{path}/{MANIFEST}", json.dumps(manifest, indent=1).encode())
+        write_file(self.folder(step), MANIFEST, json.dumps(manifest, indent=1).encode())
         self._prune(step)
         return Checkpoint(self.folder(step), manifest)
 
@@ -178,23 +180,25 @@ class CheckpointStore:
                 self._remove(other)
 
     def _has_manifest(self, step: int) -> bool:
-        file_system, path = fsspec.core.url_to_fs(self.folder(step))
+        file_system, path = locate(self.folder(step))
         return bool(file_system.exists(f"{path}/{MANIFEST}"))
 
-    @property
-    def damaged(self) -> bool:
-        """Whether there are checkpoints that were complete once, and none of them is whole any
-        more.
-        """
-        return any(self._has_manifest(step) for step in self._steps()) and self.latest() is None
+    def committed(self) -> bool:
+        """Return whether there is a checkpoint that was complete once, whole or damaged now."""
+        return any(self._has_manifest(step) for step in self._steps())
 
-    def latest(self) -> Checkpoint | None:
-        """The newest complete checkpoint; half-written and damaged ones are passed over."""
+    def complete(self) -> Iterator[Checkpoint]:
+        """Yields the complete checkpoints, newest first. Damage within a part shows when it is read
+        (`Checkpoint.read`), and the next one may be whole.
+        """
         for step in reversed(self._steps()):
             checkpoint = Checkpoint.open(self.folder(step))
             if checkpoint is not None:
-                return checkpoint
-        return None
+                yield checkpoint
+
+    def latest(self) -> Checkpoint | None:
+        """Returns the newest complete checkpoint, or None."""
+        return next(self.complete(), None)
 
     def clear(self) -> None:
         """Removes them all."""
@@ -203,7 +207,7 @@ class CheckpointStore:
 
     def _steps(self) -> list[int]:
         """Steps that have a folder, rising; complete or not."""
-        file_system, root = fsspec.core.url_to_fs(self._root)
+        file_system, root = locate(self._root)
         file_system.invalidate_cache()
         if not file_system.exists(root):
             return []
@@ -212,15 +216,48 @@ class CheckpointStore:
 
     def _remove(self, step: int) -> None:
         """The manifest first: what is left of an interrupted removal is then no checkpoint."""
-        file_system, path = fsspec.core.url_to_fs(self.folder(step))
+        file_system, path = locate(self.folder(step))
         if file_system.exists(f"{path}/{MANIFEST}"):
             file_system.rm_file(f"{path}/{MANIFEST}")
         file_system.rm(path, recursive=True)
 
 
+def candidates(url: str) -> Iterator[Checkpoint]:
+    """Yields the checkpoint at `url`, or the complete ones of the run there, newest first.
+
+    Raises `ConfigError` where no installed file system serves the URL.
+    """
+    locate(url, "url")
+    checkpoint = Checkpoint.open(url.rstrip("/"))
+    if checkpoint is not None:
+        yield checkpoint
+    else:
+        yield from CheckpointStore(url, keep=1).complete()
+
+
 def find(url: str) -> Checkpoint:
-    """The checkpoint at `url`, or the newest one of the run there. Raises `CheckpointError`."""
-    checkpoint = Checkpoint.open(url.rstrip("/")) or CheckpointStore(url, keep=1).latest()
+    """Returns the checkpoint at `url`, or the newest one of the run there; no part of it is read.
+
+    Raises `CheckpointError` where there is none.
+    """
+    checkpoint = next(candidates(url), None)
     if checkpoint is None:
         raise CheckpointError(f"{url}: no complete checkpoint there")
     return checkpoint
+
+
+def find_averaged(url: str) -> tuple[Checkpoint, np.ndarray]:
+    """Returns the newest checkpoint at `url` whose averaged weights are whole, and these weights,
+    flat (see `pipeline.energies.weights.flatten`). Nothing else of it is read.
+
+    Raises `CheckpointError` where there is none, or where another version wrote it.
+    """
+    damage = ""
+    for checkpoint in candidates(url):
+        checkpoint.check_format()
+        try:
+            return checkpoint, checkpoint.read("energy.pt")["weights"].numpy()
+        except DamagedError as error:
+            log.warning("%s; an older checkpoint is looked for", error)
+            damage = f" ({error})"
+    raise CheckpointError(f"{url}: no complete checkpoint there{damage}")

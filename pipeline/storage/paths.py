@@ -1,4 +1,4 @@
-"""Where files are and go."""
+"""The places of files: where a run's go, and how any file system is reached."""
 
 from __future__ import annotations
 
@@ -11,32 +11,50 @@ from pipeline.common.errors import ConfigError
 from pipeline.config.run import RunConfig
 
 
-def resolve_output(config: RunConfig) -> str:
-    """Where the run's files go, as an absolute path or a URL.
+def locate(url: str, key: str = "output") -> tuple[fsspec.AbstractFileSystem, str]:
+    """Returns the file system of `url`, and the path there without a slash at its end.
 
-    Relative paths are of the working directory, but inside a submitted Ray job, whose working
-    directory is thrown away, of EBM_RUNS or the home folder. Raises `ConfigError` for a URL that no
+    Raises `ConfigError` about `key` where no installed file system serves the URL.
+    """
+    try:
+        file_system, path = fsspec.core.url_to_fs(url)
+    except (ValueError, ImportError) as error:
+        raise ConfigError(key, url, str(error)) from error
+    return file_system, path.rstrip("/")
+
+
+def write_file(folder: str, name: str, content: bytes) -> None:
+    """Writes `content` as `folder/name`, on any file system; the folder is made."""
+    file_system, path = locate(folder)
+    file_system.makedirs(path, exist_ok=True)
+    file_system.pipe_file(f"{path}/{name}", content)
+
+
+def resolve_output(config: RunConfig) -> str:
+    """Returns where the run's files go, as an absolute path or a URL.
+
+    Relative paths are of the working directory. Inside a submitted Ray job, whose working directory
+    is thrown away, they are of EBM_RUNS or the home folder. Raises `ConfigError` for a URL that no
     installed file system serves.
     """
     output = config.output or f"runs/{config.name}-{config.digest()}"
     if "://" in output:
-        try:
-            fsspec.core.url_to_fs(output)
-        except (ValueError, ImportError) as error:
-            raise ConfigError("output", output, str(error)) from error
+        locate(output)
         return output
     if os.path.isabs(output):
         return output
-    if (
-        "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
-    ):  # set by Ray for the entry point of a submitted job
+    # Ray sets it for the entry point of a submitted job
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
         base = os.environ.get("EBM_RUNS") or str(Path.home())
         return f"{base.rstrip('/')}/{output}"
     return str(Path(output).absolute())
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """`data.path` made absolute: an actor's working directory need not be the driver's."""
+    """Returns `config` with an absolute `data.path`.
+
+    An actor's working directory need not be the driver's.
+    """
     path = getattr(config.data, "path", None)
     if path is None or "://" in path:
         return config

@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import prometheus_client
 import pytest
 
 pytest.importorskip("promql_parser", reason="make k8s-check installs what this needs")
@@ -70,8 +71,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
     folder = tmp_path_factory.mktemp("live")
     ports = [free_port() for _ in range(5)]
     made_up = {name: RunMetrics(name) for name in ("broken", "hung", "gone")}
-    for metrics, port in zip(made_up.values(), ports[2:], strict=True):
-        metrics.serve(port)
+    served = {}
+    for (name, metrics), port in zip(made_up.items(), ports[2:], strict=True):
+        served[name], _ = prometheus_client.start_http_server(port, registry=metrics.served)
         metrics.describe(compose(["experiment=digits_rbm"]))
         metrics["ebm_training"].set(1)
     with (
@@ -83,7 +85,8 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             has(server, 'ebm_pools{run="broken"}', 'ebm_training{run="gone"} == 1'),
             "a first scrape of what is made up",
         )
-        made_up["gone"].close()
+        served["gone"].shutdown()
+        served["gone"].server_close()
         go_wrong(made_up["broken"])
         wait_for(
             has(server, 'ebm_checkpoints_total{run="digits_rbm"} > 0'),
@@ -104,8 +107,9 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
             "it",
         )
         yield server
-    made_up["broken"].close()
-    made_up["hung"].close()
+    for name in ("broken", "hung"):
+        served[name].shutdown()
+        served[name].server_close()
     assert run.returncode == 143, "a run that SIGTERM ends says so, after a checkpoint"
 
 

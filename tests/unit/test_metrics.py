@@ -1,21 +1,16 @@
-"""Metrics: one table, Prometheus's rules, the endpoint, and the file."""
+"""Metrics: one table, Prometheus's rules, and what a scrape and a row show of them."""
 
 from __future__ import annotations
 
-import json
 import math
 import re
-import socket
-import urllib.request
-from pathlib import Path
 
 import pytest
+from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.common.errors import ConfigError
 from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage
 from pipeline.runs.metrics import METRICS, RunMetrics
-from pipeline.storage.series import SeriesFile
 
 STEP = StepReport(
     version=3,
@@ -58,12 +53,6 @@ FLOW = Flow(
 )
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("", 0))
-        return int(probe.getsockname()[1])
-
-
 def test_names_follow_prometheus_rules() -> None:
     names = [metric.name for metric in METRICS]
     assert len(set(names)) == len(names)
@@ -79,15 +68,11 @@ def test_names_follow_prometheus_rules() -> None:
 
 
 def test_a_scrape_shows_what_was_observed() -> None:
-    """Over HTTP, parsed by prometheus-client's own parser."""
-    metrics, port = RunMetrics("mine"), free_port()
-    metrics.serve(port)
-    try:
-        metrics.observe(STEP, [ROUND], FLOW)
-        metrics.observe(STEP, [ROUND], FLOW)
-        text = urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics").read().decode()
-    finally:
-        metrics.close()
+    """As Prometheus gets it, parsed by prometheus-client's own parser."""
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP, [ROUND], FLOW)
+    metrics.observe(STEP, [ROUND], FLOW)
+    text = generate_latest(metrics.served).decode()
     values = {
         (
             sample.name,
@@ -129,49 +114,10 @@ def test_an_ess_that_is_not_finite_spoils_no_sum() -> None:
     assert (row["ebm_ess_ratio_sum"], row["ebm_ess_ratio_count"]) == (0.5, 1)
 
 
-def test_a_taken_port_is_refused_by_name() -> None:
-    one, port = RunMetrics("one"), free_port()
-    one.serve(port)
-    try:
-        with pytest.raises(ConfigError, match=rf"metrics\.port={port}"):
-            RunMetrics("two").serve(port)
-    finally:
-        one.close()
-
-
-def test_the_file_holds_the_same_series() -> None:
+def test_a_row_holds_the_same_series() -> None:
     metrics = RunMetrics("mine")
     metrics.observe(STEP, [ROUND], FLOW)
     row = metrics.row()
     assert row["ebm_loss"] == -1.5
     assert row['ebm_acceptance_ratio{pool="1"}'] == 0.6
     assert not any("_bucket" in key or "_created" in key for key in row)
-
-
-@pytest.mark.parametrize("where", ["disk", "memory"])
-def test_series_file_resumes_at_the_checkpoint(tmp_path: Path, where: str) -> None:
-    """Rows of steps that the checkpoint has not are dropped; a last line cut off by a crash is no
-    obstacle.
-    """
-    output = str(tmp_path) if where == "disk" else f"memory://series-{tmp_path.name}"
-    series = SeriesFile(output)
-    series.resume(0)
-    for step in (10, 20, 30):
-        series.append(step, {"ebm_loss": step / 10})
-        series.flush()
-    if where == "disk":
-        with (tmp_path / "metrics.jsonl").open("a") as file:
-            file.write('{"step": 40, "ebm_lo')
-    again = SeriesFile(output)
-    again.resume(20)
-    assert [row["step"] for row in again.rows] == [10, 20]
-    again.append(30, {"ebm_loss": 9.0})
-    again.flush()
-    last = SeriesFile(output)
-    last.resume(100)
-    assert [row["ebm_loss"] for row in last.rows] == [1.0, 2.0, 9.0]
-    if where == "disk":
-        assert [
-            json.loads(line)["step"]
-            for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
-        ] == [10, 20, 30]

@@ -1,0 +1,1 @@
+"""The places where a run's figures go: one file for each."""

@@ -1,0 +1,46 @@
+"""The form of a recorder: a place where a run's figures go."""
+
+from __future__ import annotations
+
+from typing import NamedTuple, Protocol
+
+from prometheus_client import CollectorRegistry
+
+from pipeline.common.types import Figures
+from pipeline.config.run import RunConfig
+
+
+class RecordedRun(NamedTuple):
+    """The facts that a recorder is told of a run when it starts.
+
+    The run is called `name`, its files are under the path or URL `output`, and `registry` holds
+    every metric as it is now, each series with the label `run`.
+    """
+
+    name: str
+    output: str
+    config: RunConfig
+    registry: CollectorRegistry
+
+
+class Recorder(Protocol):
+    """A place where a run's figures go. Another package registers a class, or a function that makes
+    one, as an entry point of the group `pipeline.recorders`; it is called with no arguments.
+
+    A recorder may also have `rewind(step)`, which says that the run stands at `step` again: figures
+    of later steps are of steps that will be made anew. And it may have `flush()`, which says that a
+    checkpoint was written: a run that is resumed goes on behind the figures recorded so far.
+
+    What a recorder raises never ends a run, but for a `ConfigError` of `start`.
+    """
+
+    def start(self, run: RecordedRun) -> None:
+        """Makes ready, before anything of the run has started. Raises `ConfigError` where the
+        configuration asks for something that cannot be had.
+        """
+
+    def record(self, step: int, figures: dict[str, float]) -> None:
+        """Takes the value of every series at `step`, every `metrics.every` steps and at the last."""
+
+    def finish(self, summary: Figures | None) -> None:
+        """Ends, with what `summary.json` holds, or None where the run did not come to its end."""

@@ -1,0 +1,76 @@
+"""`series`: the file `metrics.jsonl` of a run, one JSON object a row."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterable, Iterator
+
+from pipeline.common.types import Figures
+from pipeline.runs.recorders.base import RecordedRun
+from pipeline.storage.paths import locate
+
+
+class Series:
+    """Rows of every series, appended to a local file, and written whole where storage cannot append.
+
+    `rows` are those up to now, of earlier processes of the run too, in the order of their steps.
+    """
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+        self._begun = False  # whether the file holds the rows of the run as it stands
+        self._written: int | None = None  # how many rows the file holds; None: not known
+
+    def start(self, run: RecordedRun) -> None:
+        """Takes up the rows that are there. The file stays as it is until the run stands."""
+        self._file_system, root = locate(run.output)
+        self._path = f"{root}/metrics.jsonl"
+        self._file_system.makedirs(root, exist_ok=True)
+        if self._file_system.exists(self._path):
+            lines = self._file_system.cat_file(self._path).decode().splitlines()
+            self.rows = list(_parsed(lines))
+
+    def record(self, step: int, figures: dict[str, float]) -> None:
+        """Adds a row, which `flush` writes."""
+        self.rows.append({"step": step, "time": time.time(), **figures})
+
+    def rewind(self, step: int) -> None:
+        """Drops the rows of later steps than `step`, here and in the file."""
+        if not self._begun or (self.rows and self.rows[-1]["step"] > step):
+            self._begun = True
+            self.rows = [row for row in self.rows if row["step"] <= step]
+            self._rewrite()
+
+    def flush(self) -> None:
+        """Puts the rows that are new into storage."""
+        written, self._written = self._written, None  # until all of it is written
+        if written is not None and "file" in self._file_system.protocol:
+            with self._file_system.open(self._path, "ab") as file:
+                file.write(_lines(self.rows[written:]))
+            self._written = len(self.rows)
+        else:
+            self._rewrite()
+
+    def finish(self, summary: Figures | None) -> None:
+        """Writes what a failure kept from being written, where the run came to its end."""
+        if summary is not None and self._written != len(self.rows):
+            self.flush()
+
+    def _rewrite(self) -> None:
+        self._written = None
+        self._file_system.pipe_file(self._path, _lines(self.rows))
+        self._written = len(self.rows)
+
+
+def _lines(rows: Iterable[dict[str, float]]) -> bytes:
+    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+
+
+def _parsed(lines: Iterable[str]) -> Iterator[dict[str, float]]:
+    """Yields the rows of the lines; a last one that was cut off by a crash is passed over."""
+    for line in lines:
+        try:
+            yield json.loads(line)
+        except ValueError:
+            return
