@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from copy import deepcopy
+from typing import Any
 
 import torch
 from torch import nn
 
+from pipeline.assembly.refusals import refusing
 from pipeline.common import plugins
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
@@ -47,7 +49,7 @@ def make_energy(
     config: RunConfig, shape: Sequence[int], context_shape: Sequence[int] | None = None
 ) -> Energy:
     """The energy with its initial weights, from the stream "weights"; torch's global one is left as
-    it was.
+    it was. Raises `ConfigError`.
     """
     return construct_energy(config.energy, shape, context_shape, config.seed)
 
@@ -58,18 +60,22 @@ def construct_energy(
     context_shape: Sequence[int] | None = None,
     seed: int = 0,
 ) -> Energy:
-    """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into."""
+    """`make_energy` where only the energy's own section is known: what a checkpoint is loaded into.
+    Raises `ConfigError`.
+    """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "weights").initial_seed())
-        if isinstance(section, energy_sections.CustomEnergy):
-            domain = section.model_dump(include={"levels", "base_scale", "box"})
-            return CustomEnergy(shape, find_module(section, shape), **domain)
-        options = section.model_dump(exclude={"name"})
-        if isinstance(section, energy_sections.MaxentEnergy):
-            options["given"] = section._features
-        if section.takes_context:
-            options["context_shape"] = context_shape
-        return ENERGIES[section.name](shape, **options)
+        with refusing("energy", section):
+            if isinstance(section, energy_sections.CustomEnergy):
+                domain = section.model_dump(include={"levels", "base_scale", "box"})
+                return CustomEnergy(shape, find_module(section, shape), **domain)
+            options = section.model_dump(exclude={"name"})
+            if isinstance(section, energy_sections.MaxentEnergy):
+                options["given"] = section._features
+                options["features"] = [find_features(some, shape) for some in options["features"]]
+            if section.takes_context:
+                options["context_shape"] = context_shape
+            return ENERGIES[section.name](shape, **options)
 
 
 def find_module(section: energy_sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:
@@ -87,3 +93,15 @@ def find_module(section: energy_sections.CustomEnergy, shape: Sequence[int]) -> 
     make = plugins.find("pipeline.energies", section.entry_point, "energy.entry_point")
     module: nn.Module = plugins.call(make, "energy.options", section.options, tuple(shape))
     return module
+
+
+def find_features(declared: dict[str, Any], shape: Sequence[int]) -> dict[str, Any]:
+    """One entry of `energy.features`; of kind custom, with the function that the installed
+    package's entry point makes. Raises `ConfigError`.
+    """
+    if declared["kind"] != "custom":
+        return declared
+    name, key = declared["entry_point"], "energy.features"
+    make = plugins.find("pipeline.features", name, key)
+    function = plugins.call(make, key, declared["options"], tuple(shape))
+    return {"kind": "custom", "function": function, "name": name}

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.assembly.data import _first_contexts, keeps_chains, noisy_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.kernels import replay_of
+from pipeline.assembly.refusals import refusing
 from pipeline.common.process import keep_freed_memory
 from pipeline.common.rng import torch_generator
 from pipeline.config.objectives import FastPCDObjective, MixtureObjective, terms_of
@@ -81,25 +82,26 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
         config, energy, rows.to(dtype), None if context is None else context.to(dtype)
     )
     positives = data.positives(config.seed, ranks.rank, ranks.size)
-    return Learner(
-        config, energy, terms, positives, fast_weights(config), keeps_chains(config, data), ranks
-    )
+    fast, kept = fast_weights(config), keeps_chains(config, data)
+    with refusing("trainer", config.trainer):
+        return Learner(config, energy, terms, positives, fast, kept, ranks)
 
 
 def make_terms(
     config: RunConfig, energy: Energy, rows: Tensor, context: Tensor | None = None
 ) -> list[Term]:
     """The objectives of the sum, started from training rows `[S, *shape]`, a few contexts, and the
-    untrained `energy`.
+    untrained `energy`. Raises `ConfigError`.
     """
     several = config.objective.name == "mixture"
     weights = config.objective.weights if isinstance(config.objective, MixtureObjective) else {}
     terms = []
     for name, section in terms_of(config.objective).items():
         objective = OBJECTIVES[name](section, config)
-        objective.initialise(
-            energy.given(context), rows, torch_generator(config.seed, "objective", 1)
-        )
+        with refusing(f"objective.terms.{name}" if several else "objective", section):
+            objective.initialise(
+                energy.given(context), rows, torch_generator(config.seed, "objective", 1)
+            )
         terms.append(Term(f"{name}." if several else "", weights.get(name, 1.0), objective))
     return terms
 

@@ -10,7 +10,6 @@ from torch import Tensor, nn
 from pipeline.common.errors import CheckpointError
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.energies.base import Energy
-from pipeline.energies.weights import unflatten_
 from pipeline.storage.checkpoint import find_averaged
 
 
@@ -50,5 +49,5 @@ def load_energy(
             )
     energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
     checkpoint.check_signature(energy)
-    unflatten_(energy, weights)
+    checkpoint.fill(energy, weights)
     return energy.eval().requires_grad_(False)

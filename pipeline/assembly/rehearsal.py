@@ -9,9 +9,11 @@ import torch
 from pipeline.assembly.chains import make_plan
 from pipeline.assembly.data import _first_contexts, noisy_sample
 from pipeline.assembly.learner import make_terms
+from pipeline.assembly.refusals import refusing
 from pipeline.chains.sampler import Sampler
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
+from pipeline.config.objectives import terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
@@ -37,7 +39,8 @@ def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
         raise ConfigError("kernel", config.kernel.name, remedy) from error
     rows, context = energy.sample_base(16, generator), _first_contexts(data, 16)
     try:
-        for term in make_terms(config, energy, rows, context):
+        terms = make_terms(config, energy, rows, context)
+        for term, section in zip(terms, terms_of(config.objective).values(), strict=True):
             # one draw a row: exact score matching would take as many second derivatives as there
             # are dimensions
             drawn = tuple(
@@ -53,7 +56,9 @@ def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
                 [part.total for part in term.objective.parts(deepcopy(energy), batch)]
             ).sum()
             loss.backward()
-            term.objective.check(energy, energy.into_domain(noisy_sample(config, data)))
+            group = f"objective.terms.{section.name}" if term.name else "objective"
+            with refusing(group, section):
+                term.objective.check(energy, energy.into_domain(noisy_sample(config, data)))
     except ConfigError:
         raise
     except Exception as error:

@@ -3,6 +3,20 @@
 from __future__ import annotations
 
 
+class ArgumentError(ValueError):
+    """The mathematics refuses an argument: `argument` is its name in the code, `value` what it had,
+    and `remedy` says what would be right. Where a configuration gave the argument,
+    `pipeline.assembly.refusals` turns this into the `ConfigError` about its key.
+    """
+
+    def __init__(self, argument: str, value: object, remedy: str) -> None:
+        super().__init__(argument, value, remedy)  # as they are, so that the error can be pickled
+        self.argument, self.value, self.remedy = argument, value, remedy
+
+    def __str__(self) -> str:
+        return f"{self.argument}={self.value}: {self.remedy}"
+
+
 class PipelineError(Exception):
     """The base of the errors below. The process ends with `exit_status`."""
 

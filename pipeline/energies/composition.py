@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.discrete import enumerated
 
@@ -31,7 +31,7 @@ class Composition(Energy):
     energies.
 
     The base law is uniform where states are finite and in a box, else N(0, s^2), its s from those
-    of the parts. Raises `ConfigError` where shapes or domains differ, or positions hold latent
+    of the parts. Raises `ArgumentError` where shapes or domains differ, or positions hold latent
     columns: the law that energies of (v, h) compose to is not the composition of the laws of v.
     """
 
@@ -122,7 +122,7 @@ class Disjunction(Composition):
         super().__init__(energies)
         weights = positive_weights(weights, len(energies))
         if log_partitions is not None and len(log_partitions) != len(energies):
-            raise ConfigError(
+            raise ArgumentError(
                 "log_partitions",
                 list(log_partitions),
                 f"one number for each of {len(energies)} energies",
@@ -150,7 +150,7 @@ class Disjunction(Composition):
 class Negation(Composition):
     """E = E_A - w E_B, `weight` w > 0: what A allows, the less the more B allows it.
 
-    On R^d it may have no Z. Refused (`ConfigError`) where the base terms alone leave none, 1 /
+    On R^d it may have no Z. Refused (`ArgumentError`) where the base terms alone leave none, 1 /
     s_A^2 <= w / s_B^2 in some component. That is all that is checked: it is enough where both f = E
     - E_0 grow slower than |x|^2, as networks of SiLUs do, and says nothing of energies whose f
     grows faster.
@@ -163,7 +163,7 @@ class Negation(Composition):
         left = above - self.weight * below
         if self.levels is None and self.box is None and bool((left <= 0).any()):
             most = float((above / below).min())
-            raise ConfigError(
+            raise ArgumentError(
                 "weight", weight, f"exp(-E_A + w E_B) has no Z; the base terms allow w < {most:.3g}"
             )
         self._base_from(left)
@@ -175,9 +175,9 @@ class Negation(Composition):
         return energies.new_tensor([1.0, -self.weight])[:, None].expand_as(energies)
 
 
-def check_alike(energies: Sequence[Energy], names: Sequence[str], key: str = "energies") -> None:
-    """Raises `ConfigError` about `key` where energies, called `names`, share no shape and domain,
-    or have latent columns.
+def check_alike(energies: Sequence[Energy], names: Sequence[str]) -> None:
+    """Raises `ArgumentError` where energies, called `names`, share no shape and domain, or have
+    latent columns.
     """
     first = energies[0]
     for energy, name in zip(energies, names, strict=True):
@@ -186,26 +186,24 @@ def check_alike(energies: Sequence[Energy], names: Sequence[str], key: str = "en
                 f"{names[0]} is over {_domain(first)}, {name} over {_domain(energy)}; compose"
                 " energies over one domain"
             )
-            raise ConfigError(key, name, remedy)
+            raise ArgumentError("energies", name, remedy)
         if energy.visible(_zeros(energy, 1)).shape[1:] != energy.shape:
-            raise ConfigError(
-                key, name, "its positions hold latent units; compose energies of the data alone"
-            )
+            remedy = "its positions hold latent units; compose energies of the data alone"
+            raise ArgumentError("energies", name, remedy)
     counts = sorted({energy.contexts for energy in energies} - {1})
     if len(counts) > 1:
-        raise ConfigError(
-            key, counts, "bound to so many contexts each; bind all to as many, or to one"
-        )
+        remedy = "bound to so many contexts each; bind all to as many, or to one"
+        raise ArgumentError("energies", counts, remedy)
 
 
 def positive_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """The weights, 1 each where there are none. Raises `ConfigError` unless there are `count`, all
+    """The weights, 1 each where there are none. Raises `ArgumentError` unless there are `count`, all
     positive.
     """
     if weights is None:
         return (1.0,) * count
     if len(weights) != count or not all(0 < weight < math.inf for weight in weights):
-        raise ConfigError(
+        raise ArgumentError(
             "weights", list(weights), f"one positive number for each of {count} energies"
         )
     return tuple(float(weight) for weight in weights)

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import avg_pool2d
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.deep import DeepEnergy, maybe_normalised, small
 
 SMALLEST = 4  # pixels: a network halves its image until the smaller side is at most this
@@ -22,7 +22,7 @@ class ConvEnergy(DeepEnergy):
     `shape` is (H, W) or (C, H, W). Each f_s is a 3x3 convolution, stages of one residual block
     each, pooled by 2 between stages, and a dense layer of width `hidden`. `channels` are those of
     the stages; the last one serves all further stages, and entries beyond the number of stages go
-    unused.
+    unused. Raises `ArgumentError` where rows are no images, or too small for as many scales.
     """
 
     def __init__(
@@ -37,18 +37,16 @@ class ConvEnergy(DeepEnergy):
     ) -> None:
         super().__init__(shape, base_scale, box)
         if len(self.shape) not in (2, 3):
-            raise ConfigError(
-                "energy",
-                "conv",
-                f"convolutions need images; rows of shape {self.shape} suit energy=mlp",
+            raise ArgumentError(
+                "shape", self.shape, "convolutions need images, (H, W) or (C, H, W)"
             )
         self.image = (1, *self.shape) if len(self.shape) == 2 else self.shape
         sizes = [self.image[1:]]
         while len(sizes) < scales:
             sizes.append(_halved(sizes[-1]))
         if scales > 1 and min(sizes[-1]) < SMALLEST:
-            raise ConfigError(
-                "energy.scales",
+            raise ArgumentError(
+                "scales",
                 scales,
                 f"images of {self.image[1:]} shrink below {SMALLEST} pixels on a side",
             )

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 from torch.nn.modules.dropout import _DropoutNd
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.deep import DeepEnergy
 from pipeline.energies.discrete import enumerated
 
@@ -18,7 +18,7 @@ class CustomEnergy(DeepEnergy):
     """f_theta = `module`, `[N, *shape] -> [N]`, on the domain given; on R^d the Gaussian base term
     is added to it.
 
-    Raises `ConfigError` where the module is not of that form, or holds batch normalisation or
+    Raises `ArgumentError` where the module is not of that form, or holds batch normalisation or
     dropout: an energy is one function of the position, whatever the batch around it.
     """
 
@@ -31,37 +31,35 @@ class CustomEnergy(DeepEnergy):
         box: tuple[float, float] | None,
     ) -> None:
         super().__init__(shape, base_scale, box, levels)
-        self.module = module
+        self.module, called = module, type(module).__name__
         if not isinstance(module, nn.Module):
-            raise ConfigError("energy", type(module).__name__, "must be a torch.nn.Module")
+            raise ArgumentError("module", called, "must be a torch.nn.Module")
         for part in module.modules():
             if isinstance(part, _NormBase | _DropoutNd):
                 remedy = "refused in an energy: its value would depend on the batch or on chance"
-                raise ConfigError("energy", type(part).__name__, remedy)
+                raise ArgumentError("module", type(part).__name__, remedy)
         odd = [
             f"{name} ({tensor.dtype})"
             for name, tensor in module.state_dict().items()
             if tensor.dtype != torch.float32
         ]
         if odd:
-            raise ConfigError(
-                "energy",
+            raise ArgumentError(
+                "module",
                 ", ".join(odd),
                 "weights travel as float32; register such buffers with persistent=False",
             )
         if not any(parameter.requires_grad for parameter in module.parameters()):
-            raise ConfigError("energy", type(module).__name__, "has no parameter to learn")
+            raise ArgumentError("module", called, "has no parameter to learn")
         wanted = f"must map [2, {', '.join(map(str, shape))}] to [2]"
         try:
             with torch.no_grad():
                 value = module.eval()(self.sample_base(2, torch.Generator().manual_seed(0)))
         except Exception as error:
-            raise ConfigError(
-                "energy", type(module).__name__, f"{wanted}; it failed ({error})"
-            ) from error
+            raise ArgumentError("module", called, f"{wanted}; it failed ({error})") from error
         if not isinstance(value, Tensor) or value.shape != (2,):
             given = tuple(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError("energy", type(module).__name__, f"{wanted}; it gave {given}")
+            raise ArgumentError("module", called, f"{wanted}; it gave {given}")
 
     def network(self, x: Tensor) -> Tensor:
         value: Tensor = self.module(x)

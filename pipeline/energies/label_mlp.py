@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.deep import DeepEnergy, small
 from pipeline.energies.given import ConditionalEnergy, Given
@@ -30,7 +30,7 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
     Contexts are labels, `[N]` or `[N, 1]`, whole numbers as floats. With `class_conditional`,
     `given(labels)` is E(x, y) as an energy of x, whose law is p(x | y); without, it is E(x),
     whatever the labels; `of_class(labels)` is E(x, y) in either case. The last layer starts small,
-    so that E starts near its base.
+    so that E starts near its base. Raises `ArgumentError` where contexts are no labels.
     """
 
     def __init__(
@@ -45,11 +45,11 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
     ) -> None:
         super().__init__(shape, context_shape, base_scale=base_scale, box=box)
         if math.prod(self.context_shape) != 1:
-            remedy = (
-                f"a label is one number a row; contexts of shape {self.context_shape} suit"
-                " energy=conditional_mlp"
+            raise ArgumentError(
+                "context_shape",
+                self.context_shape,
+                "a label is one number a row; contexts of another shape suit a conditional energy",
             )
-            raise ConfigError("energy", "label_mlp", remedy)
         self.class_conditional = class_conditional
         widths = [self.dimension, *hidden]
         self.layers = nn.ModuleList(

@@ -8,8 +8,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.errors import CheckpointError
-
 
 def flatten(energy: nn.Module) -> np.ndarray:
     """All tensors of the state dict end to end, `[P]`: one object to publish."""
@@ -22,11 +20,13 @@ def flatten(energy: nn.Module) -> np.ndarray:
 
 @torch.no_grad()
 def unflatten_(energy: nn.Module, flat: np.ndarray) -> None:
-    """Copies `flat` (see `flatten`) into the energy's own tensors."""
+    """Copies `flat` (see `flatten`) into the energy's own tensors. Raises `ValueError` where they
+    are not as many.
+    """
     state = energy.state_dict()
     total = sum(tensor.numel() for tensor in state.values())
     if flat.size != total:
-        raise CheckpointError(f"weights of {flat.size} numbers do not fit an energy of {total}")
+        raise ValueError(f"weights of {flat.size} numbers do not fit an energy of {total}")
     source, offset = read_only_tensor(flat), 0
     for tensor in state.values():
         tensor.copy_(source[offset : offset + tensor.numel()].view_as(tensor))
@@ -38,14 +38,13 @@ def adopt(energy: nn.Module, flat: np.ndarray) -> None:
     """Lets the energy's tensors be `flat` (see `flatten`), from now on only to be read.
 
     On the CPU they are views of its memory, which behind Ray is the node's one copy; on a device
-    they are copied to once, as are those that lie in memory in another order (channels_last).
+    they are copied to once, as are those that lie in memory in another order (channels_last). Raises
+    `ValueError` where they are not as many.
     """
     state = energy.state_dict(keep_vars=True)
     sizes = [tensor.numel() for tensor in state.values()]
     if flat.size != sum(sizes):
-        raise CheckpointError(
-            f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}"
-        )
+        raise ValueError(f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}")
     for tensor, piece in zip(state.values(), read_only_tensor(flat).split(sizes), strict=True):
         view = piece.view(tensor.shape)
         if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype == view.dtype:

@@ -77,7 +77,7 @@ class Objective(nn.Module):
         """
 
     def check(self, energy: Energy, rows: Tensor) -> None:
-        """Hook: raises `ConfigError` where no parameters could have what would be learned from
+        """Hook: raises `ArgumentError` where no parameters could have what would be learned from
         training rows `[S, *shape]`.
         """
 

@@ -10,7 +10,7 @@ from collections.abc import Iterator
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.objectives.base import Batch, Objective, Part
 
@@ -34,7 +34,7 @@ class MaximumLikelihood(Objective):
         self._grid = grid
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Chooses the grid. Raises `ConfigError` for an energy without a log Z in more than two
+        """Chooses the grid. Raises `ArgumentError` for an energy without a log Z in more than two
         dimensions.
         """
         self.register_buffer("_side", torch.empty(0), persistent=False)
@@ -46,7 +46,7 @@ class MaximumLikelihood(Objective):
                 "needs log Z: at most 2^20 states, an RBM with at most 20 hidden units, or at most"
                 " two real dimensions"
             )
-            raise ConfigError("objective", "maximum_likelihood", remedy)
+            raise ArgumentError("energy", type(energy).__name__, remedy)
         reach = max(REACH * energy.base_scale, 1.5 * float(rows.abs().max()))
         low, high = energy.box or (-reach, reach)
         self._step = (high - low) / self._grid

@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.maxent.marginal_polytope import locate
 from pipeline.objectives.base import Batch, Objective, Part
-
-KEY = "objective.moments"
 
 
 class MomentMatching(Objective):
@@ -39,7 +37,7 @@ class MomentMatching(Objective):
         self.register_buffer("mu", torch.empty(0), persistent=False)
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Raises `ConfigError` for an energy that is no exponential family, moments that are not as
+        """Raises `ArgumentError` for an energy that is no exponential family, moments that are not as
         many as its features, and where there is no log Z.
         """
         model = family_of(energy)
@@ -49,10 +47,10 @@ class MomentMatching(Objective):
     def _check_log_z(self, model: ExponentialFamily) -> None:
         if model.support() is None:
             remedy = "log Z needs at most 2^20 states, or at most two real dimensions; use chains"
-            raise ConfigError("objective.expectation", "exact", remedy)
+            raise ArgumentError("expectation", "exact", remedy)
 
     def check(self, energy: Energy, rows: Tensor) -> None:
-        """Raises `ConfigError` where it is certain that no law has the moments (within l1 of each),
+        """Raises `ArgumentError` where it is certain that no law has the moments (within l1 of each),
         or none with a finite parameter. Under a ridge there is a minimum whatever they are: what is
         missed is seen in the residuals.
         """
@@ -65,17 +63,16 @@ class MomentMatching(Objective):
         )
         if verdict.kind == "outside":
             remedy = (
-                f"no law has these moments: {verdict.reason}; correct them, or relax them by"
-                " objective.l1 or objective.l2"
+                f"no law has these moments: {verdict.reason}; correct them, or relax them by l1 or"
+                " l2"
             )
-            raise ConfigError(KEY, value, remedy)
+            raise ArgumentError("moments", value, remedy)
         if verdict.kind == "boundary":
             remedy = (
                 "on the boundary of what a law can have, where no finite parameter leads:"
-                f" {verdict.reason}; relax them by objective.l1 or objective.l2, or leave out what"
-                " is certain"
+                f" {verdict.reason}; relax them by l1 or l2, or leave out what is certain"
             )
-            raise ConfigError(KEY, value, remedy)
+            raise ArgumentError("moments", value, remedy)
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
         """Parts named positive (-lambda.mu), log_z, and l1 and l2 where there are such."""
@@ -119,23 +116,22 @@ class MomentMatchingByChains(MomentMatching):
 
 
 def family_of(energy: Energy) -> ExponentialFamily:
-    """The energy, if it is an exponential family. Raises `ConfigError`."""
+    """The energy, if it is an exponential family. Raises `ArgumentError`."""
     if not isinstance(energy, ExponentialFamily):
-        raise ConfigError(
-            "objective", "moments", "moments are those of declared features; use energy=maxent"
-        )
+        remedy = "moments are those of declared features; use an exponential family"
+        raise ArgumentError("energy", type(energy).__name__, remedy)
     return energy
 
 
 @torch.no_grad()
 def target_moments(model: ExponentialFamily, given: Sequence[float] | None, rows: Tensor) -> Tensor:
     """mu [F], float64: as `given`, else the mean of phi over `rows` [S, *shape]. Raises
-    `ConfigError`.
+    `ArgumentError`.
     """
     if given is None:
         return model.features(rows).double().mean(0)
     if len(given) != len(model.names):
         shown = ", ".join(model.names[:12]) + (", ..." if len(model.names) > 12 else "")
         remedy = f"there are {len(model.names)} features, one moment each, in this order: {shown}"
-        raise ConfigError(KEY, f"{len(given)} numbers", remedy)
+        raise ArgumentError("moments", f"{len(given)} numbers", remedy)
     return torch.tensor(given, dtype=torch.float64)

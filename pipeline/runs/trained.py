@@ -11,13 +11,12 @@ from torch import Tensor
 
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
-from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError
 from pipeline.config.arguments import reconfigured
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation, check_alike
-from pipeline.energies.weights import unflatten_
 from pipeline.evaluation.conditional import log_z_on_grid, reach
 from pipeline.evaluation.likelihood import log_z_by_quadrature
 from pipeline.storage.checkpoint import Checkpoint, find_averaged
@@ -58,7 +57,7 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
     data = open_data(config)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
-    unflatten_(energy, weights)
+    checkpoint.fill(energy, weights)
     return Trained(url, checkpoint, config, data, weights, energy.eval().requires_grad_(False))
 
 
@@ -144,7 +143,21 @@ def composed(
     all are taken to be equal. Raises `ConfigError` where they cannot be composed so.
     """
     urls = [run.url for run in runs]
-    check_alike(parts, urls, "runs")
+    try:
+        check_alike(parts, urls)
+        return _composed(how, runs, parts, weights, log_z)
+    except ArgumentError as error:
+        key = {"energies": "runs", "weight": "weights"}.get(error.argument, error.argument)
+        raise ConfigError(key, error.value, error.remedy) from error
+
+
+def _composed(
+    how: str,
+    runs: Sequence[Trained],
+    parts: Sequence[Energy],
+    weights: Sequence[float] | None,
+    log_z: Sequence[float] | None,
+) -> tuple[Energy, list[float] | None]:
     if log_z is not None and how != "or":
         raise ConfigError(
             "log_partitions", list(log_z), f"compose={how} needs none; they go with compose=or"
@@ -161,6 +174,7 @@ def composed(
         used = known if len(known) == len(parts) else None
         return Disjunction(parts, weights, used), used
     if len(parts) != 2:
+        urls = [run.url for run in runs]
         raise ConfigError("runs", urls, "compose=not takes two, the first and what it is not")
     if weights is None:
         weights = (1.0, NEGATED)
@@ -171,7 +185,4 @@ def composed(
             "for compose=not should be [1,w], the exponent of what is negated last",
         )
     positive, negative = parts
-    try:
-        return Negation(positive, negative, weights[1]), None
-    except ConfigError as error:
-        raise ConfigError("weights", list(weights), error.remedy) from error
+    return Negation(positive, negative, weights[1]), None

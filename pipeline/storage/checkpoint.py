@@ -25,7 +25,7 @@ from pipeline.common.types import Part
 from pipeline.common.version import VERSION
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
-from pipeline.energies.weights import signature
+from pipeline.energies.weights import signature, unflatten_
 from pipeline.storage.paths import locate, write_file
 
 log = logging.getLogger(__name__)
@@ -115,6 +115,16 @@ class Checkpoint:
             raise CheckpointError(
                 f"{named}: its parameters do not fit this energy; they differ in {odd[:4]}"
             )
+
+    def fill(self, energy: Energy, weights: np.ndarray) -> None:
+        """Fills the tensors of `energy` with flat `weights` that were read here, `[P]`.
+
+        Raises `CheckpointError` where they do not fit.
+        """
+        try:
+            unflatten_(energy, weights)
+        except ValueError as error:
+            raise CheckpointError(f"{self.folder}: {error}") from error
 
     @classmethod
     def open(cls, folder: str) -> Checkpoint | None:

@@ -28,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.common.types import Rows
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import unflatten_
@@ -137,8 +137,8 @@ class Alone:
         return nullcontext()
 
     def fill(self, flat: np.ndarray) -> None:
-        """Flat weights (see `flatten`) into the energy. Raises `CheckpointError` where they are not
-        as many.
+        """Flat weights (see `flatten`) into the energy. Raises `ValueError` where they are not as
+        many.
         """
         unflatten_(self._energy, flat)
 
@@ -211,7 +211,7 @@ class Sharded(Alone):
                 "parameters that are one number, without a dimension, cannot be split:"
                 f" {', '.join(numbers)}; use none"
             )
-            raise ConfigError("trainer.sharding", "fsdp", remedy)
+            raise ArgumentError("sharding", "fsdp", remedy)
         for parameter in energy.parameters():
             parameter.data = parameter.data.contiguous()  # FSDP2 knows no channels_last
         mesh = init_device_mesh(torch.device(ranks.device).type, (ranks.size,))
@@ -245,9 +245,7 @@ class Sharded(Alone):
         state = self._energy.state_dict()
         sizes = [tensor.numel() for tensor in state.values()]
         if flat.size != sum(sizes):
-            raise CheckpointError(
-                f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}"
-            )
+            raise ValueError(f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}")
         for tensor, piece in zip(state.values(), torch.from_numpy(flat).split(sizes), strict=True):
             tensor.copy_(split_as(piece.view(tensor.shape).to(tensor.device), tensor))
 
@@ -260,7 +258,7 @@ def lay_out(energy: Energy, beside: Sequence[nn.Parameter], ranks: Ranks, shardi
     """`energy` on the ranks, with what is learned `beside` it; equal weights on every rank are
     given.
 
-    With fsdp the parameters are others afterwards. Raises `ConfigError`.
+    With fsdp the parameters are others afterwards. Raises `ArgumentError` where they cannot be split.
     """
     if ranks.size == 1:
         return Alone(energy)

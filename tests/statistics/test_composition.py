@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 import pipeline
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import (
     Composition,
@@ -344,5 +344,5 @@ def test_the_ratio_of_two_probabilities_needs_no_z() -> None:
     ],
 )
 def test_what_has_no_law_is_refused(make: Callable[[], Energy], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         make()

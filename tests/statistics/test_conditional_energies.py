@@ -15,7 +15,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies import given
 from pipeline.energies.base import Energy
 from pipeline.energies.conditional_mlp import ConditionalMLP
@@ -186,7 +186,7 @@ def test_labels_bind_where_they_are_asked_to() -> None:
     assert joint.given(labels(2)) is joint
     assert conditional.given(None) is conditional
     assert conditional.given(labels(2)).contexts == 2
-    with pytest.raises(ConfigError, match="one number a row"):
+    with pytest.raises(ArgumentError, match="one number a row"):
         LabelMLP((3,), (2,), (4,), CLASSES, True, 1.0)
 
 

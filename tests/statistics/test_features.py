@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from pipeline.assembly.energies import construct_energy
 from pipeline.common import plugins
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError, ConfigError
 from pipeline.config.compose import compose
 from pipeline.energies.maxent.exponential_family import ExponentialFamily, family
 from pipeline.energies.maxent.features import Histogram, Pairs, Polynomial
@@ -190,14 +191,16 @@ def test_features_from_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(
         plugins, "entry_points", lambda group: [Point()] if group == "pipeline.features" else []
     )
-    declared = {"kind": "custom", "entry_point": "scaled", "options": {"scale": 3.0}}
-    assert family((2,), [declared]).features(torch.tensor([[1.0, 2.0]])).tolist() == [[3, 6]]
-    for wrong in (
-        {"entry_point": "other", "options": {}},
-        {"entry_point": "scaled", "options": {"width": 1}},
-    ):
+
+    def declared(function: str) -> Any:
+        features = f"energy.features=[{{kind:custom,{function}}}]"
+        return construct_energy(compose(["energy=maxent", features]).energy, (2,))
+
+    energy = declared("entry_point:scaled,options:{scale:3.0}")
+    assert energy.features(torch.tensor([[1.0, 2.0]])).tolist() == [[3, 6]]
+    for wrong in ("entry_point:other", "entry_point:scaled,options:{width:1}"):
         with pytest.raises(ConfigError, match=r"energy\.features="):
-            family((2,), [{"kind": "custom", **wrong}])
+            declared(wrong)
 
 
 @pytest.mark.parametrize(
@@ -210,18 +213,18 @@ def test_features_from_an_entry_point(monkeypatch: pytest.MonkeyPatch) -> None:
             {},
             "a histogram needs low < high",
         ),
-        ([], {}, r"energy\.features=\[\]: declare at least one"),
+        ([], {}, r"features=\[\]: declare at least one"),
         (
             [MEANS],
             {"levels": 3, "base_rates": (0.5, 0.5)},
-            r"energy\.base_rates=.*one for each of energy\.levels=3",
+            r"base_rates=.*one for each of levels=3",
         ),
         ([], {"given": [lambda x: x.sum()]}, r"must map \[2, 1\] to \[2, F\]; it gave \[\]"),
         ([], {"given": [lambda x: x @ torch.ones(5)]}, r"must map .* it failed"),
     ],
 )
 def test_refusals(features: list[dict[str, Any]], options: dict[str, Any], message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         family((1,), features, **options)
 
 

@@ -12,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.mlp import MLPEnergy
@@ -164,7 +164,7 @@ def test_in_a_box_its_error_falls_with_the_square_of_the_spacing() -> None:
     ids=["gaussian", "network", "quadratic", "rbm", "gaussian_rbm"],
 )
 def test_what_has_no_log_z_is_refused(energy: Energy) -> None:
-    with pytest.raises(ConfigError, match="needs log Z"):
+    with pytest.raises(ArgumentError, match="needs log Z"):
         started(energy, energy.sample_base(5, seeded(0)))
 
 

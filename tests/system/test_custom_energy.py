@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 import pipeline
 from pipeline.assembly.energies import make_energy
-from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError
 from pipeline.config.compose import compose
 from pipeline.energies.custom import CustomEnergy
 from pipeline.kernels.metropolis_hastings import independence
@@ -119,7 +119,7 @@ def test_a_proposal_in_code(tmp_path: Path) -> None:
     ],
 )
 def test_what_is_no_energy_is_refused(module: nn.Module, message: str) -> None:
-    with pytest.raises(ConfigError, match=message):
+    with pytest.raises(ArgumentError, match=message):
         CustomEnergy((2,), module, None, 1.0, None)
 
 

@@ -111,6 +111,13 @@ def test_what_carries_models_knows_none_of_them(package: str) -> None:
     assert known <= SHARED_ENERGIES
 
 
+@pytest.mark.parametrize("folder", ["energies", "kernels", "objectives"])
+def test_the_mathematics_knows_no_configuration_key(folder: str) -> None:
+    """It raises `ValueError`s about its own arguments; who assembles it adds the keys."""
+    files = (ROOT / "pipeline" / folder).rglob("*.py")
+    assert not [path.name for path in files if "ConfigError" in path.read_text()]
+
+
 def test_no_formula_in_actors() -> None:
     """Actors call no torch mathematics: of torch they may set threads and wrap a start."""
     for name, tree in HOUSE.trees.items():

@@ -11,10 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import one_hot
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.discrete import ENUMERABLE_STATES, all_states, enumerated
-from pipeline.energies.maxent.features import KEY, FeatureMap, GivenFeatures, Polynomial, declare
+from pipeline.energies.maxent.features import FeatureMap, GivenFeatures, Polynomial, declare
 
 POINTS = {1: 4096, 2: 256}  # of the midpoint rule, a side, by dimension
 REACH = 8.0  # of it on R^d, in base scales
@@ -216,7 +216,7 @@ def family(
     """The family of the features that a configuration declares, and of those `given` in code,
     functions `[N, *shape] -> [N, F]`.
 
-    Raises `ConfigError` where they are not to be had, or where exp of their sum may have no
+    Raises `ArgumentError` where they are not to be had, or where exp of their sum may have no
     integral on R^d, whatever lambda has been learned so far.
     """
     domain = {"levels": levels, "box": box, "base_scale": base_scale}
@@ -228,17 +228,13 @@ def family(
     ]
     for some in maps:
         if isinstance(some, Polynomial) and some.degree > 2 and levels is None and box is None:
-            remedy = (
-                "on R^d a polynomial of degree over 2 has no Z for some parameters; give"
-                " energy.box=[low,high]"
-            )
-            raise ConfigError(KEY, f"polynomial of degree {some.degree}", remedy)
+            remedy = "on R^d a polynomial of degree over 2 has no Z for some parameters; give a box"
+            raise ArgumentError("features", f"polynomial of degree {some.degree}", remedy)
     if not maps:
-        raise ConfigError(KEY, "[]", "declare at least one, such as [{kind:means},{kind:pairs}]")
+        remedy = "declare at least one, such as [{kind:means},{kind:pairs}]"
+        raise ArgumentError("features", "[]", remedy)
     if base_rates is not None and len(base_rates) != levels:
-        raise ConfigError(
-            "energy.base_rates", list(base_rates), f"one for each of energy.levels={levels}"
-        )
+        raise ArgumentError("base_rates", list(base_rates), f"one for each of levels={levels}")
     return ExponentialFamily(
         shape, maps, levels=levels, box=box, base_scale=base_scale, base_rates=base_rates
     )

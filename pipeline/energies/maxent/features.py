@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 from collections.abc import Callable, Sequence
@@ -12,11 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pipeline.common import plugins
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ArgumentError
 from pipeline.energies.lattice import neighbours
-
-KEY = "energy.features"
 
 
 class FeatureMap(nn.Module):
@@ -75,7 +73,9 @@ class Histogram(ComponentFeatures):
     def __init__(self, shape: Sequence[int], low: float, high: float, bins: int) -> None:
         super().__init__()
         if low >= high:
-            raise ConfigError(KEY, f"low {low:g}, high {high:g}", "a histogram needs low < high")
+            raise ArgumentError(
+                "features", f"low {low:g}, high {high:g}", "a histogram needs low < high"
+            )
         self.low, self.high, self.bins = low, high, bins
         edges = [f"{low + (high - low) * b / bins:.4g}" for b in range(bins + 1)]
         self.names = tuple(
@@ -105,8 +105,8 @@ class Pairs(FeatureMap):
             neighbours(shape, False) if neighbours_only else torch.triu_indices(size, size, 1)
         )
         if not len(first):
-            raise ConfigError(
-                KEY, "pairs", f"a position of shape {list(shape)} has no two components"
+            raise ArgumentError(
+                "features", "pairs", f"a position of shape {list(shape)} has no two components"
             )
         self.register_buffer("first", first, persistent=False)
         self.register_buffer("second", second, persistent=False)
@@ -130,8 +130,8 @@ class GivenFeatures(FeatureMap):
     where it has them.
 
     Kernels that follow gradients use those that autograd finds, 0 where there are none. A module's
-    parameters stay as they are; a function that is none works in float32. Raises `ConfigError`
-    where it is not of that form.
+    parameters stay as they are, for a copy of it is kept; a function that is none works in
+    float32. Raises `ArgumentError` where it is not of that form.
     """
 
     multilinear = False
@@ -139,7 +139,9 @@ class GivenFeatures(FeatureMap):
     def __init__(self, function: Callable[[Tensor], Tensor], example: Tensor, called: str) -> None:
         super().__init__()
         self.function = (
-            function.requires_grad_(False) if isinstance(function, nn.Module) else function
+            copy.deepcopy(function).requires_grad_(False)
+            if isinstance(function, nn.Module)
+            else function
         )
         wanted = (
             f"must map [{len(example)}, {', '.join(map(str, example.shape[1:]))}] to"
@@ -147,9 +149,9 @@ class GivenFeatures(FeatureMap):
         )
         try:
             with torch.no_grad():
-                value = function(example)
+                value = self.function(example)
         except Exception as error:
-            raise ConfigError(KEY, called, f"{wanted}; it failed ({error})") from error
+            raise ArgumentError("features", called, f"{wanted}; it failed ({error})") from error
         if (
             not isinstance(value, Tensor)
             or value.ndim != 2
@@ -157,12 +159,13 @@ class GivenFeatures(FeatureMap):
             or not value.shape[1]
         ):
             given = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
-            raise ConfigError(KEY, called, f"{wanted}; it gave {given}")
+            raise ArgumentError("features", called, f"{wanted}; it gave {given}")
         names = getattr(function, "names", None) or [
             f"{called}[{number}]" for number in range(value.shape[1])
         ]
         if len(names) != value.shape[1]:
-            raise ConfigError(KEY, called, f"has {len(names)} names for {value.shape[1]} features")
+            remedy = f"has {len(names)} names for {value.shape[1]} features"
+            raise ArgumentError("features", called, remedy)
         self.names = tuple(names)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -178,10 +181,10 @@ def component_names(shape: Sequence[int]) -> list[str]:
 
 
 def declare(shape: Sequence[int], declared: dict[str, Any], example: Tensor) -> FeatureMap:
-    """The map that one entry of `energy.features` declares; `example` [N, *shape] is what a user's
-    function is tried on.
+    """The map that one entry of a family's features declares; `example` [N, *shape] is what a
+    user's function is tried on. An entry of kind "custom" holds the "function" and its "name".
 
-    Raises `ConfigError` where there are no such features, or an entry point is not there.
+    Raises `ArgumentError` where there are no such features.
     """
     options = {key: value for key, value in declared.items() if key != "kind"}
     match declared["kind"]:
@@ -194,9 +197,7 @@ def declare(shape: Sequence[int], declared: dict[str, Any], example: Tensor) -> 
         case "pairs":
             return Pairs(shape, options["neighbours"])
         case _:
-            make = plugins.find("pipeline.features", options["entry_point"], KEY)
-            function = plugins.call(make, KEY, options["options"], tuple(shape))
-            return GivenFeatures(function, example, options["entry_point"])
+            return GivenFeatures(options["function"], example, options["name"])
 
 
 def _levels_of(encoded: Tensor) -> Tensor:
