@@ -62,4 +62,7 @@ def log_ratio(energy: Energy, x: Tensor, other: Tensor) -> Tensor:
             raise ValueError(
                 f"positions are [N, {', '.join(map(str, energy.shape))}], not {list(rows.shape)}"
             )
-    return energy(other) - energy(x)
+    from pipeline.energies.frozen import evaluating
+
+    with evaluating(energy):
+        return energy(other) - energy(x)

@@ -15,7 +15,7 @@ from pipeline.common.types import Rows
 from pipeline.config.objectives import terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data import columns, conditional_toys, images, ising, nothing, tags, toys
-from pipeline.data.base import DataSet
+from pipeline.data.base import MOST_ROWS, DataSet
 
 DATA: dict[str, Callable[[Any], DataSet]] = {
     "digits": images.digits,
@@ -126,7 +126,7 @@ def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
     """At most 20,000 training rows as training sees them: with the data's noise, from a stream of
     its own.
     """
-    rows = data.sample[:20000]
+    rows = data.sample[:MOST_ROWS]
     return rows + data.noise * torch.randn(
         rows.shape, generator=torch_generator(config.data.split_seed, "sample-noise")
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from typing import Any
 
@@ -32,7 +33,7 @@ class Pool:
     def __init__(
         self, energy: Energy, plan: ChainPlan, count: int, *, pool: int, seed: int, device: str
     ) -> None:
-        self._energy = energy.to(device)
+        self._energy = copy.deepcopy(energy).to(device)  # whose weights change
         self._plan, self._count = plan, count
         self._pool, self._seed, self._device = pool, seed, torch.device(device)
         self._version = -1

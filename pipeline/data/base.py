@@ -15,6 +15,7 @@ from pipeline.common.types import Rows
 
 LogDensity = Callable[..., Tensor]
 """log p(x), or of a conditional law log p(x | c) of positions and contexts: `[N]` nats."""
+MOST_ROWS = 20_000  # of the training rows, that simple laws and objectives are started from
 
 
 class Positives(Protocol):

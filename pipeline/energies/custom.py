@@ -12,6 +12,7 @@ from torch.nn.modules.dropout import _DropoutNd
 from pipeline.common.errors import ArgumentError
 from pipeline.energies.deep import DeepEnergy
 from pipeline.energies.discrete import enumerated
+from pipeline.energies.frozen import frozen
 
 
 class CustomEnergy(DeepEnergy):
@@ -54,7 +55,7 @@ class CustomEnergy(DeepEnergy):
         wanted = f"must map [2, {', '.join(map(str, shape))}] to [2]"
         try:
             with torch.no_grad():
-                value = module.eval()(self.sample_base(2, torch.Generator().manual_seed(0)))
+                value = frozen(module)(self.sample_base(2, torch.Generator().manual_seed(0)))
         except Exception as error:
             raise ArgumentError("module", called, f"{wanted}; it failed ({error})") from error
         if not isinstance(value, Tensor) or value.shape != (2,):

@@ -76,7 +76,8 @@ def iterate_spectral_norms(energy: nn.Module) -> None:
     """
     for layer in energy.modules():
         if nn.utils.parametrize.is_parametrized(layer):
+            training = layer.training
             layer.train()
             for name in layer.parametrizations:  # type: ignore[union-attr]
                 getattr(layer, name)
-            layer.eval()
+            layer.train(training)

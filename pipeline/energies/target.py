@@ -9,15 +9,17 @@ from torch import Tensor
 
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional
+from pipeline.energies.frozen import follow, frozen
 
 
 class Target:
-    """An energy bound to the weights it has now, to a context where it has one, and on a ladder to
-    `beta` [N]: what a kernel samples from.
+    """An energy bound to its weights, to a context where it has one, and on a ladder to `beta` [N]:
+    what a kernel samples from.
 
-    Energies and gradients cached in a kernel's State hold only under the weights that made them;
-    when the energy's weights change, call `refresh`, then the kernel's `init` again. Outside a box
-    the energy is inf.
+    The energy itself stays as it is: a target looks at its weights through a replica of its own
+    (`frozen`), which builds no graph. Energies and gradients cached in a kernel's State hold only
+    under the weights that made them; when the energy's weights change, call `refresh`, then the
+    kernel's `init` again. Outside a box the energy is inf.
 
     With `gradient_dtype` = torch.bfloat16 gradients come from a copy of the energy in that precision,
     energies as ever. MALA and HMC stay exact: their accept step holds for any proposal drift that
@@ -31,8 +33,10 @@ class Target:
         gradient_dtype: torch.dtype | None = None,
         context: Tensor | None = None,
     ) -> None:
-        self._energy = energy.eval().requires_grad_(False)  # so that nothing below builds a graph
-        self._rough = None if gradient_dtype is None else copy.deepcopy(energy).to(gradient_dtype)
+        self._source, self._energy = energy, frozen(energy)
+        self._rough = None
+        if gradient_dtype is not None:
+            self._rough = copy.deepcopy(self._energy).to(gradient_dtype)
         self._gradient_dtype = gradient_dtype
         self.beta = beta
         self.blocks, self.levels, self.box = energy.blocks, energy.levels, energy.box
@@ -51,6 +55,7 @@ class Target:
 
     def refresh(self) -> None:
         """Takes over weights that changed."""
+        follow(self._energy, self._source)
         if self._rough is not None:
             self._rough.load_state_dict(self._energy.state_dict())
         self.bind(self._context)

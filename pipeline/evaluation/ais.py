@@ -159,7 +159,8 @@ def reverse_log_partition(
     (Grosse, Ghahramani & Adams 2015); forward and reverse estimates that agree, from starts as
     different as noise and data, say that both are right.
     """
-    target, state = Target(path), gibbs.init(starts, Target(path))
+    target = Target(path)
+    state = gibbs.init(starts, target)
     for sweep in range(1, temperatures + 1):
         state, _ = gibbs.step(generator, state, target)
         yield Progress("draws of the model", sweep, temperatures)

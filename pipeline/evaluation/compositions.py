@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.common.types import Figures
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation
+from pipeline.energies.quadrature import MidpointRule
 from pipeline.evaluation.likelihood import log_z_by_quadrature
 from pipeline.storage.figures import write_figure
 
@@ -35,8 +36,7 @@ class Compared(NamedTuple):
 
 def grid() -> Tensor:
     """`[SIDE^2, 2]`."""
-    side = (torch.arange(SIDE) + 0.5) * (2 * REACH / SIDE) - REACH
-    return torch.cartesian_prod(side, side)
+    return MidpointRule(-REACH, REACH, SIDE).points((2,), torch.empty(0))
 
 
 def composed(first: Energy, second: Energy) -> dict[str, Energy]:

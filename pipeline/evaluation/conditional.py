@@ -13,15 +13,16 @@ from torch import Tensor
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet
+from pipeline.data.base import MOST_ROWS, DataSet
 from pipeline.energies.base import Energy
+from pipeline.energies.frozen import frozen
 from pipeline.energies.laws import Gaussian
+from pipeline.energies.quadrature import MidpointRule
 from pipeline.evaluation.likelihood import independent_levels
 from pipeline.evaluation.search import argmax
 
 SIDES = {1: 1000, 2: 128}  # points a side of the grid, by dimension
 ROWS = {1: 4000, 2: 500}  # held-out rows that are scored on a grid, which each context needs anew
-POINTS = 2**18  # energies at once
 SEARCHED = 500  # rows for which the most probable position is looked for
 
 
@@ -29,15 +30,7 @@ def log_z_on_grid(bound: Energy, box: tuple[float, float]) -> Tensor:
     """log of the integral of exp(-E(x | c)) over [low, high]^d, d = 1 or 2, by the midpoint rule,
     `[contexts]` float64.
     """
-    side, (low, high) = SIDES[bound.dimension], box
-    step = (high - low) / side
-    line = (torch.arange(side) + 0.5) * step + low
-    points = torch.cartesian_prod(*[line] * bound.dimension).view(-1, *bound.shape)
-    sums = []
-    for some in points.split(max(1, POINTS // bound.contexts)):
-        values = -bound(some.repeat_interleave(bound.contexts, 0)).double().view(len(some), -1)
-        sums.append(torch.logsumexp(values, 0))
-    return torch.logsumexp(torch.stack(sums), 0) + bound.dimension * math.log(step)
+    return MidpointRule(*box, SIDES[bound.dimension]).precise_log_integral(bound)
 
 
 def log_likelihood(
@@ -48,7 +41,7 @@ def log_likelihood(
     Z(c) is exact where the energy has it, else by a grid over `box` in one or two real dimensions;
     None elsewhere.
     """
-    values = []
+    energy, values = frozen(energy), []
     for rows, contexts in zip(x.split(100), context.split(100), strict=True):
         distinct, which = contexts.unique(dim=0, return_inverse=True)
         log_z = energy.given(distinct).log_sum()
@@ -98,7 +91,7 @@ def conditional_figures(
             baselines["independent_components"] = independent_levels(data, energy.levels)
         elif energy.box is None:
             baselines["gaussian"] = float(
-                Gaussian.fit(data.sample[:20000], data.noise).log_density(test).double().mean()
+                Gaussian.fit(data.sample[:MOST_ROWS], data.noise).log_density(test).double().mean()
             )
         figures["baselines"] = baselines
     if energy.levels is not None:

@@ -13,10 +13,12 @@ from torch import Tensor
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet
+from pipeline.data.base import MOST_ROWS, DataSet
 from pipeline.energies.base import Energy
+from pipeline.energies.frozen import frozen
 from pipeline.energies.laws import Gaussian, TruncatedGaussian
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
+from pipeline.energies.quadrature import MidpointRule
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.evaluation.ais import (
     Bridge,
@@ -35,6 +37,7 @@ def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
     """log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and training
     rows, nats.
     """
+    energy = frozen(energy)
     quadrature = isinstance(energy, ExponentialFamily) and energy.levels is None
     return {
         "log_z": log_z,
@@ -48,7 +51,7 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
     """d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels (Besag
     1975); the mean, nats.
     """
-    rows = data.held_out.flatten(1)
+    energy, rows = frozen(energy), data.held_out.flatten(1)
     assert energy.levels is not None
     chosen = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
     current = rows.gather(1, chosen)
@@ -78,14 +81,7 @@ def independent_levels(data: DataSet, levels: int) -> float:
 
 def log_z_by_quadrature(energy: Energy, box: tuple[float, float]) -> float:
     """log of the integral of exp(-E) over [low, high]^2, midpoint rule on 1000 x 1000 points."""
-    step = (box[1] - box[0]) / GRID
-    side = (torch.arange(GRID) + 0.5) * step + box[0]
-    rows = [torch.stack([side, value.expand_as(side)], 1) for value in side]
-    sums = [
-        torch.logsumexp(-energy(torch.cat(rows[i : i + 50])).double(), 0)
-        for i in range(0, GRID, 50)
-    ]
-    return float(torch.logsumexp(torch.stack(sums), 0)) + 2 * math.log(step)
+    return float(MidpointRule(*box, GRID).precise_log_integral(energy))
 
 
 def two_dimensional(
@@ -94,6 +90,7 @@ def two_dimensional(
     """Likelihood with Z by quadrature and, where the data's law is known, that of the truth on the
     same rows.
     """
+    energy = frozen(energy)
     log_z = log_z_by_quadrature(energy, box)
     values = -energy(test).double() - log_z
     figures: Figures = {
@@ -115,8 +112,8 @@ def by_annealing(
     """Likelihood with log Z by AIS from a Gaussian fitted to the training rows (in a box: from
     truncated independent ones).
     """
-    settings = config.evaluation
-    rows = data.sample[:20000]
+    settings, energy = config.evaluation, frozen(energy)
+    rows = data.sample[:MOST_ROWS]
     law = (
         Gaussian.fit(rows, data.noise)
         if energy.box is None
@@ -148,6 +145,7 @@ def by_gibbs_annealing(
     energy: BernoulliRBM | PottsRBM, data: DataSet, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
     """Likelihood with log Z by AIS, see `log_z_both_ways`."""
+    energy = frozen(energy)
     figures = yield from log_z_both_ways(energy, data.sample, config)
     test = -energy(data.held_out).double() - figures["log_z"]
     return figures | {
@@ -187,7 +185,7 @@ def untrained_rbm(
     energy: BernoulliRBM | PottsRBM, data: DataSet, seed: int
 ) -> Generator[Progress, None, float]:
     """The same figure for the initial weights: nearly the base law, from which AIS has a short way."""
-    generator = torch_generator(seed, "ais-untrained")
+    energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
     result = yield from gibbs_log_partition(
         RatesBridge(energy, data.sample), UNTRAINED_TEMPERATURES, 128, generator
     )
@@ -200,7 +198,7 @@ def untrained_continuous(
     """The same figure for the initial weights: nearly the energy's own base law, from which AIS has
     a short way.
     """
-    generator = torch_generator(seed, "ais-untrained")
+    energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
     scale = energy.base_scale if energy.box is None else (energy.box[1] - energy.box[0]) / 4
     result = yield from annealed_log_partition(
         energy, UNTRAINED_TEMPERATURES, 128, generator, 0.1 * scale**2
@@ -218,7 +216,7 @@ def continuous_baselines(
     (exact for independent components); without noise, a Gaussian. In a box there are independent
     truncated Gaussians alone.
     """
-    train = data.sample[:20000]
+    train = data.sample[:MOST_ROWS]
     if box is not None:
         law = TruncatedGaussian.fit(train, data.noise, box)
         return {"independent_components": float(law.log_density(test).double().mean())}

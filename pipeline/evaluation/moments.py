@@ -20,7 +20,7 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.objectives import MomentsObjective, terms_of
 from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet
+from pipeline.data.base import MOST_ROWS, DataSet
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.maxent.marginal_polytope import locate
 from pipeline.evaluation.diagnostics import split_r_hat
@@ -31,7 +31,6 @@ from pipeline.storage.figures import write_figure
 CHAINS = 64  # at least, for moments by chains
 # |z| of a residual that is called one: chance alone gives it in 1 of 200,000, with 64 chains
 LIMIT = 5.0
-STARTED_FROM = 20000  # most rows that an objective is started from (`noisy_sample`)
 MET = 0.01  # the same of one that is exact, in standard deviations of the feature
 
 
@@ -78,7 +77,7 @@ def moment_figures(
         and section.moments is None
         and not data.noise
     ):
-        figures |= against_truth(energy, best, data.log_density, min(data.rows, STARTED_FROM))
+        figures |= against_truth(energy, best, data.log_density, min(data.rows, MOST_ROWS))
         for row, true, error in zip(
             figures["moments"],
             figures.pop("true_parameters", []),

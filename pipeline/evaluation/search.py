@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import math
 from typing import NamedTuple
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from pipeline.energies.base import Energy
 from pipeline.energies.discrete import ENUMERABLE_STATES, all_states
+from pipeline.energies.frozen import frozen
 from pipeline.energies.target import Target
 from pipeline.kernels import gibbs_with_gradients
 from pipeline.kernels.base import per_chain
@@ -53,6 +53,7 @@ def argmax(
     `generator` that is not given is seeded with 0.
     """
     generator = generator or torch.Generator(_like(energy).device).manual_seed(0)
+    energy = frozen(energy)
     if energy.levels is None:
         return descend(energy, generator)
     position = energy.argmax()
@@ -93,7 +94,8 @@ def anneal(energy: Energy, generator: torch.Generator, schedule: Schedule = SCHE
     exp(-beta E), from draws of the base law, as beta rises by `schedule`; of all that a context's
     chains met, the position of least energy.
     """
-    target = _Sharpened(copy.deepcopy(energy))
+    energy = frozen(energy)
+    target = _Sharpened(energy)
     position = energy.sample_base(schedule.restarts * energy.contexts, generator).to(_like(energy))
     best, least = position, target.energy(position)
     for beta in torch.logspace(
@@ -121,7 +123,8 @@ def descend(
     Each has a step size of its own, in squared data units per nat: it grows by 1.2 where the energy
     fell, and halves, the step not taken, where it did not.
     """
-    target = Target(copy.deepcopy(energy))
+    energy = frozen(energy)
+    target = Target(energy)
     position = energy.sample_base(restarts * energy.contexts, generator).to(_like(energy))
     value, gradient = target.energy_and_gradient(position)
     step_size = torch.ones_like(value)

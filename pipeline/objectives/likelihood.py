@@ -4,7 +4,6 @@ are held against.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -12,6 +11,8 @@ from torch import Tensor
 
 from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
+from pipeline.energies.frozen import frozen
+from pipeline.energies.quadrature import MidpointRule
 from pipeline.objectives.base import Batch, Objective, Part
 
 REACH = 6.0
@@ -27,19 +28,16 @@ class MaximumLikelihood(Objective):
     falls faster than any power of the spacing.
     """
 
-    _side: Tensor
-
     def __init__(self, grid: int) -> None:
         super().__init__()
-        self._grid = grid
+        self._grid, self._rule = grid, MidpointRule(0.0, 0.0, grid)
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
         """Chooses the grid. Raises `ArgumentError` for an energy without a log Z in more than two
         dimensions.
         """
-        self.register_buffer("_side", torch.empty(0), persistent=False)
         with torch.no_grad():
-            if energy.log_sum() is not None:
+            if frozen(energy).log_sum() is not None:
                 return
         if energy.dimension > 2 or energy.levels is not None:
             remedy = (
@@ -49,10 +47,7 @@ class MaximumLikelihood(Objective):
             raise ArgumentError("energy", type(energy).__name__, remedy)
         reach = max(REACH * energy.base_scale, 1.5 * float(rows.abs().max()))
         low, high = energy.box or (-reach, reach)
-        self._step = (high - low) / self._grid
-        self._side = ((torch.arange(self._grid, dtype=torch.float64) + 0.5) * self._step + low).to(
-            rows
-        )
+        self._rule = MidpointRule(low, high, self._grid)
 
     def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
         """Parts named positive and log_z."""
@@ -60,13 +55,7 @@ class MaximumLikelihood(Objective):
             return
         energy, rows = energy.given(batch.context), len(batch.positives)
         yield Part("positive", energy(batch.positives).sum(), rows)
-        yield Part("log_z", self._log_z(energy).expand(rows).sum(), rows)
-
-    def _log_z(self, energy: Energy) -> Tensor:
-        """[], or [N] where the energy is bound to the contexts of N rows."""
-        value = energy.log_sum()
-        if value is not None:
-            return value
-        points = torch.cartesian_prod(*[self._side] * energy.dimension).view(-1, *energy.shape)
-        values = energy(points.repeat_interleave(energy.contexts, 0)).view(-1, energy.contexts)
-        return torch.logsumexp(-values, 0) + energy.dimension * math.log(self._step)
+        log_z = energy.log_sum()  # [], or [N] where the energy is bound to the contexts of N rows
+        if log_z is None:
+            log_z = self._rule.log_integral(energy, batch.positives)
+        yield Part("log_z", log_z.expand(rows).sum(), rows)

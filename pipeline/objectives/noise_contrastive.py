@@ -15,6 +15,7 @@ from torch.nn.functional import softplus
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Categorical
 from pipeline.energies.discrete import log_frequencies
+from pipeline.energies.frozen import frozen
 from pipeline.energies.laws import Gaussian, TruncatedGaussian
 from pipeline.objectives.base import Batch, Objective, Part
 
@@ -86,7 +87,7 @@ class NoiseContrastive(Objective):
         self.noise = fitted(energy, rows)
         y = self.noise.sample(1000, generator)
         self.log_z.fill_(
-            torch.logsumexp(-energy(y) - self.noise.log_density(y), 0) - math.log(len(y))
+            torch.logsumexp(-frozen(energy)(y) - self.noise.log_density(y), 0) - math.log(len(y))
         )
 
     def draw(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, cast
 
@@ -15,6 +14,7 @@ from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.discrete import ENUMERABLE_STATES, all_states, enumerated
 from pipeline.energies.maxent.features import FeatureMap, GivenFeatures, Polynomial, declare
+from pipeline.energies.quadrature import MidpointRule
 
 POINTS = {1: 4096, 2: 256}  # of the midpoint rule, a side, by dimension
 REACH = 8.0  # of it on R^d, in base scales
@@ -141,7 +141,7 @@ class ExponentialFamily(Energy):
             return enumerated(self)
         if self.dimension not in POINTS:
             return None
-        return torch.logsumexp(-self(self._points(self.natural)), 0) + self.log_cell()
+        return self.rule.log_integral(self, self.natural).squeeze(0)
 
     def support(self) -> Iterator[Tensor] | None:
         """Where sums for Z are taken, float64, in chunks `[<= 65536, *shape]`: all states, or the
@@ -152,7 +152,7 @@ class ExponentialFamily(Energy):
         if self.levels is not None:
             states = all_states(self.levels, self.dimension, self.natural.device)
             return (some.view(-1, *self.shape) for some in states)
-        return iter([self._points(self.natural.double())])
+        return iter([self.rule.points(self.shape, self.natural.double())])
 
     @property
     def states(self) -> int:
@@ -164,23 +164,17 @@ class ExponentialFamily(Energy):
 
     def log_cell(self) -> float:
         """log of the volume that one point of `support` stands for."""
-        if self.levels is not None:
-            return 0.0
-        low, high = self.window
-        return self.dimension * math.log((high - low) / POINTS[self.dimension])
+        return 0.0 if self.levels is not None else self.rule.log_cell(self.dimension)
 
     @property
     def window(self) -> tuple[float, float]:
         """[low, high]: a side of where densities are integrated and drawn."""
         return self.box or (-REACH * self.base_scale, REACH * self.base_scale)
 
-    def _points(self, like: Tensor) -> Tensor:
-        low, high = self.window
-        count = POINTS[self.dimension]
-        side = (torch.arange(count, dtype=torch.float64, device=like.device) + 0.5) * (
-            (high - low) / count
-        ) + low
-        return torch.cartesian_prod(*[side] * self.dimension).view(-1, *self.shape).to(like.dtype)
+    @property
+    def rule(self) -> MidpointRule:
+        """The rule for sums over one or two real dimensions."""
+        return MidpointRule(*self.window, POINTS[self.dimension])
 
     @torch.no_grad()
     def exact_moments(self) -> Moments | None:

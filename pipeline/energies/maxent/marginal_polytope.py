@@ -12,8 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.energies.discrete import all_states
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.maxent.features import ComponentFeatures, FeatureMap, Pairs, Polynomial
+from pipeline.energies.quadrature import product
 
 STATES = 2**16  # most states, or points of a grid, of a linear programme
 SIDE = {1: 4096, 2: 128}
@@ -59,13 +61,12 @@ def _grid(energy: ExponentialFamily) -> Tensor | None:
     if energy.levels is not None:
         if energy.levels**energy.dimension > STATES:
             return None
-        powers = energy.levels ** torch.arange(energy.dimension)
-        states = torch.arange(energy.levels**energy.dimension)[:, None] // powers % energy.levels
-        return states.double().view(-1, *energy.shape)
+        states = torch.cat(list(all_states(energy.levels, energy.dimension)))
+        return states.view(-1, *energy.shape)
     if energy.dimension not in SIDE:
         return None
     side = torch.linspace(*energy.window, SIDE[energy.dimension], dtype=torch.float64)
-    return torch.cartesian_prod(*[side] * energy.dimension).view(-1, *energy.shape)
+    return product(side, energy.shape)
 
 
 def _by_programme(phi: np.ndarray, mu: np.ndarray, names: tuple[str, ...], slack: float) -> Verdict:
