@@ -62,9 +62,10 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
 
-docs: setup  ## the pages that are made from the code
+docs: setup  ## the pages and lists that are made from the code
 	$(PY) -m pipeline.reference kernels > docs/kernels.md
 	$(PY) -m pipeline.reference objectives > docs/objectives.md
+	$(PY) -m pipeline.reference configmaps > conf/kustomization.yml
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache

@@ -1,5 +1,9 @@
-"""`python -m pipeline.reference kernels|objectives`: reference pages, from the registries
-themselves (`make docs`).
+"""Pages and lists that are made from the registry of parts and from `conf/` (`make docs`).
+
+    python -m pipeline.reference kernels|objectives|configmaps
+
+`kernels` and `objectives` print the reference pages of `docs/`; `configmaps` prints
+`conf/kustomization.yml`.
 """
 
 from __future__ import annotations
@@ -10,20 +14,22 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.assembly.kernels import KERNELS
-from pipeline.config.compose import choices, compose_raw
-from pipeline.config.fields import Section
-from pipeline.config.kernels import Kernel, KernelConfig
-from pipeline.config.objectives import MixtureObjective, ObjectiveConfig, ObjectiveSection
+from pipeline.config.compose import compose_raw, conf_directory
+from pipeline.config.fields import Part
+from pipeline.config.kernels import KernelSection
+from pipeline.config.objectives import MixtureObjective, ObjectiveSection
+from pipeline.config.parts import KERNELS, OBJECTIVES, section_of
 
 HEAD = """# Kernels
 
-Made by `python -m pipeline.reference kernels` from the code's registry (`pipeline/assembly/`, `pipeline/config/kernels.py`).
-Every kernel is a pair `init(position, target) -> State`, `step(generator, state, target, **parameters) -> (State, Info)`
-(`pipeline/kernels/NAME.py`, whose docstring has the formulas and their source), and works on all chains of a batch at once.
-`tests/statistics` proves each on the laws named here: that it leaves them as they are, that it finds them from a bad start, and
-that a broken variant of it is caught; the discrete ones by their whole transition matrix. While a step size or a ladder is
-adapted, invariance holds in the limit of slow changes; after `adapt_rounds` it is exact.
+Made by `python -m pipeline.reference kernels` from the registry (`pipeline/config/parts.py`) and the
+sections that it names. Every kernel is a pair `init(position, target) -> State`,
+`step(generator, state, target, **parameters) -> (State, Info)` (`pipeline/kernels/NAME.py`, whose
+docstring has the formulas and their source), and works on all chains of a batch at once.
+`tests/statistics` proves each on the laws named here: that it leaves them as they are, that it finds
+them from a bad start, and that a broken variant of it is caught; the discrete ones by their whole
+transition matrix. While a step size or a ladder is adapted, invariance holds in the limit of slow
+changes; after `adapt_rounds` it is exact.
 
 | kernel | domain | leaves exp(-E) invariant | at a box's walls | proven on |
 |---|---|---|---|---|
@@ -31,14 +37,15 @@ adapted, invariance holds in the limit of slow changes; after `adapt_rounds` it 
 
 OBJECTIVES_HEAD = """# Objectives
 
-Made by `python -m pipeline.reference objectives` from the code's registry (`pipeline/assembly/`,
-`pipeline/config/objectives.py`). An objective is a function of an energy and a batch (`pipeline/objectives/`, whose
-docstrings have the formulas and their source); what it needs of chance is drawn beforehand and comes in as data. Its loss is in
-parts, sums with their counts, so that the trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions,
-noises or sites of each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics` holds
-each against enumeration, quadrature or closed forms, its gradient as well, sees it recover a law that is known, and sees broken
-variants of it caught. What each learns in practice: [results](every_objective.md); what each costs:
-[performance](performance.md).
+Made by `python -m pipeline.reference objectives` from the registry (`pipeline/config/parts.py`) and
+the sections that it names. An objective is a function of an energy and a batch
+(`pipeline/objectives/`, whose docstrings have the formulas and their source); what it needs of chance
+is drawn beforehand and comes in as data. Its loss is in parts, sums with their counts, so that the
+trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions, noises or sites of
+each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics`
+holds each against enumeration, quadrature or closed forms, its gradient as well, sees it recover a
+law that is known, and sees broken variants of it caught. What each learns in practice:
+[results](every_objective.md); what each costs: [performance](performance.md).
 
 | objective | what | domain | chains start at | old negatives may be reweighted |
 |---|---|---|---|---|
@@ -54,25 +61,54 @@ PARAMETERS = """
 """
 
 
+CONFIGMAPS_HEAD = """\
+# Made by `python -m pipeline.reference configmaps` (`make docs`) from the files of this folder.
+# The configuration as ConfigMaps, one a folder, since a key of a ConfigMap may hold no "/". The head
+# mounts them as one folder and reads that (EBM_CONF), so that a change in conf/ needs no new image.
+# Kustomize has no wildcards. Names end in a hash of the content: a run, and every retry of it, keeps
+# what it began with. Called .yml, since every .yaml in conf/ is a part of the configuration itself.
+apiVersion: kustomize.config.k8s.io/v1beta1
+kind: Kustomization
+generatorOptions:
+  immutable: true
+configMapGenerator:
+  - name: ebm-conf
+    files: [config.yaml]
+"""
+
+
 def kernels() -> str:
-    """The page, in Markdown."""
-    rows = [(name, _section(KernelConfig, name)) for name in KERNELS]
+    """The page of kernels, in Markdown."""
+    rows = [(name, section_of("kernel", name)) for name in KERNELS]
     overview = [
         f"| `{name}` | {_domain(section)} | {section.invariance} | {section.at_walls} |"
         f" {', '.join(KERNELS[name].laws)} |"
         for name, section in rows
+        if issubclass(section, KernelSection)
     ]
     return HEAD + "\n".join(overview) + "\n" + _all_parameters("kernel", rows)
 
 
 def objectives() -> str:
-    """The page, in Markdown."""
-    rows = [(name, _section(ObjectiveConfig, name)) for name in choices("objective")]
+    """The page of objectives, in Markdown."""
+    rows = [(name, section_of("objective", name)) for name in sorted(OBJECTIVES)]
     overview = [_of_objective(name, section) for name, section in rows]
     return OBJECTIVES_HEAD + "\n".join(overview) + "\n" + _all_parameters("objective", rows)
 
 
-def _of_objective(name: str, section: type[Section]) -> str:
+def configmaps() -> str:
+    """`conf/kustomization.yml`: a ConfigMap for each folder of `conf/`, file by file."""
+    folder = conf_directory()
+    lines = []
+    for group in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        lines += [f"  - name: ebm-conf-{group}", "    files:"]
+        lines += [
+            f"      - {group}/{file.name}" for file in sorted((folder / group).glob("*.yaml"))
+        ]
+    return CONFIGMAPS_HEAD + "\n".join(lines) + "\n"
+
+
+def _of_objective(name: str, section: type[Part]) -> str:
     what = re.match(r"(.*?\)|[^.]*)\.", " ".join((section.__doc__ or "").split()))[1]  # type: ignore[index]
     if not issubclass(section, ObjectiveSection):
         return f"| `{name}` | {what} | of its terms | of its terms | as its terms |"
@@ -80,10 +116,9 @@ def _of_objective(name: str, section: type[Section]) -> str:
         "continuous": "R^d",
         "discrete": "{0, ..., q-1}^d",
         "binary": "{0, 1}^d",
+        "continuous or binary": "R^d, {0, 1}^d",
         "any": "any",
     }[section.domain]
-    if section.domain == "any" and not section.in_box:
-        domain = "R^d, {0, 1}^d"
     start = section.model_validate(compose_raw([f"objective={name}"])["objective"]).start
     where = {"persistent": "where they were", "data": "the positives", "noise": "noise", None: "-"}[
         start
@@ -92,26 +127,18 @@ def _of_objective(name: str, section: type[Section]) -> str:
     return f"| `{name}` | {what} | {domain} | {where} | {reweighted} |"
 
 
-def _all_parameters(group: str, rows: list[tuple[str, Any]]) -> str:
+def _all_parameters(group: str, rows: list[tuple[str, type[Part]]]) -> str:
     lines = [line for name, section in rows for line in _parameters(group, name, section)]
     return PARAMETERS.replace("GROUP", group) + "\n".join(lines) + "\n"
 
 
-def _section(config: Any, name: str) -> Any:
-    """The section class of the choice `name`, of the union `config`."""
-    members = config.__origin__.__args__
-    return next(
-        member for member in members if name in member.model_fields["name"].annotation.__args__
-    )
-
-
-def _domain(section: type[Kernel]) -> str:
+def _domain(section: type[KernelSection]) -> str:
     if section.needs_conditionals:
         return "energies with conditionals (restricted and deep Boltzmann machines)"
     return {"continuous": "R^d, boxes", "discrete": "{0, ..., q-1}^d", "any": "any"}[section.domain]
 
 
-def _parameters(group: str, name: str, section: type[Section]) -> list[str]:
+def _parameters(group: str, name: str, section: type[Part]) -> list[str]:
     defaults = compose_raw([f"{group}={name}"])[group]
     lines = []
     for key, field in section.model_fields.items():
@@ -133,7 +160,7 @@ def _parameters(group: str, name: str, section: type[Section]) -> list[str]:
 
 
 def _range(schema: dict[str, Any]) -> str:
-    """What a JSON schema allows, in few words."""
+    """The values that a JSON schema allows, in few words."""
     if "anyOf" in schema:
         return " or ".join(_range(option) for option in schema["anyOf"])
     if "enum" in schema:
@@ -154,4 +181,5 @@ def _range(schema: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    print({"kernels": kernels, "objectives": objectives}[sys.argv[1]](), end="")
+    pages = {"kernels": kernels, "objectives": objectives, "configmaps": configmaps}
+    print(pages[sys.argv[1]](), end="")

@@ -1,4 +1,4 @@
-"""From a configuration to chains: how they run, and those of one pool."""
+"""From a configuration to chains: the plan of all, and those of one pool."""
 
 from __future__ import annotations
 
@@ -11,16 +11,15 @@ from pipeline.assembly.kernels import make_kernel
 from pipeline.chains.pool import Pool
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.process import keep_freed_memory
-from pipeline.config import kernels as kernel_sections
+from pipeline.config.kernels import ReplicaExchangeKernel, TunedKernel
 from pipeline.config.run import RunConfig
 
 
 def make_plan(config: RunConfig) -> ChainPlan:
-    """How the run's chains run."""
-    kernel = config.kernel
-    ladder = kernel if isinstance(kernel, kernel_sections.ReplicaExchangeKernel) else None
-    within = ladder.inner if ladder else kernel
-    tuned = within if isinstance(within, kernel_sections.TunedKernel) else None
+    """The run's kernel with its settings, and how chains begin and what they carry."""
+    kernel, within = config.kernel, config.kernel.within
+    ladder = kernel if isinstance(kernel, ReplicaExchangeKernel) else None
+    tuned = within if isinstance(within, TunedKernel) else None
     start = config.contrastive.start if config.contrastive else None
     return ChainPlan(
         make_kernel(kernel),
@@ -42,6 +41,7 @@ def make_plan(config: RunConfig) -> ChainPlan:
 def make_chains(
     config: RunConfig, shape: Sequence[int], pool: int, context_shape: Sequence[int] | None = None
 ) -> Pool:
+    """The pool numbered `pool`: its chains start at the energy's base law, in a stream of its own."""
     keep_freed_memory()
     energy, plan = make_energy(config, shape, context_shape), make_plan(config)
     return Pool(

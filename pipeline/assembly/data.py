@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,29 +10,19 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Rows
-from pipeline.config.objectives import terms_of
+from pipeline.config import parts
+from pipeline.config.energies import LabelledSection
+from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
-from pipeline.data import columns, conditional_toys, images, ising, nothing, tags, toys
 from pipeline.data.base import MOST_ROWS, DataSet
-
-DATA: dict[str, Callable[[Any], DataSet]] = {
-    "digits": images.digits,
-    "idx": images.idx,
-    "toy": toys.toy,
-    "labelled_toys": toys.labelled_toys,
-    "conditional_toy": conditional_toys.conditional_toy,
-    "tags": tags.tags,
-    "columns": columns.columns,
-    "ising": ising.ising,
-    "none": nothing.nothing,
-}
 
 
 def open_data(config: RunConfig) -> DataSet:
-    """The data set, checked against what the configuration asks of it. Raises `ConfigError`,
-    `DataError`.
+    """The data set, checked against what the configuration asks of it.
+
+    Raises `ConfigError` where they do not fit, `DataError` where rows cannot be read.
     """
-    data = DATA[config.data.name](config.data)
+    data: DataSet = parts.make_of("data", config.data.name)(config.data)
     if config.energy.takes_context and data.context is None:
         remedy = (
             f"energy={config.energy.name} conditions on a context, and these rows have none; use"
@@ -43,22 +31,29 @@ def open_data(config: RunConfig) -> DataSet:
         raise ConfigError("data", config.data.name, remedy)
     if data.rows:
         _check_rows(config, data)
-    dimension = math.prod(data.shape)
+    _check_masses(config, math.prod(data.shape))
+    for term in terms_of(config.objective).values():
+        _check_directions(term, math.prod(data.shape))
+    return data
+
+
+def _check_masses(config: RunConfig, dimension: int) -> None:
+    """There is a mass for each component of a row."""
     mass = config.kernel.parameters.get("mass")
     if isinstance(mass, tuple) and len(mass) != dimension:
-        key = "kernel.inner.mass" if config.kernel.name == "replica_exchange" else "kernel.mass"
+        key = "kernel.inner.mass" if config.kernel.ladder else "kernel.mass"
         raise ConfigError(
             key, list(mass), f"a row has {dimension} components; give one mass for each"
         )
-    for term in terms_of(config.objective).values():
-        key = "draws" if hasattr(term, "draws") else "probes"
-        most = {"orthogonal": dimension, "hutch_pp": 3 * dimension + 2}.get(
-            getattr(term, "probe", "")
-        )
-        if most is not None and getattr(term, key) > most:
-            remedy = f"a row has {dimension} orthogonal directions; use at most {most}"
-            raise ConfigError(f"objective.{key}", getattr(term, key), remedy)
-    return data
+
+
+def _check_directions(term: ObjectiveSection, dimension: int) -> None:
+    """No more orthogonal directions are drawn than there are."""
+    key = "draws" if hasattr(term, "draws") else "probes"
+    most = {"orthogonal": dimension, "hutch_pp": 3 * dimension + 2}.get(getattr(term, "probe", ""))
+    if most is not None and getattr(term, key) > most:
+        remedy = f"a row has {dimension} orthogonal directions; use at most {most}"
+        raise ConfigError(f"objective.{key}", getattr(term, key), remedy)
 
 
 def _check_rows(config: RunConfig, data: DataSet) -> None:
@@ -74,8 +69,8 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
             " reweighted; keep as many, or use lag 0"
         )
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
-    if config.energy.has_labels:
-        _check_labels(config, data)
+    if isinstance(config.energy, LabelledSection):
+        _check_labels(config.energy.classes, data)
     if config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
@@ -90,10 +85,10 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
         )
 
 
-def _check_labels(config: RunConfig, data: DataSet) -> None:
+def _check_labels(classes: int, data: DataSet) -> None:
     """Contexts are labels, and the energy knows each."""
     assert data.context is not None
-    labels, classes = data.context.sample, config.energy.classes  # type: ignore[union-attr]
+    labels = data.context.sample
     known = ((labels == labels.floor()) & (labels >= 0) & (labels < classes)).all()
     if math.prod(data.context.shape) != 1 or not bool(known):
         remedy = (
@@ -103,7 +98,7 @@ def _check_labels(config: RunConfig, data: DataSet) -> None:
         raise ConfigError("energy.classes", classes, remedy)
 
 
-def _first_contexts(data: DataSet, count: int) -> Tensor | None:
+def first_contexts(data: DataSet, count: int) -> Tensor | None:
     """`count` contexts of training rows, over again where there are fewer; None where rows have
     none.
     """
@@ -113,8 +108,8 @@ def _first_contexts(data: DataSet, count: int) -> Tensor | None:
 
 
 def rows_for_pool(config: RunConfig, data: DataSet, pool: int, incarnation: int) -> Rows:
-    """As many training rows, drawn at random, as a pool has chains: where those of one that joins
-    may begin.
+    """As many training rows, drawn at random, as a pool has chains: the chains of one that joins may
+    begin there.
     """
     generator = torch_generator(config.seed, "newcomers", pool, incarnation)
     return Rows(
@@ -123,8 +118,8 @@ def rows_for_pool(config: RunConfig, data: DataSet, pool: int, incarnation: int)
 
 
 def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
-    """At most 20,000 training rows as training sees them: with the data's noise, from a stream of
-    its own.
+    """At most `MOST_ROWS` training rows as training sees them: with the data's noise, from a
+    stream of its own.
     """
     rows = data.sample[:MOST_ROWS]
     return rows + data.noise * torch.randn(
@@ -133,7 +128,7 @@ def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
 
 
 def keeps_chains(config: RunConfig, data: DataSet) -> bool:
-    """Whether pools keep chains for each training row of a conditional model: rows of a set in
+    """Return whether pools keep chains for each training row of a conditional model: rows of a set in
     memory, which have numbers.
     """
     persistent = config.contrastive is not None and config.contrastive.start == "persistent"

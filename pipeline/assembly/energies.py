@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from copy import deepcopy
 from typing import Any
 
@@ -13,49 +13,29 @@ from pipeline.assembly.refusals import refusing
 from pipeline.common import plugins
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
-from pipeline.config import energies as energy_sections
-from pipeline.config.energies import EnergyConfig
+from pipeline.config import parts
+from pipeline.config.energies import CustomEnergy as CustomSection
+from pipeline.config.energies import EnergySection
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
-from pipeline.energies.conditional_mlp import ConditionalMLP
-from pipeline.energies.conv import ConvEnergy
 from pipeline.energies.custom import CustomEnergy
-from pipeline.energies.dbm import DeepBoltzmannMachine
-from pipeline.energies.label_mlp import LabelMLP
-from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.maxent.exponential_family import family
-from pipeline.energies.mlp import MLPEnergy
-from pipeline.energies.pairwise import PairwiseEnergy
-from pipeline.energies.quadratic import QuadraticBinary
-from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
-
-ENERGIES: dict[str, Callable[..., Energy]] = {
-    "mlp": MLPEnergy,
-    "conv": ConvEnergy,
-    "rbm": BernoulliRBM,
-    "gaussian_rbm": GaussianRBM,
-    "potts_rbm": PottsRBM,
-    "dbm": DeepBoltzmannMachine,
-    "lattice": PottsLattice,
-    "quadratic": QuadraticBinary,
-    "conditional_mlp": ConditionalMLP,
-    "label_mlp": LabelMLP,
-    "pairwise": PairwiseEnergy,
-    "maxent": family,
-}
 
 
 def make_energy(
     config: RunConfig, shape: Sequence[int], context_shape: Sequence[int] | None = None
 ) -> Energy:
     """The energy with its initial weights, from the stream "weights"; torch's global one is left as
-    it was. Raises `ConfigError`.
+    it was.
+
+    Raises `ConfigError` where it cannot be had of these shapes, or its module is a user's own and is
+    not there.
     """
     return construct_energy(config.energy, shape, context_shape, config.seed)
 
 
 def construct_energy(
-    section: EnergyConfig,
+    section: EnergySection,
     shape: Sequence[int],
     context_shape: Sequence[int] | None = None,
     seed: int = 0,
@@ -65,22 +45,38 @@ def construct_energy(
     """
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(torch_generator(seed, "weights").initial_seed())
+        arguments = section.arguments
+        if section.takes_context:
+            arguments["context_shape"] = context_shape
         with refusing("energy", section):
-            if isinstance(section, energy_sections.CustomEnergy):
-                domain = section.model_dump(include={"levels", "base_scale", "box"})
-                return CustomEnergy(shape, find_module(section, shape), **domain)
-            options = section.model_dump(exclude={"name"})
-            if isinstance(section, energy_sections.MaxentEnergy):
-                options["given"] = section._features
-                options["features"] = [find_features(some, shape) for some in options["features"]]
-            if section.takes_context:
-                options["context_shape"] = context_shape
-            return ENERGIES[section.name](shape, **options)
+            energy: Energy = parts.make_of("energy", section.name)(shape, **arguments)
+        return energy
 
 
-def find_module(section: energy_sections.CustomEnergy, shape: Sequence[int]) -> nn.Module:
+def maximum_entropy(
+    shape: Sequence[int], features: Sequence[dict[str, Any]], **options: Any
+) -> Energy:
+    """The exponential family of the `features` that a configuration declares; those of installed
+    packages are found by name.
+
+    Raises `ConfigError` where one is not there.
+    """
+    return family(shape, [find_features(declared, shape) for declared in features], **options)
+
+
+def custom(shape: Sequence[int], section: CustomSection, **domain: Any) -> Energy:
+    """The energy of the user's own module, on its `domain` (levels, base_scale, box).
+
+    Raises `ConfigError` where the module cannot be had.
+    """
+    return CustomEnergy(shape, find_module(section, shape), **domain)
+
+
+def find_module(section: CustomSection, shape: Sequence[int]) -> nn.Module:
     """The user's module: a copy of the one given in code, or what the installed package's entry
     point makes.
+
+    Raises `ConfigError` where none is named, there is none of that name, or its options do not fit.
     """
     if section._module is not None:
         return deepcopy(section._module)

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
+from pydantic_core import PydanticCustomError
 from torch import Tensor, nn
 
 from pipeline.common.errors import CheckpointError
-from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
+from pipeline.config.energies import CustomEnergy, EnergySection, MaxentEnergy
+from pipeline.config.parts import Choice
 from pipeline.energies.base import Energy
 from pipeline.storage.checkpoint import find_averaged
 
@@ -16,16 +18,17 @@ from pipeline.storage.checkpoint import find_averaged
 def load_energy(
     url: str, module: nn.Module | None, features: Sequence[Callable[[Tensor], Tensor]] | None = None
 ) -> Energy:
-    """Does what `pipeline.load` promises. Raises `CheckpointError`."""
+    """The trained energy of a checkpoint; see `pipeline.load`.
+
+    Raises `CheckpointError` where the checkpoint is not what this version or this call can take.
+    """
     from pipeline.assembly.energies import construct_energy
 
     checkpoint, weights = find_averaged(url)
     # the energy's section alone: the rest of an older configuration need not be valid any more
     try:
-        section: EnergyConfig = TypeAdapter(EnergyConfig).validate_python(
-            checkpoint.manifest["config"]["energy"]
-        )
-    except ValidationError as error:
+        section: EnergySection = Choice("energy").resolve(checkpoint.manifest["config"]["energy"])
+    except (ValidationError, PydanticCustomError) as error:
         raise CheckpointError(
             f"{checkpoint.folder}: this version knows no such energy ({error})"
         ) from error

@@ -1,4 +1,4 @@
-"""A rehearsal: what would fail later fails before anything starts."""
+"""A rehearsal, so that what would fail later fails before anything starts."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from copy import deepcopy
 import torch
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import _first_contexts, noisy_sample
+from pipeline.assembly.data import first_contexts, noisy_sample
 from pipeline.assembly.learner import make_terms
 from pipeline.assembly.refusals import refusing
 from pipeline.chains.sampler import Sampler
@@ -21,8 +21,10 @@ from pipeline.objectives.base import Batch
 
 
 def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
-    """One transition of two chains and a first loss: what code of the user's own fails at, or an
-    objective cannot have of this energy, a `ConfigError` says before anything starts.
+    """One transition of two chains and a first loss, on `energy`, which is not changed.
+
+    Raises `ConfigError` where code of the user's own fails at these, or an objective cannot have
+    this energy.
     """
     generator = torch_generator(config.seed, "rehearsal")
     try:
@@ -37,7 +39,7 @@ def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
             f" {error})"
         )
         raise ConfigError("kernel", config.kernel.name, remedy) from error
-    rows, context = energy.sample_base(16, generator), _first_contexts(data, 16)
+    rows, context = energy.sample_base(16, generator), first_contexts(data, 16)
     try:
         terms = make_terms(config, energy, rows, context)
         for term, section in zip(terms, terms_of(config.objective).values(), strict=True):

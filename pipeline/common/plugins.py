@@ -1,35 +1,48 @@
-"""What other installed packages add by name: entry points in the groups `pipeline.energies` and
-`pipeline.proposals`.
-"""
+"""Parts that other installed packages add by name: entry points in groups called `pipeline.*`."""
 
 from __future__ import annotations
 
 import inspect
+import sys
 from collections.abc import Callable
-from importlib.metadata import entry_points
+from functools import lru_cache
+from importlib.metadata import EntryPoint, entry_points
 from typing import Any
 
 from pipeline.common.errors import ConfigError
 
 
-def find(group: str, name: str, key: str) -> Callable[..., Any]:
-    """The function that an installed package registered as `name` in `group`; `key` is what the
+def installed(group: str) -> dict[str, EntryPoint]:
+    """The entry points of `group` by name. Nothing of them is imported."""
+    return _installed(group, tuple(sys.path))
+
+
+@lru_cache
+def _installed(group: str, path: tuple[str, ...]) -> dict[str, EntryPoint]:  # noqa: ARG001
+    """`installed` of one search path: reading the metadata of every package takes a while."""
+    return {point.name: point for point in entry_points(group=group)}
+
+
+def find(group: str, name: str, key: str) -> Any:
+    """The object that an installed package registered as `name` in `group`; `key` is what the
     configuration calls it.
+
+    Raises `ConfigError` where there is none, or it cannot be imported.
     """
-    installed = {point.name: point for point in entry_points(group=group)}
-    if name not in installed:
-        known = ", ".join(sorted(installed)) or "none is installed"
+    there = installed(group)
+    if name not in there:
+        known = ", ".join(sorted(there)) or "none is installed"
         raise ConfigError(key, name, f"no entry point of that name in the group {group} ({known})")
     try:
-        function: Callable[..., Any] = installed[name].load()
+        return there[name].load()
     except (ImportError, AttributeError) as error:
         raise ConfigError(key, name, f"its package cannot be imported ({error})") from error
-    return function
 
 
 def call(function: Callable[..., Any], key: str, options: dict[str, Any], *arguments: Any) -> Any:
-    """`function(*arguments, **options)`; options that it does not take, or takes for wrong, are a
-    `ConfigError` about `key`.
+    """`function(*arguments, **options)`.
+
+    Raises `ConfigError` about `key` for options that it does not take, or takes for wrong.
     """
     try:
         inspect.signature(function).bind(*arguments, **options)

@@ -1,115 +1,111 @@
-"""Which choices go together: what a configuration is refused for beyond a bad value of one key."""
+"""The combinations that make sense: refusals beyond a bad value of one key.
+
+They ask for capabilities that sections declare, not for names. Names in remedies are suggestions.
+"""
 
 from __future__ import annotations
 
 from pipeline.common.errors import ConfigError
-from pipeline.config.kernels import MetropolisHastingsKernel, ReplicaExchangeKernel
-from pipeline.config.objectives import MixtureObjective, PlainObjective, terms_of
+from pipeline.config import parts
+from pipeline.config.data import DataSection
+from pipeline.config.energies import Domain, EnergySection
+from pipeline.config.kernels import KernelSection
+from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import LEAST_PER_CONTEXT, RunConfig
-
-# energies that read their parameters in `forward` alone, where FSDP2 has gathered them
-SHARDABLE = ("mlp", "conv", "custom", "rbm", "gaussian_rbm", "potts_rbm", "quadratic", "lattice")
 
 
 def check_combinations(config: RunConfig) -> None:
-    """Raises `ConfigError` for the first of them that makes no sense."""
+    """Raises `ConfigError` for the first combination that makes no sense."""
     _check_no_data(config)
     check_domains(config)
     for name, objective in terms_of(config.objective).items():
-        _check_objective(config, name, objective)
-    _check_batches(config)
+        _check_domain_of(name, objective, config.energy)
+        _check_energy_of(config, name, objective)
+    _check_consumers(config)
+    if config.contrastive is None:
+        _check_without_chains(config)
+    else:
+        _check_batches(config)
+        _check_ladder(config, config.contrastive)
+        _check_staleness(config, config.contrastive)
     _check_pools(config)
     _check_ranks(config)
     _check_devices(config)
 
 
 def _check_no_data(config: RunConfig) -> None:
-    """What is learned needs rows, or comes with its moments."""
-    if config.data.name == "none" and config.objective.name != "moments":
+    """There are rows, or the objective comes with its moments."""
+    if config.data.has_rows:
+        return
+    if not config.objective.rows_optional:
         raise ConfigError(
             "data",
-            "none",
+            config.data.name,
             f"objective={config.objective.name} learns from rows; use objective=moments",
         )
-    if config.data.name == "none" and config.objective.moments is None:  # type: ignore[union-attr]
+    if getattr(config.objective, "moments", None) is None:
         raise ConfigError(
             "objective.moments",
             "null",
-            "with data=none there are no rows to take them from; give them",
+            f"with data={config.data.name} there are no rows to take them from; give them",
         )
 
 
 def check_domains(config: RunConfig) -> None:
-    """Energy, kernel and data live in one domain."""
+    """Energy, kernel and data live in one domain. Raises `ConfigError` where they do not."""
     energy, data, domain = config.energy, config.data, config.energy.domain
-    ladder = config.kernel if isinstance(config.kernel, ReplicaExchangeKernel) else None
-    kernel, key = (ladder.inner, "kernel.inner") if ladder else (config.kernel, "kernel")
-    remedy = (
-        "use gibbs_with_gradients or single_site"
-        if domain.levels
-        else "use mala, hmc or random_walk"
+    _check_kernel(
+        config.kernel.within, energy, "kernel.inner" if config.kernel.ladder else "kernel"
     )
-    if kernel.needs_conditionals and not energy.has_conditionals:
-        raise ConfigError(
-            key, kernel.name, f"energy={energy.name} has no conditionals; {remedy}, or energy=rbm"
-        )
-    if kernel.domain == ("continuous" if domain.levels else "discrete"):
-        raise ConfigError(key, kernel.name, f"energy={energy.name} is over {domain}; {remedy}")
-    if (
-        domain.levels
-        and isinstance(kernel, MetropolisHastingsKernel)
-        and kernel.proposal == "independence"
-    ):
-        raise ConfigError(
-            f"{key}.proposal",
-            kernel.proposal,
-            f"energy={energy.name} is over {domain}; bring your own",
-        )
     if domain.levels and domain.box:
-        raise ConfigError(
-            "energy.box",
-            list(domain.box),
-            f"energy.levels={domain.levels} is a domain already; give one of them",
-        )
+        remedy = f"energy.levels={domain.levels} is a domain already; give one of them"
+        raise ConfigError("energy.box", list(domain.box), remedy)
     if data.discrete_levels != domain.levels:
-        encoded = getattr(data, "encoding", "real") != "real"
-        if domain.levels is None:
-            remedy = f"energy={energy.name} is a density on {domain}; use "
-            remedy += (
-                "real, or energy=rbm, potts_rbm, quadratic, lattice"
-                if encoded
-                else "energy=pairwise"
-            )
-            raise ConfigError(
-                "data.encoding" if encoded else "data",
-                getattr(data, "encoding", data.name) if encoded else data.name,
-                remedy,
-            )
-        if not hasattr(data, "encoding"):
-            where = f"{{0, ..., {data.discrete_levels - 1}}}^d" if data.discrete_levels else "R^d"
-            remedy = (
-                f"energy={energy.name} is over {domain}, data={data.name} in {where}; use another"
-                " energy"
-            )
-            raise ConfigError("data", data.name, remedy)
-        wanted = "binary" if domain.levels == 2 else f"categorical data.levels={domain.levels}"
-        raise ConfigError(
-            "data", data.name, f"energy={energy.name} is over {domain}; set data.encoding={wanted}"
-        )
+        raise _other_levels(data, energy)
     if domain.levels and data.noise:
         raise ConfigError(
             "data.noise", data.noise, "discrete data take no Gaussian noise; use data.noise=0"
         )
     if domain.box is not None and domain.box[0] >= domain.box[1]:
         raise ConfigError("energy.box", list(domain.box), "must be [low, high] with low < high")
-    if energy.name == "conv" and data.name == "toy":
-        raise ConfigError("energy", "conv", "convolutions need images; use energy=mlp for data=toy")
+    if energy.needs_images and not data.images:
+        remedy = f"convolutions need images; use energy=mlp for data={data.name}"
+        raise ConfigError("energy", energy.name, remedy)
 
 
-def _check_objective(config: RunConfig, name: str, objective: PlainObjective) -> None:
-    """The objective is defined on the energy's domain, and can be had with this kernel."""
-    domain, kernel = config.energy.domain, config.kernel
-    where = f"energy={config.energy.name} is over {domain}"
+def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> None:
+    """The kernel can move in the energy's domain."""
+    levels = energy.domain.levels
+    remedy = "use gibbs_with_gradients or single_site" if levels else "use mala, hmc or random_walk"
+    if kernel.needs_conditionals and not energy.has_conditionals:
+        raise ConfigError(
+            key, kernel.name, f"energy={energy.name} has no conditionals; {remedy}, or energy=rbm"
+        )
+    if kernel.domain == ("continuous" if levels else "discrete"):
+        raise ConfigError(key, kernel.name, f"{energy.where}; {remedy}")
+    kernel.check(energy, key)
+
+
+def _other_levels(data: DataSection, energy: EnergySection) -> ConfigError:
+    """The refusal of data whose values are not the energy's."""
+    levels, encoding = energy.domain.levels, getattr(data, "encoding", None)
+    if levels is None:
+        density = f"energy={energy.name} is a density on {energy.domain}; use "
+        if encoding in (None, "real"):
+            return ConfigError("data", data.name, density + "energy=pairwise")
+        remedy = density + "real, or energy=rbm, potts_rbm, quadratic, lattice"
+        return ConfigError("data.encoding", encoding, remedy)
+    if encoding is None:
+        where = Domain(data.discrete_levels, None)
+        remedy = f"{energy.where}, data={data.name} in {where}; use another energy"
+        return ConfigError("data", data.name, remedy)
+    wanted = "binary" if levels == 2 else f"categorical data.levels={levels}"
+    return ConfigError("data", data.name, f"{energy.where}; set data.encoding={wanted}")
+
+
+def _check_domain_of(name: str, objective: ObjectiveSection, energy: EnergySection) -> None:
+    """The objective is defined on the energy's domain."""
+    domain, where = energy.domain, energy.where
     if objective.domain == "continuous" and domain.levels:
         raise ConfigError(
             "objective", name, f"{where}; use pcd, pseudo_likelihood, nce or conditional_nce"
@@ -118,89 +114,64 @@ def _check_objective(config: RunConfig, name: str, objective: PlainObjective) ->
         raise ConfigError("objective", name, f"{where}; use pcd, hutchinson, denoising or nce")
     if objective.domain == "binary" and domain.levels != 2:
         raise ConfigError("objective", name, f"{where}; use pseudo_likelihood")
+    if objective.domain == "continuous or binary" and domain.levels not in (None, 2):
+        raise ConfigError("objective", name, f"{where}; use pseudo_likelihood or nce")
     if domain.box is not None and not objective.in_box:
         remedy = f"{where}, and {name} needs all of R^d; use energy.box=null, or pcd or nce"
         raise ConfigError("objective", name, remedy)
-    if objective.name == "conditional_nce" and domain.levels:
-        if domain.levels > 2:
-            raise ConfigError("objective", name, f"{where}; use pseudo_likelihood or nce")
-        if objective.scale >= 1:
-            raise ConfigError(
-                "objective.scale",
-                objective.scale,
-                f"{where}, where it is the chance of a flip; use less than 1",
-            )
-    if getattr(objective, "probe", None) == "hutch_pp" and getattr(objective, "probes", 1) < 3:
-        raise ConfigError(
-            "objective.probes",
-            objective.probes,  # type: ignore[union-attr]
-            "hutch_pp divides them among three uses; use at least 3",
-        )
-    if config.conditional and objective.name in ("nce", "improved_cd"):
-        reason = {
-            "nce": "learns one log Z",
-            "improved_cd": "takes neighbours for draws of one law",
-        }[objective.name]
-        raise ConfigError(
-            "objective",
-            name,
-            f"{reason}, energy={config.energy.name} has one for each context; use pcd or cd",
-        )
-    if objective.name == "moments" and config.energy.name != "maxent":
-        raise ConfigError(
-            "objective",
-            name,
-            f"energy={config.energy.name} declares no features; use energy=maxent",
-        )
-    if objective.needs_labels and not config.energy.has_labels:
-        raise ConfigError(
-            "objective", name, f"energy={config.energy.name} knows no labels; use energy=label_mlp"
-        )
-    if config.energy.latents and not objective.latents:
+
+
+def _check_energy_of(config: RunConfig, name: str, objective: ObjectiveSection) -> None:
+    """The objective can be had of this energy and with this kernel."""
+    energy, kernel = config.energy, config.kernel
+    if energy.conditional and objective.needs_one_law:
         remedy = (
-            f"energy={config.energy.name} has latent units, for whose means {name} is not defined;"
+            f"{objective.needs_one_law}, energy={energy.name} has one for each context; use pcd or"
+            " cd"
+        )
+        raise ConfigError("objective", name, remedy)
+    if objective.needs_features and not energy.has_features:
+        remedy = f"energy={energy.name} declares no features; use energy=maxent"
+        raise ConfigError("objective", name, remedy)
+    if objective.needs_labels and not energy.has_labels:
+        remedy = f"energy={energy.name} knows no labels; use energy=label_mlp"
+        raise ConfigError("objective", name, remedy)
+    if energy.latents and not objective.latents:
+        remedy = (
+            f"energy={energy.name} has latent units, for whose means {name} is not defined;"
             " use pcd or fast_pcd"
         )
         raise ConfigError("objective", name, remedy)
-    if objective.name == "improved_cd":
-        if not kernel.replays:
-            raise ConfigError(
-                "kernel",
-                kernel.name,
-                "objective=improved_cd goes back through transitions; use kernel=ula",
-            )
-        if objective.replayed > kernel.transitions:
-            remedy = f"a round has kernel.transitions={kernel.transitions}; replay at most that"
-            raise ConfigError("objective.replayed", objective.replayed, remedy)
+    if objective.replays and not kernel.replays:
+        remedy = f"objective={objective.name} goes back through transitions; use kernel=ula"
+        raise ConfigError("kernel", kernel.name, remedy)
+    objective.check(energy, kernel)
+
+
+def _check_consumers(config: RunConfig) -> None:
+    """One objective of a mixture consumes chains, or none."""
+    consumers = [name for name, term in terms_of(config.objective).items() if term.start]
+    if len(consumers) > 1:
+        remedy = "at most one objective of a mixture consumes chains"
+        raise ConfigError("objective.weights", ", ".join(consumers), remedy)
+
+
+def _check_without_chains(config: RunConfig) -> None:
+    """What is about chains is not asked for where there are none."""
+    trainer, name = config.trainer, config.objective.name
+    if trainer.lag:
+        raise ConfigError(
+            "trainer.lag", trainer.lag, f"objective={name} has no chains to lag; use 0"
+        )
+    if trainer.reweight is True:
+        raise ConfigError(
+            "trainer.reweight", "true", f"objective={name} has no negatives; use auto"
+        )
 
 
 def _check_batches(config: RunConfig) -> None:
-    """Steps, batches and chains fit one another, and old negatives are used only where they may be."""
-    kernel, trainer, chains, objective = (
-        config.kernel,
-        config.trainer,
-        config.chains,
-        config.contrastive,
-    )
-    if isinstance(config.objective, MixtureObjective):
-        consumers = [name for name, term in config.objective.terms.items() if term.start]
-        if len(consumers) > 1:
-            remedy = "at most one objective of a mixture consumes chains"
-            raise ConfigError("objective.weights", ", ".join(consumers), remedy)
-    if objective is None:
-        if trainer.lag:
-            raise ConfigError(
-                "trainer.lag",
-                trainer.lag,
-                f"objective={config.objective.name} has no chains to lag; use 0",
-            )
-        if trainer.reweight is True:
-            raise ConfigError(
-                "trainer.reweight",
-                "true",
-                f"objective={config.objective.name} has no negatives; use auto",
-            )
-        return
+    """Steps, batches and chains fit one another."""
+    trainer, chains = config.trainer, config.chains
     total = chains.pools * chains.per_pool
     if config.negatives % chains.per_pool or config.negatives > total:
         raise ConfigError(
@@ -209,11 +180,8 @@ def _check_batches(config: RunConfig) -> None:
             f"must be a multiple of chains.per_pool={chains.per_pool}, at most all {total} chains",
         )
     if chains.per_context > 1 and not config.conditional:
-        raise ConfigError(
-            "chains.per_context",
-            chains.per_context,
-            f"energy={config.energy.name} has no contexts; use 1",
-        )
+        remedy = f"energy={config.energy.name} has no contexts; use 1"
+        raise ConfigError("chains.per_context", chains.per_context, remedy)
     if chains.per_pool % chains.per_context:
         remedy = f"must divide chains.per_pool={chains.per_pool}"
         raise ConfigError("chains.per_context", chains.per_context, remedy)
@@ -225,41 +193,45 @@ def _check_batches(config: RunConfig) -> None:
                 f"a conditional model has chains.per_context={chains.per_context} chains for each"
                 " row of a step"
             )
-        raise ConfigError(
-            "trainer.batch_size",
-            trainer.batch_size,
-            f"{remedy}; use {rows} (of {config.negatives} negatives)",
-        )
-    if config.conditional and kernel.name == "replica_exchange":
+        remedy += f"; use {rows} (of {config.negatives} negatives)"
+        raise ConfigError("trainer.batch_size", trainer.batch_size, remedy)
+
+
+def _check_ladder(config: RunConfig, objective: ObjectiveSection) -> None:
+    """A ladder's chains stay where they are, and under one law."""
+    kernel = config.kernel
+    if config.conditional and kernel.ladder:
         remedy = (
             f"energy={config.energy.name} is conditional, and a ladder's chains stay under one law;"
             " use its inner kernel"
         )
         raise ConfigError("kernel", kernel.name, remedy)
-    if objective.start != "persistent" and kernel.name == "replica_exchange":
+    if objective.start != "persistent" and kernel.ladder:
         remedy = (
             f"objective={objective.name} starts chains at {objective.start}, a ladder's are its"
             " own; use objective=pcd"
         )
         raise ConfigError("kernel", kernel.name, remedy)
+
+
+def _check_staleness(config: RunConfig, objective: ObjectiveSection) -> None:
+    """Old negatives are used only where they may be."""
+    trainer, per_context = config.trainer, config.chains.per_context
     if trainer.reweight is True and not config.reweightable:
         invariant = config.kernel.leaves_invariant(config.energy)
-        culprit = (
-            f"objective={objective.name}"
-            if invariant
-            else f"kernel={config.kernel.name} with its noise, or in a box"
-        )
         if config.conditional and objective.equilibrium_negatives and invariant:
             remedy = (
                 "weights are normalised over one context's chains; use"
                 f" chains.per_context={LEAST_PER_CONTEXT} or more"
             )
-            raise ConfigError("chains.per_context", chains.per_context, remedy)
-        raise ConfigError(
-            "trainer.reweight",
-            "true",
-            f"not valid for {culprit}: its negatives are not from exp(-E); use auto",
+            raise ConfigError("chains.per_context", per_context, remedy)
+        culprit = (
+            f"objective={objective.name}"
+            if invariant
+            else f"kernel={config.kernel.name} with its noise, or in a box"
         )
+        remedy = f"not valid for {culprit}: its negatives are not from exp(-E); use auto"
+        raise ConfigError("trainer.reweight", "true", remedy)
     most = 1 if config.conditional and objective.equilibrium_negatives else 2
     if trainer.lag > most and not config.reweightable:
         raise ConfigError(
@@ -268,7 +240,7 @@ def _check_batches(config: RunConfig) -> None:
 
 
 def _check_pools(config: RunConfig) -> None:
-    """How many there may be, and how many rounds of each."""
+    """The bounds on pools agree, and on the rounds of each."""
     chains, trainer = config.chains, config.trainer
     if chains.min_pools is not None and chains.min_pools > chains.pools:
         raise ConfigError(
@@ -304,9 +276,7 @@ def _check_pools(config: RunConfig) -> None:
 
 
 def _check_ranks(config: RunConfig) -> None:
-    """What several trainers, each with its share of a step's rows, can be right about, and what can
-    be sharded among them.
-    """
+    """Several trainers have equal shares of a step's rows, and can be right about its loss."""
     trainer, ranks = config.trainer, config.trainer.replicas
     if ranks == 1:
         if trainer.sharding == "fsdp":
@@ -344,22 +314,34 @@ def _check_ranks(config: RunConfig) -> None:
                 f" (not {ranks}), or pcd"
             )
             raise ConfigError("objective", name, remedy)
-        if trainer.sharding == "fsdp" and not objective.shardable:
-            remedy = (
-                f"FSDP2 goes back once through calls of E(x), and objective={name} needs more than"
-                " that; use none, or "
-            )
-            raise ConfigError("trainer.sharding", "fsdp", remedy + "objective=pcd")
-    if trainer.sharding == "fsdp" and config.energy.name not in SHARDABLE:
+        if trainer.sharding == "fsdp":
+            _check_sharding(config.energy, name, objective)
+
+
+def _check_sharding(energy: EnergySection, name: str, objective: ObjectiveSection) -> None:
+    """The energy's parameters can be sharded under the objective called `name`."""
+    if not objective.shardable:
         remedy = (
-            f"energy={config.energy.name} uses parameters outside of E(x); use none, or one of"
-            f" {', '.join(SHARDABLE)}"
+            f"FSDP2 goes back once through calls of E(x), and objective={name} needs more than"
+            " that; use none, or objective=pcd"
+        )
+        raise ConfigError("trainer.sharding", "fsdp", remedy)
+    if not energy.shardable:
+        sections = {other: parts.section_of("energy", other) for other in parts.names("energy")}
+        shardable = [
+            other
+            for other, section in sections.items()
+            if issubclass(section, EnergySection) and section.shardable
+        ]
+        remedy = (
+            f"energy={energy.name} uses parameters outside of E(x); use none, or one of"
+            f" {', '.join(shardable)}"
         )
         raise ConfigError("trainer.sharding", "fsdp", remedy)
 
 
 def _check_devices(config: RunConfig) -> None:
-    """The optimizer's decays and the cluster's shares."""
+    """Moving averages move, and actors have the devices that they are to use."""
     if config.optimizer.ema == 1 or config.optimizer.momentum == 1 or config.optimizer.beta2 == 1:
         raise ConfigError(
             "optimizer", "decay of 1", "moving averages never move with a decay of 1; use less"

@@ -16,6 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.common.errors import ConfigError
+from pipeline.config import parts
 from pipeline.config.combinations import check_combinations
 from pipeline.config.fields import Section
 from pipeline.config.run import GROUPS, RunConfig
@@ -37,7 +38,7 @@ OPTIONS = (
 
 
 def conf_directory() -> Path:
-    """The folder of the YAML groups: inside the installed package, or beside it in a checkout.
+    """The folder of the YAML groups, inside the installed package, or beside it in a checkout.
 
     The environment variable EBM_CONF names another one, complete with config.yaml and every group:
     on Kubernetes, the ConfigMaps made from conf/, so that a change there needs no new image. Raises
@@ -58,12 +59,13 @@ def conf_directory() -> Path:
 
 
 def choices(group: str) -> list[str]:
-    """Names that `group=NAME` accepts."""
-    return sorted(path.stem for path in (conf_directory() / group).glob("*.yaml"))
+    """Names that `group=NAME` accepts: files in `conf/group/`, and parts of installed packages."""
+    files = {path.stem for path in (conf_directory() / group).glob("*.yaml")}
+    return sorted(files | set(parts.installed(group)))
 
 
 def default_choices() -> dict[str, str | None]:
-    """What config.yaml chooses of each group."""
+    """The choice of each group in config.yaml."""
     import yaml
 
     defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
@@ -81,7 +83,10 @@ def compose(overrides: Sequence[str] = ()) -> RunConfig:
 
 
 def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
-    """What Hydra makes of the overrides, as plain containers, before validation."""
+    """The composition of the overrides by Hydra, as plain containers, before validation.
+
+    Raises `ConfigError` for what may not be set, and for keys that there are not.
+    """
     from hydra import compose as hydra_compose
     from hydra import initialize_config_dir
     from hydra.core.override_parser.overrides_parser import OverridesParser
@@ -93,6 +98,7 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     parser = OverridesParser.create()
     given = dict(_check_override(text, parser) for text in overrides)
     overrides = [_as_hydra_has_it(text) for text in overrides]
+    _tell_hydra(given)
     try:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             composed = hydra_compose("config", list(overrides))
@@ -104,6 +110,29 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     if raw["objective"].get("name") == "mixture":
         _fill_in_terms(raw["objective"], given)
     return raw
+
+
+def _tell_hydra(given: dict[str, Any]) -> None:
+    """Stores the defaults of chosen parts that installed packages bring, where Hydra finds them."""
+    from hydra.core.config_store import ConfigStore
+
+    chosen = {(group, choice) for group, choice in default_choices().items()}
+    chosen |= set(_chosen_by(given["experiment"]).items()) if given.get("experiment") else set()
+    chosen |= {(group, given[group]) for group in parts.PARTS if isinstance(given.get(group), str)}
+    chosen.add(("kernel", given.get(INNER.rstrip("="))))
+    for group, choice in chosen:
+        if choice in parts.installed(group):
+            ConfigStore.instance().store(choice, _defaults(group, choice), group=group)
+
+
+def _chosen_by(experiment: str) -> dict[str, str]:
+    """The choices of an experiment by group."""
+    return {
+        key.removeprefix("override /"): choice
+        for entry in _defaults("experiment", experiment)["defaults"]
+        if isinstance(entry, dict)
+        for key, choice in entry.items()
+    }
 
 
 def _fill_in_terms(mixture: dict[str, Any], given: dict[str, Any]) -> None:
@@ -129,7 +158,7 @@ def _fill_in_terms(mixture: dict[str, Any], given: dict[str, Any]) -> None:
                 "not among objective.weights; add it there",
             )
     mixture["terms"] = {
-        name: _yaml("objective", name) | mixture["terms"].get(name, {}) for name in weights
+        name: _defaults("objective", name) | mixture["terms"].get(name, {}) for name in weights
     }
 
 
@@ -139,16 +168,12 @@ def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     """
     if given.get("experiment") is None:
         return raw
-    experiment = _yaml("experiment", given["experiment"])
-    chosen = {
-        key.removeprefix("override /"): choice
-        for entry in experiment["defaults"]
-        for key, choice in entry.items()
-    }
-    for group in GROUPS[:4]:
+    experiment = _defaults("experiment", given["experiment"])
+    chosen = _chosen_by(given["experiment"])
+    for group in parts.PARTS:
         if given.get(group, chosen[group]) == chosen[group]:
             continue
-        own = _yaml(group, given[group])
+        own = _defaults(group, given[group])
         for key in experiment.get(group, {}):
             if f"{group}.{key}" not in given:
                 raw[group].pop(key, None)
@@ -156,10 +181,14 @@ def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     return raw
 
 
-def _yaml(group: str, choice: str) -> dict[str, Any]:
+def _defaults(group: str, choice: str) -> dict[str, Any]:
+    """The settings of a choice as its file has them, or the package that brings it."""
     import yaml
 
-    return yaml.safe_load((conf_directory() / group / f"{choice}.yaml").read_text()) or {}
+    file = conf_directory() / group / f"{choice}.yaml"
+    if not file.exists():
+        return parts.defaults_of(group, choice)
+    return yaml.safe_load(file.read_text()) or {}
 
 
 def _as_hydra_has_it(text: str) -> str:
@@ -169,7 +198,7 @@ def _as_hydra_has_it(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A path as Hydra's grammar takes any: `=`, commas, braces and `~` are common in paths and mean
+    """A path in quotes, as Hydra's grammar takes any: `=`, commas, braces and `~` are common in paths and mean
     other things there.
     """
     key, _, value = text.partition("=")
@@ -213,7 +242,11 @@ def _check_override(text: str, parser: Any) -> tuple[str, Any]:
 
 
 def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
-    """Hydra's complaint, turned to the override it is about."""
+    """Hydra's complaint, turned to the override it is about.
+
+    Hydra's errors have no field for the key. `tests/unit/test_config.py` holds the messages that
+    are matched here.
+    """
     for text in overrides:
         key, _, value = text.lstrip("+~").partition("=")
         if f"'{key}'" in message or f'"{key}"' in message or f" {key}" in message.splitlines()[0]:
@@ -223,10 +256,17 @@ def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
 
 
 def _nearest(key: str) -> str:
-    meanings = {name: meaning for name, _, meaning in describe()}
-    if meanings.get(key, "").startswith("("):
-        return f"it goes with {meanings[key][1:].partition(')')[0]}"
-    known = list(meanings)
+    """Advice on an unknown key, from the files in `conf/` alone: no part is imported."""
+    owners: dict[str, list[str]] = {}
+    for group in parts.PARTS:
+        for choice in choices(group):
+            if choice not in parts.installed(group):
+                for field in _fields_of(_defaults(group, choice)):
+                    owners.setdefault(f"{group}.{field}", []).append(choice)
+    composed = list(_flat(compose_raw(())))
+    if key in owners and key not in composed:
+        return f"it goes with {key.partition('.')[0]}={', '.join(owners[key])}"
+    known = [*composed, *(name for name in owners if name not in composed)]
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
     if not near:  # a right word under the wrong section, or the other way round
         last = key.rpartition(".")[2]
@@ -236,11 +276,30 @@ def _nearest(key: str) -> str:
     )
 
 
+def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of nested dictionaries, `section.key`, but for the name of a section."""
+    for key, value in values.items():
+        if isinstance(value, dict) and value:
+            yield from _flat(value, f"{prefix}{key}.")
+        elif key != "name" or not prefix:
+            yield prefix + key
+
+
+def _fields_of(values: dict[str, Any]) -> dict[str, Any]:
+    """A choice's fields and their defaults. A choice within it ("/kernel@inner") is a field too."""
+    fields = {key: value for key, value in values.items() if key not in ("defaults", "name")}
+    for entry in values.get("defaults", []):
+        if isinstance(entry, dict):
+            fields |= {at.partition("@")[2]: choice for at, choice in entry.items()}
+    return fields
+
+
 def validate(
     raw: dict[str, Any], check: Callable[[RunConfig], None] = check_combinations
 ) -> RunConfig:
-    """Typed and frozen, or a `ConfigError` that names the first thing wrong (and counts the
-    others).
+    """The typed and frozen configuration of plain containers.
+
+    Raises `ConfigError`, which names the first thing wrong, and the keys of the others.
     """
     for group, section in raw.items():
         for key, value in section.items() if isinstance(section, dict) else ():
@@ -257,13 +316,15 @@ def validate(
 
 
 def readable(error: ValidationError) -> ConfigError:
-    """The first thing wrong, as a person can act on it."""
+    """The first thing wrong in a validation, as a person can act on it."""
     problems = error.errors(include_url=False)
     first = problems[0]
     key = _path(first["loc"])
     value = first["input"]
     if first["type"] == "extra_forbidden":
         remedy = f"unknown key; {_nearest(key)}"
+    elif first["type"] == "no_such_choice":
+        value, remedy = first["ctx"]["name"], first["msg"]
     elif first["type"] == "missing":
         value, remedy = "(missing)", "this key must be given"
     else:
@@ -276,20 +337,12 @@ def readable(error: ValidationError) -> ConfigError:
 
 
 def _path(location: tuple[int | str, ...]) -> str:
-    """`energy.hidden` of pydantic's `("energy", "mlp", "hidden")`: it puts the chosen member of a
-    union into the path.
+    """`trainer.reweight` of pydantic's `("trainer", "reweight", "bool")`: it puts a field's type
+    behind its name where there may be several.
     """
-    parts = [str(part) for part in location]
-    if len(parts) > 1 and parts[0] in ("energy", "kernel", "objective", "data"):
-        del parts[1]
-    if parts[:2] == ["kernel", "inner"] and len(parts) > 3:
-        del parts[2]
-    if parts[:2] == ["objective", "terms"] and len(parts) > 3:
-        del parts[3]
-    # what pydantic puts behind the name of a field that may be of several types
     return ".".join(
         part
-        for part in parts
+        for part in map(str, location)
         if part not in ("literal['auto']", "bool") and "constrained" not in part
     )
 
@@ -298,60 +351,38 @@ def describe() -> Iterator[tuple[str, Any, str]]:
     """(key, default, meaning) of every key, under the default choice of each group and then under
     the others.
     """
-    raw = compose_raw(())
     seen: set[str] = set()
-    sections: list[tuple[str, type[Section], dict[str, Any]]] = [("", RunConfig, raw)]
-    for prefix, model, values in sections:
-        for field, information in model.model_fields.items():
-            key, default = prefix + field, values.get(field)
-            nested = _section_of(information.annotation, default)
-            if nested is not None and isinstance(default, dict):
-                sections.append((f"{key}.", nested, default))
-            elif field != "name" or not prefix:
-                seen.add(key)
-                yield key, default, information.description or ""
-    for group in GROUPS[:4]:
-        others: dict[
-            str, tuple[Any, str, list[str]]
-        ] = {}  # default and meaning where it is first, and the choices that have it
+    for key, default, meaning in _described("", RunConfig, compose_raw(())):
+        seen.add(key)
+        yield key, default, meaning
+    for group in parts.PARTS:
+        # default and meaning where it is first, and the choices that have it
+        others: dict[str, tuple[Any, str, list[str]]] = {}
         for choice in choices(group):
-            values = _yaml(group, choice)
-            section = _section_of(RunConfig.model_fields[group].annotation, values)
-            for entry in values.pop(
-                "defaults", []
-            ):  # a group's choice within a group, "/kernel@inner": it is a key as well
-                values |= (
-                    {at.partition("@")[2]: choice for at, choice in entry.items()}
-                    if isinstance(entry, dict)
-                    else {}
-                )
-            for field, value in values.items():
+            fields = parts.section_of(group, choice).model_fields
+            for field, default in _fields_of(_defaults(group, choice)).items():
                 key = f"{group}.{field}"
-                if (
-                    section is not None
-                    and key not in seen
-                    and field in section.model_fields
-                    and field != "name"
-                ):
-                    others.setdefault(
-                        key, (value, section.model_fields[field].description or "", [])
-                    )[2].append(choice)
-        for key, (value, meaning, owners) in others.items():
-            yield key, value, f"({group}={', '.join(owners)}) {meaning}"
+                if key not in seen and field in fields:
+                    meaning = fields[field].description or ""
+                    others.setdefault(key, (default, meaning, []))[2].append(choice)
+        for key, (default, meaning, owners) in others.items():
+            yield key, default, f"({group}={', '.join(owners)}) {meaning}"
 
 
-def _section_of(annotation: Any, values: Any) -> type[Section] | None:
-    """The `Section` class that `values` belongs to, of the one or the union that `annotation`
-    names.
-    """
-    members = getattr(annotation, "__args__", (annotation,))
-    for member in members:
-        if isinstance(member, type) and issubclass(member, Section) and isinstance(values, dict):
-            tag = member.model_fields.get("name")
-            if (
-                tag is None
-                or len(members) == 1
-                or values.get("name") in getattr(tag.annotation, "__args__", ())
-            ):
-                return member
-    return None
+def _described(
+    prefix: str, section: type[Section], values: dict[str, Any]
+) -> Iterator[tuple[str, Any, str]]:
+    """`describe` for one section: its own keys, then those of the sections within it."""
+    within = []
+    for field, information in section.model_fields.items():
+        default = values.get(field)
+        choice = next((m for m in information.metadata if isinstance(m, parts.Choice)), None)
+        nested = information.annotation
+        if choice is not None and isinstance(default, dict):
+            nested = parts.section_of(choice.group, default["name"])
+        if isinstance(default, dict) and isinstance(nested, type) and issubclass(nested, Section):
+            within.append((f"{prefix}{field}.", nested, default))
+        elif field != "name" or not prefix:
+            yield prefix + field, default, information.description or ""
+    for deeper in within:
+        yield from _described(*deeper)

@@ -1,23 +1,31 @@
-"""The sections of the configuration that `data=NAME` decides; see `pipeline.config.energies`."""
+"""The sections of the configuration that `data=NAME` decides. `pipeline.config.parts` names them."""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
 from pipeline.config.fields import (
     Names,
     NonNegativeFloat,
     NonNegativeInt,
+    Part,
     PositiveInt,
-    Section,
     Shape,
     about,
 )
+from pipeline.config.parts import Choice
 
 
-class Data(Section):
+class DataSection(Part):
+    """The base of every data set's section, and what is said of its rows there.
+
+    `has_rows`: there are rows to learn from. `images`: False where a row is known not to be one.
+    """
+
+    has_rows: ClassVar[bool] = True
+    images: ClassVar[bool] = True
     held_out: PositiveInt = about("rows kept out of training")
     split_seed: NonNegativeInt = about("seed of the split, apart from `seed` so that runs compare")
     noise: NonNegativeFloat = about(
@@ -26,7 +34,7 @@ class Data(Section):
 
     @property
     def discrete_levels(self) -> int | None:
-        """q where a row's values are 0, ..., q-1; None where they are real numbers."""
+        """The q of rows whose values are 0, ..., q-1; None where they are real numbers."""
         encoding = getattr(self, "encoding", "real")
         return {"real": None, "binary": 2, "sampled": 2}.get(
             encoding, getattr(self, "levels", None)
@@ -48,8 +56,7 @@ CategoricalLevels = Annotated[
 ]
 
 
-class DigitsData(Data):
-    name: Literal["digits"]
+class DigitsData(DataSection):
     encoding: Encoding
     levels: CategoricalLevels
     position: Literal["image", "label"] = about(
@@ -61,8 +68,7 @@ class DigitsData(Data):
         return 10 if self.position == "label" else super().discrete_levels
 
 
-class IDXData(Data):
-    name: Literal["idx"]
+class IDXData(DataSection):
     encoding: Encoding
     levels: CategoricalLevels
     path: str = about(
@@ -73,30 +79,30 @@ class IDXData(Data):
 ToyLaw = Literal["8gaussians", "two_moons", "checkerboard", "ring", "stripe"]
 
 
-class ToyData(Data):
-    name: Literal["toy"]
+class ToyData(DataSection):
+    images: ClassVar[bool] = False
     law: ToyLaw = about("which 2-D law, each of known density")
     rows: PositiveInt = about("rows drawn from it, held-out ones included")
 
 
-class LabelledToysData(Data):
-    name: Literal["labelled_toys"]
+class LabelledToysData(DataSection):
+    images: ClassVar[bool] = False
     laws: Annotated[tuple[ToyLaw, ...], Field(strict=False, min_length=2)] = about(
         "2-D laws; a row's label is its law's place here"
     )
     rows: PositiveInt = about("rows drawn from them, as many from each, held-out ones included")
 
 
-class ConditionalToyData(Data):
-    name: Literal["conditional_toy"]
+class ConditionalToyData(DataSection):
+    images: ClassVar[bool] = False
     law: Literal["fork", "wheel"] = about(
         "which law of y given x, of known density: fork: y in R; wheel: y in R^2"
     )
     rows: PositiveInt = about("rows drawn from it, held-out ones included")
 
 
-class TagsData(Data):
-    name: Literal["tags"]
+class TagsData(DataSection):
+    images: ClassVar[bool] = False
     rows: PositiveInt = about("sequences drawn, held-out ones included")
     sites: PositiveInt = about("length of a sequence")
     levels: Annotated[int, Field(ge=2, description="tags 0, ..., levels-1 of a site")]
@@ -107,8 +113,7 @@ class TagsData(Data):
         return self.levels
 
 
-class ColumnsData(Data):
-    name: Literal["columns"]
+class ColumnsData(DataSection):
     path: str = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
     columns: Names = about(
         "one column of fixed-size lists, or numeric columns; empty: all there are but the context's"
@@ -131,10 +136,9 @@ class ColumnsData(Data):
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
 
 
-class IsingData(Data):
+class IsingData(DataSection):
     """Rows of an Ising model, drawn exactly; its couplings and fields are drawn by `split_seed`."""
 
-    name: Literal["ising"]
     shape: Shape = about("sides of the grid, at most 20 sites in all")
     coupling: NonNegativeFloat = about(
         "standard deviation of the couplings J of nearest neighbours, nats: -J s_i s_j, s = -1, 1"
@@ -147,13 +151,13 @@ class IsingData(Data):
         return 2
 
 
-class NoData(Section):
+class NoData(DataSection):
     """No rows at all: for objective=moments with the moments given."""
 
-    held_out: ClassVar[int] = 0
-    split_seed: ClassVar[int] = 0
-    noise: ClassVar[float] = 0.0
-    name: Literal["none"]
+    has_rows: ClassVar[bool] = False
+    held_out: ClassVar[int] = 0  # type: ignore[misc]
+    split_seed: ClassVar[int] = 0  # type: ignore[misc]
+    noise: ClassVar[float] = 0.0  # type: ignore[misc]
     shape: Shape = about("shape of a position, such as [1]")
     levels: Annotated[int, Field(ge=2)] | None = about(
         "q for positions in {0, ..., q-1}^d; null: real numbers"
@@ -164,15 +168,4 @@ class NoData(Section):
         return self.levels
 
 
-DataConfig = Annotated[
-    DigitsData
-    | IDXData
-    | ToyData
-    | LabelledToysData
-    | ConditionalToyData
-    | TagsData
-    | ColumnsData
-    | IsingData
-    | NoData,
-    Field(discriminator="name"),
-]
+DataConfig = Annotated[SerializeAsAny[DataSection], Choice("data")]

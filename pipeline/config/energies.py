@@ -1,12 +1,10 @@
-"""The sections of the configuration that `energy=NAME` decides: a class here, a YAML file in
-`conf/energy/`, a line in `pipeline/assembly/`.
-"""
+"""The sections of the configuration that `energy=NAME` decides. `pipeline.config.parts` names them."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal, NamedTuple
 
-from pydantic import Field, PrivateAttr
+from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from pipeline.config.fields import (
     Box,
@@ -14,6 +12,7 @@ from pipeline.config.fields import (
     Masses,
     NonNegativeFloat,
     Number,
+    Part,
     PositiveFloat,
     PositiveInt,
     Section,
@@ -21,18 +20,26 @@ from pipeline.config.fields import (
     Widths,
     about,
 )
+from pipeline.config.parts import Choice
 
 
-class EnergySection(Section):
-    """`has_conditionals`: for Gibbs sampling; `takes_context`: the rows' contexts are part of the
-    model, and `has_labels`: as labels, whose law given a position is known. `latents`: a position
-    has latent columns beside the data's.
+class EnergySection(Part):
+    """The base of every energy's section, and the capabilities that others ask for.
+
+    `has_conditionals`: the laws of its blocks are known, as Gibbs sampling needs them.
+    `takes_context`: the rows' contexts are part of the model. `has_labels`: these are labels, and
+    their law given a position is known (`LabelledSection`). `has_features`: it is linear in features that it declares.
+    `latents`: a position has latent columns beside the data's. `needs_images`: a row must be an
+    image. `shardable`: it reads its parameters in `forward` alone, where FSDP2 has gathered them.
     """
 
     has_conditionals: ClassVar[bool] = False
     takes_context: ClassVar[bool] = False
     has_labels: ClassVar[bool] = False
+    has_features: ClassVar[bool] = False
     latents: ClassVar[bool] = False
+    needs_images: ClassVar[bool] = False
+    shardable: ClassVar[bool] = False
 
     @property
     def conditional(self) -> bool:
@@ -41,11 +48,22 @@ class EnergySection(Section):
 
     @property
     def domain(self) -> Domain:
+        """The domain of its positions."""
         return Domain(None, None)
+
+    @property
+    def where(self) -> str:
+        """Its name and domain, as refusals say them."""
+        return f"energy={self.name} is over {self.domain}"
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The keyword arguments that the energy is made with, beside its shapes."""
+        return self.model_dump(exclude={"name"})
 
 
 class Domain(NamedTuple):
-    """Where positions live: {0, ..., levels-1}^d, the box [low, high]^d, or R^d."""
+    """The domain of positions: {0, ..., levels-1}^d, the box [low, high]^d, or R^d."""
 
     levels: int | None
     box: tuple[float, float] | None
@@ -71,7 +89,7 @@ class DeepSection(EnergySection):
 
 
 class MLPEnergy(DeepSection):
-    name: Literal["mlp"]
+    shardable: ClassVar[bool] = True
     hidden: Sizes = about("widths of the hidden layers")
     spectral_norm: bool = about(
         "divide every layer's weight by its largest singular value (Miyato et al. 2018)"
@@ -79,7 +97,8 @@ class MLPEnergy(DeepSection):
 
 
 class ConvEnergy(DeepSection):
-    name: Literal["conv"]
+    needs_images: ClassVar[bool] = True
+    shardable: ClassVar[bool] = True
     channels: Sizes = about(
         "channels of the residual stages, each at half the size of the one before; the last is"
         " repeated"
@@ -98,7 +117,7 @@ class CustomEnergy(DeepSection):
     given in code.
     """
 
-    name: Literal["custom"]
+    shardable: ClassVar[bool] = True
     entry_point: str | None = about(
         "entry point in the group pipeline.energies: f(shape, **options); null: given in code"
     )
@@ -111,19 +130,27 @@ class CustomEnergy(DeepSection):
     def domain(self) -> Domain:
         return Domain(self.levels, self.box)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        """The section itself, whose module is found when the energy is made, and the domain."""
+        return {"section": self, **self.model_dump(include={"levels", "base_scale", "box"})}
+
 
 class ConditionalMLPEnergy(DeepSection):
     takes_context: ClassVar[bool] = True
-    name: Literal["conditional_mlp"]
     hidden: Sizes = about("widths of the hidden layers, of position and context together")
 
 
-class LabelMLPEnergy(DeepSection):
+class LabelledSection(DeepSection):
+    """An energy of positions and their labels."""
+
     takes_context: ClassVar[bool] = True
     has_labels: ClassVar[bool] = True
-    name: Literal["label_mlp"]
-    hidden: Sizes = about("widths of the hidden layers")
     classes: Levels = about("K, the labels 0, ..., K-1")
+
+
+class LabelMLPEnergy(LabelledSection):
+    hidden: Sizes = about("widths of the hidden layers")
     class_conditional: bool = about(
         "true: learn p(x | y) from rows and their labels; false: p(x), the label summed out"
     )
@@ -135,7 +162,6 @@ class LabelMLPEnergy(DeepSection):
 
 class PairwiseEnergy(EnergySection):
     takes_context: ClassVar[bool] = True
-    name: Literal["pairwise"]
     levels: Levels = about("q, the values 0, ..., q-1 of a component")
     pairs: Literal["chain", "all"] = about(
         "which components share a factor: neighbours, one factor for all; or every pair, each"
@@ -151,6 +177,7 @@ class PairwiseEnergy(EnergySection):
 
 
 class RBMSection(EnergySection):
+    shardable: ClassVar[bool] = True
     has_conditionals: ClassVar[bool] = True
     hidden: PositiveInt = about("number of hidden units")
     weight_scale: PositiveFloat = about(
@@ -159,15 +186,12 @@ class RBMSection(EnergySection):
 
 
 class RBMEnergy(RBMSection):
-    name: Literal["rbm", "gaussian_rbm"]
-
     @property
     def domain(self) -> Domain:
         return Domain(2 if self.name == "rbm" else None, None)
 
 
 class PottsRBMEnergy(RBMSection):
-    name: Literal["potts_rbm"]
     levels: Levels = about("q, the values 0, ..., q-1 of a component")
 
     @property
@@ -178,7 +202,6 @@ class PottsRBMEnergy(RBMSection):
 class DBMEnergy(EnergySection):
     has_conditionals: ClassVar[bool] = True
     latents: ClassVar[bool] = True
-    name: Literal["dbm"]
     hidden: Sizes = about("units of the hidden layers, from the data up")
     weight_scale: PositiveFloat = about("standard deviation of the initial weights")
     mean_field_steps: PositiveInt = about(
@@ -191,7 +214,7 @@ class DBMEnergy(EnergySection):
 
 
 class LatticeEnergy(EnergySection):
-    name: Literal["lattice"]
+    shardable: ClassVar[bool] = True
     levels: Levels = about("q, the values 0, ..., q-1 of a component; 2: the Ising model")
     coupling: Number = about("initial coupling of neighbours, nats")
     periodic: bool = about("whether opposite sides of the lattice are neighbours")
@@ -202,7 +225,7 @@ class LatticeEnergy(EnergySection):
 
 
 class QuadraticEnergy(EnergySection):
-    name: Literal["quadratic"]
+    shardable: ClassVar[bool] = True
     weight_scale: NonNegativeFloat = about("standard deviation of the initial weights")
 
     @property
@@ -249,7 +272,7 @@ FeatureConfig = Annotated[
 class MaxentEnergy(EnergySection):
     """Features declared here, and (in `_features`, which no file holds) given in code."""
 
-    name: Literal["maxent"]
+    has_features: ClassVar[bool] = True
     features: Annotated[
         tuple[FeatureConfig, ...],
         Field(
@@ -276,19 +299,9 @@ class MaxentEnergy(EnergySection):
     def domain(self) -> Domain:
         return Domain(self.levels, self.box)
 
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {**super().arguments, "given": self._features}
 
-EnergyConfig = Annotated[
-    MLPEnergy
-    | ConvEnergy
-    | CustomEnergy
-    | ConditionalMLPEnergy
-    | LabelMLPEnergy
-    | PairwiseEnergy
-    | RBMEnergy
-    | PottsRBMEnergy
-    | DBMEnergy
-    | LatticeEnergy
-    | QuadraticEnergy
-    | MaxentEnergy,
-    Field(discriminator="name"),
-]
+
+EnergyConfig = Annotated[SerializeAsAny[EnergySection], Choice("energy")]

@@ -1,6 +1,4 @@
-"""What the sections of the configuration are made of: the types of their fields, and what every
-section is. Light to import.
-"""
+"""The types of the configuration's fields, and the base of its sections. Light to import."""
 
 from __future__ import annotations
 
@@ -33,7 +31,17 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
 
+class Part(Section):
+    """The section of a part: an energy, a kernel, an objective or a data set, by its `name` in
+    `pipeline.config.parts`. Capabilities are class variables; what they mean is said in the base
+    section of each group.
+    """
+
+    name: str
+
+
 def about(text: str) -> Any:
+    """A field of a section; `text` is its line in `--help` and in the reference pages."""
     return Field(description=text)
 
 

@@ -1,28 +1,33 @@
-"""The sections of the configuration that `kernel=NAME` decides; see `pipeline.config.energies`."""
+"""The sections of the configuration that `kernel=NAME` decides. `pipeline.config.parts` names them."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, PrivateAttr
+from pydantic import AfterValidator, Field, PrivateAttr, SerializeAsAny
 
+from pipeline.common.errors import ConfigError
 from pipeline.config.energies import EnergySection
 from pipeline.config.fields import (
     Masses,
     NonNegativeFloat,
     NonNegativeInt,
     OpenProbability,
+    Part,
     PositiveFloat,
     PositiveInt,
-    Section,
     about,
 )
+from pipeline.config.parts import Choice, refusal
 
 
-class Kernel(Section):
-    """`domain`: the kind of domain it moves in; `invariance` and `at_walls`: for people, how true
-    it is to exp(-E), and what it does at the walls of a box. `replays`: whether a transition can be
-    replayed as a function of the weights.
+class KernelSection(Part):
+    """The base of every kernel's section, and what is said of the kernel there.
+
+    `domain`: the kind of domain that it moves in. `needs_conditionals`: it draws from the energy's
+    conditionals. `invariance` and `at_walls`, for people: how true it is to exp(-E), and what it
+    does at the walls of a box. `replays`: a transition can be replayed as a function of the
+    weights. `ladder`: it runs replicas of each chain, all under one law.
     """
 
     domain: ClassVar[Literal["continuous", "discrete", "any"]] = "continuous"
@@ -30,22 +35,35 @@ class Kernel(Section):
     invariance: ClassVar[str] = "exact"
     at_walls: ClassVar[str] = "-"
     replays: ClassVar[bool] = False
+    ladder: ClassVar[bool] = False
     transitions: PositiveInt = about("k, the transitions of a round")
 
     def leaves_invariant(self, energy: EnergySection) -> bool:  # noqa: ARG002 - ULA asks
-        """Whether exp(-E) itself is invariant (untempered ULA on R^d: up to its discretisation
-        error).
+        """Return whether exp(-E) itself is invariant (untempered ULA on R^d: up to its
+        discretisation error).
         """
         return True
 
     @property
     def parameters(self) -> dict[str, Any]:
-        """What `step` of this kernel takes beside generator, state and target."""
+        """The keyword arguments of this kernel's `step`."""
         apart = {"name", "transitions", "target_acceptance", "adapt_rounds", "force"}
         return {key: value for key, value in self.model_dump().items() if key not in apart}
 
+    @property
+    def within(self) -> KernelSection:
+        """The kernel that moves the chains: on a ladder that of its rungs, else this one."""
+        return self
 
-class TunedKernel(Kernel):
+    def check(self, energy: EnergySection, key: str) -> None:
+        """Raises `ConfigError` where its settings do not go with the energy; `key` is what the
+        configuration calls this kernel. The base refuses nothing.
+        """
+
+
+class TunedKernel(KernelSection):
+    """A kernel whose field `step_size` may be adapted to a mean acceptance."""
+
     target_acceptance: OpenProbability | None = about(
         "mean acceptance that step_size is adapted to; null: it stays"
     )
@@ -66,17 +84,15 @@ Force = Annotated[
 
 class RandomWalkKernel(TunedKernel):
     at_walls: ClassVar[str] = "reflects"
-    name: Literal["random_walk"]
     step_size: PositiveFloat = about("epsilon, the proposal's standard deviation, in data units")
 
 
-class MetropolisHastingsKernel(Kernel):
-    """`_proposal`, which no file holds, is one given in code."""
+class MetropolisHastingsKernel(KernelSection):
+    """The proposal is found by name, or given in code (`_proposal`, which no file holds)."""
 
     domain: ClassVar[Literal["any"]] = "any"
     invariance: ClassVar[str] = "exact, if the proposal's log ratio is right"
     at_walls: ClassVar[str] = "rejects"
-    name: Literal["metropolis_hastings"]
     proposal: str | None = about(
         "independence, or an entry point in the group pipeline.proposals; null: given in code"
     )
@@ -90,15 +106,20 @@ class MetropolisHastingsKernel(Kernel):
     def parameters(self) -> dict[str, Any]:
         return {}
 
+    def check(self, energy: EnergySection, key: str) -> None:
+        """Raises `ConfigError` for the Gaussian proposal over levels."""
+        if energy.domain.levels and self.proposal == "independence":
+            remedy = f"{energy.where}; bring your own"
+            raise ConfigError(f"{key}.proposal", self.proposal, remedy)
 
-class ULAKernel(Kernel):
+
+class ULAKernel(KernelSection):
     invariance: ClassVar[str] = (
         "biased: by O(step_size) untempered; with `noise`, another temperature; in a box, by its"
         " walls"
     )
     at_walls: ClassVar[str] = "clamps"
     replays: ClassVar[bool] = True
-    name: Literal["ula"]
     step_size: PositiveFloat = about("epsilon, the drift's step, in squared data units per nat")
     noise: NonNegativeFloat | None = about(
         "noise's standard deviation; null: sqrt(2 epsilon), the untempered chain"
@@ -110,14 +131,12 @@ class ULAKernel(Kernel):
 
 class MALAKernel(TunedKernel):
     at_walls: ClassVar[str] = "rejects"
-    name: Literal["mala"]
     step_size: PositiveFloat = about("epsilon, in squared data units per nat")
     force: Force
 
 
 class HMCKernel(TunedKernel):
     at_walls: ClassVar[str] = "reflects"
-    name: Literal["hmc"]
     step_size: PositiveFloat = about(
         "epsilon of the leapfrog, in data units times the root of a mass"
     )
@@ -131,41 +150,38 @@ class HMCKernel(TunedKernel):
     force: Force
 
 
-class GibbsKernel(Kernel):
+class GibbsKernel(KernelSection):
     domain: ClassVar[Literal["any"]] = "any"
     needs_conditionals: ClassVar[bool] = True
-    name: Literal["gibbs"]
 
 
-class DiscreteKernel(Kernel):
+class DiscreteKernel(KernelSection):
+    """A kernel over levels without parameters of its own."""
+
     domain: ClassVar[Literal["discrete"]] = "discrete"
-    name: Literal["gibbs_with_gradients", "single_site"]
 
 
-InnerKernel = Annotated[
-    RandomWalkKernel
-    | MetropolisHastingsKernel
-    | ULAKernel
-    | MALAKernel
-    | HMCKernel
-    | GibbsKernel
-    | DiscreteKernel,
-    Field(discriminator="name"),
-]
+KernelConfig = Annotated[SerializeAsAny[KernelSection], Choice("kernel")]
 
 
-class ReplicaExchangeKernel(Kernel):
+def _no_ladder(section: KernelSection) -> KernelSection:
+    if section.ladder:
+        raise refusal("kernel", section.name, but=(section.name,))
+    return section
+
+
+class ReplicaExchangeKernel(KernelSection):
     domain: ClassVar[Literal["any"]] = "any"
     invariance: ClassVar[str] = "exact, where the inner kernel is"
     at_walls: ClassVar[str] = "as the inner kernel"
-    name: Literal["replica_exchange"]
+    ladder: ClassVar[bool] = True
     rungs: Annotated[int, Field(ge=2)] = about(
         "R, replicas of each chain, from the base law to the model"
     )
     adapt_rounds: NonNegativeInt = about(
         "rounds in which the rungs move to where neighbours swap equally often"
     )
-    inner: InnerKernel = about(
+    inner: Annotated[KernelConfig, AfterValidator(_no_ladder)] = about(
         "kernel within a rung; its `transitions` stand between two rounds of swaps"
     )
 
@@ -176,15 +192,6 @@ class ReplicaExchangeKernel(Kernel):
     def parameters(self) -> dict[str, Any]:
         return self.inner.parameters
 
-
-KernelConfig = Annotated[
-    RandomWalkKernel
-    | MetropolisHastingsKernel
-    | ULAKernel
-    | MALAKernel
-    | HMCKernel
-    | GibbsKernel
-    | DiscreteKernel
-    | ReplicaExchangeKernel,
-    Field(discriminator="name"),
-]
+    @property
+    def within(self) -> KernelSection:
+        return self.inner

@@ -1,23 +1,29 @@
-"""The sections of the configuration that `objective=NAME` decides; see `pipeline.config.energies`."""
+"""The sections of the configuration that `objective=NAME` decides. `pipeline.config.parts` names
+them.
+"""
 
 from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, SerializeAsAny
 
+from pipeline.common.errors import ConfigError
+from pipeline.config.energies import EnergySection
 from pipeline.config.fields import (
     NonNegativeFloat,
     Numbers,
+    Part,
     PositiveFloat,
     PositiveInt,
     Probability,
-    Section,
     about,
 )
+from pipeline.config.kernels import KernelSection
+from pipeline.config.parts import Choice
 
 Start = Literal["persistent", "data", "noise"]
-Where = Literal["continuous", "discrete", "binary", "any"]
+Where = Literal["continuous", "discrete", "binary", "continuous or binary", "any"]
 Levels = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
 Probe = Annotated[
     Literal["rademacher", "gaussian", "sphere", "orthogonal", "hutch_pp"],
@@ -38,28 +44,49 @@ Epsilon = Annotated[
 ]
 
 
-class ObjectiveSection(Section):
-    """`domain`: where it is defined; `in_box`: whether in a box as well; `equilibrium_negatives`:
-    whether the negatives are taken for draws of exp(-E), so that old ones may be reweighted;
-    `latents`: whether positives may hold the means of latent units, as where they enter through E
-    alone, and E is linear in those. `additive`: whether the loss is a sum of one for each row, so
-    that ranks may have rows each of their own; `shardable`: whether its gradient is one backward
-    pass through calls of the energy, without parameters beside: all that FSDP2 can do (double
-    backward passes its hooks by, and is wrong in silence).
+class AnyObjective(Part):
+    """An objective, or a sum of several.
+
+    `rows_optional`: it can be had without rows, where its `moments` are given.
+    """
+
+    rows_optional: ClassVar[bool] = False
+
+
+class ObjectiveSection(AnyObjective):
+    """The base of the section of every objective but a sum, and what is said of it there.
+
+    `domain`: the kinds of domain that it is defined on. `in_box`: it is defined in a box as well.
+    `equilibrium_negatives`: the negatives are taken for draws of exp(-E), so that old ones may be
+    reweighted. `needs_labels`, `needs_features`: of the energy. `needs_one_law`: why it cannot be
+    had of a law for each context; None where it can. `latents`: positives may hold the means of
+    latent units, as where they enter through E alone, and E is linear in those. `replays`: it
+    learns through transitions of the kernel, replayed. `additive`: the loss is a sum of one for
+    each row, so that ranks may have rows each of their own. `shardable`: its gradient is one
+    backward pass through calls of the energy, without parameters beside: all that FSDP2 can do
+    (double backward passes its hooks by, and is wrong in silence).
     """
 
     domain: ClassVar[Where] = "any"
     in_box: ClassVar[bool] = True
     equilibrium_negatives: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
+    needs_features: ClassVar[bool] = False
+    needs_one_law: ClassVar[str | None] = None
     latents: ClassVar[bool] = False
+    replays: ClassVar[bool] = False
     additive: ClassVar[bool] = True
     shardable: ClassVar[bool] = False
 
     @property
     def start(self) -> Start | None:
-        """Where the chains that it consumes begin a round; None where it consumes none."""
+        """The place where the chains that it consumes begin a round; None where it consumes none."""
         return None
+
+    def check(self, energy: EnergySection, kernel: KernelSection) -> None:
+        """Raises `ConfigError` where its settings do not go with the energy or the kernel. The base
+        refuses nothing.
+        """
 
 
 # -- the contrastive family ------------------------------------------------------------------------
@@ -81,7 +108,6 @@ class PCDObjective(ContrastiveObjective):
     equilibrium_negatives: ClassVar[bool] = True
     latents: ClassVar[bool] = True
     shardable: ClassVar[bool] = True
-    name: Literal["pcd"]
 
     @property
     def start(self) -> Start:
@@ -92,7 +118,6 @@ class CDObjective(ContrastiveObjective):
     """CD-k: chains start at the positives, k = kernel.transitions (Hinton 2002)."""
 
     shardable: ClassVar[bool] = True
-    name: Literal["cd"]
 
     @property
     def start(self) -> Start:
@@ -104,7 +129,6 @@ class ShortRunObjective(ContrastiveObjective):
 
     latents: ClassVar[bool] = True
     shardable: ClassVar[bool] = True
-    name: Literal["short_run"]
 
     @property
     def start(self) -> Start:
@@ -115,7 +139,6 @@ class FastPCDObjective(ContrastiveObjective):
     """Persistent chains, driven on by fast weights (Tieleman & Hinton 2009)."""
 
     latents: ClassVar[bool] = True
-    name: Literal["fast_pcd"]
     fast_rate: PositiveFloat = about("learning rate of the fast weights, which only the chains see")
     fast_decay: Probability = about(
         "what is left of the fast weights a step later (Tieleman & Hinton 2009: 0.95)"
@@ -131,9 +154,10 @@ class ImprovedCDObjective(ContrastiveObjective):
     et al. 2021).
     """
 
+    needs_one_law: ClassVar[str | None] = "takes neighbours for draws of one law"
+    replays: ClassVar[bool] = True
     domain: ClassVar[Where] = "continuous"
     additive: ClassVar[bool] = False
-    name: Literal["improved_cd"]
     kl: PositiveFloat = about("weight of the term for the sampler: its energy less its entropy")
     entropy: NonNegativeFloat = about("weight of the nearest-neighbour entropy within that term")
     replayed: PositiveInt = about(
@@ -144,6 +168,12 @@ class ImprovedCDObjective(ContrastiveObjective):
     def start(self) -> Start:
         return "persistent"
 
+    def check(self, energy: EnergySection, kernel: KernelSection) -> None:  # noqa: ARG002
+        """Raises `ConfigError` where more is replayed than a round has."""
+        if self.replayed > kernel.transitions:
+            remedy = f"a round has kernel.transitions={kernel.transitions}; replay at most that"
+            raise ConfigError("objective.replayed", self.replayed, remedy)
+
 
 class MaximumLikelihoodObjective(ObjectiveSection):
     """Exact maximum likelihood: log Z by enumeration, or by a midpoint rule in one or two
@@ -151,7 +181,6 @@ class MaximumLikelihoodObjective(ObjectiveSection):
     """
 
     latents: ClassVar[bool] = True
-    name: Literal["maximum_likelihood"]
     grid: PositiveInt = about(
         "points a side of the midpoint rule for log Z in one or two real dimensions"
     )
@@ -163,7 +192,6 @@ class LabelLikelihoodObjective(ObjectiveSection):
     """
 
     needs_labels: ClassVar[bool] = True
-    name: Literal["label_likelihood"]
 
 
 class MomentsObjective(ObjectiveSection):
@@ -171,8 +199,9 @@ class MomentsObjective(ObjectiveSection):
     energy=maxent (Jaynes 1957).
     """
 
+    rows_optional: ClassVar[bool] = True
+    needs_features: ClassVar[bool] = True
     equilibrium_negatives: ClassVar[bool] = True
-    name: Literal["moments"]
     moments: Numbers | None = about(
         "mu, one number a feature; null: the means over (at most 20,000) training rows"
     )
@@ -203,30 +232,30 @@ class ScoreMatchingSection(ObjectiveSection):
 class ExactScoreMatchingObjective(ScoreMatchingSection):
     """Score matching with the exact trace: as many directions as dimensions (Hyvarinen 2005)."""
 
-    name: Literal["score_matching"]
-
 
 class HutchinsonObjective(ScoreMatchingSection):
     """Score matching with Hutchinson's trace: sliced score matching with variance reduction (Song
     et al. 2019).
     """
 
-    name: Literal["hutchinson"]
     probe: Probe
     probes: PositiveInt = about("P, directions drawn for each row (hutch_pp: at least 3)")
+
+    def check(self, energy: EnergySection, kernel: KernelSection) -> None:  # noqa: ARG002
+        """Raises `ConfigError` where Hutch++ has too few probes to divide."""
+        if self.probe == "hutch_pp" and self.probes < 3:
+            remedy = "hutch_pp divides them among three uses; use at least 3"
+            raise ConfigError("objective.probes", self.probes, remedy)
 
 
 class SlicedObjective(HutchinsonObjective):
     """Sliced score matching (Song et al. 2019)."""
-
-    name: Literal["sliced"]  # type: ignore[assignment]
 
 
 class FiniteDifferenceObjective(ScoreMatchingSection):
     """Sliced score matching from energies alone, three for each direction (Pang et al. 2020)."""
 
     shardable: ClassVar[bool] = True
-    name: Literal["finite_difference"]
     probe: PlainProbe
     probes: PositiveInt = about("P, directions drawn for each row")
     epsilon: Epsilon
@@ -235,7 +264,6 @@ class FiniteDifferenceObjective(ScoreMatchingSection):
 class DenoisingObjective(ScoreMatchingSection):
     """Denoising score matching: learns the data's law with noise added (Vincent 2011)."""
 
-    name: Literal["denoising"]
     sigmas: Levels = about(
         "noise levels, in data units; several learn the mixture of the smoothed laws, weighted by"
         " sigma^2"
@@ -247,7 +275,6 @@ class FiniteDifferenceDenoisingObjective(DenoisingObjective):
     """Denoising score matching along random directions, from two energies each (Pang et al. 2020)."""
 
     shardable: ClassVar[bool] = True
-    name: Literal["denoising_finite_difference"]  # type: ignore[assignment]
     probe: PlainProbe
     epsilon: Epsilon
 
@@ -260,20 +287,26 @@ class NCEObjective(ObjectiveSection):
     Hyvarinen 2012).
     """
 
-    name: Literal["nce"]
+    needs_one_law: ClassVar[str | None] = "learns one log Z"
     draws: PositiveInt = about("P, noise samples for each row")
 
 
 class ConditionalNCEObjective(ObjectiveSection):
     """Conditional noise-contrastive estimation, with noise around each row (Ceylan & Gutmann 2018)."""
 
+    domain: ClassVar[Where] = "continuous or binary"
     in_box: ClassVar[bool] = False
     shardable: ClassVar[bool] = True
-    name: Literal["conditional_nce"]
     draws: PositiveInt = about("P, noise samples for each row")
     scale: PositiveFloat = about(
         "standard deviation of the noise around a row; over {0, 1}^d, the chance of a flip"
     )
+
+    def check(self, energy: EnergySection, kernel: KernelSection) -> None:  # noqa: ARG002
+        """Raises `ConfigError` for a chance of a flip that is none."""
+        if energy.domain.levels and self.scale >= 1:
+            remedy = f"{energy.where}, where it is the chance of a flip; use less than 1"
+            raise ConfigError("objective.scale", self.scale, remedy)
 
 
 class SitesObjective(ObjectiveSection):
@@ -281,7 +314,6 @@ class SitesObjective(ObjectiveSection):
 
     domain: ClassVar[Where] = "discrete"
     shardable: ClassVar[bool] = True
-    name: Literal["pseudo_likelihood"]
     sites: PositiveInt | None = about("components drawn for each row; null: all of them")
 
 
@@ -289,50 +321,28 @@ class RatioMatchingObjective(SitesObjective):
     """Ratio matching: each component against its flip (Hyvarinen 2007)."""
 
     domain: ClassVar[Where] = "binary"
-    name: Literal["ratio_matching"]  # type: ignore[assignment]
 
 
-AnyPlain = (
-    PCDObjective
-    | CDObjective
-    | ShortRunObjective
-    | FastPCDObjective
-    | ImprovedCDObjective
-    | MaximumLikelihoodObjective
-    | MomentsObjective
-    | LabelLikelihoodObjective
-    | ExactScoreMatchingObjective
-    | HutchinsonObjective
-    | SlicedObjective
-    | FiniteDifferenceObjective
-    | DenoisingObjective
-    | FiniteDifferenceDenoisingObjective
-    | NCEObjective
-    | ConditionalNCEObjective
-    | SitesObjective
-    | RatioMatchingObjective
-)
-PlainObjective = Annotated[AnyPlain, Field(discriminator="name")]
-
-
-class MixtureObjective(Section):
+class MixtureObjective(AnyObjective):
     """A weighted sum of any of the others, of which at most one consumes chains.
 
     `terms` are filled in from `conf/objective/` where nothing else is given.
     """
 
-    name: Literal["mixture"]
     weights: dict[str, PositiveFloat] = about(
         "objectives by name, and the weight of each in the sum"
     )
-    terms: dict[str, PlainObjective] = about("settings of the terms: objective.terms.NAME.KEY=...")
-
-
-ObjectiveConfig = Annotated[AnyPlain | MixtureObjective, Field(discriminator="name")]
-
-
-def terms_of(objective: ObjectiveConfig) -> dict[str, PlainObjective]:
-    """The objectives that are summed, by name: one, or those of a mixture."""
-    return (
-        objective.terms if isinstance(objective, MixtureObjective) else {objective.name: objective}
+    terms: dict[str, Annotated[SerializeAsAny[ObjectiveSection], Choice("objective")]] = about(
+        "settings of the terms: objective.terms.NAME.KEY=..."
     )
+
+
+ObjectiveConfig = Annotated[SerializeAsAny[AnyObjective], Choice("objective")]
+
+
+def terms_of(objective: AnyObjective) -> dict[str, ObjectiveSection]:
+    """The objectives that are summed, by name: one, or those of a mixture."""
+    if isinstance(objective, MixtureObjective):
+        return objective.terms
+    assert isinstance(objective, ObjectiveSection)
+    return {objective.name: objective}

@@ -3,8 +3,8 @@
 Light to import (neither torch nor ray), so that `--help` and every refusal are quick;
 `pipeline.config.compose` fills it from `conf/` and the command line, and
 `pipeline.config.combinations` says which of its values go together. It holds numbers and names
-only: no value can name code to run, since every name is looked up in this project's own tables or
-is an entry point that an installed package registered.
+only: no value can name code to run, since every name is looked up in the registry of parts
+(`pipeline.config.parts`) or is an entry point that an installed package registered.
 """
 
 from __future__ import annotations
@@ -17,8 +17,9 @@ from pipeline.common.errors import ConfigError
 from pipeline.config.data import DataConfig
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.config.fields import Names, NonNegativeInt, Section, about, digest
-from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel, ReplicaExchangeKernel
-from pipeline.config.objectives import ObjectiveConfig, PlainObjective, terms_of
+from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel
+from pipeline.config.objectives import ObjectiveConfig, ObjectiveSection, terms_of
+from pipeline.config.parts import PARTS
 from pipeline.config.sections import (
     Chains,
     Checkpoint,
@@ -30,7 +31,7 @@ from pipeline.config.sections import (
 )
 
 LEAST_PER_CONTEXT = 8
-GROUPS = ("energy", "kernel", "objective", "data", "trainer", "cluster", "experiment")
+GROUPS = (*PARTS, "trainer", "cluster", "experiment")
 
 
 class RunConfig(Section):
@@ -66,7 +67,7 @@ class RunConfig(Section):
     cluster: Cluster
 
     @property
-    def contrastive(self) -> PlainObjective | None:
+    def contrastive(self) -> ObjectiveSection | None:
         """The objective, or the term of the mixture, that consumes chains; None where none does."""
         return next((term for term in terms_of(self.objective).values() if term.start), None)
 
@@ -155,8 +156,7 @@ class RunConfig(Section):
             section._module = energy
             config = config.model_copy(update={"energy": section})
         if proposal is not None:
-            ladder = self.kernel if isinstance(self.kernel, ReplicaExchangeKernel) else None
-            within = ladder.inner if ladder else self.kernel
+            within = self.kernel.within
             if not isinstance(within, MetropolisHastingsKernel):
                 raise ConfigError(
                     "kernel",
@@ -165,7 +165,9 @@ class RunConfig(Section):
                 )
             within = within.model_copy(update={"given": _called(proposal)})
             within._proposal = proposal
-            kernel = ladder.model_copy(update={"inner": within}) if ladder else within
+            kernel = (
+                self.kernel.model_copy(update={"inner": within}) if self.kernel.ladder else within
+            )
             config = config.model_copy(update={"kernel": kernel})
         if features is not None:
             if not isinstance(self.energy, MaxentEnergy):

@@ -1,7 +1,7 @@
 """Small float64 laws with exact samplers, what is measured on a sample of them, and what counts as
 a failure.
 
-`LAWS` holds every law that `pipeline.assembly.KERNELS` names, and a few more. Discrete ones have at
+`LAWS` holds every law that `pipeline.config.parts.KERNELS` names, and a few more. Discrete ones have at
 most 256 states and are enumerated; their weights are N(0, 1) or larger, so that nothing is nearly
 uniform.
 """

@@ -14,7 +14,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.assembly.kernels import KERNELS, make_kernel
+from pipeline.assembly.kernels import make_kernel
+from pipeline.config.parts import KERNELS
 from pipeline.energies.base import Energy
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.laws import Gaussian, TruncatedGaussian

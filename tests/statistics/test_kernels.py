@@ -18,8 +18,9 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipeline.assembly.kernels import KERNELS, make_kernel
+from pipeline.assembly.kernels import make_kernel
 from pipeline.config import kernels as kernel_sections
+from pipeline.config.parts import KERNELS
 from pipeline.energies.base import Energy
 from pipeline.energies.laws import Gaussian, GaussianMixture
 from pipeline.energies.target import Target

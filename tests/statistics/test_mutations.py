@@ -17,7 +17,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from pipeline.assembly.kernels import KERNELS, make_kernel
+from pipeline.assembly.kernels import make_kernel
+from pipeline.config.parts import KERNELS
 from pipeline.energies import base as energies_base
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Bernoulli, Categorical, Conditional

@@ -9,9 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.assembly.energies import ENERGIES
-from pipeline.assembly.kernels import KERNELS
 from pipeline.config.compose import compose
+from pipeline.config.parts import ENERGIES, KERNELS
 from pipeline.train import main
 from tests.system.test_systems import SHORT
 
