@@ -1,3 +1,4 @@
-"""Figures of the README and the documentation, from the programs themselves: `python -m
-benchmarks.NAME`.
+"""Programs that make the figures of the README and the documentation.
+
+Each runs as `python -m benchmarks.NAME`; `benchmarks.harness` has what they share.
 """

@@ -33,7 +33,7 @@ class Functions(NamedTuple):
 
 
 def mlp(layers: Sequence[Layer], precision: float, beta: Tensor | None = None) -> Functions:
-    """SiLU perceptron + precision |x|^2 / 2 at `[N, d]`; `beta` [N] multiplies the perceptron."""
+    """Return SiLU perceptron + precision |x|^2 / 2 at `[N, d]`; `beta` [N] is times the former."""
     *hidden, (last, offset) = layers
 
     def finish(value: Tensor, x: Tensor) -> Tensor:
@@ -84,7 +84,7 @@ def conv(
     precision: float,
     beta: Tensor | None = None,
 ) -> Functions:
-    """Residual network on `[N, H, W]`, pooled by 2 between blocks, + precision |x|^2 / 2."""
+    """Return residual network + precision |x|^2 / 2 on `[N, H, W]`, pooled by 2 between blocks."""
 
     def network(x: Tensor) -> Tensor:
         value = conv2d(x[:, None], *stem, padding=1)
@@ -116,7 +116,7 @@ def conv(
 
 
 def rbm(weight: Tensor, visible: Tensor, hidden: Tensor, beta: Tensor | None = None) -> Functions:
-    """Free energy of a binary RBM at `[N, d]`, with `beta` [N] of the tempered joint law.
+    """Return a binary RBM's free energy at `[N, d]`, with `beta` [N] that of the tempered law.
 
     The gradient is for beta = 1 alone.
     """
@@ -136,7 +136,7 @@ def rbm(weight: Tensor, visible: Tensor, hidden: Tensor, beta: Tensor | None = N
 
 
 def mixed(exact: Functions, rough: Functions, dtype: torch.dtype) -> Functions:
-    """Energies by `exact`, gradients by `rough` in a lower precision."""
+    """Take energies by `exact` and gradients by `rough`, in a lower precision."""
 
     def gradient(x: Tensor) -> Tensor:
         return rough.gradient(x.to(dtype)).to(x.dtype)
@@ -148,7 +148,7 @@ def mixed(exact: Functions, rough: Functions, dtype: torch.dtype) -> Functions:
 def random_walk(
     generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float
 ) -> tuple[Tensors, Tensor]:
-    """`chains`: position, energy."""
+    """Run random-walk Metropolis. `chains`: position, energy."""
     x, energy = chains
     proposal, total = torch.empty_like(x), torch.zeros_like(energy)
     for _ in range(transitions):
@@ -165,7 +165,7 @@ def random_walk(
 def metropolis_hastings(
     generator: Generator, chains: Tensors, transitions: int, of: Functions, scale: float
 ) -> tuple[Tensors, Tensor]:
-    """Independent proposals N(0, scale^2); `chains`: position, energy."""
+    """Run it with independent proposals N(0, scale^2). `chains`: position, energy."""
     x, energy = chains
     proposal, total = torch.empty_like(x), torch.zeros_like(energy)
     for _ in range(transitions):
@@ -183,7 +183,7 @@ def metropolis_hastings(
 def ula(
     generator: Generator, chains: Tensors, transitions: int, of: Functions, step_size: float
 ) -> tuple[Tensors, Tensor]:
-    """`chains`: position, energy, gradient."""
+    """Run unadjusted Langevin. `chains`: position, energy, gradient."""
     x, energy, gradient = chains
     noise, sigma = torch.empty_like(x), (2 * step_size) ** 0.5
     for _ in range(transitions):
@@ -207,7 +207,7 @@ def mala(
     of: Functions,
     step_size: float | Tensor,
 ) -> tuple[Tensors, Tensor]:
-    """`chains`: position, energy, gradient; `step_size` a number or [N]."""
+    """Run MALA, `step_size` a number or [N]. `chains`: position, energy, gradient."""
     x, energy, gradient = chains
     noise, total = torch.empty_like(x), torch.zeros_like(energy)
     sigma = (2 * step_size) ** 0.5
@@ -235,7 +235,7 @@ def hmc(
     leapfrog_steps: int,
     jitter: float,
 ) -> tuple[Tensors, Tensor]:
-    """Unit mass; `chains`: position, energy, gradient."""
+    """Run HMC with unit mass. `chains`: position, energy, gradient."""
     x, energy, gradient = chains
     momentum, total = torch.empty_like(x), torch.zeros_like(energy)
     for _ in range(transitions):
@@ -268,7 +268,7 @@ def gibbs(
     hidden: Tensor,
     beta: Tensor | None = None,
 ) -> tuple[Tensors, Tensor]:
-    """Binary RBM: hidden units given visible ones, and back; `chains`: position."""
+    """Draw a binary RBM's hidden units given visible ones, and back. `chains`: position."""
     (x,) = chains
     h, v = torch.empty(len(x), len(hidden), dtype=x.dtype, device=x.device), torch.empty_like(x)
     for _ in range(transitions):
@@ -286,7 +286,7 @@ def gibbs(
 def gibbs_with_gradients(
     generator: Generator, chains: Tensors, transitions: int, of: Functions
 ) -> tuple[Tensors, Tensor]:
-    """Binary `[N, d]`; `chains`: position, energy, gradient."""
+    """Run it on binary positions `[N, d]`. `chains`: position, energy, gradient."""
     x, energy, gradient = chains
     total = torch.zeros_like(energy)
     for _ in range(transitions):
@@ -311,7 +311,7 @@ def gibbs_with_gradients(
 def single_site(
     generator: Generator, chains: Tensors, transitions: int, of: Functions
 ) -> tuple[Tensors, Tensor]:
-    """Binary `[N, d]`; `chains`: position, energy."""
+    """Redraw one site a transition of binary positions `[N, d]`. `chains`: position, energy."""
     x, energy = chains
     total = torch.zeros_like(energy)
     for _ in range(transitions):
@@ -384,17 +384,17 @@ def take_(accepted: Tensor, new: Tensor, old: Tensor) -> Tensor:
 
 
 def add(x: Tensor, y: Tensor, scale: float | Tensor, out: Tensor | None = None) -> Tensor:
-    """x + scale y, `scale` a number or [N]."""
+    """Return x + scale y, `scale` a number or [N]."""
     if isinstance(scale, Tensor):
         return torch.addcmul(x, y, scale.view(-1, *(1,) * (y.ndim - 1)), out=out)
     return torch.add(x, y, alpha=scale, out=out)
 
 
 def add_(x: Tensor, y: Tensor, scale: float | Tensor) -> Tensor:
-    """x += scale y."""
+    """Add scale y to x in place."""
     return add(x, y, scale, out=x)
 
 
 def squared_norm(x: Tensor) -> Tensor:
-    """|x|^2 of every row."""
+    """Return |x|^2 of every row, [N]."""
     return torch.linalg.vector_norm(x.flatten(1), dim=1).square_()

@@ -1,7 +1,7 @@
-"""PoolRoster and a parameter server that compute nothing: what is left is what carries them.
+"""Pools and a parameter server that compute nothing, so that only the carrying of batches is left.
 
-They import neither torch nor anything that does, so that dozens of them fit one machine. A batch is
-the eight bytes of the version that it was made under. Reports have the fields of those in
+They import neither torch nor anything that does, so dozens of them fit one machine. A batch is the
+eight bytes of the version that it was made under. Reports have the fields of those in
 `pipeline.common.types`, which imports torch.
 """
 
@@ -23,7 +23,7 @@ BYTES = 8
 
 
 class RoundReport(NamedTuple):
-    """As `pipeline.common.types.RoundReport`."""
+    """The fields of `pipeline.common.types.RoundReport`."""
 
     pool: int
     incarnation: int
@@ -40,7 +40,7 @@ class RoundReport(NamedTuple):
 
 
 class StepReport(NamedTuple):
-    """As `pipeline.common.types.StepReport`."""
+    """The fields of `pipeline.common.types.StepReport`."""
 
     version: int
     loss: float
@@ -58,14 +58,14 @@ class StepReport(NamedTuple):
 
 
 class Weights(NamedTuple):
-    """Of a version, and nothing else."""
+    """A version, without weights."""
 
     version: int
     flat: Any
 
 
 class TrivialPool:
-    """A round takes `seconds` of sleep on average, log-normal with `sigma`."""
+    """A pool whose round is `seconds` of sleep on average, log-normal with `sigma`."""
 
     seconds = 0.0
     sigma = 0.0
@@ -80,11 +80,11 @@ class TrivialPool:
         self._pool, self._round, self._incarnation = pool, 0, 0
 
     def pace(self, seconds: float) -> None:
-        """From now on rounds take so long on average."""
+        """Make rounds take so many seconds on average from now on."""
         self.seconds = seconds
 
     def loaded(self, names: tuple[str, ...]) -> list[str]:
-        """Which of these modules the process has loaded."""
+        """Return those of these modules that the process has loaded."""
         return [name for name in names if name in sys.modules]
 
     @ray.method(num_returns=2)
@@ -112,7 +112,7 @@ class TrivialPool:
         return weights.version.to_bytes(BYTES, "little"), report
 
     def begin(self) -> tuple[int, int, str]:
-        """Round, incarnation, node."""
+        """Return round, incarnation and node."""
         return self._round, self._incarnation, ray.get_runtime_context().get_node_id()
 
     def revive(
@@ -123,8 +123,9 @@ class TrivialPool:
 
 
 class TrivialServer:
-    """A step takes `seconds`, of sleep, and leaves the weights as they are. `made` is what it
-    publishes, by version.
+    """A server whose step is `seconds` of sleep, and leaves the weights as they are.
+
+    `made` is what it publishes, by version.
     """
 
     seconds = 0.0
@@ -152,7 +153,7 @@ class TrivialServer:
         return self.made(version), True
 
     def versions(self, batches: tuple[Any, ...]) -> tuple[int, ...]:
-        """What each batch was made under."""
+        """Return the version that each batch was made under."""
         return tuple(int.from_bytes(batch, "little") for batch in batches)
 
     def step(self, version: int, *batches: Any) -> StepReport:
@@ -184,7 +185,7 @@ class TrivialServer:
 
 
 class Host:
-    """Many pools in one process."""
+    """An actor with many pools in one process."""
 
     def __init__(self, config: Any) -> None:
         self._config, self._pools = config, dict[int, TrivialPool]()
@@ -209,7 +210,7 @@ class Call(NamedTuple):
 
 
 class Handle(NamedTuple):
-    """What stands for such a pool's actor."""
+    """A stand-in for such a pool's actor."""
 
     host: Any
     begin: Call
@@ -217,7 +218,7 @@ class Handle(NamedTuple):
 
 
 class Guests:
-    """What stands for the actor class of `TrivialPool`: pools go to `processes` hosts in turn."""
+    """A stand-in for the actor class of `TrivialPool`: pools go to `processes` hosts in turn."""
 
     def __init__(self, processes: int, remote: Callable[..., Any]) -> None:
         self._make, self._processes = remote(num_cpus=0)(Host), processes
@@ -241,8 +242,9 @@ class Guests:
 
 @contextmanager
 def sharing(processes: int) -> Iterator[None]:
-    """Within, a runner's trivial pools share so many processes: what a thousand of them cost the
-    driver, on one machine.
+    """Let a runner's trivial pools share so many processes within the block.
+
+    So one machine shows what a thousand of them cost the driver.
     """
     remote, kill = ray.remote, ray.kill
 
