@@ -358,8 +358,8 @@ FAULTS = (
     ),
     Chart(
         "Checkpoints",
-        "Since the driver started: checkpoints that were written, those that were not for an error, "
-        "and failures of recorders, whose figures may be missing.",
+        "Since the driver started: checkpoints that were written, those that were not for an "
+        "error, and failures of recorders, whose figures may be missing.",
         "none",
         (
             Query(f"ebm_checkpoints_total{RUN}", "written"),

@@ -1,9 +1,8 @@
-"""Small float64 laws with exact samplers, what is measured on a sample of them, and what counts as
-a failure.
+"""Small float64 laws with exact samplers, measures of a sample of them, and limits of a failure.
 
-`LAWS` holds every law that `pipeline.config.parts.KERNELS` names, and a few more. Discrete ones have at
-most 256 states and are enumerated; their weights are N(0, 1) or larger, so that nothing is nearly
-uniform.
+`LAWS` holds every law that `pipeline.config.parts.KERNELS` names, and a few more. Discrete ones
+have at most 256 states and are enumerated; their weights are N(0, 1) or larger, so that nothing is
+nearly uniform.
 """
 
 from __future__ import annotations
