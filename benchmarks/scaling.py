@@ -1,17 +1,16 @@
-"""How the pipeline scales: simulation and arithmetic (`benchmarks.flow`) from one pool to a
-thousand GPUs, held against Ray.
+"""How the pipeline scales, from one pool to a thousand GPUs.
 
     python -m benchmarks.scaling [--docs FOLDER] [--without-ray]
 
-Three parts: a sweep over pools; models on 8 to 1,000 GPUs; and short runs on Ray, of pools and a
-parameter server that sleep, which say how far simulation and arithmetic are from what happens.
-Writes FOLDER/scaling.json and .png and the tables of FOLDER/scaling.md; reads in
-FOLDER/pipeline_benchmark.json what a batch costs the driver. About 3 minutes.
+Simulation and arithmetic (`benchmarks.flow`) are held against Ray, in three parts: a sweep over
+pools; models on 8 to 1,000 GPUs; and short runs on Ray, of pools and a parameter server that sleep.
+The last says how far simulation and arithmetic are from what happens. The program writes
+FOLDER/scaling.json, FOLDER/scaling.png and the tables of FOLDER/scaling.md. It reads in
+FOLDER/pipeline_benchmark.json what a batch costs the driver. It takes about 3 minutes.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import math
 import time
@@ -21,7 +20,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from matplotlib.figure import Figure
 
+from benchmarks import harness
 from benchmarks.flow import Setting, Simulation, limits
+from benchmarks.harness import say
 
 CASES = {
     "1 pool, in lock-step": Setting(1, 1, 0, 0.1, 0.1),
@@ -37,7 +38,7 @@ CASES = {
 
 
 def measured(s: Setting, steps: int) -> float:
-    """Steps a second of a run on Ray, of pools and a server that sleep."""
+    """Return the steps a second of a run on Ray, of pools and a server that sleep."""
     import ray
 
     from benchmarks.on_ray import started
@@ -63,8 +64,9 @@ def measured(s: Setting, steps: int) -> float:
 
 
 def validate(batch_seconds: float) -> dict[str, Any]:
-    """Simulated and predicted beside measured steps a second. A run of one pool says how long a
-    call is on its way.
+    """Return simulated and predicted beside measured steps a second.
+
+    A run of one pool says how long a call is on its way.
     """
     import ray
 
@@ -93,10 +95,9 @@ def validate(batch_seconds: float) -> dict[str, Any]:
             "predicted": min(limits(s).values()),
             "error": told / took - 1,
         }
-        print(
+        say(
             f"on Ray, {name}: "
-            + ", ".join(f"{key} {value:.3f}" for key, value in rows[name].items()),
-            flush=True,
+            + ", ".join(f"{key} {value:.3f}" for key, value in rows[name].items())
         )
     ray.shutdown()
     return {"hop_ms": 1e3 * hop, "batch_ms": 1e3 * batch_seconds, "rows": rows}
@@ -104,12 +105,13 @@ def validate(batch_seconds: float) -> dict[str, Any]:
 
 GPUS = (8, 64, 256, 1000)
 ROW_BYTES = 48
-"""Of a batch's columns beside its positions, for each chain."""
+"""Bytes of a batch's columns beside its positions, for each chain."""
 
 
 class Model(NamedTuple):
-    """Its size, and what is assumed of a GPU: `flops` a second, of `forward` for one energy at one
-    position.
+    """A model's size, and what is assumed of a GPU.
+
+    A GPU does `flops` a second; an energy at one position takes `forward` of them.
     """
 
     name: str
@@ -132,11 +134,11 @@ MODELS = {
 
 
 def example(model: Model, gpus: int, batch_seconds: float) -> Setting:
-    """So many GPUs, a pool or a rank on each, shared out so that ranks keep up with 1.1 times what
-    pools make.
+    """Return the setting of so many GPUs, a pool or a rank on each.
 
-    A transition is an energy and its gradient in x, 2 forward passes' worth; a step learns from as
-    many positives as negatives, 3 passes' worth for each. Half of the pools make up a step.
+    They are shared out so that ranks keep up with 1.1 times what pools make. A transition is an
+    energy and its gradient in x, 2 forward passes' worth. A step learns from as many positives as
+    negatives, 3 passes' worth for each. Half of the pools make up a step.
     """
     batch_bytes = model.per_pool * (4 * model.dimension + ROW_BYTES)
     round_seconds = model.per_pool * model.transitions * 2 * model.forward / model.flops
@@ -167,7 +169,7 @@ def example(model: Model, gpus: int, batch_seconds: float) -> Setting:
 
 
 def row(s: Setting, steps: int = 30) -> dict[str, Any]:
-    """A setting, what limits it, and what the simulation makes of it."""
+    """Return a setting, its limits, and the simulation's figures."""
     allowed, outcome = limits(s), Simulation(s).run(steps)
     rates = {name: rate for name, rate in allowed.items() if math.isfinite(rate)}
     binds = min(rates, key=lambda name: rates[name])
@@ -190,7 +192,7 @@ COSTS = {
 
 
 def costs(figures: dict[str, Any]) -> list[str]:
-    """What was measured, in Markdown."""
+    """Return the measured costs as a table in Markdown."""
     lines = ["| measured | |", "|---|---|"]
     lines += [
         f"| {text} | {figures[name]:.3g} |" for name, text in COSTS.items() if name in figures
@@ -206,7 +208,7 @@ def costs(figures: dict[str, Any]) -> list[str]:
 def tables(
     figures: dict[str, Any], examples: dict[str, list[dict[str, Any]]], runs: dict[str, Any]
 ) -> str:
-    """In Markdown."""
+    """Return all tables in Markdown."""
     header = (
         "| model | pools + ranks | round, s | step, s | in, GB/s a rank | weights out, GB a version"
         " | driver busy | limit |"
@@ -239,9 +241,7 @@ def tables(
 
 
 def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
-    """Steps a second, the trainer's and the driver's share of time, and lags, by the number of
-    pools.
-    """
+    """Draw steps a second, the shares of time of trainer and driver, and lags, by pools."""
     figure = Figure(figsize=(11, 3.6), layout="constrained")
     speed, busy, lag = figure.subplots(1, 3)
     for color, (name, rows) in enumerate(sweep.items()):
@@ -269,10 +269,6 @@ def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
     figure.savefig(path, dpi=110)
 
 
-FIGURES, END = (
-    "<!-- figures: made by `python -m benchmarks.scaling --docs docs` -->",
-    "<!-- end of figures -->",
-)
 POOLS = (1, 4, 16, 64, 256, 1024)
 # rounds of half a second that vary, steps that take 0.8 of what they would for the trainer to be
 # the bottleneck
@@ -288,7 +284,7 @@ SWEEP = {
 
 
 def sweep(batch_seconds: float) -> dict[str, list[dict[str, Any]]]:
-    """A step takes a batch of every pool."""
+    """Return rows by the number of pools, where a step takes a batch of every pool."""
     rows: dict[str, list[dict[str, Any]]] = {}
     for name, plain in SWEEP.items():
         rows[name] = []
@@ -298,19 +294,13 @@ def sweep(batch_seconds: float) -> dict[str, list[dict[str, Any]]]:
                 pools=pools, batches_per_step=pools, slow_pools=slow, batch_seconds=batch_seconds
             )
             rows[name].append(row(s, 60))
-        print(
-            f"{name}: "
-            + " ".join(f"{r['steps_per_second'] / r['predicted']:.2f}" for r in rows[name]),
-            flush=True,
-        )
+        shares = (r["steps_per_second"] / r["predicted"] for r in rows[name])
+        say(f"{name}: " + " ".join(f"{share:.2f}" for share in shares))
     return rows
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
-    parser.add_argument("--docs", type=Path, help="write figures, picture and tables there")
+    parser = harness.command_line(__doc__, "docs")
     parser.add_argument("--without-ray", action="store_true", help="do not run anything on Ray")
     arguments = parser.parse_args()
     cost = (arguments.docs or Path("docs")) / "pipeline_benchmark.json"
@@ -325,19 +315,18 @@ def main() -> None:
     }
     runs = {} if arguments.without_ray else validate(batch_seconds)
     text = tables(figures, examples, runs)
-    print(text)
+    say(text)
     if arguments.docs:
         draw(swept, arguments.docs / "scaling.png")
         content = {
             "command": "python -m benchmarks.scaling --docs docs",
+            **harness.conditions("ray", "simpy"),
             "batch_ms": 1e3 * batch_seconds,
         }
         content |= {"sweep": swept, "examples": examples, "on_ray": runs}
-        (arguments.docs / "scaling.json").write_text(json.dumps(content, indent=1) + "\n")
-        page = arguments.docs / "scaling.md"
-        if page.exists():
-            head, _, rest = page.read_text().partition(FIGURES)
-            page.write_text(head + FIGURES + "\n\n" + text + "\n\n" + END + rest.partition(END)[2])
+        harness.write(content, arguments.docs / "scaling.json")
+        if (page := arguments.docs / "scaling.md").exists():
+            harness.insert(text, page, "benchmarks.scaling")
 
 
 if __name__ == "__main__":
