@@ -136,6 +136,7 @@ class PoolRoster:
         """
         parts = checkpoint.manifest["parts"] if checkpoint is not None else {}
         for pool in self.members:
+            pool.done = 0  # it may have joined with a newer checkpoint, which turned out damaged
             own = f"pool-{pool.number}.pt" in parts
             if checkpoint is None:
                 pool.joining = pool.actor.begin.remote()
