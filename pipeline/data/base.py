@@ -1,4 +1,4 @@
-"""What a data set offers, and the in-memory form of it."""
+"""The form of a data set, and the one that is in memory."""
 
 from __future__ import annotations
 
@@ -22,25 +22,28 @@ class Positives(Protocol):
     """An endless stream of training rows, or one rank's share of it."""
 
     def next(self, count: int) -> Rows:
-        """The next `count` rows of this rank, float32. Ranks ask for as many as one another."""
+        """Returns the next `count` rows of this rank, float32. Ranks ask for as many as one another."""
         ...
 
-    def state_dict(self) -> dict[str, Any]: ...
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the place in the stream, plain values and tensors."""
+        ...
 
-    def load_state_dict(self, state: dict[str, Any]) -> None: ...
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a place in the stream."""
 
 
 class MakePositives(Protocol):
-    """Opens the training rows: the whole stream of `seed`, or of its `ranks` shares the one
-    numbered `rank`.
+    """A function that opens the training rows: the whole stream of `seed`, or of its `ranks` shares
+    the one numbered `rank`.
     """
 
     def __call__(self, seed: int, rank: int = 0, ranks: int = 1) -> Positives: ...
 
 
 class Contexts(NamedTuple):
-    """The contexts of a data set's rows, each `[*shape]`: of the held-out ones [H, *shape], and of
-    the sample [S, *shape].
+    """The contexts of a data set's rows, each `[*shape]`: `held_out` [H, *shape], and `sample`
+    [S, *shape].
     """
 
     shape: tuple[int, ...]
@@ -49,12 +52,13 @@ class Contexts(NamedTuple):
 
 
 class DataSet(NamedTuple):
-    """`held_out` [H, *shape] and `sample` [S, *shape] (training rows, all of them where they fit in
-    memory), as stored.
+    """So many training `rows` of `shape`, and rows kept out of training.
 
-    `noise` is the standard deviation of what is added to a row when it is drawn: the law learned is
-    the smoothed one. `log_density` is given where the law is known. `context` is there where rows
-    have one: a label, or what a conditional law conditions on.
+    `held_out` [H, *shape] and `sample` [S, *shape] are rows as stored; the sample holds training
+    rows, all of them where they fit in memory. `positives` opens the stream of training rows. Noise
+    of standard deviation `noise` is added to a row when it is drawn: the law learned is the
+    smoothed one. `log_density` is given where the law is known. `context` is there where rows have
+    one: a label, or what a conditional law conditions on.
     """
 
     shape: tuple[int, ...]
@@ -68,11 +72,12 @@ class DataSet(NamedTuple):
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:
+        """The shape of a row's context; None where rows have none."""
         return None if self.context is None else self.context.shape
 
 
 class NoisyRows:
-    """Adds Gaussian noise afresh to every position drawn, not to contexts.
+    """Gaussian noise, added afresh to every position drawn, not to contexts.
 
     Its stream is `SeedSequence(seed, "data-noise", stream)`. Rows that are share `rank` of a block
     of `ranks` equal ones get that share of the whole block's noise, and the stream goes on behind
@@ -97,8 +102,9 @@ class NoisyRows:
 
 
 class TensorPositives:
-    """Rows of tensors, numbered, each once an epoch, in an order drawn from `SeedSequence(seed,
-    "data", epoch)`.
+    """Rows of tensors, numbered, each once an epoch.
+
+    The order of an epoch is drawn from `SeedSequence(seed, "data", epoch)`.
 
     With `ranks`, a call for `count` rows takes `count * ranks` of the one stream and returns those
     numbered `rank * count` and on: the ranks' rows end to end are what one rank gets that asks for
@@ -128,6 +134,7 @@ class TensorPositives:
         )
 
     def next(self, count: int) -> Rows:
+        """Returns the next `count` rows of this rank, with their noise and numbers."""
         number = self._take(count * self._ranks)[self._rank * count : (self._rank + 1) * count]
         position = self._noisy(self._rows[number], self._rank, self._ranks)
         return Rows(position, None if self._context is None else self._context[number], number)
@@ -145,9 +152,11 @@ class TensorPositives:
         return torch.cat(chosen)
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns the place in the stream, the same on every rank."""
         return {"epoch": self._epoch, "cursor": self._cursor, "noise": self._noisy.get_state()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from a place in the stream that any rank wrote."""
         self._start_epoch(state["epoch"])
         self._cursor = state["cursor"]
         self._noisy.set_state(state["noise"])
@@ -180,8 +189,8 @@ def in_memory(
     log_density: LogDensity | None = None,
     context: tuple[Tensor, Tensor] | None = None,
 ) -> DataSet:
-    """A data set of two tensors of rows, `[N, *shape]` and `[H, *shape]`, and of two of contexts
-    where they have them.
+    """Makes a data set of two tensors of rows, `train` [N, *shape] and `held_out` [H, *shape], and of
+    two of contexts where they have them.
     """
     return DataSet(
         shape=tuple(train.shape[1:]),
@@ -204,9 +213,9 @@ def in_memory(
 def encode_grey(
     values: np.ndarray, maximum: int, encoding: str, levels: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Grey levels 0..maximum as float32: `real` scales to [-1, 1], `binary` is 1 from the middle
-    level up, `sampled` is 1 with probability grey / maximum, `categorical` cuts them into `levels`
-    equal parts, 0, ..., levels-1.
+    """Returns grey levels 0..maximum as float32 of the same shape: `real` scales to [-1, 1], `binary`
+    is 1 from the middle level up, `sampled` is 1 with probability grey / maximum, and `categorical`
+    cuts them into `levels` equal parts, 0, ..., levels-1.
     """
     if encoding == "sampled":
         return (generator.random(values.shape, dtype=np.float32) * maximum < values).astype(

@@ -1,8 +1,8 @@
 """Parquet and Arrow files at any fsspec URL: loaded when small, streamed when larger than
 `data.memory_limit`.
 
-A *unit* is a row group of a Parquet file or a record batch of an Arrow file. How they are streamed:
-`pipeline.data.streaming`.
+A *unit* is a row group of a Parquet file or a record batch of an Arrow file.
+`pipeline.data.streaming` says how they are streamed.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from pipeline.data.streaming import StreamedPositives, first_rows
 
 
 def columns(config: ColumnsData) -> DataSet:
-    """The rows of `data.path`; loaded and split exactly when they fit `memory_limit`, else
-    streamed.
+    """Opens the rows of `data.path`: loaded and split exactly where they fit `memory_limit`, else
+    streamed. Raises `ConfigError` where no training row is left, `DataError`.
 
     A streamed set holds each row out with probability held_out / rows, by a draw that depends on
     `split_seed` and the unit alone; the held-out rows in hand are those among the first rows that

@@ -1,5 +1,5 @@
-"""Laws of y given x of known density, not Gaussian: where a conditional likelihood can be checked
-against the truth.
+"""Laws of y given x of known density, not Gaussian: a conditional likelihood can be checked against
+their truth.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ class Mixture(NamedTuple):
     stds: Tensor
 
     def sample(self, random: np.random.RandomState) -> Tensor:
-        """One draw for each context, `[N, d]`."""
+        """Returns one draw for each context, `[N, d]`."""
         rows, _, dimension = self.means.shape
         uniform = torch.from_numpy(random.rand(rows, 1))
         chosen = (uniform > self.weights.cumsum(1)).sum(1).clamp(max=self.weights.shape[1] - 1)
@@ -73,7 +73,9 @@ LAWS: dict[str, Callable[[Tensor], Mixture]] = {"fork": fork, "wheel": wheel}
 
 
 def conditional_toy(config: ConditionalToyData) -> DataSet:
-    """`rows` pairs, x uniform on [-1, 1] and y from the law given x; the last `held_out` kept out."""
+    """Draws `rows` pairs, x uniform on [-1, 1] and y from the law given x; the last `held_out` are
+    kept out. Raises `ConfigError` where no training row is left.
+    """
     check_held_out(config.held_out, config.rows)
     law, random = LAWS[config.law], np.random.RandomState(config.split_seed)
     x = 2 * random.rand(config.rows, 1) - 1

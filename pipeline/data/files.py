@@ -27,6 +27,8 @@ READ = 1 << 20
 
 
 class Unit(NamedTuple):
+    """The unit numbered `number` of the file at `path`, of so many `rows`."""
+
     path: str
     number: int
     rows: int
@@ -34,11 +36,12 @@ class Unit(NamedTuple):
 
 
 class Source:
-    """The files of `data.path`, their units, and how to read one as `[rows, d + c]` float32:
-    positions, then contexts.
+    """The files of `data.path`, and their units, each read as `[rows, d + c]` float32: positions,
+    then contexts.
 
-    `units` has none without rows; `rows` in all; `width` = d + c. Reading keeps to one thread, the
-    caller's, and several may.
+    `units` has none without rows, `rows` counts those of all, and `width` = d + c. Reading keeps to
+    one thread, the caller's, and several may read. Raises `DataError` where the files cannot be
+    read or hold no rows, `ConfigError` where they are not of the columns or shapes asked for.
     """
 
     def __init__(self, config: ColumnsData) -> None:
@@ -85,7 +88,7 @@ class Source:
 
     @contextmanager
     def _open(self, path: str) -> Iterator[Any]:
-        """The file, for reading; what Arrow or the file system has to say against it becomes a
+        """Opens a file for reading. Whatever Arrow or the file system has to say against it becomes a
         `DataError`.
         """
         try:
@@ -115,14 +118,14 @@ class Source:
         )
 
     def read(self, unit: Unit) -> np.ndarray:
-        """All rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that are
+        """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that are
         missing or not finite.
         """
         return np.concatenate([rows for _, rows in self.pieces(unit)])
 
     def pieces(self, unit: Unit) -> Iterator[tuple[int, np.ndarray]]:
-        """What `read` gives, in order, a few megabytes at a time: (number of the first row, rows
-        `[n, d + c]`).
+        """Yields the rows of a unit in order, a few megabytes at a time: the number of the first
+        row, and rows `[n, d + c]`. Raises `DataError` where the file has changed.
         """
         first = 0
         with self._open(unit.path) as file:
@@ -150,8 +153,8 @@ class Source:
             )
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Rows `[N, d + c]` as positions `[N, *shape]` and contexts `[N, *context_shape]`, None
-        where they have none.
+        """Cuts rows `[N, d + c]` into positions `[N, *shape]` and contexts `[N, *context_shape]`,
+        None where they have none.
         """
         position = rows[:, : self.dimension].reshape(-1, *self.shape)
         if self.context_shape is None:
@@ -159,8 +162,8 @@ class Source:
         return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
 
     def _check_names(self, path: str, present: list[str]) -> None:
-        """That the file has the columns asked for; where none are, that it has those of the first
-        file and no others.
+        """Checks that the file has the columns asked for; where none are, that it has those of the
+        first file and no others.
         """
         context = self._config.context
         if not self._names:

@@ -19,11 +19,11 @@ from pipeline.storage.paths import locate
 
 
 def digits(config: DigitsData) -> DataSet:
-    """1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998, bundled with
-    scikit-learn).
+    """Opens the 1,797 handwritten digits of 8x8 pixels, 17 grey levels (Alpaydin & Kaynak 1998,
+    bundled with scikit-learn).
 
     Of an image and its label, `data.position` says which is the position, and the other is the
-    context.
+    context. Raises `ConfigError` where no training row is left.
     """
     from sklearn.datasets import load_digits
 
@@ -36,10 +36,12 @@ def digits(config: DigitsData) -> DataSet:
 
 
 def idx(config: IDXData) -> DataSet:
-    """A file of images (split by seed), or a folder with `train-images-idx3-ubyte[.gz]` and, if
-    there, `t10k-...`.
+    """Opens a file of images, or a folder with `train-images-idx3-ubyte[.gz]` and, if there,
+    `t10k-...`.
 
-    With a test file, `held_out` rows of it, drawn by `split_seed`, are the held-out ones.
+    A file is split by seed. With a test file, `held_out` rows of it, drawn by `split_seed`, are the
+    held-out ones. Raises `DataError` where the files are not there or not images of one shape,
+    `ConfigError` where more rows are to be kept out than there are.
     """
     file_system, path = locate(config.path, "data.path")
     if not file_system.exists(path):
@@ -75,8 +77,8 @@ def idx(config: IDXData) -> DataSet:
 def _encode(
     values: np.ndarray, maximum: int, config: DigitsData | IDXData, stream: str = "pixels"
 ) -> np.ndarray:
-    """`encode_grey`, its pixels drawn from `SeedSequence(split_seed, stream)`: the same for every
-    run on these data.
+    """Encodes grey levels (`encode_grey`). Pixels are drawn from `SeedSequence(split_seed, stream)`,
+    the same for every run on these data.
     """
     return encode_grey(
         values, maximum, config.encoding, config.levels, numpy_generator(config.split_seed, stream)
@@ -92,8 +94,8 @@ def _find(file_system: fsspec.AbstractFileSystem, folder: str, stem: str) -> str
 
 
 def read_idx(file_system: fsspec.AbstractFileSystem, path: str) -> np.ndarray:
-    """An IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the MNIST
-    page). `DataError`.
+    """Returns an IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the
+    MNIST page). Raises `DataError` where it is none.
     """
     content = file_system.cat_file(path)
     if content[:2] == b"\x1f\x8b":

@@ -16,9 +16,11 @@ SITES = 20
 
 
 def ising(config: IsingData) -> DataSet:
-    """`rows` draws of p(x) = exp(sum_<ij> J_ij s_i s_j + sum_i B_i s_i) / Z, s = 2x - 1 in {-1, 1},
+    """Draws `rows` of p(x) = exp(sum_<ij> J_ij s_i s_j + sum_i B_i s_i) / Z, s = 2x - 1 in {-1, 1},
     on the grid `shape` with free edges (Ising 1925), the last `held_out` kept out; J ~ N(0,
     coupling^2), B ~ N(0, field^2). By enumeration.
+
+    Raises `ConfigError` where the grid is too large, or no training row is left.
     """
     sites = math.prod(config.shape)
     if not config.shape or sites > SITES:

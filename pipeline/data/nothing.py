@@ -1,4 +1,4 @@
-"""No data: what a maximum-entropy model with given moments is trained on."""
+"""No data, for a maximum-entropy model with given moments."""
 
 from __future__ import annotations
 
@@ -19,19 +19,25 @@ class NoPositives:
         self._rows = torch.empty(0, *shape)
 
     def next(self, count: int) -> Rows:  # noqa: ARG002 - as many as there are
+        """Returns no rows."""
         return Rows(self._rows)
 
     def state_dict(self) -> dict[str, Any]:
+        """Returns nothing."""
         return {}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """There is nothing to take up."""
+        """Does nothing: there is no place to go on from."""
 
 
 def nothing(config: NoData) -> DataSet:
-    """A data set of no rows of `shape`."""
+    """Makes a data set of no rows of `shape`. Raises `ConfigError` where none is given."""
     if not config.shape:
         raise ConfigError("data.shape", "[]", "the shape of a position, such as [1] for a number")
     shape = tuple(config.shape)
     empty = torch.empty(0, *shape)
-    return DataSet(shape, 0, empty, empty, 0.0, lambda seed, rank=0, ranks=1: NoPositives(shape))  # noqa: ARG005
+
+    def positives(seed: int, rank: int = 0, ranks: int = 1) -> NoPositives:  # noqa: ARG001
+        return NoPositives(shape)
+
+    return DataSet(shape, 0, empty, empty, 0.0, positives)

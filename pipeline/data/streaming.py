@@ -37,8 +37,8 @@ Wanted = Callable[[], bool]
 
 
 def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
-    """Which rows of unit number `unit` are held out, `[rows]` bool: by `split_seed` and the unit
-    alone.
+    """Returns a mask `[rows]` bool of unit number `unit`: the rows that are held out, by `split_seed`
+    and the unit alone.
     """
     chance = config.held_out / source.rows
     return (
@@ -47,10 +47,10 @@ def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
 
 
 def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
-    """(held-out rows, training rows), each `[N, d + c]`: from units in a seeded order, until
-    memory's full.
+    """Returns held-out and training rows, each `[N, d + c]`: from units in a seeded order, until
+    memory is full, at most `held_out` of the former.
 
-    At most `held_out` of the former. Raises `ConfigError` where either is empty, `DataError`.
+    Raises `ConfigError` where either is empty, `DataError`.
     """
     kept, sample, budget = [], [], config.memory_limit // (4 * source.width)
     for rows, mask in _shuffled(source, config):
@@ -76,7 +76,7 @@ def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
 
 
 def _shuffled(source: Source, config: ColumnsData) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """(rows, which are held out) of all units, in an order drawn by `split_seed`, piece by piece."""
+    """Yields rows and their held-out mask, of all units in an order drawn by `split_seed`."""
     for number in numpy_generator(config.split_seed, "first-rows").permutation(len(source.units)):
         mask = kept_out(source, config, int(number))
         for first, rows in source.pieces(source.units[number]):
@@ -84,7 +84,7 @@ def _shuffled(source: Source, config: ColumnsData) -> Iterator[tuple[np.ndarray,
 
 
 class Part(NamedTuple):
-    """Each `stride`-th row of a unit from `first` on; `rows` of them, held-out ones included."""
+    """Each `stride`-th row of a unit from `first` on: `rows` of them, held-out ones included."""
 
     unit: int
     first: int
@@ -103,7 +103,7 @@ def _parts(source: Source, most: int, ranks: int) -> Iterator[Part]:
 
 
 class Place(NamedTuple):
-    """Where a window is in the stream."""
+    """The place of a window in the stream."""
 
     epoch: int
     window: int
@@ -122,9 +122,9 @@ class StreamedPositives:
 
     Over all ranks, each training row comes once an epoch; epochs are of a rank alone, and differ in
     length. Besides the two windows, `data.memory_limit` together, memory holds 16 bytes for each
-    row of the one being read, and a few megabytes. `waited`: seconds that `next` has waited for a
-    window so far, the first one's included. `reads_ahead`: a class that says False reads each
-    window when it is needed.
+    row of the one being read, and a few megabytes. `waited` counts the seconds that `next` has
+    waited for windows so far, the first one included. A class whose `reads_ahead` is False reads
+    each window when it is needed.
     """
 
     reads_ahead = True
@@ -167,8 +167,8 @@ class StreamedPositives:
         return windows
 
     def next(self, count: int) -> Rows:
-        """The next `count` rows of this rank, without numbers. Raises `DataError` where they cannot
-        be read.
+        """Returns the next `count` rows of this rank, without numbers. Raises `DataError` where they
+        cannot be read.
         """
         rows, filled = (
             np.empty((count, self._source.width), np.float32),
@@ -237,13 +237,13 @@ class StreamedPositives:
         return Window(buffer[: len(order)], following)
 
     def _training_rows(self, part: Part) -> np.ndarray:
-        """Which rows of its unit are the part's and not held out, bool."""
+        """Returns a mask of the unit, bool: the rows that are the part's and not held out."""
         mask = np.zeros(self._source.units[part.unit].rows, bool)
         mask[part.first :: part.stride] = True
         return mask & ~kept_out(self._source, self._config, part.unit)
 
     def state_dict(self) -> dict[str, Any]:
-        """The position and the state of the noise: this rank's alone, and of so many ranks."""
+        """Returns the place and the state of the noise: this rank's alone, and of so many ranks."""
         position = {
             "epoch": self._place.epoch,
             "window": self._place.window,
@@ -257,8 +257,8 @@ class StreamedPositives:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Raises `CheckpointError` where another rank, or one of another number of ranks, wrote the
-        state.
+        """Goes on from a place. Raises `CheckpointError` where another rank, or one of another number
+        of ranks, wrote it.
         """
         theirs, ours = (state.get("rank", 0), state.get("ranks", 1)), (self._rank, self._ranks)
         if theirs != ours:
@@ -299,7 +299,7 @@ class _Reading:
         return not self._stopped and threading.main_thread().is_alive()
 
     def result(self) -> Window:
-        """The window, when it is there. Raises what the reader raised."""
+        """Returns the window, when it is there. Raises what the reader raised."""
         return self._window.result()
 
     def stop(self) -> None:

@@ -1,4 +1,4 @@
-"""Sequences of tags given what is seen of each site, from a linear-chain law that is known exactly."""
+"""Sequences of tags given features of each site, from a linear-chain law that is known exactly."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class TagLaw:
         return x.double() @ self.unary.T
 
     def _ahead(self, scores: Tensor) -> list[Tensor]:
-        """log of the sum over all tags after site i, given its own tag, `[N, q]` for each i: the
-        backward recursion.
+        """Returns the log of the sum over all tags after site i, given its own tag, `[N, q]` for
+        each i: the backward recursion.
         """
         ahead = [torch.zeros_like(scores[:, 0])]
         for site in range(scores.shape[1] - 1, 0, -1):
@@ -38,7 +38,7 @@ class TagLaw:
         return ahead
 
     def log_density(self, y: Tensor, x: Tensor) -> Tensor:
-        """log p(y | x), `[N, L]` and `[N, L, f]` to `[N]` nats."""
+        """Returns log p(y | x), `[N, L]` and `[N, L, f]` to `[N]` nats."""
         scores, tags = self._scores(x), y.long()
         along = scores.gather(2, tags[..., None]).sum((1, 2)) + self.transition[
             tags[:, :-1], tags[:, 1:]
@@ -46,7 +46,7 @@ class TagLaw:
         return along - torch.logsumexp(scores[:, 0] + self._ahead(scores)[0], 1)
 
     def sample(self, x: Tensor, random: np.random.RandomState) -> Tensor:
-        """One draw for each row of x, `[N, L]`: site by site, each tag given the one before it."""
+        """Returns one draw for each row of x, `[N, L]`: site by site, each tag given the last."""
         scores = self._scores(x)
         ahead, tags = self._ahead(scores), torch.empty(scores.shape[:2], dtype=torch.int64)
         for site in range(scores.shape[1]):
@@ -61,8 +61,9 @@ class TagLaw:
 
 
 def tags(config: TagsData) -> DataSet:
-    """`rows` sequences, what is seen of a site standard normal, the tags from a law drawn by
-    `split_seed`.
+    """Draws `rows` sequences: features standard normal, tags from a law drawn by `split_seed`.
+
+    Raises `ConfigError` where no training row is left.
     """
     check_held_out(config.held_out, config.rows)
     law, random = (

@@ -1,4 +1,4 @@
-"""Two-dimensional laws whose density is known: where a likelihood can be checked against the truth."""
+"""Laws in the plane whose density is known: a likelihood can be checked against their truth."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ Draw = Callable[[np.random.RandomState, int], np.ndarray]
 
 
 def toy(config: ToyData) -> DataSet:
-    """`rows` draws of the law, the last `held_out` kept out; `log_density` is the law's own (None
-    once noise is added).
+    """Draws `rows` of the law, the last `held_out` kept out; `log_density` is the law's own (None once
+    noise is added). Raises `ConfigError` where no training row is left.
     """
     draw, log_density = LAWS[config.law]
     check_held_out(config.held_out, config.rows)
@@ -27,8 +27,9 @@ def toy(config: ToyData) -> DataSet:
 
 
 def labelled_toys(config: LabelledToysData) -> DataSet:
-    """`rows` draws, as many of each of the `laws`, with the number of its law for a context;
-    `log_density` is that of a row's own law (None once noise is added).
+    """Draws `rows`, as many of each of the `laws`, with the number of its law for a context;
+    `log_density` is that of a row's own law (None once noise is added). Raises `ConfigError` where
+    no training row is left.
     """
     check_held_out(config.held_out, config.rows)
     random = np.random.RandomState(config.split_seed)
