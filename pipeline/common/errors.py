@@ -60,7 +60,7 @@ class DivergenceError(PipelineError):
 
 
 class OutOfStepError(PipelineError):
-    """An actor is not where its driver left it: its process was made anew, and nobody saw it die."""
+    """An actor is not where its driver left it: a new process, which nobody saw die."""
 
 
 class ServerOutOfStepError(OutOfStepError):

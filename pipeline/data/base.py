@@ -22,7 +22,9 @@ class Positives(Protocol):
     """An endless stream of training rows, or one rank's share of it."""
 
     def next(self, count: int) -> Rows:
-        """Returns the next `count` rows of this rank, float32. Ranks ask for as many as one another."""
+        """Returns the next `count` rows of this rank, float32. Ranks ask for as many as one
+        another.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:
@@ -189,8 +191,8 @@ def in_memory(
     log_density: LogDensity | None = None,
     context: tuple[Tensor, Tensor] | None = None,
 ) -> DataSet:
-    """Makes a data set of two tensors of rows, `train` [N, *shape] and `held_out` [H, *shape], and of
-    two of contexts where they have them.
+    """Makes a data set of two tensors of rows, `train` [N, *shape] and `held_out` [H, *shape], and
+    of two of contexts where they have them.
     """
     return DataSet(
         shape=tuple(train.shape[1:]),
@@ -213,9 +215,9 @@ def in_memory(
 def encode_grey(
     values: np.ndarray, maximum: int, encoding: str, levels: int, generator: np.random.Generator
 ) -> np.ndarray:
-    """Returns grey levels 0..maximum as float32 of the same shape: `real` scales to [-1, 1], `binary`
-    is 1 from the middle level up, `sampled` is 1 with probability grey / maximum, and `categorical`
-    cuts them into `levels` equal parts, 0, ..., levels-1.
+    """Returns grey levels 0..maximum as float32 of the same shape: `real` scales to [-1, 1],
+    `binary` is 1 from the middle level up, `sampled` is 1 with probability grey / maximum, and
+    `categorical` cuts them into `levels` equal parts, 0, ..., levels-1.
     """
     if encoding == "sampled":
         return (generator.random(values.shape, dtype=np.float32) * maximum < values).astype(

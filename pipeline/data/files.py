@@ -88,8 +88,8 @@ class Source:
 
     @contextmanager
     def _open(self, path: str) -> Iterator[Any]:
-        """Opens a file for reading. Whatever Arrow or the file system has to say against it becomes a
-        `DataError`.
+        """Opens a file for reading. Whatever Arrow or the file system has to say against it becomes
+        a `DataError`.
         """
         try:
             with self._file_system.open(path, "rb") as file:
@@ -118,8 +118,8 @@ class Source:
         )
 
     def read(self, unit: Unit) -> np.ndarray:
-        """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that are
-        missing or not finite.
+        """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that
+        are missing or not finite.
         """
         return np.concatenate([rows for _, rows in self.pieces(unit)])
 

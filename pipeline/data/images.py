@@ -77,8 +77,8 @@ def idx(config: IDXData) -> DataSet:
 def _encode(
     values: np.ndarray, maximum: int, config: DigitsData | IDXData, stream: str = "pixels"
 ) -> np.ndarray:
-    """Encodes grey levels (`encode_grey`). Pixels are drawn from `SeedSequence(split_seed, stream)`,
-    the same for every run on these data.
+    """Encodes grey levels (`encode_grey`). Pixels are drawn from `SeedSequence(split_seed,
+    stream)`, the same for every run on these data.
     """
     return encode_grey(
         values, maximum, config.encoding, config.levels, numpy_generator(config.split_seed, stream)

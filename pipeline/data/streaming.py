@@ -37,8 +37,8 @@ Wanted = Callable[[], bool]
 
 
 def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
-    """Returns a mask `[rows]` bool of unit number `unit`: the rows that are held out, by `split_seed`
-    and the unit alone.
+    """Returns a mask `[rows]` bool of unit number `unit`: the rows that are held out, by
+    `split_seed` and the unit alone.
     """
     chance = config.held_out / source.rows
     return (
@@ -167,8 +167,8 @@ class StreamedPositives:
         return windows
 
     def next(self, count: int) -> Rows:
-        """Returns the next `count` rows of this rank, without numbers. Raises `DataError` where they
-        cannot be read.
+        """Returns the next `count` rows of this rank, without numbers. Raises `DataError` where
+        they cannot be read.
         """
         rows, filled = (
             np.empty((count, self._source.width), np.float32),
@@ -257,8 +257,8 @@ class StreamedPositives:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from a place. Raises `CheckpointError` where another rank, or one of another number
-        of ranks, wrote it.
+        """Goes on from a place. Raises `CheckpointError` where another rank, or one of another
+        number of ranks, wrote it.
         """
         theirs, ours = (state.get("rank", 0), state.get("ranks", 1)), (self._rank, self._ranks)
         if theirs != ours:

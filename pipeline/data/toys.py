@@ -16,8 +16,8 @@ Draw = Callable[[np.random.RandomState, int], np.ndarray]
 
 
 def toy(config: ToyData) -> DataSet:
-    """Draws `rows` of the law, the last `held_out` kept out; `log_density` is the law's own (None once
-    noise is added). Raises `ConfigError` where no training row is left.
+    """Draws `rows` of the law, the last `held_out` kept out; `log_density` is the law's own (None
+    once noise is added). Raises `ConfigError` where no training row is left.
     """
     draw, log_density = LAWS[config.law]
     check_held_out(config.held_out, config.rows)

@@ -25,7 +25,9 @@ TARGET_ACCEPTANCE = 0.65
 
 
 class Bridge(Energy):
-    """A model with another base law than its own: E_beta = (1 - beta) E_0 + beta E, E_0 the law's."""
+    """A model with another base law than its own: E_beta = (1 - beta) E_0 + beta E. E_0 is the
+    law's.
+    """
 
     def __init__(self, law: Law, energy: Energy) -> None:
         super().__init__(energy.shape, levels=energy.levels, box=energy.box)
@@ -46,7 +48,7 @@ class Bridge(Energy):
         return self.law.sample(count, generator)
 
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Each part's own: the model's may be faster than autograd's."""
+        """Adds each part's own: the model's may be faster than autograd's."""
         energy, gradient = self.energy.energy_and_gradient(x)
         if beta is None:
             return energy, gradient
@@ -117,10 +119,11 @@ class AISResult(NamedTuple):
 def annealed_log_partition(
     path: Energy, temperatures: int, particles: int, generator: torch.Generator, step_size: float
 ) -> Generator[Progress, None, AISResult]:
-    """AIS (Neal 2001) along the energy's path, beta_0 = 0 < ... < beta_T = 1, from its base law,
-    whose Z_0 is known:
+    """Estimates log Z by AIS (Neal 2001) along the energy's path, beta_0 = 0 < ... < beta_T = 1,
+    from its base law, whose Z_0 is known:
 
-        log w = sum_t E_{beta_{t-1}}(x_{t-1}) - E_{beta_t}(x_{t-1}),   x_t ~ MALA transition of E_{beta_t} from x_{t-1},
+        log w = sum_t E_{beta_{t-1}}(x_{t-1}) - E_{beta_t}(x_{t-1}),
+        x_t ~ MALA transition of E_{beta_t} from x_{t-1},
         Z / Z_0 = E[w].
 
     w is unbiased, so log Z is underestimated on average (and a likelihood flattered) by about half
@@ -140,8 +143,8 @@ def annealed_log_partition(
 def gibbs_log_partition(
     path: Energy, temperatures: int, particles: int, generator: torch.Generator
 ) -> Generator[Progress, None, AISResult]:
-    """The same with a Gibbs sweep for the transition, and betas evenly spaced: nothing adapts, w is
-    unbiased.
+    """Does the same with a Gibbs sweep for the transition, and betas evenly spaced: nothing adapts,
+    w is unbiased.
     """
     betas, start = torch.linspace(0, 1, temperatures + 1), path.sample_base(particles, generator)
     ratio = yield from _anneal(path, betas, start, GIBBS, generator, "annealed importance sampling")
@@ -151,8 +154,8 @@ def gibbs_log_partition(
 def reverse_log_partition(
     path: Energy, temperatures: int, starts: Tensor, generator: torch.Generator
 ) -> Generator[Progress, None, AISResult]:
-    """AIS from the model to its base law: Z_0 / Z = E[w], so log Z is overestimated on average, for
-    draws of the model.
+    """Runs AIS from the model to its base law: Z_0 / Z = E[w], so log Z is overestimated on
+    average, for draws of the model.
 
     Those are made by `temperatures` Gibbs sweeps of the model from `starts` [N, *shape], one
     particle each. As far as they are not yet draws of the model, the bound from above is not one
@@ -191,7 +194,7 @@ def _anneal(
     doing: str,
     step_size: float | None = None,
 ) -> Generator[Progress, None, AISResult]:
-    """Particles from `start` [N, *shape], draws at betas[0], along `betas`; `log_z` is that of
+    """Runs particles from `start` [N, *shape], draws at betas[0], along `betas`; `log_z` is that of
     Z_last / Z_first.
     """
     particles, last = len(start), len(betas) - 1

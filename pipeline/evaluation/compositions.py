@@ -30,17 +30,17 @@ class Compared(NamedTuple):
 
     @property
     def kl(self) -> float:
-        """KL(truth || model) = sum p (log p - log q), nats, by the midpoint rule."""
+        """Returns KL(truth || model) = sum p (log p - log q), nats, by the midpoint rule."""
         return float((self.truth.exp() * (self.truth - self.model)).sum())
 
 
 def grid() -> Tensor:
-    """`[SIDE^2, 2]`."""
+    """Returns the grid's points, `[SIDE^2, 2]`."""
     return MidpointRule(-REACH, REACH, SIDE).points((2,), torch.empty(0))
 
 
 def composed(first: Energy, second: Energy) -> dict[str, Energy]:
-    """The compositions of two energies in the plane, by name."""
+    """Returns the compositions of two energies in the plane, by name."""
     log_z = [log_z_by_quadrature(energy, (-REACH, REACH)) for energy in (first, second)]
     return {
         "and": Conjunction([first, second]),
@@ -51,7 +51,7 @@ def composed(first: Energy, second: Energy) -> dict[str, Energy]:
 
 @torch.no_grad()
 def compare(first: Energy, second: Energy, truths: tuple[Tensor, Tensor]) -> dict[str, Compared]:
-    """Both parts and their compositions beside what the laws with the log densities `truths`
+    """Compares both parts and their compositions with what the laws with the log densities `truths`
     [SIDE^2], on the grid, make.
     """
     one, other = truths
@@ -74,14 +74,16 @@ def compare(first: Energy, second: Energy, truths: tuple[Tensor, Tensor]) -> dic
 
 
 def composition_figures(compared: dict[str, Compared]) -> Figures:
-    """The KL divergence of each, and the largest of the compositions', nats."""
+    """Returns the KL divergence of each, and the largest of the compositions', nats."""
     kl = {name: both.kl for name, both in compared.items()}
     worst = max(kl[name] for name in ("and", "or", "not"))
     return {"compositions": kl | {"worst": worst}, "pictures": ["compositions.png"]}
 
 
 def draw_compositions(compared: dict[str, Compared], names: tuple[str, str], output: str) -> None:
-    """`compositions.png`: a column for each law, the truth above the model, to one scale each."""
+    """Draws `compositions.png`: a column for each law, the truth above the model, to one scale
+    each.
+    """
     titles = {
         "first": names[0],
         "second": names[1],

@@ -1,5 +1,5 @@
-"""What a conditional model is judged by: log p(x | c) of held-out rows, and what is most probable
-under their contexts.
+"""The judgement of a conditional model: log p(x | c) of held-out rows, and the most probable
+positions under their contexts.
 """
 
 from __future__ import annotations
@@ -27,8 +27,8 @@ SEARCHED = 500  # rows for which the most probable position is looked for
 
 
 def log_z_on_grid(bound: Energy, box: tuple[float, float]) -> Tensor:
-    """log of the integral of exp(-E(x | c)) over [low, high]^d, d = 1 or 2, by the midpoint rule,
-    `[contexts]` float64.
+    """Returns the log of the integral of exp(-E(x | c)) over [low, high]^d, d = 1 or 2, by the
+    midpoint rule, `[contexts]` float64.
     """
     return MidpointRule(*box, SIDES[bound.dimension]).precise_log_integral(bound)
 
@@ -36,7 +36,8 @@ def log_z_on_grid(bound: Energy, box: tuple[float, float]) -> Tensor:
 def log_likelihood(
     energy: Energy, x: Tensor, context: Tensor, box: tuple[float, float]
 ) -> Tensor | None:
-    """log p(x | c) of rows `[N, *shape]` under contexts `[N, *context_shape]`, `[N]` float64 nats.
+    """Returns log p(x | c) of rows `[N, *shape]` under contexts `[N, *context_shape]`, `[N]`
+    float64 nats.
 
     Z(c) is exact where the energy has it, else by a grid over `box` in one or two real dimensions;
     None elsewhere.
@@ -53,7 +54,7 @@ def log_likelihood(
 
 
 def reach(energy: Energy, data: DataSet) -> tuple[float, float]:
-    """A box far beyond the data and the base term."""
+    """Returns a box (low, high) far beyond the data and the base term."""
     far = max(6 * energy.base_scale, 1.5 * float(data.sample.abs().max()))
     return energy.box or (-far, far)
 
@@ -61,8 +62,8 @@ def reach(energy: Energy, data: DataSet) -> tuple[float, float]:
 def conditional_figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
 ) -> Generator[Progress, None, Figures]:
-    """The conditional log-likelihood of held-out rows, beside the law's own where it is known, and
-    how good the search's answers are, for positions over levels.
+    """Works out the conditional log-likelihood of held-out rows, beside the law's own where it is
+    known, and how good the search's answers are, for positions over levels.
     """
     assert data.context is not None
     count = len(data.held_out) if energy.levels is not None else ROWS.get(energy.dimension, 0)
@@ -101,7 +102,9 @@ def conditional_figures(
 
 
 def search_figures(config: RunConfig, energy: Energy, data: DataSet) -> Figures:
-    """How often the most probable position is the held-out one: by component, and as a whole."""
+    """Returns the share of rows whose most probable position is the held-out one, by component and
+    as a whole.
+    """
     assert data.context is not None
     wanted, context = data.held_out[:SEARCHED], data.context.held_out[:SEARCHED]
     found = argmax(energy.given(context), torch_generator(config.seed, "search"))

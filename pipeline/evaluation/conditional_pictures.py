@@ -1,4 +1,6 @@
-"""`samples.png` of conditional models: the law of positions under a few contexts, learned and true."""
+"""The picture `samples.png` of conditional models: the law of positions under a few contexts,
+learned and true.
+"""
 
 from __future__ import annotations
 
@@ -22,9 +24,9 @@ SEQUENCES = 24
 def draw_conditional(
     energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str, output: str
 ) -> None:
-    """Of real positions in one dimension under a context of one number the whole law, in two
-    dimensions the law under a few contexts; of levels the rows themselves. Samples `[M, *shape]`
-    are those under `context` [M, *context_shape].
+    """Draws, of real positions in one dimension under a context of one number, the whole law; in
+    two dimensions the law under a few contexts; of levels the rows themselves. Samples `[M,
+    *shape]` are those under `context` [M, *context_shape].
     """
     if energy.levels is not None:
         figure = _levels(energy.levels, samples, data, caption)
@@ -38,8 +40,8 @@ def draw_conditional(
 
 
 def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str) -> Figure:
-    """p(y | x) over the plane of x and y: held-out rows, samples, the model, and the truth where it
-    is known.
+    """Draws p(y | x) over the plane of x and y: held-out rows, samples, the model, and the truth
+    where it is known.
     """
     assert data.context is not None
     x, low, high = data.context.held_out, float(data.held_out.min()), float(data.held_out.max())
@@ -78,8 +80,8 @@ def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, capti
 def _planes(
     energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str
 ) -> Figure:
-    """p(y | x) over the plane of y under a few contexts: the model, the truth where it is known,
-    and the samples of those contexts, or where they are many of the nearest ones.
+    """Draws p(y | x) over the plane of y under a few contexts: the model, the truth where it is
+    known, and the samples of those contexts, or where they are many of the nearest ones.
     """
     assert data.context is not None
     radius = 1.15 * float(data.held_out.abs().max())
@@ -114,14 +116,14 @@ def _planes(
 
 
 def _density(axis: Any, logs: Tensor, radius: float) -> None:
-    """exp(`logs`) [CELLS^2], its largest value 1."""
+    """Returns exp(`logs`) [CELLS^2], scaled to a largest value of 1."""
     density = (logs - logs.max()).exp().view(CELLS, CELLS).T
     axis.imshow(density.numpy(), origin="lower", extent=(-radius, radius, -radius, radius))
 
 
 def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Rows of levels as strips of colour: the first held-out ones, samples under the same contexts,
-    and where they differ.
+    """Draws rows of levels as strips of colour: the first held-out ones, samples under the same
+    contexts, and where they differ.
     """
     count = min(SEQUENCES, len(samples))
     rows, drawn = data.held_out[:count].flatten(1).numpy(), samples[:count].flatten(1).numpy()
@@ -142,7 +144,7 @@ def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure
 
 
 def _marginals(samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Marginals of the first components, samples over held-out rows."""
+    """Draws marginals of the first components, samples over held-out rows."""
     figure, axes = _axes(min(4, samples[0].numel()), caption)
     for number, axis in enumerate(axes):
         for rows, label in ((data.held_out, "held-out"), (samples, "samples")):

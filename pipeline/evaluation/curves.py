@@ -1,4 +1,4 @@
-"""`curves.png`: the run's series, drawn from the rows of metrics.jsonl."""
+"""The picture `curves.png`: the run's series, drawn from the rows of metrics.jsonl."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ Row = dict[str, float]
 
 
 def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
-    """The objective's parts, loss, gradient norm and speed, by step; with chains, their acceptance,
-    lag and ESS too.
+    """Draws the objective's parts, loss, gradient norm and speed, by step; with chains, their
+    acceptance, lag and ESS too. Without rows there is no picture.
     """
     if not rows:
         return
@@ -62,7 +62,7 @@ def _draw_speed(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
 
 
 def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
-    """By pool; with a ladder, the first pool's swap rates by pair of rungs as well."""
+    """Draws acceptance by pool; with a ladder, the first pool's swap rates by pair of rungs too."""
     keys = sorted({key for row in rows for key in row})
     pools = [key for key in keys if key.startswith("ebm_acceptance_ratio")]
     swaps = [key for key in keys if key.startswith("ebm_swap_ratio") and 'pool="0"' in key]
@@ -103,6 +103,6 @@ def _plot(axis: Any, steps: np.ndarray, rows: Sequence[Row], series: dict[str, s
 
 
 def _increments(rows: Sequence[Row], key: str) -> np.ndarray:
-    """A counter's growth from row to row; NaN where a resumed process began again at 0."""
+    """Returns a counter's growth from row to row; NaN where a resumed process began again at 0."""
     grown = np.diff([row.get(key, np.nan) for row in rows], prepend=np.nan)
     return np.where(grown >= 0, grown, np.nan)

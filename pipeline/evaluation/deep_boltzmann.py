@@ -21,7 +21,7 @@ from pipeline.evaluation.likelihood import UNTRAINED_TEMPERATURES, log_z_both_wa
 def by_bound(
     energy: DeepBoltzmannMachine, data: DataSet, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
-    """log p(v) >= `energy.bound`(v) - log Z, means over held-out and training rows, nats.
+    """Returns log p(v) >= `energy.bound`(v) - log Z, means over held-out and training rows, nats.
 
     log Z is exact where half of the layers can be enumerated; else by AIS over the even layers, the
     odd ones summed out (Salakhutdinov & Hinton 2009), forward, which is too low on average, and
@@ -50,8 +50,8 @@ def by_bound(
 def untrained(
     energy: DeepBoltzmannMachine, data: DataSet, seed: int
 ) -> Generator[Progress, None, float]:
-    """The held-out bound of the initial weights: nearly the base law, from which AIS has a short
-    way.
+    """Returns the held-out bound of the initial weights. They are nearly the base law, from which
+    AIS has a short way.
     """
     generator = torch_generator(seed, "ais-untrained")
     path = RatesBridge(energy.as_rbm(), _even_rows(energy, data.sample))
@@ -60,5 +60,5 @@ def untrained(
 
 
 def _even_rows(energy: DeepBoltzmannMachine, rows: Tensor) -> Tensor:
-    """The rows as the energy's RBM sees them: hidden units among its visible ones at their means."""
+    """Returns rows as the energy's RBM sees them, hidden units among its visible ones at means."""
     return energy.even_layers(energy.with_latents(rows))

@@ -1,5 +1,5 @@
-"""What a joint energy of positions and labels is judged by beside the likelihood of positions: p(y
-| x) and p(x | y).
+"""The judgement of a joint energy of positions and labels beside the likelihood of positions: p(y |
+x) and p(x | y).
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ NEIGHBOURS = 5
 
 @torch.no_grad()
 def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
-    """Accuracy of argmax_y p(y | x) on held-out rows as they are, without noise, and the mean log
-    p(y | x), nats; beside the share of the commonest label.
+    """Returns the accuracy of argmax_y p(y | x) on held-out rows as they are, without noise, and
+    the mean log p(y | x), nats; beside the share of the commonest label.
     """
     assert data.context is not None
     labels = data.context.held_out.flatten().long()
@@ -32,9 +32,9 @@ def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
 
 
 def recognised(samples: Tensor, labels: Tensor, data: DataSet) -> float:
-    """The share of samples `[M, *shape]` that most of the 5 nearest training rows say are of the
-    class that they were drawn for, `labels` [M]: how legible they are to a judge that is not the
-    model.
+    """Returns the share of samples `[M, *shape]` that most of the 5 nearest training rows say are
+    of the class that they were drawn for, `labels` [M]: how legible they are to a judge that is not
+    the model.
     """
     assert data.context is not None
     judge = KNeighborsClassifier(NEIGHBOURS).fit(

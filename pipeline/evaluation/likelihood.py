@@ -34,8 +34,8 @@ FIRST_STEP = 0.01  # of AIS, in squared data units; it adapts
 
 
 def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
-    """log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and training
-    rows, nats.
+    """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and
+    training rows, nats.
     """
     energy = frozen(energy)
     quadrature = isinstance(energy, ExponentialFamily) and energy.levels is None
@@ -48,8 +48,8 @@ def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
 
 
 def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator) -> Figures:
-    """d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels (Besag
-    1975); the mean, nats.
+    """Returns d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels
+    (Besag 1975); the mean, nats.
     """
     energy, rows = frozen(energy), data.held_out.flatten(1)
     assert energy.levels is not None
@@ -68,8 +68,8 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
 
 
 def independent_levels(data: DataSet, levels: int) -> float:
-    """Mean held-out log-likelihood of independent components, p(x_i = k) = (n_ik + 1) / (n + q)
-    from training rows; nats.
+    """Returns the mean held-out log-likelihood of independent components, p(x_i = k) = (n_ik + 1) /
+    (n + q) from training rows; nats.
     """
     train, test = data.sample.flatten(1), data.held_out.flatten(1)
     total = 0.0
@@ -80,15 +80,17 @@ def independent_levels(data: DataSet, levels: int) -> float:
 
 
 def log_z_by_quadrature(energy: Energy, box: tuple[float, float]) -> float:
-    """log of the integral of exp(-E) over [low, high]^2, midpoint rule on 1000 x 1000 points."""
+    """Returns the log of the integral of exp(-E) over [low, high]^2, midpoint rule on 1000 x 1000
+    points.
+    """
     return float(MidpointRule(*box, GRID).precise_log_integral(energy))
 
 
 def two_dimensional(
     energy: Energy, data: DataSet, test: Tensor, box: tuple[float, float]
 ) -> Figures:
-    """Likelihood with Z by quadrature and, where the data's law is known, that of the truth on the
-    same rows.
+    """Works out the likelihood with Z by quadrature and, where the data's law is known, that of the
+    truth on the same rows.
     """
     energy = frozen(energy)
     log_z = log_z_by_quadrature(energy, box)
@@ -109,8 +111,8 @@ def two_dimensional(
 def by_annealing(
     energy: Energy, data: DataSet, test: Tensor, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
-    """Likelihood with log Z by AIS from a Gaussian fitted to the training rows (in a box: from
-    truncated independent ones).
+    """Works out the likelihood with log Z by AIS from a Gaussian fitted to the training rows (in a
+    box: from truncated independent ones).
     """
     settings, energy = config.evaluation, frozen(energy)
     rows = data.sample[:MOST_ROWS]
@@ -144,7 +146,7 @@ def by_annealing(
 def by_gibbs_annealing(
     energy: BernoulliRBM | PottsRBM, data: DataSet, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
-    """Likelihood with log Z by AIS, see `log_z_both_ways`."""
+    """Works out the likelihood with log Z by AIS, see `log_z_both_ways`."""
     energy = frozen(energy)
     figures = yield from log_z_both_ways(energy, data.sample, config)
     test = -energy(data.held_out).double() - figures["log_z"]
@@ -158,8 +160,8 @@ def by_gibbs_annealing(
 def log_z_both_ways(
     energy: BernoulliRBM | PottsRBM, rows: Tensor, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
-    """log Z by AIS from units at the rates of `rows` [S, *shape]; and by AIS back, from chains
-    begun at rows.
+    """Estimates log Z by AIS from units at the rates of `rows` [S, *shape]; and by AIS back, from
+    chains begun at rows.
 
     Forward log Z is too low on average and reverse log Z too high: the truth is between them, or
     near both.
@@ -184,7 +186,9 @@ def log_z_both_ways(
 def untrained_rbm(
     energy: BernoulliRBM | PottsRBM, data: DataSet, seed: int
 ) -> Generator[Progress, None, float]:
-    """The same figure for the initial weights: nearly the base law, from which AIS has a short way."""
+    """Returns the same figure for the initial weights. They are nearly the base law, from which AIS
+    has a short way.
+    """
     energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
     result = yield from gibbs_log_partition(
         RatesBridge(energy, data.sample), UNTRAINED_TEMPERATURES, 128, generator
@@ -195,8 +199,8 @@ def untrained_rbm(
 def untrained_continuous(
     energy: Energy, test: Tensor, seed: int
 ) -> Generator[Progress, None, float]:
-    """The same figure for the initial weights: nearly the energy's own base law, from which AIS has
-    a short way.
+    """Returns the same figure for the initial weights. They are nearly the energy's own base law,
+    from which AIS has a short way.
     """
     energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
     scale = energy.base_scale if energy.box is None else (energy.box[1] - energy.box[0]) / 4
@@ -209,8 +213,8 @@ def untrained_continuous(
 def continuous_baselines(
     data: DataSet, test: Tensor, box: tuple[float, float] | None
 ) -> dict[str, float]:
-    """Mean held-out log-likelihood, nats, of a full-covariance Gaussian and of independent
-    components.
+    """Returns the mean held-out log-likelihood, nats, of a full-covariance Gaussian and of
+    independent components.
 
     A component's marginal is the training values' empirical law smoothed by the data's own noise
     (exact for independent components); without noise, a Gaussian. In a box there are independent

@@ -24,8 +24,10 @@ OPTIONS = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-10, "maxc
 
 
 class Dual(NamedTuple):
-    """The dual's minimum: `natural` [F], and `gap`, how far above it the energy's parameter is, in
-    nats. With the sums for Z as arrays: `points` [S, *shape], `phi` [S, F], and `log_base` [S], log
+    """The dual's minimum `natural` [F], and `gap`, how far above it the energy's parameter is,
+    nats.
+
+    The sums for Z are there as arrays: `points` [S, *shape], `phi` [S, F], and `log_base` [S], log
     h with the log volume of each point.
     """
 
@@ -36,13 +38,15 @@ class Dual(NamedTuple):
     log_base: np.ndarray
 
     def log_law(self, natural: np.ndarray) -> np.ndarray:
-        """The log probability of each point under `natural` [F], `[S]`."""
+        """Returns the log probability of each point under `natural` [F], `[S]`."""
         weights: np.ndarray = self.log_base + self.phi @ natural
         return weights - logsumexp(weights)
 
 
 class Smooth(NamedTuple):
-    """L without l1: log sum_s exp(log_base_s + lambda.phi_s) - lambda.target + l2 |lambda|^2 / 2."""
+    """The dual without l1: L = log sum_s exp(log_base_s + lambda.phi_s) - lambda.target + l2
+    |lambda|^2 / 2.
+    """
 
     phi: np.ndarray
     log_base: np.ndarray
@@ -50,16 +54,17 @@ class Smooth(NamedTuple):
     l2: float
 
     def value(self, natural: np.ndarray) -> float:
+        """Returns L at `natural` [F], nats."""
         log_z = logsumexp(self.log_base + self.phi @ natural)
         return float(log_z - natural @ self.target + self.l2 * natural @ natural / 2)
 
     def gradient(self, natural: np.ndarray) -> np.ndarray:
-        """E[phi] - target + l2 lambda."""
+        """Returns dL / dlambda = E[phi] - target + l2 lambda, `[F]`."""
         moments: np.ndarray = softmax(self.log_base + self.phi @ natural) @ self.phi
         return moments - self.target + self.l2 * natural
 
     def hessian(self, natural: np.ndarray) -> np.ndarray:
-        """Cov[phi] + l2 I."""
+        """Returns the second derivatives, Cov[phi] + l2 I, `[F, F]`."""
         weights = softmax(self.log_base + self.phi @ natural)
         centred = self.phi - weights @ self.phi
         covariance: np.ndarray = centred.T @ (weights[:, None] * centred)
@@ -68,8 +73,8 @@ class Smooth(NamedTuple):
 
 @torch.no_grad()
 def maximum_entropy(energy: ExponentialFamily, mu: Tensor, l1: float, l2: float) -> Dual | None:
-    """The minimum of L(lambda) = log Z - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2 in float64.
-    None where Z cannot be had, or its states are too many to be held.
+    """Finds the minimum of L(lambda) = log Z - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2 in
+    float64. None where Z cannot be had, or its states are too many to be held.
 
     Without relaxation L(lambda) - L(lambda*) = KL(p_lambda* || p_lambda), the gap.
     """
@@ -87,8 +92,8 @@ def maximum_entropy(energy: ExponentialFamily, mu: Tensor, l1: float, l2: float)
 
 
 def _by_newton(smooth: Smooth) -> np.ndarray:
-    """Newton's method from 0, each step halved until L falls by a ten-thousandth of what its slope
-    promises; steps are least squares ones, for features that obey linear equations.
+    """Minimises L by Newton's method from 0, each step halved until L falls by a ten-thousandth of
+    what its slope promises; steps are least squares ones, for features that obey linear equations.
     """
     natural = np.zeros(len(smooth.target))
     for _ in range(NEWTON_STEPS):
@@ -106,8 +111,8 @@ def _by_newton(smooth: Smooth) -> np.ndarray:
 
 
 def _by_halves(smooth: Smooth, l1: float) -> np.ndarray:
-    """lambda = a - b with a, b >= 0, so that |lambda|_1 is linear, by L-BFGS-B; in units of the
-    features' spread.
+    """Minimises L with l1: lambda = a - b with a, b >= 0, so that |lambda|_1 is linear, by
+    L-BFGS-B; in units of the features' spread.
     """
     scale, size = smooth.phi.std(0) + 1e-12, len(smooth.target)
     price = np.tile(l1 / scale, 2)
@@ -131,7 +136,7 @@ def _by_halves(smooth: Smooth, l1: float) -> np.ndarray:
 def against_truth(
     energy: ExponentialFamily, dual: Dual, log_density: LogDensity, rows: int
 ) -> Figures:
-    """Where the data's law is of this family, its parameter lambda* (by least squares:
+    """Returns, where the data's law is of this family, its parameter lambda* (by least squares:
     log p = log h + lambda*.phi - log Z), and
 
         chi-square = rows (lambda - lambda*)' I (lambda - lambda*),   I = Cov[phi] under the truth,

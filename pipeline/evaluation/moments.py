@@ -1,5 +1,5 @@
-"""How well a maximum-entropy model has the moments that it was asked for, and how near it is to the
-law that has them.
+"""The moments of a maximum-entropy model beside those that it was asked for, and its distance to
+the law that has them.
 """
 
 from __future__ import annotations
@@ -48,11 +48,11 @@ class Expected(NamedTuple):
 def moment_figures(
     config: RunConfig, energy: ExponentialFamily, data: DataSet, output: str
 ) -> Generator[Progress, None, Figures]:
-    """Residuals E[phi] - mu with standard errors, the entropy, the distance to the law of maximum
-    entropy (`dual_gap`, which without relaxation is the KL divergence from it, nats) and, where the
-    data's law is known and of this family, that of the parameters from the truth; `infeasible` says
-    why no law, or none with finite parameters, has such moments, where that is certain. Writes
-    `moments.png`. Yields progress; returns the figures.
+    """Works out residuals E[phi] - mu with standard errors, the entropy, the distance to the law of
+    maximum entropy (`dual_gap`, which without relaxation is the KL divergence from it, nats) and,
+    where the data's law is known and of this family, that of the parameters from the truth;
+    `infeasible` says why no law, or none with finite parameters, has such moments, where that is
+    certain. Writes `moments.png`. Yields progress; returns the figures.
     """
     section = terms_of(config.objective)["moments"]
     assert isinstance(section, MomentsObjective)
@@ -128,9 +128,9 @@ def by_chains(config: RunConfig, energy: ExponentialFamily) -> Generator[Progres
 def residuals(
     energy: ExponentialFamily, mu: Tensor, expected: Expected, section: MomentsObjective
 ) -> Figures:
-    """`moments`, an entry a feature; the largest residual, and the largest of what a relaxation
-    does not explain, max(|E[phi] - mu + l2 lambda| - l1, 0), in standard errors (None where they
-    are 0) and in standard deviations of phi.
+    """Returns `moments`, an entry a feature; the largest residual, and the largest of what a
+    relaxation does not explain, max(|E[phi] - mu + l2 lambda| - l1, 0), in standard errors (None
+    where they are 0) and in standard deviations of phi.
     """
     residual = expected.mean - mu
     beyond = ((residual + section.l2 * energy.natural.double()).abs() - section.l1).clamp(min=0)
@@ -152,7 +152,7 @@ def residuals(
 
 
 def moment_words(figures: Figures) -> list[str]:
-    """The figures for a person."""
+    """Tells the figures to a person, a line each."""
     count, relative = len(figures["moments"]), figures["max_residual_deviations"]
     worst = max(figures["moments"], key=lambda row: abs(row["residual"]))
     text = (
@@ -196,8 +196,8 @@ def moment_words(figures: Figures) -> list[str]:
 def draw_moments(
     name: str, energy: ExponentialFamily, figures: Figures, best: Dual | None, output: str
 ) -> None:
-    """`moments.png`: the moments as asked and as they are; the law itself in one dimension, else
-    the parameters.
+    """Draws `moments.png`: the moments as asked and as they are; the law itself in one dimension,
+    else the parameters.
     """
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
@@ -221,7 +221,7 @@ def draw_moments(
 
 
 def _draw_law(axis: Any, energy: ExponentialFamily, best: Dual) -> None:
-    """The learned law over the one of maximum entropy: densities, or probabilities of the levels."""
+    """Draws the learned law over the one of maximum entropy: densities or probabilities."""
     learned = np.exp(best.log_law(energy.natural.double().numpy()))
     wanted = np.exp(best.log_law(best.natural))
     base = np.exp(best.log_law(np.zeros(len(best.natural))))
@@ -242,8 +242,8 @@ def _draw_law(axis: Any, energy: ExponentialFamily, best: Dual) -> None:
 
 
 def _draw_parameters(axis: Any, figures: Figures, best: Dual | None) -> None:
-    """Parameters learned, against the true ones where they are known, else those of maximum
-    entropy; else by number.
+    """Draws the parameters learned against the true ones where they are known, else those of
+    maximum entropy; else by number.
     """
     rows = figures["moments"]
     learned = np.array([row["parameter"] for row in rows])

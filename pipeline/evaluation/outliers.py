@@ -1,4 +1,4 @@
-"""How well the energy tells rows of the law from others: the area under the ROC curve."""
+"""The energy as a score that tells rows of the law from others: the area under the ROC curve."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from torch import Tensor
 
 
 class Score(NamedTuple):
-    """`auroc`: the chance that a row from elsewhere has more energy than one of the law, ties
-    counted half; 1 tells all of them apart, 0.5 none. `standard_error`: Hanley & McNeil's.
+    """The chance `auroc` that a row from elsewhere has more energy than one of the law, ties
+    counted half: 1 tells all of them apart, 0.5 none. `standard_error` is Hanley & McNeil's.
     """
 
     auroc: float
@@ -21,12 +21,13 @@ class Score(NamedTuple):
 
 
 def outlier_score(inside: Tensor, outside: Tensor) -> Score:
-    """Of energies of rows of the law, [N], and from elsewhere, [M].
+    """Returns the score of energies of rows of the law, `inside` [N], and from elsewhere, `outside`
+    [M].
 
     With A the area, Q_1 = A / (2 - A) and Q_2 = 2 A^2 / (1 + A), as where the energies are
-    exponentially distributed,
+    exponentially distributed (Hanley & McNeil 1982),
 
-        s^2 = (A (1 - A) + (M - 1) (Q_1 - A^2) + (N - 1) (Q_2 - A^2)) / (N M)    (Hanley & McNeil 1982)
+        s^2 = (A (1 - A) + (M - 1) (Q_1 - A^2) + (N - 1) (Q_2 - A^2)) / (N M)
     """
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     area = float(roc_auc_score(labels, torch.cat([inside, outside]).double().cpu().numpy()))
@@ -36,8 +37,8 @@ def outlier_score(inside: Tensor, outside: Tensor) -> Score:
 
 
 def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:
-    """Each component of `rows` [N, *shape] permuted over the rows by itself: its marginal stays,
-    all dependence goes.
+    """Returns `rows` [N, *shape] with each component permuted over the rows by itself: its marginal
+    stays, all dependence goes.
     """
     flat = rows.flatten(1)
     order = torch.rand(flat.shape, generator=generator).argsort(0)

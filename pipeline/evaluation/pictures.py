@@ -1,4 +1,4 @@
-"""`samples.png`: what the model draws, beside what it was shown."""
+"""The picture `samples.png`: samples of the model beside rows of its data."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ COLUMNS = 5
 
 
 def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str) -> None:
-    """Images for rows that are images, the plane for rows of two numbers, else each component's
-    histogram.
+    """Draws images for rows that are images, the plane for rows of two numbers, else each
+    component's histogram.
     """
     if len(data.shape) >= 2 and data.rows:
         figure = _images(energy, samples, data, caption)
@@ -28,12 +28,12 @@ def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, o
 
 
 def nearest_rows(samples: Tensor, rows: Tensor) -> Tensor:
-    """For each sample the row nearest in Euclidean distance, `[M, *shape]`."""
+    """Returns for each sample [M, *shape] the row [N, *shape] nearest in Euclidean distance."""
     return rows[torch.cdist(samples.flatten(1), rows.flatten(1)).argmin(1)]
 
 
 def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Cells of a sample, the same denoised where the data are noisy, and its nearest training
+    """Draws cells of a sample, the same denoised where the data are noisy, and its nearest training
     image.
     """
     panels = [samples]
@@ -69,7 +69,7 @@ def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Fig
 
 
 def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Held-out rows, samples, and the model's density."""
+    """Draws held-out rows, samples, and the model's density."""
     radius = 1.15 * float(data.held_out.abs().max())
     side = torch.linspace(-radius, radius, 200)
     grid = torch.cartesian_prod(side, side)
@@ -96,7 +96,7 @@ def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figu
 
 
 def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Marginals of the first 16 components, samples over held-out rows where there are any."""
+    """Draws marginals of the first 16 components, samples over held-out rows if there are any."""
     shown = min(16, samples.flatten(1).shape[1])
     figure = Figure(figsize=(10, 2.2 * -(-shown // 4)), layout="constrained")
     for number, axis in enumerate(figure.subplots(-(-shown // 4), 4, squeeze=False).flat):

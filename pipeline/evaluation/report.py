@@ -1,6 +1,4 @@
-"""What is worked out when training is over: samples from noise, and a held-out figure that means
-something.
-"""
+"""The work after training: samples from noise, and a held-out figure that means something."""
 
 from __future__ import annotations
 
@@ -40,8 +38,8 @@ from pipeline.objectives.moments import family_of
 def evaluate(
     config: RunConfig, weights: np.ndarray, data: DataSet, output: str
 ) -> Iterator[Progress | Figures]:
-    """Samples and figures of the energy with flat `weights`; writes `samples.png`. Yields progress,
-    the figures last.
+    """Evaluates the energy with flat `weights`; writes `samples.png`. Yields progress, and the
+    figures last.
 
     On the CPU whatever the training's device: the data are there, and what is left is small.
     """
@@ -65,8 +63,8 @@ def evaluate(
 
 
 def judge(wanted: Judgement, figures: Figures) -> Figures:
-    """What `evaluation.judged` asks, answered: the figure, what it is held against, and whether it
-    passes.
+    """Answers `evaluation.judged`: the figure, the reference that it is held against, and whether
+    it passes.
     """
     value = _look_up(figures, wanted.figure)
     reference = (
@@ -87,9 +85,7 @@ def judge(wanted: Judgement, figures: Figures) -> Figures:
 
 
 def _look_up(figures: Figures, name: str) -> Any:
-    """The figure called `name`, with dots between the keys of what is nested; None where there is
-    none.
-    """
+    """Returns the figure called `name`, with dots between nested keys, or None."""
     value: Any = figures
     for key in name.split("."):
         value = value.get(key) if isinstance(value, dict) else None
@@ -99,7 +95,7 @@ def _look_up(figures: Figures, name: str) -> Any:
 def _draw(
     config: RunConfig, energy: Energy, data: DataSet, output: str
 ) -> Generator[Progress, None, Figures]:
-    """Writes `samples.png`; how good its samples are."""
+    """Draws samples, writes `samples.png`, and returns how good they are."""
     context = sample_contexts(config, data)
     bound = (
         energy.of_class(context)
@@ -127,8 +123,8 @@ def _draw(
 
 
 def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
-    """The contexts of the samples that are shown: as many of each label, or those of held-out rows;
-    None without any.
+    """Returns the contexts of the samples that are shown: as many of each label, or those of
+    held-out rows; None without any.
     """
     if data.context is None or not config.energy.takes_context:
         return None
@@ -142,8 +138,8 @@ def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
 def _figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet, output: str
 ) -> Generator[Progress, None, Figures]:
-    """The held-out figure of the trained energy, and what the untrained one and simple models score
-    on it.
+    """Returns the held-out figure of the trained energy, and what the untrained one and simple
+    models score on it.
     """
     if config.conditional:
         figures = yield from conditional_figures(config, energy, untrained, data)
@@ -160,7 +156,7 @@ def _figures(
 
 
 def _compositions(section: LabelledToysData, energy: Energy, data: DataSet, output: str) -> Figures:
-    """What the laws of the first two labels compose to; writes `compositions.png`."""
+    """Compares the compositions of the first two labels' laws; writes `compositions.png`."""
     points, names = compositions.grid(), section.laws
     assert data.log_density is not None
     first, second = (energy.given(torch.tensor([label])) for label in (0.0, 1.0))

@@ -1,4 +1,4 @@
-"""Chains from noise, and what they say of themselves."""
+"""Chains from noise, and their account of how they mixed."""
 
 from __future__ import annotations
 
@@ -16,9 +16,11 @@ from pipeline.evaluation.diagnostics import split_r_hat
 
 
 class Drawn(NamedTuple):
-    """Where chains ended, `position` [M, *shape] and `energy` [M] nats; their mean acceptance and
-    the split R-hat of their energies, both over the second half of the way (None where R-hat tells
-    nothing: chains under several contexts have several laws, and need not agree).
+    """The ends of M chains, `position` [M, *shape] and `energy` [M] nats; their mean acceptance and
+    the split R-hat of their energies, both over the second half of the way.
+
+    `r_hat` is None where it tells nothing: chains under several contexts have several laws, and
+    need not agree.
     """
 
     position: Tensor
@@ -30,8 +32,8 @@ class Drawn(NamedTuple):
 def draw_from_noise(
     energy: Energy, plan: ChainPlan, count: int, transitions: int, generator: torch.Generator
 ) -> Generator[Progress, None, Drawn]:
-    """After the progress, `count` chains that started at the base law, their kernel adapted to them
-    as they went.
+    """Yields progress, and returns `count` chains that started at the base law. Their kernel is
+    adapted to them as they go.
     """
     sampler = Sampler(energy, plan, count, generator)
     done, energies, acceptances = 0, [], []

@@ -17,9 +17,8 @@ from pipeline.kernels.base import per_chain
 
 
 class Schedule(NamedTuple):
-    """How positions are annealed: `restarts` chains for each context, `sweeps` of d transitions
-    each, at inverse temperatures that rise geometrically from `first` to `last`; 1 is the model
-    itself.
+    """A schedule of annealing: `restarts` chains for each context, `sweeps` of d transitions each,
+    at inverse temperatures that rise geometrically from `first` to `last`; 1 is the model itself.
     """
 
     restarts: int = 8
@@ -32,8 +31,8 @@ SCHEDULE = Schedule()
 
 
 class Found(NamedTuple):
-    """`position` [contexts, *shape] and its `energy` [contexts], nats. `exact`: no other has less;
-    else it is the least that the search met.
+    """The answer of a search: `position` [contexts, *shape] and its `energy` [contexts], nats.
+    Where it is `exact`, no other has less; else it is the least that the search met.
     """
 
     position: Tensor
@@ -45,8 +44,8 @@ class Found(NamedTuple):
 def argmax(
     energy: Energy, generator: torch.Generator | None = None, schedule: Schedule = SCHEDULE
 ) -> Found:
-    """argmax_x p(x); of an energy bound to contexts, `energy.given(context)`, argmax_x p(x | c) for
-    each of them.
+    """Returns argmax_x p(x); of an energy bound to contexts, `energy.given(context)`, argmax_x p(x
+    | c) for each of them.
 
     Over levels exact where the energy brings a way (Viterbi's, along a chain) or has at most 2^20
     states, which are enumerated; else by `anneal`. Of real-valued positions by `descend`. A
@@ -67,7 +66,7 @@ def argmax(
 
 
 def _enumerate(energy: Energy, levels: int) -> Tensor:
-    """The state of least energy, `[1, *shape]`, of an energy that is bound to no contexts."""
+    """Returns the state of least energy, `[1, *shape]`, of an energy bound to no contexts."""
     best = []
     for states in all_states(levels, energy.dimension, _like(energy).device):
         x = states.to(_like(energy).dtype).view(-1, *energy.shape)
@@ -77,8 +76,8 @@ def _enumerate(energy: Energy, levels: int) -> Tensor:
 
 
 class _Sharpened(Target):
-    """exp(-beta E). Not a ladder's E_beta, which beyond beta = 1 may have other minima than E (that
-    of an RBM has).
+    """The law exp(-beta E). It is not a ladder's E_beta, which beyond beta = 1 may have other
+    minima than E (that of an RBM has).
     """
 
     sharpness = 1.0
@@ -90,9 +89,9 @@ class _Sharpened(Target):
 
 @torch.no_grad()
 def anneal(energy: Energy, generator: torch.Generator, schedule: Schedule = SCHEDULE) -> Found:
-    """Simulated annealing (Kirkpatrick, Gelatt & Vecchi 1983) over levels: Gibbs-with-gradients on
-    exp(-beta E), from draws of the base law, as beta rises by `schedule`; of all that a context's
-    chains met, the position of least energy.
+    """Searches by simulated annealing (Kirkpatrick, Gelatt & Vecchi 1983) over levels:
+    Gibbs-with-gradients on exp(-beta E), from draws of the base law, as beta rises by `schedule`;
+    of all that a context's chains met, the position of least energy.
     """
     energy = frozen(energy)
     target = _Sharpened(energy)
@@ -116,9 +115,9 @@ def anneal(energy: Energy, generator: torch.Generator, schedule: Schedule = SCHE
 def descend(
     energy: Energy, generator: torch.Generator, restarts: int = 32, steps: int = 300
 ) -> Found:
-    """Gradient descent on real-valued positions from `restarts` draws of the base law for each
-    context, in a box projected back into it; of where a context's descents ended, the position of
-    least energy: a mode, often the highest.
+    """Searches by gradient descent on real-valued positions from `restarts` draws of the base law
+    for each context, in a box projected back into it; of where a context's descents ended, the
+    position of least energy: a mode, often the highest.
 
     Each has a step size of its own, in squared data units per nat: it grows by 1.2 where the energy
     fell, and halves, the step not taken, where it did not.
@@ -142,7 +141,7 @@ def descend(
 
 
 def _least(energy: Energy, position: Tensor) -> Found:
-    """Of several positions for each context, `[k contexts, *shape]`, that of least energy."""
+    """Returns the best of several positions for each context, `[k contexts, *shape]`."""
     values, number = energy(position).view(-1, energy.contexts).min(0)
     chosen = position.view(-1, energy.contexts, *energy.shape)[
         number, torch.arange(energy.contexts, device=number.device)
@@ -151,5 +150,5 @@ def _least(energy: Energy, position: Tensor) -> Found:
 
 
 def _like(energy: Energy) -> Tensor:
-    """A tensor of the model's precision, on its device."""
+    """Returns a tensor of the model's precision, on its device."""
     return next(iter(energy.state_dict().values()))

@@ -13,7 +13,7 @@ NAMES = {
 
 
 def in_words(figures: Figures) -> list[str]:
-    """A few lines; those that belong to the one above them are indented."""
+    """Returns a few lines; those that belong to the one above them are indented."""
     lines = moment_words(figures) if "moments" in figures else []
     lines += _likelihood(figures)
     lines += _answers(figures)
@@ -65,7 +65,7 @@ def _likelihood(figures: Figures) -> list[str]:
 
 
 def _answers(figures: Figures) -> list[str]:
-    """How often what the model says of held-out rows is right."""
+    """Tells how often the model's answers about held-out rows are right."""
     lines = []
     if "test_accuracy" in figures:
         lines.append(

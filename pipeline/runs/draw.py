@@ -1,6 +1,4 @@
-"""What `python -m pipeline.sample` does: opens runs, composes them, draws, and writes what came of
-it.
-"""
+"""The work of `python -m pipeline.sample`: to open runs, compose them, draw, and write files."""
 
 from __future__ import annotations
 
@@ -36,7 +34,7 @@ SAMPLES = 40  # where neither the command nor the run says how many
 
 
 class Aim(NamedTuple):
-    """What is sampled from: an energy of positions alone; the samples' contexts [samples,
+    """The law that is sampled: an energy of positions alone; the samples' contexts [samples,
     *context_shape], where a single run is bound to any; and the log Z of the parts that "or" used.
     """
 
@@ -46,7 +44,10 @@ class Aim(NamedTuple):
 
 
 def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
-    """Draws what `settings` asks for; what `summary.json` holds. Raises `PipelineError`."""
+    """Draws what `settings` asks for, writes it, and returns what `summary.json` holds.
+
+    Raises `PipelineError`.
+    """
     began, display = time.perf_counter(), Display()
     runs = [open_run(url, overrides) for url in settings.runs]
     config = _config(settings, runs[0].config)
@@ -86,7 +87,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
 
 
 def _config(settings: Settings, config: RunConfig) -> RunConfig:
-    """The run's, with as many samples and transitions as are asked for."""
+    """Returns the run's configuration, with as many samples and transitions as are asked for."""
     asked = {
         "samples": settings.samples or config.evaluation.samples or SAMPLES,
         "transitions": settings.transitions or config.evaluation.transitions,
@@ -95,7 +96,7 @@ def _config(settings: Settings, config: RunConfig) -> RunConfig:
 
 
 def _bind(settings: Settings, runs: Sequence[Trained], config: RunConfig) -> Aim:
-    """A single run, under contexts where it takes any."""
+    """Returns the law of a single run, under contexts where it takes any. Raises `ConfigError`."""
     for key in ("weights", "log_partitions"):
         if getattr(settings, key) is not None:
             raise ConfigError(key, list(getattr(settings, key)), "goes with compose=and, or, not")
@@ -111,7 +112,9 @@ def _bind(settings: Settings, runs: Sequence[Trained], config: RunConfig) -> Aim
 
 
 def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
-    """Several runs, or one under several contexts, each part bound to its entry of `given`."""
+    """Returns the law composed of several runs, or of one under several contexts, each part bound
+    to its entry of `given`. Raises `ConfigError`.
+    """
     given = settings.given
     entries = given if isinstance(given, list) else [given] * len(runs)
     of = list(runs) * len(entries) if len(runs) == 1 else list(runs)
@@ -138,7 +141,9 @@ def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
 
 
 def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
-    """The kernel can be had of the energy, the device is there. Raises `ConfigError`."""
+    """Raises `ConfigError` where the energy lacks what the kernel needs, or no such device is
+    there.
+    """
     kernel = getattr(config.kernel, "inner", config.kernel)
     if kernel.needs_conditionals and not energy.blocks:
         remedy = "what is composed, or bound to a context, has no conditionals to sweep over; use "
@@ -153,7 +158,7 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
 
 
 def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str]) -> str:
-    """Where files go: by default those of one run in its folder, of several under runs/ here."""
+    """Returns where files go: by default those of one run in its folder, of several under runs/."""
     asked = settings.model_dump(mode="json", exclude={"output", "device"})
     folders = [run.checkpoint.folder for run in runs]
     name = f"samples-{digest([asked, sorted(overrides), folders])}"
@@ -161,7 +166,7 @@ def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str
 
 
 def _draw(settings: Settings, config: RunConfig, energy: Energy, display: Display) -> Drawn:
-    """The chains, their progress shown; on the settings' device, and back on the CPU."""
+    """Runs the chains and shows their progress; on the settings' device, and back on the CPU."""
     generator = torch_generator(settings.seed, "sample", device=settings.device)
     count, transitions = config.evaluation.samples, config.evaluation.transitions
     drawing = draw_from_noise(
@@ -179,7 +184,7 @@ def _draw(settings: Settings, config: RunConfig, energy: Energy, display: Displa
 
 
 def _write(drawn: Drawn, aim: Aim, output: str) -> None:
-    """`samples.arrow`."""
+    """Writes `samples.arrow`."""
     columns = {
         "position": fixed_size_lists(aim.energy.visible(drawn.position)),
         "energy": pa.array(drawn.energy.numpy()),
@@ -195,8 +200,8 @@ def _write(drawn: Drawn, aim: Aim, output: str) -> None:
 def _picture(
     settings: Settings, runs: Sequence[Trained], aim: Aim, drawn: Drawn, title: str, output: str
 ) -> None:
-    """`samples.png`: the samples beside rows of all runs; under contexts, beside those of the law
-    given them.
+    """Draws `samples.png`: the samples beside rows of all runs; under contexts, beside those of the
+    law given them.
     """
     first, data, energy = runs[0], [run.data for run in runs], aim.energy
     shown, flat = data[0], len(data[0].shape) == 1
@@ -205,9 +210,8 @@ def _picture(
         return
     if energy.contexts > 1 and flat:  # a density is drawn of one law
         energy = first.energy
-    if (
-        settings.compose is not None
-    ):  # what is composed of smoothed laws is no smoothed law, that it could be denoised
+    if settings.compose is not None:
+        # a composition of smoothed laws is no smoothed law, that it could be denoised
         held_out = torch.cat([one.held_out[: 1000 // len(data)] for one in data])
         shown = shown._replace(
             held_out=held_out, sample=torch.cat([one.sample for one in data]), noise=0.0

@@ -1,4 +1,4 @@
-"""What `python -m pipeline.evaluate` does: the figures of a run anew, a ranking of points, an
+"""The work of `python -m pipeline.evaluate`: the figures of a run anew, a ranking of points, an
 outlier score.
 """
 
@@ -39,7 +39,10 @@ FIRST = 10  # points of a ranking that are told one by one
 
 
 def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures:
-    """What `settings` asks for; it is in `summary.json` as well. Raises `PipelineError`."""
+    """Works out what `settings` asks for, and returns it; `summary.json` holds it as well.
+
+    Raises `PipelineError`.
+    """
     display = Display()
     run = open_run(settings.run, overrides)
     torch.set_num_threads(run.config.cluster.threads)
@@ -86,7 +89,7 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
 
 
 def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
-    """Points and rows have an energy. Raises `ConfigError`."""
+    """Raises `ConfigError` where the points or rows asked for have no energy of their own."""
     if settings.points is None and settings.ood is None:
         if context is not None:
             raise ConfigError("given", settings.given, "goes with points=FILE or ood=FILE")
@@ -112,7 +115,7 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
 
 
 def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tensor:
-    """The rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32.
+    """Returns the rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32.
 
     Raises `ConfigError` about `key` where they are not of the run's shape and domain, `DataError`
     where they cannot be read.
@@ -169,8 +172,8 @@ def _read_npy(key: str, url: str) -> Tensor:
 
 
 def energies(run: Trained, rows: Tensor, context: Tensor | None) -> Tensor:
-    """E of `rows` `[N, *shape]`, each under its own of the contexts, or under the only one; `[N]`
-    float64.
+    """Returns E of `rows` [N, *shape], each under its own of the contexts, or under the only one;
+    `[N]` float64, nats.
     """
     values = []
     for number in torch.arange(len(rows)).split(ROWS):
@@ -182,7 +185,9 @@ def energies(run: Trained, rows: Tensor, context: Tensor | None) -> Tensor:
 def rank(
     run: Trained, points: Tensor, context: Tensor | None, log_z: float | None, output: str
 ) -> Figures:
-    """Points by log p(x) / p(x') = E(x') - E(x), x' the most probable; writes `ranking.csv`."""
+    """Ranks points by log p(x) / p(x') = E(x') - E(x), x' the most probable; writes `ranking.csv`,
+    and returns the first of them.
+    """
     values = energies(run, points, context)
     order = values.argsort(stable=True)
     columns = {"point": order, "energy": values[order], "log_ratio": values.min() - values[order]}
@@ -201,8 +206,9 @@ def rank(
 def outliers(
     settings: Settings, run: Trained, others: Tensor | None, context: Tensor | None
 ) -> Figures:
-    """The AUROC of the energy; held-out rows, and what is made of them, under their own contexts,
-    as are draws of the base.
+    """Returns the AUROC of the energy, as a score that tells held-out rows from others.
+
+    Held-out rows, and what is made of them, are under their own contexts, as are draws of the base.
     """
     data, config, generator = run.data, run.config, torch_generator(settings.seed, "outliers")
     own = data.context.held_out if data.context is not None and config.conditional else None

@@ -39,8 +39,8 @@ class InlineRunner:
         self._window: deque[Weights] = deque(maxlen=lag + 1)
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
-        """Takes up a checkpoint, or another run's weights, or neither. Raises `DamagedError` where a
-        part is damaged; nothing was taken up then.
+        """Takes up a checkpoint, or another run's weights, or neither. Raises `DamagedError` where
+        a part is damaged; nothing was taken up then.
         """
         chains = (
             [checkpoint.read(f"pool-{number}.pt") for number in range(len(self._pools))]

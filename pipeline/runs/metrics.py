@@ -2,8 +2,8 @@
 
 Names follow https://prometheus.io/docs/practices/naming/: prefix `ebm_`, base units, `_total` for
 counters. Pools and the parameter server report on the replies they send anyway; the driver alone
-keeps the registry, so that a series survives the death of an actor. The figures that recorders
-take (`pipeline.runs.recorders`) are made of it: those that are served have one label more, `run`, on
+keeps the registry, so that a series survives the death of an actor. The figures that recorders take
+(`pipeline.runs.recorders`) are made of it: those that are served have one label more, `run`, on
 every series, and a row holds the value of each series at one step.
 """
 

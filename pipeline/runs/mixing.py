@@ -9,9 +9,9 @@ from pipeline.common.types import EnergyMoments
 
 
 def potential_scale_reduction(energy_moments: Sequence[EnergyMoments]) -> float:
-    """Returns R-hat = sqrt(((n - 1)/n W + B/n) / W) of energies, each pool as one sequence of n draws
-    (Gelman et al. 2013, "Bayesian Data Analysis", 3rd ed., eqs. 11.3 and 11.4; after Gelman & Rubin
-    1992).
+    """Returns R-hat = sqrt(((n - 1)/n W + B/n) / W) of energies, each pool as one sequence of n
+    draws (Gelman et al. 2013, "Bayesian Data Analysis", 3rd ed., eqs. 11.3 and 11.4; after Gelman &
+    Rubin 1992).
 
     W is the mean of the pools' variances (n - 1 below the line), B/n the variance of their means.
     Chains of a pool are many and run side by side, so draws are one of each, at one time: near 1

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from importlib.metadata import entry_points
 from typing import Any
 
 from prometheus_client import Counter
@@ -29,9 +28,9 @@ def make_recorder(name: str) -> Recorder:
     """
     if name in RECORDERS:
         return RECORDERS[name]()
-    installed = entry_points(group=GROUP).names
-    if name not in installed:
-        known = ", ".join([*RECORDERS, *sorted(installed)])
+    added = plugins.installed(GROUP)
+    if name not in added:
+        known = ", ".join([*RECORDERS, *sorted(added)])
         raise ConfigError(
             "recorders",
             name,

@@ -26,8 +26,8 @@ NEGATED = 0.5  # weight of what is negated, where none is given
 
 
 class Trained(NamedTuple):
-    """A run as its newest checkpoint has it: its configuration (with what it is told now), its data,
-    its averaged weights, flat, and their energy.
+    """A run as its newest checkpoint has it: its configuration (with what it is told now), its
+    data, its averaged weights, flat, and their energy.
     """
 
     url: str
@@ -72,8 +72,8 @@ def output_of(run: Trained, wanted: str | None, name: str) -> str:
 
 
 def contexts_of(run: Trained, given: Any) -> Tensor:
-    """Returns `given`, one context or a list of them, as `[N, *context_shape]`. Raises `ConfigError`
-    where it is not of that shape.
+    """Returns `given`, one context or a list of them, as `[N, *context_shape]`. Raises
+    `ConfigError` where it is not of that shape.
     """
     shape = run.energy.context_shape
     if shape is None:
@@ -136,8 +136,8 @@ def composed(
     weights: Sequence[float] | None,
     log_z: Sequence[float] | None,
 ) -> tuple[Energy, list[float] | None]:
-    """Composes `parts`, energies of the `runs`, by "and", "or" or "not", and returns the energy; for
-    "or" with it the log Z of each that were used.
+    """Composes `parts`, energies of the `runs`, by "and", "or" or "not", and returns the energy;
+    for "or" with it the log Z of each that were used.
 
     For "or" they are `log_z`, else `log_partition` of each; None where one of them has none, and
     all are taken to be equal. Raises `ConfigError` where they cannot be composed so.

@@ -34,7 +34,7 @@ LOG = "reads.log"
 
 
 def note_reads(output: Path) -> None:
-    """From now on, each part that this process opens for reading is a line in the `output`'s log."""
+    """From now on, each part that this process opens for reading is a line of the log."""
     opened = LocalFileSystem._open
 
     def noted(system: LocalFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:

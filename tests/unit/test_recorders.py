@@ -8,7 +8,7 @@ import re
 import socket
 import urllib.request
 from collections.abc import Callable
-from importlib.metadata import EntryPoint, EntryPoints
+from importlib.metadata import EntryPoint
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,12 @@ from pipeline.common import plugins
 from pipeline.common.errors import ConfigError
 from pipeline.common.types import Figures
 from pipeline.config.run import RunConfig
-from pipeline.runs import recording
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.prometheus import Prometheus
 from pipeline.runs.recorders.series import Series
-from pipeline.runs.recording import Recording
+from pipeline.runs.recording import GROUP, Recording
 from pipeline.storage.checkpoint import find
 from pipeline.train import main
 from tests.conftest import SMALL
@@ -77,14 +76,11 @@ class Wordless:
 @pytest.fixture
 def installed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Another package's entry points, as they are found when it is installed."""
-    points = EntryPoints(
-        EntryPoint(name, f"{__name__}:{name.capitalize()}", recording.GROUP)
+    points = {
+        name: EntryPoint(name, f"{__name__}:{name.capitalize()}", GROUP)
         for name in ("notebook", "broken", "wordless")
-    )
-    for module in (recording, plugins):
-        monkeypatch.setattr(
-            module, "entry_points", lambda group: points.select(group=group), raising=False
-        )
+    }
+    monkeypatch.setattr(plugins, "installed", lambda group: points if group == GROUP else {})
 
 
 def recorded(

@@ -40,7 +40,7 @@ class Recorder(Protocol):
         """
 
     def record(self, step: int, figures: dict[str, float]) -> None:
-        """Takes the value of every series at `step`, every `metrics.every` steps and at the last."""
+        """Takes the value of every series at `step`, each `metrics.every` steps and at the end."""
 
     def finish(self, summary: Figures | None) -> None:
         """Ends, with what `summary.json` holds, or None where the run did not come to its end."""

@@ -18,7 +18,7 @@ class Prometheus:
         self._server: Any = None
 
     def start(self, run: RecordedRun) -> None:
-        """Serves the run's registry; port 0 is none. Raises `ConfigError` where the port is taken."""
+        """Serves the registry, but for port 0. Raises `ConfigError` where the port is taken."""
         port = run.config.metrics.port
         if not port:
             return

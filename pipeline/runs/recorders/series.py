@@ -12,7 +12,8 @@ from pipeline.storage.paths import locate
 
 
 class Series:
-    """Rows of every series, appended to a local file, and written whole where storage cannot append.
+    """Rows of every series, appended to a local file, and written whole where storage cannot
+    append.
 
     `rows` are those up to now, of earlier processes of the run too, in the order of their steps.
     """
