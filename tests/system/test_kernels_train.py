@@ -5,13 +5,18 @@ kernel=NAME`.
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from pipeline.config import parts
 from pipeline.config.compose import compose
+from pipeline.config.energies import EnergySection
+from pipeline.config.kernels import KernelSection
 from pipeline.config.parts import ENERGIES, KERNELS
 from pipeline.train import main
+from tests.beside import defaults
 from tests.system.test_systems import SHORT
 
 COMMON = (
@@ -76,17 +81,36 @@ MORE = [
 ]
 
 
-def test_no_kernel_and_no_energy_is_left_out() -> None:
-    assert set(CASES) == set(KERNELS)
-    # the others are trained by presets of their own: tests/system/test_systems.py
+def derived() -> Iterator[tuple[str, str, tuple[str, ...]]]:
+    """(kernel, energy, what else is given) for the parts that nothing is said of above, nor trained
+    by a preset of its own (`tests/system/test_systems.py`).
+    """
+    for name in sorted(set(KERNELS) - set(CASES)):
+        section = parts.section_of("kernel", name)
+        assert issubclass(section, KernelSection)
+        if section.needs_conditionals:
+            yield name, "rbm", (*BINARY, "energy.hidden=16")
+        else:
+            yield (
+                (name, "quadratic", BINARY) if section.domain == "discrete" else (name, "mlp", TOY)
+            )
     trained = {energy for energy, _ in CASES.values()} | {energy for _, energy, _ in MORE}
-    systems = {compose([f"experiment={name}"]).energy.name for name in SHORT}
-    assert trained | systems == set(ENERGIES)
+    trained |= {compose([f"experiment={name}"]).energy.name for name in SHORT}
+    for name in sorted(set(ENERGIES) - trained):
+        section = defaults("energy", name)
+        assert isinstance(section, EnergySection)
+        if section.domain.levels is None:
+            yield "mala", name, (TOY[0], *TOY[2:])
+        else:
+            encoding = "binary" if section.domain.levels == 2 else "categorical"
+            levels = (*BINARY, f"data.encoding={encoding}", f"data.levels={section.domain.levels}")
+            yield "gibbs" if section.has_conditionals else "gibbs_with_gradients", name, levels
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("kernel", "energy", "overrides"), [*((k, *v) for k, v in CASES.items()), *MORE]
+    ("kernel", "energy", "overrides"),
+    [*((k, *v) for k, v in CASES.items()), *MORE, *derived()],
 )
 def test_the_model_gets_better(
     kernel: str, energy: str, overrides: tuple[str, ...], tmp_path: Path

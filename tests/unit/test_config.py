@@ -15,43 +15,18 @@ from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.learner import make_terms
 from pipeline.common.errors import ConfigError
+from pipeline.config import parts
 from pipeline.config.compose import choices, compose, conf_directory, describe, validate
 from pipeline.config.objectives import MixtureObjective
 from pipeline.config.run import GROUPS, RunConfig
 from pipeline.train import usage
+from tests.beside import BINARY, beside
 
-BINARY = ["experiment=digits_rbm"]
 CATEGORICAL = ["data.encoding=categorical", "data.noise=0", "kernel=gibbs"]
 MIXTURE = ["objective=mixture"]
 TWO = ["trainer.replicas=2"]
 FSDP = "trainer.sharding=fsdp"
 GPUS = ["cluster.pool_gpus=0.5"]
-# what a choice needs beside it
-NEEDED = {
-    "idx": ["data.path=x"],
-    "images": ["data.path=x"],
-    "mnist_rbm500": ["data.path=x"],
-    "columns": ["data.path=x"],
-    "improved_cd": ["kernel=ula"],
-    "pseudo_likelihood": BINARY,
-    "ratio_matching": BINARY,
-    "rbm": BINARY,
-    "quadratic": [*BINARY, "kernel=single_site"],
-    "lattice": [*BINARY, "kernel=gibbs_with_gradients"],
-    "potts_rbm": CATEGORICAL,
-    "gibbs": BINARY,
-    "gibbs_with_gradients": BINARY,
-    "single_site": BINARY,
-    "dbm": [*BINARY, "kernel=gibbs"],
-    "maxent": ["experiment=maxent_moments"],
-    "moments": ["experiment=maxent_moments"],
-    "none": ["experiment=maxent_moments"],
-    "ising": ["experiment=maxent_ising"],
-    "conditional_mlp": ["experiment=conditional_regression"],
-    "pairwise": ["experiment=conditional_structured"],
-    "tags": ["experiment=conditional_structured"],
-    "label_likelihood": ["energy=label_mlp"],
-}
 
 
 def test_every_shipped_yaml_loads() -> None:
@@ -60,7 +35,7 @@ def test_every_shipped_yaml_loads() -> None:
     assert len(files) == sum(len(choices(group)) for group in GROUPS) + 1
     for group in GROUPS:
         for choice in choices(group):
-            config = compose([*NEEDED.get(choice, []), f"{group}={choice}"])
+            config = compose([*beside(group, choice), f"{group}={choice}"])
             if group != "experiment" and group != "trainer":
                 assert getattr(config, group).name == choice
     assert yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
@@ -357,19 +332,13 @@ def test_several_ranks_go_with_all_that_is_additive() -> None:
     conditionals sharded as well.
     """
     for name in choices("objective"):
-        if name != "improved_cd":
-            compose([*NEEDED.get(name, []), f"objective={name}", *TWO])
-    for name in (
-        "pcd",
-        "cd",
-        "short_run",
-        "finite_difference",
-        "denoising_finite_difference",
-        "conditional_nce",
-    ):
-        compose([f"objective={name}", *TWO, FSDP])
-    for name in ("pseudo_likelihood", "ratio_matching"):
-        compose([*BINARY, f"objective={name}", *TWO, FSDP])
+        if getattr(parts.section_of("objective", name), "additive", True):
+            compose([*beside("objective", name), f"objective={name}", *TWO])
+    sections = {name: parts.section_of("objective", name) for name in choices("objective")}
+    shardable = [name for name, section in sections.items() if getattr(section, "shardable", False)]
+    assert {"pcd", "finite_difference", "conditional_nce", "pseudo_likelihood"} <= set(shardable)
+    for name in shardable:
+        compose([*beside("objective", name), f"objective={name}", *TWO, FSDP])
 
 
 def test_reweighting_is_on_where_it_is_valid() -> None:
