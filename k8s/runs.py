@@ -205,5 +205,5 @@ def conf_problems(value: Json, config_maps: Mapping[str, Mapping[str, str]]) -> 
         if mounted.get(str(Path(folder) / name)) != file.read_text():
             yield (
                 f"{at}.volumeMounts: no {folder}/{name} as conf/{name} is; has"
-                " conf/kustomization.yml a line for it?"
+                " conf/kustomization.yml a line for it? (make docs)"
             )

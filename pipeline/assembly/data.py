@@ -108,7 +108,7 @@ def first_contexts(data: DataSet, count: int) -> Tensor | None:
 
 
 def rows_for_pool(config: RunConfig, data: DataSet, pool: int, incarnation: int) -> Rows:
-    """As many training rows, drawn at random, as a pool has chains: the chains of one that joins may
+    """Training rows, drawn at random, as many as a pool has chains: the chains of one that joins may
     begin there.
     """
     generator = torch_generator(config.seed, "newcomers", pool, incarnation)

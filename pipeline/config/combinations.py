@@ -157,7 +157,7 @@ def _check_consumers(config: RunConfig) -> None:
 
 
 def _check_without_chains(config: RunConfig) -> None:
-    """What is about chains is not asked for where there are none."""
+    """Nothing is asked for that is about chains, where there are none."""
     trainer, name = config.trainer, config.objective.name
     if trainer.lag:
         raise ConfigError(

@@ -43,7 +43,7 @@ class EnergySection(Part):
 
     @property
     def conditional(self) -> bool:
-        """Whether positions have a law, and a Z, for each context."""
+        """True where positions have a law, and a Z, for each context."""
         return self.takes_context
 
     @property

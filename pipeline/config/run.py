@@ -73,7 +73,7 @@ class RunConfig(Section):
 
     @property
     def conditional(self) -> bool:
-        """Whether positions are learned given the rows' contexts."""
+        """True where positions are learned given the rows' contexts."""
         return self.energy.conditional
 
     @property
@@ -82,7 +82,7 @@ class RunConfig(Section):
 
     @property
     def sends_starts(self) -> bool:
-        """Whether chains are sent a step's rows: to start at, or to run under their contexts."""
+        """True where chains are sent a step's rows: to start at, or to run under their contexts."""
         return self.contrastive is not None and (self.starts_at_data or self.conditional)
 
     @property
@@ -114,7 +114,7 @@ class RunConfig(Section):
 
     @property
     def reweightable(self) -> bool:
-        """Whether importance weights for stale negatives are valid: an invariant kernel, negatives
+        """True where importance weights for stale negatives are valid: an invariant kernel, negatives
         near equilibrium, and at least 8 of them under each context, for a softmax over one chain is
         1.
         """
@@ -129,12 +129,14 @@ class RunConfig(Section):
 
     @property
     def assigned_rounds(self) -> bool:
-        """Whether step t consumes round t (lock-step, exact lag) or whichever come first."""
+        """True where step t consumes round t (lock-step, exact lag), False where it takes those that come
+        first.
+        """
         return self.trainer.lag == 0 or self.trainer.lag_mode == "exact"
 
     @property
     def batches_carry_rows(self) -> bool:
-        """Whether a round's batch brings the rows along that its chains were sent, for the step
+        """True where a round's batch brings the rows along that its chains were sent, for the step
         that will consume it.
         """
         return self.sends_starts and not self.assigned_rounds

@@ -264,7 +264,7 @@ def another_ray(objects: list[Json]) -> None:
 
 @breaks(
     "no /etc/ebm/conf/experiment/toy.yaml as conf/experiment/toy.yaml is; has"
-    " conf/kustomization.yml a line for it?"
+    " conf/kustomization.yml a line for it? (make docs)"
 )
 def forgotten_file_of_the_configuration(objects: list[Json]) -> None:
     maps = [

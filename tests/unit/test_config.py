@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
 from pathlib import Path
 
+import hydra
 import pytest
 import torch
 import yaml
+from hydra.errors import HydraException
 
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
@@ -30,7 +33,12 @@ GPUS = ["cluster.pool_gpus=0.5"]
 
 
 def test_every_shipped_yaml_loads() -> None:
-    """Each choice of each group, with what it needs, composes to a valid configuration."""
+    """Each choice of each group, with what it needs, composes to a valid configuration.
+
+    Run folders are named by digests: those of `digests.json` are from before parts had a registry.
+    """
+    digests = json.loads((Path(__file__).parent / "digests.json").read_text())
+    assert compose().digest() == digests[""]
     files = sorted(conf_directory().rglob("*.yaml"))
     assert len(files) == sum(len(choices(group)) for group in GROUPS) + 1
     for group in GROUPS:
@@ -38,6 +46,8 @@ def test_every_shipped_yaml_loads() -> None:
             config = compose([*beside(group, choice), f"{group}={choice}"])
             if group != "experiment" and group != "trainer":
                 assert getattr(config, group).name == choice
+            expected = digests.get(f"{group}={choice}", config.digest())
+            assert config.digest() == expected, f"{group}={choice}"
     assert yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
 
 
@@ -98,6 +108,8 @@ def test_configuration_is_frozen_and_typed() -> None:
             "'auto' or should be a valid boolean",
         ),
         (["energy=foo"], "energy", "foo", "conditional_mlp, conv, custom"),
+        (["energy=null"], "energy", "null", "conditional_mlp, conv, custom"),
+        (["kernel=hmc", "kernel.inner=ula"], "kernel.inner", "ula", "goes with kernel=replica"),
         (["trainer.steps=1,2"], "trainer.steps", "1,2", "one value"),
         (["--steps=3"], "--steps", "3", "key=value"),
         (["steps"], "steps", "", "key=value"),
@@ -306,6 +318,50 @@ def test_bad_input_is_one_clear_error(
 
 
 @pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("trainer.stepz=1", "trainer.stepz"),
+        ("trainer.steps.more=1", "trainer.steps.more"),
+        ("~trainer.more", "trainer.more"),
+        ("energy={a:1}", "energy"),
+        ("kernel@kernel.inner=mala", "kernel@kernel.inner"),
+    ],
+)
+def test_hydra_puts_the_key_in_quotes(override: str, key: str) -> None:
+    """Its errors have the key in their text alone, which is what a refusal names it by."""
+    with (
+        hydra.initialize_config_dir(str(conf_directory()), version_base="1.3"),
+        pytest.raises(HydraException, match=f"'{re.escape(key)}'"),
+    ):
+        hydra.compose("config", [override])
+
+
+@pytest.mark.parametrize(
+    ("group", "value", "key", "said"),
+    [
+        ("kernel", {"name": "foo"}, "kernel", "foo"),
+        ("kernel", {}, "kernel", "null"),
+        ("energy", {"name": "no", "hidden": [1]}, "energy", "no"),
+    ],
+)
+def test_a_stored_part_that_there_is_not_is_refused(
+    group: str, value: dict[str, object], key: str, said: str
+) -> None:
+    """As in a configuration of another version."""
+    stored = {**compose().model_dump(mode="json"), group: value}
+    with pytest.raises(ConfigError, match="no such choice; there are ") as caught:
+        validate(stored)
+    assert (caught.value.key, caught.value.value) == (key, said)
+
+
+def test_a_ladder_is_no_rung_of_another() -> None:
+    stored = compose(["kernel=replica_exchange"]).model_dump(mode="json")
+    stored["kernel"]["inner"] = dict(stored["kernel"])
+    with pytest.raises(ConfigError, match=r"kernel\.inner=replica_exchange: no such choice"):
+        validate(stored)
+
+
+@pytest.mark.parametrize(
     ("name", "probe", "key", "most"),
     [
         ("hutchinson", "orthogonal", "probes", 2),
@@ -395,8 +451,6 @@ def test_digest_names_what_is_learned() -> None:
 
 def test_round_trip_through_json() -> None:
     """A checkpoint's manifest stores the configuration as JSON and reads it back the same."""
-    import json
-
     config = compose(["experiment=digits_rbm"])
     assert validate(json.loads(json.dumps(config.model_dump(mode="json")))) == config
 

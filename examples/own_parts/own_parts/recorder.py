@@ -3,9 +3,8 @@
 import json
 from pathlib import Path
 
-from pipeline.runs.recorders.base import RecordedRun
-
 from pipeline.common.types import Figures
+from pipeline.runs.recorders.base import RecordedRun
 
 
 class LastLine:
