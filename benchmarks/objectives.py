@@ -44,7 +44,8 @@ from pipeline.common.process import keep_freed_memory
 from pipeline.config.compose import compose
 from pipeline.data.base import DataSet, in_memory
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch
+from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Replayed
+from pipeline.training.intake import Weighed, Weighing
 from pipeline.training.learner import Learner
 
 SECONDS = 0.15
@@ -221,7 +222,9 @@ class Step:
         y = (x + 0.1 * torch.randn(x.shape, generator=generator)).to(device)
         noise = torch.randn(1, *x.shape, generator=generator).to(device)
         x = x.to(device)
-        self._batch = Batch(x, negatives=y, previous=y, noise=noise, bank=y)
+        negatives = NegativeSide(y, past=Replayed(y, noise, y))
+        self._batch = Batch(PositiveSide(x), negatives)
+        self._weighing = Weighing(lambda energies: Weighed(torch.ones_like(energies), (), ()))
         self._device = device
         self._gradients = [p for p in self._learner.energy.parameters() if p.requires_grad]
         objective = self._learner._terms[0].objective
@@ -231,7 +234,7 @@ class Step:
 
     def __call__(self, times: int = 1) -> None:
         for _ in range(times):
-            loss, _ = self._learner._backward(self._batch)
+            loss, _ = self._learner._backward(self._batch, self._weighing)
             self._learner._update(loss, 0.0)
 
     def seconds(self, times: int) -> float:
@@ -257,7 +260,7 @@ class Step:
         size = sum(p.numel() for p in self._gradients)
         total, squares = torch.zeros(size, dtype=torch.float64, device=self._device), 0.0
         for _ in range(draws):
-            losses.append(self._learner._backward(self._batch)[0])
+            losses.append(self._learner._backward(self._batch, self._weighing)[0])
             parts = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._gradients)
             gradient = torch.cat([part.flatten() for part in parts])
             total += gradient

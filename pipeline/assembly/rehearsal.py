@@ -17,7 +17,7 @@ from pipeline.config.objectives import terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch
+from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Replayed
 
 
 def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
@@ -48,12 +48,9 @@ def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
             drawn = tuple(
                 values[:1] for values in term.objective.draw(energy.given(context), rows, generator)
             )
-            batch = Batch(rows, drawn, rows, context=context, negative_context=context)
-            batch = batch._replace(
-                previous=rows,
-                noise=energy.sample_base(16, generator)[None],
-                bank=energy.sample_base(16, generator),
-            )
+            noise, bank = (energy.sample_base(16, generator) for _ in range(2))
+            negatives = NegativeSide(rows, context, past=Replayed(rows, noise[None], bank))
+            batch = Batch(PositiveSide(rows, drawn, context), negatives)
             loss = torch.stack(
                 [part.total for part in term.objective.parts(deepcopy(energy), batch)]
             ).sum()

@@ -24,49 +24,59 @@ class Part(NamedTuple):
     weight: float = 1.0
 
 
-class Batch(NamedTuple):
-    """What one step learns from, or one chunk of it; a chunk may hold one of the two sides alone.
-
-    `positives` [N, *shape]; `drawn` is what the objective drew for them, `[P, N, ...]` each: P
-    directions, noises or sites for every row; `context` [N, *context_shape] is theirs, where rows
-    have one. `negatives` [M, *shape], under `negative_context` where the model is conditional;
-    their weights, [M] of mean over the step 1, are `weights` where they are known beforehand, else
-    `weigh` of their energies. Where the objective replays transitions, `previous` [M, *shape] is
-    where the chains were before the last L of them, and `noise` [L, M, *shape] the standard normal
-    draws that these used; `bank` [B, *shape] holds all negatives of the step, whatever the chunk.
+class PositiveSide(NamedTuple):
+    """Rows of data, `position` [N, *shape], under `context` [N, *context_shape] where rows have one.
+    `drawn` is what the objective drew for them, `[P, N, ...]` each: P directions, noises or sites
+    for every row.
     """
 
-    positives: Tensor | None = None
+    position: Tensor
     drawn: tuple[Tensor, ...] = ()
-    negatives: Tensor | None = None
-    weigh: Callable[[Tensor], Tensor] = torch.ones_like
-    weights: Tensor | None = None
-    previous: Tensor | None = None
-    noise: Tensor | None = None
-    bank: Tensor | None = None
     context: Tensor | None = None
-    negative_context: Tensor | None = None
 
-    def weights_of(self, energies: Tensor) -> Tensor:
-        """The weights of the negatives, whose energies are `energies` [M]; without a graph."""
-        return self.weigh(energies.detach()) if self.weights is None else self.weights
+
+class Replayed(NamedTuple):
+    """The past of M negatives, for objectives that go back through their last L transitions:
+    `previous` [M, *shape] is where the chains were before those, `noise` [L, M, *shape] the standard
+    normal draws that they used, and `bank` [B, *shape] holds all negatives of the step, whatever the
+    chunk.
+    """
+
+    previous: Tensor
+    noise: Tensor
+    bank: Tensor
+
+
+class NegativeSide(NamedTuple):
+    """Positions of chains, `position` [M, *shape], under `context` [M, *context_shape] where the
+    model is conditional. `weights` [M], of mean 1 over the step, are there where they are known
+    beforehand, and `past` where the objective replays transitions.
+    """
+
+    position: Tensor
+    context: Tensor | None = None
+    weights: Tensor | None = None
+    past: Replayed | None = None
+
+
+class Batch(NamedTuple):
+    """The two sides that one step learns from, or one chunk of it; one may be missing."""
+
+    positives: PositiveSide | None = None
+    negatives: NegativeSide | None = None
 
     def sides(self) -> list[Batch]:
         """The negatives and the positives apart, the positives last."""
-        positives = Batch(self.positives, self.drawn, context=self.context)
-        return (
-            [self._replace(positives=None, drawn=(), context=None), positives]
-            if self.negatives is not None
-            else [positives]
-        )
+        negatives = [] if self.negatives is None else [Batch(negatives=self.negatives)]
+        return negatives if self.positives is None else [*negatives, Batch(self.positives)]
 
 
 class Objective(nn.Module):
-    """A loss. It draws nothing itself: `draw` makes the random inputs of a step, `parts` is a
-    function of them.
+    """A loss: a sum of parts, of the positives and, where it `consumes_chains`, of the negatives. It
+    draws nothing itself: `draw` makes the random inputs of a step, and parts are functions of them.
 
     Most have no parameters; those that do (the log Z of noise-contrastive estimation) are learned
-    beside the energy's. `consumes_chains` says whether it learns from negatives.
+    beside the energy's.
     """
 
     consumes_chains: ClassVar[bool] = False
@@ -90,11 +100,32 @@ class Objective(nn.Module):
         """The random inputs for `positives` [N, *shape], `[P, N, ...]` each; none by default."""
         return ()
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        """The loss of the batch, or of the side of it that is there. Raises nothing: what is not
-        finite stays so.
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        """The parts that are means over the rows of data. What is not finite stays so."""
+        raise NotImplementedError
+
+    def of_negatives(
+        self, energy: Energy, negatives: NegativeSide, energies: Tensor, weights: Tensor
+    ) -> Iterator[Part]:
+        """The parts that are means over the negatives, whose `energies` [M] are given with a graph
+        and whose `weights` [M] have none. Asked of objectives that consume chains alone.
         """
         raise NotImplementedError
+
+    def parts(
+        self, energy: Energy, batch: Batch, weigh: Callable[[Tensor], Tensor] = torch.ones_like
+    ) -> Iterator[Part]:
+        """The loss of the sides of the batch that are there and that the objective learns from.
+
+        Negatives without weights get them from `weigh`, a function of their energies [M].
+        """
+        if batch.positives is not None:
+            yield from self.of_positives(energy, batch.positives)
+        side = batch.negatives
+        if side is not None and self.consumes_chains:
+            energies = energy.given(side.context)(side.position)
+            weights = weigh(energies.detach()) if side.weights is None else side.weights
+            yield from self.of_negatives(energy, side, energies, weights)
 
 
 class Term(NamedTuple):

@@ -7,10 +7,10 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-from pipeline.objectives.base import Batch
+from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Replayed
 
-Draw = Callable[["Batch"], tuple[Tensor, ...]]
-"""`Objective.draw` as a function of the batch's positives, under their contexts, alone."""
+Draw = Callable[[PositiveSide], tuple[Tensor, ...]]
+"""`Objective.draw` as a function of the rows of data, under their contexts, alone."""
 
 
 class Chunking(NamedTuple):
@@ -31,7 +31,8 @@ class Chunking(NamedTuple):
         """
         for some, share in self._split_rows(batch):
             if draw is not None and some.positives is not None:
-                some = some._replace(drawn=draw(some))
+                drawn = draw(some.positives)
+                some = some._replace(positives=some.positives._replace(drawn=drawn))
             for piece, part in self._split_draws(some):
                 yield piece, share * part
 
@@ -40,26 +41,38 @@ class Chunking(NamedTuple):
             yield batch, 1.0
             return
         if batch.positives is not None:
-            for rows, share in _slices(len(batch.positives), self.rows):
-                drawn = tuple(values[:, rows] for values in batch.drawn)
-                yield Batch(batch.positives[rows], drawn, context=_some(batch.context, rows)), share
+            for rows, share in _slices(len(batch.positives.position), self.rows):
+                yield Batch(_some_positives(batch.positives, rows)), share
         if batch.negatives is not None:
-            for rows, share in _slices(len(batch.negatives), self.rows):
-                piece = batch._replace(
-                    positives=None,
-                    drawn=(),
-                    context=None,
-                    negatives=batch.negatives[rows],
-                    negative_context=_some(batch.negative_context, rows),
-                    weights=_some(batch.weights, rows),
-                    previous=_some(batch.previous, rows),
-                    noise=None if batch.noise is None else batch.noise[:, rows],
-                )
-                yield piece, share
+            for piece, share in self.split_negatives(batch.negatives):
+                yield Batch(negatives=piece), share
+
+    def split_negatives(self, side: NegativeSide) -> Iterator[tuple[NegativeSide, float]]:
+        """The negatives in chunks, each with its share of them."""
+        for rows, share in _slices(len(side.position), self.rows):
+            yield _some_negatives(side, rows), share
 
     def _split_draws(self, batch: Batch) -> Iterator[tuple[Batch, float]]:
-        for some, share in _slices(len(batch.drawn[0]) if batch.drawn else 1, self.draws):
-            yield batch._replace(drawn=tuple(values[some] for values in batch.drawn)), share
+        side = batch.positives
+        if side is None or not side.drawn:
+            yield batch, 1.0
+            return
+        for some, share in _slices(len(side.drawn[0]), self.draws):
+            drawn = tuple(values[some] for values in side.drawn)
+            yield batch._replace(positives=side._replace(drawn=drawn)), share
+
+
+def _some_positives(side: PositiveSide, rows: slice) -> PositiveSide:
+    drawn = tuple(values[:, rows] for values in side.drawn)
+    return PositiveSide(side.position[rows], drawn, _some(side.context, rows))
+
+
+def _some_negatives(side: NegativeSide, rows: slice) -> NegativeSide:
+    past = side.past
+    if past is not None:
+        past = Replayed(past.previous[rows], past.noise[:, rows], past.bank)
+    context, weights = _some(side.context, rows), _some(side.weights, rows)
+    return NegativeSide(side.position[rows], context, weights, past)
 
 
 def _some(values: Tensor | None, rows: slice) -> Tensor | None:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import NegativeSide, Objective, Part, PositiveSide
 
 
 class ContrastiveDivergence(Objective):
@@ -30,14 +30,20 @@ class ContrastiveDivergence(Objective):
         super().__init__()
         self.energy_l2 = energy_l2
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        """Parts named positive, negative and energy_l2."""
-        if batch.positives is not None:
-            values = energy.given(batch.context)(batch.positives)
-            yield from self._side("positive", values, torch.ones_like(values), 1.0)
-        if batch.negatives is not None:
-            values = energy.given(batch.negative_context)(batch.negatives)
-            yield from self._side("negative", values, batch.weights_of(values), -1.0)
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        """Parts named positive and energy_l2."""
+        values = energy.given(positives.context)(positives.position)
+        yield from self._side("positive", values, torch.ones_like(values), 1.0)
+
+    def of_negatives(
+        self,
+        energy: Energy,  # noqa: ARG002
+        negatives: NegativeSide,  # noqa: ARG002
+        energies: Tensor,
+        weights: Tensor,
+    ) -> Iterator[Part]:
+        """Parts named negative and energy_l2."""
+        yield from self._side("negative", energies, weights, -1.0)
 
     def _side(self, name: str, values: Tensor, weights: Tensor, sign: float) -> Iterator[Part]:
         yield Part(name, (weights * values).sum(), len(values), sign)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Part
+from pipeline.objectives.base import NegativeSide, Part
 from pipeline.objectives.contrastive import ContrastiveDivergence
 
 CHUNK = 256
@@ -52,27 +52,26 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
         super().__init__(energy_l2)
         self._kl, self._entropy, self._replay = kl, entropy, replay
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_negatives(
+        self, energy: Energy, negatives: NegativeSide, energies: Tensor, weights: Tensor
+    ) -> Iterator[Part]:
         """Those of contrastive divergence, and sampler_energy and entropy (nats, up to its
         constant).
         """
-        yield from super().parts(energy, batch)
-        if batch.negatives is None:
-            return
-        assert batch.previous is not None
-        assert batch.noise is not None
-        assert batch.bank is not None
-        x = batch.previous
-        for noise in batch.noise:
+        yield from super().of_negatives(energy, negatives, energies, weights)
+        past = negatives.past
+        assert past is not None, "pools send what a replay needs"
+        x = past.previous
+        for noise in past.noise:
             x = self._replay(x, noise, Slopes(energy.differentiable_gradient, energy.box))
         stopped = energy.state_dict()  # the same numbers without a graph
         yield Part(
             "sampler_energy", torch.func.functional_call(energy, stopped, x).sum(), len(x), self._kl
         )
         if self._entropy:
-            bank = x if len(batch.bank) == len(x) else batch.bank
+            bank = x if len(past.bank) == len(x) else past.bank
             distances = nearest(
-                x.flatten(1), batch.negatives.flatten(1), bank.flatten(1), batch.bank.flatten(1)
+                x.flatten(1), negatives.position.flatten(1), bank.flatten(1), past.bank.flatten(1)
             )
             yield Part(
                 "entropy",

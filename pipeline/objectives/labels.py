@@ -9,7 +9,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.energies.base import Energy
 from pipeline.energies.label_mlp import LabelMLP
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 
 
 class LabelLikelihood(Objective):
@@ -20,14 +20,12 @@ class LabelLikelihood(Objective):
     (Grathwohl et al. 2020).
     """
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """One part, label: nats a row. The labels are the rows' contexts."""
-        if batch.positives is None:
-            return
-        assert batch.context is not None
-        logits = cast(LabelMLP, energy).label_logits(batch.positives)
+        assert positives.context is not None
+        logits = cast(LabelMLP, energy).label_logits(positives.position)
         yield Part(
             "label",
-            cross_entropy(logits, batch.context.flatten().long(), reduction="sum"),
+            cross_entropy(logits, positives.context.flatten().long(), reduction="sum"),
             len(logits),
         )

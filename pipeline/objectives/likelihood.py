@@ -13,7 +13,7 @@ from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.frozen import frozen
 from pipeline.energies.quadrature import MidpointRule
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 
 REACH = 6.0
 
@@ -49,13 +49,11 @@ class MaximumLikelihood(Objective):
         low, high = energy.box or (-reach, reach)
         self._rule = MidpointRule(low, high, self._grid)
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named positive and log_z."""
-        if batch.positives is None:
-            return
-        energy, rows = energy.given(batch.context), len(batch.positives)
-        yield Part("positive", energy(batch.positives).sum(), rows)
+        energy, rows = energy.given(positives.context), len(positives.position)
+        yield Part("positive", energy(positives.position).sum(), rows)
         log_z = energy.log_sum()  # [], or [N] where the energy is bound to the contexts of N rows
         if log_z is None:
-            log_z = self._rule.log_integral(energy, batch.positives)
+            log_z = self._rule.log_integral(energy, positives.position)
         yield Part("log_z", log_z.expand(rows).sum(), rows)

@@ -11,7 +11,7 @@ from pipeline.common.errors import ArgumentError
 from pipeline.energies.base import Energy
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.maxent.marginal_polytope import locate
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import NegativeSide, Objective, Part, PositiveSide
 
 
 class MomentMatching(Objective):
@@ -74,10 +74,8 @@ class MomentMatching(Objective):
             )
             raise ArgumentError("moments", value, remedy)
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:  # noqa: ARG002
         """Parts named positive (-lambda.mu), log_z, and l1 and l2 where there are such."""
-        if batch.positives is None:
-            return
         model = family_of(energy)
         yield from self._of_targets(model)
         value = model.log_sum()
@@ -104,15 +102,19 @@ class MomentMatchingByChains(MomentMatching):
     def _check_log_z(self, model: ExponentialFamily) -> None:
         """Chains need no log Z."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        """Parts named positive (-lambda.mu), negative (the mean energy of the negatives), l1 and l2
-        where there are such.
-        """
-        if batch.positives is not None:
-            yield from self._of_targets(family_of(energy))
-        if batch.negatives is not None:
-            values = energy(batch.negatives)
-            yield Part("negative", (batch.weights_of(values) * values).sum(), len(values), -1.0)
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:  # noqa: ARG002
+        """Parts named positive (-lambda.mu), l1 and l2 where there are such."""
+        yield from self._of_targets(family_of(energy))
+
+    def of_negatives(
+        self,
+        energy: Energy,  # noqa: ARG002
+        negatives: NegativeSide,  # noqa: ARG002
+        energies: Tensor,
+        weights: Tensor,
+    ) -> Iterator[Part]:
+        """One part, negative: the mean energy of the negatives."""
+        yield Part("negative", (weights * energies).sum(), len(energies), -1.0)
 
 
 def family_of(energy: Energy) -> ExponentialFamily:

@@ -17,7 +17,7 @@ from pipeline.energies.conditionals import Categorical
 from pipeline.energies.discrete import log_frequencies
 from pipeline.energies.frozen import frozen
 from pipeline.energies.laws import Gaussian, TruncatedGaussian
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 
 
 class NoiseLaw(Protocol):
@@ -99,11 +99,9 @@ class NoiseContrastive(Objective):
         y = self.noise.sample(self._draws * len(positives), generator)
         return (y.to(positives).view(self._draws, *positives.shape),)
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named data and noise: of the logistic loss of telling them apart, nats."""
-        if batch.positives is None:
-            return
-        x, y = batch.positives, batch.drawn[0].flatten(0, 1)
+        x, y = positives.position, positives.drawn[0].flatten(0, 1)
         yield Part("data", softplus(-self._logit(energy, x)).sum(), len(x))
         yield Part("noise", softplus(self._logit(energy, y)).sum(), len(y), float(self._draws))
 
@@ -136,12 +134,10 @@ class ConditionalNoiseContrastive(Objective):
             return ((positives - noise.bernoulli_(self._scale, generator=generator)).abs(),)
         return (positives + self._scale * noise.normal_(generator=generator),)
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """One part, contrast."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        draws, rows = batch.drawn[0].shape[:2]
-        points = torch.cat([batch.positives[None], batch.drawn[0]]).flatten(0, 1)
+        energy = energy.given(positives.context)
+        draws, rows = positives.drawn[0].shape[:2]
+        points = torch.cat([positives.position[None], positives.drawn[0]]).flatten(0, 1)
         here, there = energy(points).view(1 + draws, rows).split([1, draws])
         yield Part("contrast", softplus(here - there).sum(), draws * rows, 2.0)

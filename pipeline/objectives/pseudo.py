@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 
 
 class _Sites(Objective):
@@ -41,14 +41,12 @@ class PseudoLikelihood(_Sites):
     With all sites the negative pseudo-log-likelihood; with some of them an unbiased estimate of it.
     """
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """One part, conditional, nats a row."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
+        energy = energy.given(positives.context)
         assert energy.levels is not None
-        x, sites = batch.positives.flatten(1), batch.drawn[0]
-        here = energy(batch.positives)
+        x, sites = positives.position.flatten(1), positives.drawn[0]
+        here = energy(positives.position)
         others = torch.stack(
             [_energies(energy, x, sites, shift) for shift in range(1, energy.levels)]
         )
@@ -65,13 +63,11 @@ class RatioMatching(_Sites):
     to the flipped value.
     """
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """One part, ratio."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        here = energy(batch.positives)
-        flipped = _energies(energy, batch.positives.flatten(1), batch.drawn[0], 1)
+        energy = energy.given(positives.context)
+        here = energy(positives.position)
+        flipped = _energies(energy, positives.position.flatten(1), positives.drawn[0], 1)
         values = torch.sigmoid(here - flipped).square()
         yield Part("ratio", values.sum(), values.numel(), float(energy.dimension))
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy, squared_norm
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 from pipeline.objectives.probes import TraceEstimator, gaussian
 
 
@@ -41,12 +41,10 @@ class ScoreMatching(_Directional):
     (Song et al. 2019, equation 8), which takes the expectation of (v.s)^2 in closed form.
     """
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named score and trace: the mean of |s|^2 / 2, and of the trace of the Hessian of E."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        slope, curvatures = energy.gradient_and_curvature(batch.positives, batch.drawn[0])
+        energy = energy.given(positives.context)
+        slope, curvatures = energy.gradient_and_curvature(positives.position, positives.drawn[0])
         yield Part("score", slope.square().sum() / 2, len(slope))
         yield Part("trace", curvatures.sum(), curvatures.numel(), -1.0)
 
@@ -54,13 +52,11 @@ class ScoreMatching(_Directional):
 class SlicedScoreMatching(_Directional):
     """loss = mean_ip (v_ip.grad E(x_i))^2 / 2 - v_ip.H(x_i) v_ip   (Song et al. 2019, equation 7)"""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named score and trace: the mean of (v.s)^2 / 2, and of v.H v."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        directions = batch.drawn[0]
-        slope, curvatures = energy.gradient_and_curvature(batch.positives, directions)
+        energy = energy.given(positives.context)
+        directions = positives.drawn[0]
+        slope, curvatures = energy.gradient_and_curvature(positives.position, directions)
         along = (slope * directions).flatten(2).sum(2)
         yield Part("score", along.square().sum() / 2, along.numel())
         yield Part("trace", curvatures.sum(), curvatures.numel(), -1.0)
@@ -80,12 +76,10 @@ class FiniteDifferenceScoreMatching(_Directional):
         super().__init__(estimator, probes)
         self._epsilon = epsilon
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named score and trace, as of sliced score matching."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        x, directions = batch.positives, batch.drawn[0]
+        energy = energy.given(positives.context)
+        x, directions = positives.position, positives.drawn[0]
         probes = len(directions)
         points = x.expand(2 * probes + 1, *x.shape).clone()
         points[:probes].add_(directions, alpha=self._epsilon)
@@ -127,14 +121,12 @@ class DenoisingScoreMatching(Objective):
         level = torch.randint(len(self._sigmas), size, generator=generator, device=positives.device)
         return noise, self._sigmas.to(positives)[level]
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """One part, denoising."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        noise, sigma = batch.drawn[0].flatten(0, 1), batch.drawn[1].flatten()
+        energy = energy.given(positives.context)
+        noise, sigma = positives.drawn[0].flatten(0, 1), positives.drawn[1].flatten()
         sigma = sigma.view(-1, *(1,) * (noise.ndim - 1))
-        clean = batch.positives.repeat(len(batch.drawn[0]), *(1,) * (noise.ndim - 1))
+        clean = positives.position.repeat(len(positives.drawn[0]), *(1,) * (noise.ndim - 1))
         residual = sigma * energy.differentiable_gradient(clean + sigma * noise) - noise
         yield Part("denoising", squared_norm(residual).sum() / 2, len(noise))
 
@@ -162,15 +154,13 @@ class FiniteDifferenceDenoising(DenoisingScoreMatching):
         noise, sigmas = super().draw(energy, positives, generator)
         return noise, sigmas, self._estimator(energy, positives, self._draws, generator)
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """One part, denoising."""
-        if batch.positives is None:
-            return
-        energy = energy.given(batch.context)
-        noise, sigmas, directions = batch.drawn
+        energy = energy.given(positives.context)
+        noise, sigmas, directions = positives.drawn
         wanted = torch.einsum("pni,pni->pn", directions.flatten(2), noise.flatten(2))
         points = torch.addcmul(
-            batch.positives, noise, sigmas.view(*sigmas.shape, *(1,) * (noise.ndim - 2))
+            positives.position, noise, sigmas.view(*sigmas.shape, *(1,) * (noise.ndim - 2))
         ).repeat(2, *(1,) * (noise.ndim - 1))
         points[: len(noise)].add_(directions, alpha=self._epsilon)
         points[len(noise) :].sub_(directions, alpha=self._epsilon)

@@ -1,36 +1,37 @@
-"""The trainer's arithmetic: positives and negatives to a gradient, to an update, to weights with a
+"""The learner's arithmetic: positives and negatives to a gradient, to an update, to weights with a
 new version.
 """
 
 from __future__ import annotations
 
+import copy
 import math
 import time
-from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from itertools import chain
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
 
-from pipeline.chains.batch import decode
-from pipeline.common.errors import DivergenceError
+from pipeline.common.errors import CheckpointError, DivergenceError
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import EnergyMoments, Negatives, Part, Rows, StepReport, Usage, Weights
+from pipeline.common.types import EnergyMoments, Part, Rows, StepReport, Usage, Weights
 from pipeline.config.run import RunConfig
 from pipeline.data.base import Positives
 from pipeline.energies.base import Energy
 from pipeline.energies.deep import iterate_spectral_norms
-from pipeline.objectives.base import Batch, Objective, Term
+from pipeline.objectives.base import Batch, NegativeSide, Objective, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import learning_rate, make_optimizer
+from pipeline.training.positives import RowQueue
 from pipeline.training.ranks import (
     ALONE,
     Ranks,
@@ -38,21 +39,35 @@ from pipeline.training.ranks import (
     load_moments,
     mean_parts,
     optimizer_state,
-    share_of,
     split_as,
     stored,
     whole,
 )
-from pipeline.training.staleness import LagController, batch_weights
+from pipeline.training.staleness import LagController
 
 MAX_SKIPPED_IN_A_ROW = 20
 NOTHING = np.empty(0, np.float32)
 
 
+class RankReport(NamedTuple):
+    """What a rank says to the others of its part of a step: its loss, the mean of each part of it,
+    and of its batches their rows, lags, ESS and moments of the energies.
+    """
+
+    loss: float
+    parts: dict[str, float]
+    negatives: int
+    lags: tuple[int, ...]
+    ess: tuple[float, ...]
+    energy_moments: tuple[EnergyMoments, ...]
+    usage: Usage
+
+
 class Learner:
     """Owns the weights, their moving average, the optimizer and the positives. One `step` is one
-    optimizer update of the weighted sum of the `terms`. With `fast` weights, those are what it
-    publishes its own with, for chains. `keeps_chains`: pools keep chains for each training row.
+    optimizer update of the weighted sum of the `terms`. The `energy` and the objectives that are
+    given stay as they are: the learner has copies. With `fast` weights, those are what it publishes
+    its own with, for chains. `keeps_chains`: pools keep chains for each training row.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
     weights: what is said of a step is of all ranks' rows, and the same on each. But for `starts`,
@@ -60,7 +75,7 @@ class Learner:
 
     The version counts the steps; a step that was skipped (a loss or gradient that is not finite)
     counts as one that left the weights as they were. Raises `DivergenceError` after 20 of those in
-    a row.
+    a row, and `ArgumentError` where the energy cannot be laid out on the ranks as asked.
     """
 
     def __init__(
@@ -73,29 +88,25 @@ class Learner:
         keeps_chains: bool = False,
         ranks: Ranks = ALONE,
     ) -> None:
-        self._config, self._keeps_chains, self._ranks = config, keeps_chains, ranks
+        self._config, self._ranks = config, ranks
         self._device = torch.device(config.device)
-        self.energy = energy.to(self._device).eval()
-        self._positives = positives
-        self._terms = [term._replace(objective=term.objective.to(self._device)) for term in terms]
+        self.energy = copy.deepcopy(energy).to(self._device).eval()
+        self._terms = [
+            term._replace(objective=copy.deepcopy(term.objective).to(self._device))
+            for term in terms
+        ]
         self._objectives = nn.ModuleList(term.objective for term in self._terms)
         self._chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
         stream = ranks.rank + 1 if ranks.rank else 0  # number 1 is what objectives are started from
         self._generator = torch_generator(config.seed, "objective", stream, device=self._device)
-        self._layout = lay_out(
-            self.energy, list(self._objectives.parameters()), ranks, config.trainer.sharding
-        )
-        self._parameters = [p for p in energy.parameters() if p.requires_grad]
-        self._dtype = self._parameters[0].dtype
+        beside = list(self._objectives.parameters())
+        self._layout = lay_out(self.energy, beside, ranks, config.trainer.sharding)
+        self._parameters = [p for p in self.energy.parameters() if p.requires_grad]
         self._average = [parameter.detach().clone() for parameter in self._parameters]
         self._fast = None if fast is None else fast(self._parameters)
-        self._optimizer = make_optimizer(
-            config.optimizer, energy, list(self._objectives.parameters())
-        )
-        self._staging = torch.empty(
-            (config.negatives, energy.dimension), dtype=self._dtype, device=self._device
-        )
-        self._drawn: deque[Rows] = deque()
+        self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
+        self._intake = Intake(config, self.energy, self._device, self._parameters[0].dtype)
+        self._rows = RowQueue(config, self.energy, positives, keeps_chains, ranks)
         trainer = config.trainer
         # what is not reweighted has no ESS to steer by
         steered = config.reweight and trainer.lag_mode == "bound" and not config.assigned_rounds
@@ -116,186 +127,100 @@ class Learner:
         """This rank's data rows of step `step` (this one or a later one), drawn ahead: what chains
         start at, or run under. They are numbered where pools are to keep chains for each.
         """
-        while len(self._drawn) <= step - self.version:
-            self._drawn.append(self._draw())
-        return self._drawn[step - self.version]
-
-    def _draw(self) -> Rows:
-        rows = self._positives.next(self._config.trainer.batch_size // self._ranks.size)
-        number = rows.number if self._keeps_chains else None
-        return rows._replace(position=self.energy.into_domain(rows.position), number=number)
+        return self._rows.ahead(step - self.version)
 
     def deal(self) -> Rows:
         """This rank's next rows for one round that whichever step may consume: its batch brings
         them back.
         """
-        while not self._drawn:
-            self._drawn.extend(
-                self._draw().chunk(self._config.batches_per_step // self._ranks.size)
-            )
-        return self._drawn.popleft()
+        return self._rows.deal()
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
         """One update from this rank's batches of the step, in the order given; from none where no
         objective consumes chains, or where other ranks have them all.
         """
         clock, spent = _Stopwatch(), time.process_time()
-        negatives, received = self._stage(batches) if batches else (None, [])
-        count = 0 if negatives is None else len(negatives)
+        side, received = self._intake.receive(batches)
+        count = 0 if side is None else len(side.position)
         # of its negatives, or, where positives come with them and are as uneven, of all that this
         # rank learns from
         share, scale = self._ranks.share(count), 1.0
         if self._config.batches_carry_rows:
             share, scale = 1.0, share
         clock.lap("staging")
-        rows = self._positives_of(received).map(self._here)
+        rows = self._rows.of_step(received).map(self._intake.here)
         clock.lap("data")
         lags = tuple(self.version - batch.version for batch in received)
         assert min(lags, default=0) >= 0, (
             f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
         )
-        ess: list[float] = []
-        energy_moments: dict[int, EnergyMoments] = {}
-        batch = Batch(
-            self.energy.with_latents(rows.position),
-            context=rows.context,
-            negatives=negatives,
-            negative_context=self._contexts(received),
-            weigh=self._weigher(received, lags, share, ess, energy_moments),
-            bank=negatives,
-        )
-        own = self._backward(self._with_past(batch, received), scale)
-        said = self._ranks.gather(
-            (*own, count, lags, ess, list(energy_moments.values()), self._usage)
-        )
-        losses, parts, counts, all_lags, all_ess, all_spreads, usage = zip(*said, strict=True)
-        loss = sum(losses) / self._ranks.size
-        ess = list(chain(*all_ess))
+        weighing = Weighing(partial(weigh, self._config, received, self.version, share))
+        position = self.energy.with_latents(rows.position)
+        batch = Batch(PositiveSide(position, context=rows.context), side)
+        loss, parts = self._backward(batch, weighing, scale)
+        ess, moments = weighing.result[1:] if weighing.result is not None else ((), ())
+        own = RankReport(loss, parts, count, lags, ess, moments, self._usage)
+        said = self._ranks.gather(own)
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
-        norm, skipped = self._update(loss, rate)
-        if ess:
-            self._controller.observe(sum(ess) / len(ess))
+        norm, skipped = self._update(sum(rank.loss for rank in said) / len(said), rate)
+        all_ess = tuple(chain(*(rank.ess for rank in said)))
+        if all_ess:
+            self._controller.observe(sum(all_ess) / len(all_ess))
         self.version += 1
         clock.lap("update")
         weights = self.publish()
         clock.lap("publish")
-        report = StepReport(
-            version=self.version,
-            loss=loss,
-            parts=mean_parts(parts),
-            gradient_norm=norm,
-            learning_rate=rate,
-            negatives=sum(counts),
-            lags=tuple(chain(*all_lags)),
-            ess=tuple(ess),
-            lag_bound=self._controller.bound,
-            skipped=skipped,
-            seconds=clock.seconds,
-            energy_moments=tuple(chain(*all_spreads)),
-            usage=usage,
-        )
+        report = self._report(said, norm, rate, skipped, clock.seconds)
         self._usage = used(spent, self._device)
         return report, weights
 
-    def _stage(self, batches: Sequence[pa.RecordBatch]) -> tuple[Tensor, list[Negatives]]:
-        """The batches' positions copied once, in order, into aligned memory of the trainer's
-        device.
-        """
-        received, row = [decode(batch) for batch in batches], 0
-        for negatives in received:
-            self._staging[row : row + len(negatives.position)].copy_(negatives.position)
-            row += len(negatives.position)
-        return self._staging[:row].view(row, *self.energy.shape), received
-
-    def _contexts(self, received: Sequence[Negatives]) -> Tensor | None:
-        """The negatives' contexts `[M, *context_shape]`, where they have any."""
-        contexts = [negatives.context for negatives in received if negatives.context is not None]
-        if not contexts or not self._config.conditional:
-            return None
-        return self._here(torch.cat(contexts)).view(-1, *(self.energy.context_shape or ()))
-
-    def _positives_of(self, received: Sequence[Negatives]) -> Rows:
-        """The rows of this step: those that its batches bring along, or the next ones."""
-        if not self._config.batches_carry_rows:
-            rows = self.starts(self.version)
-            self._drawn.popleft()
-            return rows
-        if not received:
-            return self.deal()
-        each = self._config.chains.per_context
-        position = torch.cat([batch.start[::each] for batch in received if batch.start is not None])
-        contexts = [batch.context[::each] for batch in received if batch.context is not None]
-        return Rows(
-            position.view(-1, *self.energy.data_shape),
-            torch.cat(contexts).view(-1, *(self.energy.context_shape or ())) if contexts else None,
-        )
-
-    def _with_past(self, batch: Batch, received: Sequence[Negatives]) -> Batch:
-        """The batch with what a replay of the negatives' last transitions needs, where the pools
-        sent it.
-        """
-        previous = [negatives.previous for negatives in received if negatives.previous is not None]
-        noise = [negatives.noise for negatives in received if negatives.noise is not None]
-        if not previous or batch.negatives is None:
-            return batch
-        return batch._replace(
-            previous=self._here(torch.cat(previous)).view_as(batch.negatives),
-            noise=self._here(torch.cat(noise, 1)).view(-1, *batch.negatives.shape),
-        )
-
-    def _here(self, values: Tensor) -> Tensor:
-        """On the trainer's device, and in the precision of the weights."""
-        return values.to(self._device, self._dtype if values.is_floating_point() else values.dtype)
-
-    def _weigher(
+    def _report(
         self,
-        received: Sequence[Negatives],
-        lags: Sequence[int],
-        share: float,
-        ess: list[float],
-        energy_moments: dict[int, EnergyMoments],
-    ) -> Callable[[Tensor], Tensor]:
-        """E_now [M] to weights [M] of mean `share` (1 over all ranks), normalised within each pool,
-        version and context; fills `ess`, a ratio each, and `energy_moments`, by batch.
-        """
+        said: Sequence[RankReport],
+        norm: float,
+        rate: float,
+        skipped: bool,
+        seconds: dict[str, float],
+    ) -> StepReport:
+        """What is said of a step, of all ranks' rows."""
+        return StepReport(
+            version=self.version,
+            loss=sum(rank.loss for rank in said) / len(said),
+            parts=mean_parts([rank.parts for rank in said]),
+            gradient_norm=norm,
+            learning_rate=rate,
+            negatives=sum(rank.negatives for rank in said),
+            lags=tuple(chain(*(rank.lags for rank in said))),
+            ess=tuple(chain(*(rank.ess for rank in said))),
+            lag_bound=self._controller.bound,
+            skipped=skipped,
+            seconds=seconds,
+            energy_moments=tuple(chain(*(rank.energy_moments for rank in said))),
+            usage=tuple(rank.usage for rank in said),
+        )
 
-        def weigh(energy_now: Tensor) -> Tensor:
-            pieces = energy_now.split([len(batch.energy) for batch in received])
-            weights = []
-            for number, (batch, lag, now) in enumerate(zip(received, lags, pieces, strict=True)):
-                counts = batch.age.to(now.device) >= self._config.chains.burn_in
-                contexts = (
-                    len(now) // self._config.chains.per_context if self._config.conditional else 1
-                )
-                then, reweight = batch.energy.to(now.device), self._config.reweight
-                piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
-                weights.append(piece * (share * len(now)))
-                ess.append(ratio)
-                variance, mean = torch.stack(torch.var_mean(now.double(), correction=0)).tolist()
-                energy_moments[number] = EnergyMoments(batch.pool, mean, variance, len(now))
-            return torch.cat(weights).to(energy_now.dtype)
-
-        return weigh
-
-    def _backward(self, batch: Batch, scale: float = 1.0) -> tuple[float, dict[str, float]]:
+    def _backward(
+        self, batch: Batch, weighing: Weighing, scale: float = 1.0
+    ) -> tuple[float, dict[str, float]]:
         """Gradient of the objective into the parameters, chunk by chunk, a mean over ranks; this
         rank's value of the objective, and mean of each of its parts.
         """
-        assert batch.positives is not None
         self._optimizer.zero_grad(set_to_none=True)
         means: dict[str, Tensor] = {}
 
         def work(term: Term, chunk: Batch, share: float) -> Tensor:
             losses = []
-            for part in term.objective.parts(self.energy, chunk):
+            for part in term.objective.parts(self.energy, chunk, weighing):
                 mean = share * part.total / part.rows
                 losses.append(term.weight * part.weight * mean)
                 means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
             return torch.stack(losses).sum()
 
         pieces = (
-            (term, *piece) for term in self._terms for piece in self._chunks(term.objective, batch)
+            (term, *piece)
+            for term in self._terms
+            for piece in self._chunks(term.objective, batch, weighing)
         )
         values = self._layout.backward(
             partial(work, term, chunk, scale * share) for term, chunk, share in pieces
@@ -303,28 +228,31 @@ class Learner:
         value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
         return value, dict(zip(means, rest, strict=True))
 
-    def _chunks(self, objective: Objective, batch: Batch) -> Iterator[tuple[Batch, float]]:
+    def _chunks(
+        self, objective: Objective, batch: Batch, weighing: Weighing
+    ) -> Iterator[tuple[Batch, float]]:
         """What the objective learns from, with what it draws for the rows, in chunks with their
         shares.
         """
         if not objective.consumes_chains:
-            batch = Batch(batch.positives, context=batch.context)
+            batch = Batch(batch.positives)
         elif self._chunking.rows is not None and batch.negatives is not None:
-            chunks = self._chunking.split(
-                Batch(negatives=batch.negatives, negative_context=batch.negative_context)
-            )
-            with torch.no_grad():
-                energies = [
-                    self.energy.given(some.negative_context)(some.negatives) for some, _ in chunks
-                ]
-            batch = batch._replace(weights=batch.weigh(torch.cat(energies)))
+            batch = batch._replace(negatives=self._weighed(batch.negatives, weighing))
 
-        def draw(some: Batch) -> tuple[Tensor, ...]:
-            assert some.positives is not None
-            return objective.draw(self.energy.given(some.context), some.positives, self._generator)
+        def draw(side: PositiveSide) -> tuple[Tensor, ...]:
+            return objective.draw(self.energy.given(side.context), side.position, self._generator)
 
         for side in batch.sides() if self._layout.split else [batch]:
             yield from self._chunking.split(side, draw)
+
+    @torch.no_grad()
+    def _weighed(self, side: NegativeSide, weighing: Weighing) -> NegativeSide:
+        """The negatives with their weights, which are normalised over more rows than a chunk has."""
+        if weighing.result is not None:
+            return side._replace(weights=weighing.result.weights)
+        pieces = (piece for piece, _ in self._chunking.split_negatives(side))
+        energies = [self.energy.given(some.context)(some.position) for some in pieces]
+        return side._replace(weights=weighing(torch.cat(energies)))
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before,
@@ -373,7 +301,7 @@ class Learner:
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
         """Takes up a checkpoint; or another run's averaged weights, but not its optimizer or steps;
-        or neither.
+        or neither. Raises `CheckpointError` where it does not fit.
         """
         if checkpoint is not None:
             ranks = checkpoint.manifest["config"]["trainer"].get("replicas", 1)
@@ -381,8 +309,15 @@ class Learner:
             self.load_state_dict(checkpoint.read("learner.pt"), others)
         elif warm_start is not None:
             warm_start.check_signature(self.energy, "init_from")
-            self._layout.fill(warm_start.read("energy.pt")["weights"].numpy())
+            self._fill(warm_start.read("energy.pt")["weights"].numpy())
             self._average = [parameter.detach().clone() for parameter in self._parameters]
+
+    def _fill(self, flat: np.ndarray) -> None:
+        """Takes up flat weights of a checkpoint."""
+        try:
+            self._layout.fill(flat)
+        except ValueError as error:
+            raise CheckpointError(str(error)) from error
 
     def write(self, folder: str) -> list[Part]:
         """The learner's parts of a checkpoint: everything, and the averaged weights alone for those
@@ -413,8 +348,7 @@ class Learner:
         return {
             "generator": self._generator.get_state(),
             "device": self._device.type,
-            "positives": self._positives.state_dict(),
-            "drawn": [tuple(rows) for rows in self._drawn],
+            **self._rows.state_dict(),
         }
 
     def load_state_dict(self, state: dict[str, Any], others: Sequence[dict[str, Any]] = ()) -> None:
@@ -427,7 +361,7 @@ class Learner:
         have rows of their own.
         """
         self.version = state["version"]
-        self._layout.fill(state["weights"].numpy())
+        self._fill(state["weights"].numpy())
         pairs = zip(state["average"], self._parameters, strict=True)
         self._average = [
             split_as(tensor.to(self._device), parameter.detach()) for tensor, parameter in pairs
@@ -441,11 +375,7 @@ class Learner:
         # a stream cannot move from one kind of device to another
         if own < len(ranks) and ranks[own]["device"] == self._device.type:
             self._generator.set_state(ranks[own]["generator"])
-        self._positives.load_state_dict(ranks[own if own < len(ranks) else 0]["positives"])
-        dealt = zip(*(rank["drawn"] for rank in ranks), strict=True)
-        self._drawn = deque(
-            share_of([Rows(*rows) for rows in pieces], own, self._ranks.size) for pieces in dealt
-        )
+        self._rows.load_state_dict(ranks)
 
 
 class _Stopwatch:

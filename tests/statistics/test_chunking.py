@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Objective
+from pipeline.objectives.base import Batch, Objective, Replayed
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.objectives.probes import PROBES
@@ -30,6 +30,7 @@ from tests.statistics.test_score_matching import (
     mixture,
     normal,
 )
+from tests.statistics.trainable import sides
 
 ROWS = 7
 OBJECTIVES: list[Objective] = [
@@ -67,10 +68,9 @@ def test_chunks_of_both_sides_add_up(sizes: tuple[int | None, int | None]) -> No
     """Weights normalised over all negatives, whichever chunk these are in."""
     energy, objective = mixture(), ContrastiveDivergence(0.1)
     weights = torch.softmax(normal(41, 10), 0) * 10
-    batch = Batch(normal(42, ROWS, 3), negatives=normal(43, 10, 3), weights=weights)
+    batch = sides(normal(42, ROWS, 3), negatives=normal(43, 10, 3), weights=weights)
     whole = found(objective, energy, batch)
     close(summed(Chunking(*sizes), objective, energy, batch), whole)
-    close(whole, found(objective, energy, batch._replace(weights=None, weigh=lambda _: weights)))
 
 
 def test_chunks_are_no_larger_than_asked_for_and_hold_everything_once() -> None:
@@ -79,32 +79,30 @@ def test_chunks_are_no_larger_than_asked_for_and_hold_everything_once() -> None:
         torch.arange(35.0).view(5, 7, 1),
         torch.arange(10.0)[:, None],
     )
-    past = {
-        "weights": negatives[:, 0],
-        "previous": negatives + 100,
-        "noise": torch.stack([negatives, negatives + 50]),
-    }
-    batch = Batch(x, (draws, draws[..., 0]), negatives, bank=negatives, **past)
+    noise = torch.stack([negatives, negatives + 50])
+    past = Replayed(negatives + 100, noise, negatives)
+    batch = sides(x, (draws, draws[..., 0]), negatives, weights=negatives[:, 0], past=past)
     chunks = [chunk for chunk, _ in Chunking(3, 2).split(batch)]
-    positive = [chunk for chunk in chunks if chunk.positives is not None]
-    negative = [chunk for chunk in chunks if chunk.positives is None]
+    positive = [chunk.positives for chunk in chunks if chunk.positives is not None]
+    negative = [chunk.negatives for chunk in chunks if chunk.negatives is not None]
+    assert len(positive) + len(negative) == len(chunks)
     for chunk in positive:
         assert chunk.drawn[0].shape == (*chunk.drawn[1].shape, 1)
         assert chunk.drawn[0].shape[0] <= 2
-        assert len(chunk.positives) == chunk.drawn[0].shape[1] <= 3
+        assert len(chunk.position) == chunk.drawn[0].shape[1] <= 3
         # number 7 p + i is of row i
-        assert torch.equal(chunk.drawn[0] % 7, chunk.positives.expand_as(chunk.drawn[0]))
-        assert chunk.negatives is None
+        assert torch.equal(chunk.drawn[0] % 7, chunk.position.expand_as(chunk.drawn[0]))
     assert sorted(torch.cat([chunk.drawn[0].flatten() for chunk in positive]).tolist()) == list(
         range(35)
     )
     for chunk in negative:
-        assert len(chunk.negatives) <= 3
-        assert torch.equal(chunk.weights, chunk.negatives[:, 0])
-        assert torch.equal(chunk.previous, chunk.negatives + 100)
-        assert torch.equal(chunk.noise, torch.stack([chunk.negatives, chunk.negatives + 50]))
-        assert chunk.bank is negatives
-    assert torch.equal(torch.cat([chunk.negatives for chunk in negative]), negatives)
+        here = chunk.position
+        assert len(here) <= 3
+        assert torch.equal(chunk.weights, here[:, 0])
+        assert torch.equal(chunk.past.previous, here + 100)
+        assert torch.equal(chunk.past.noise, torch.stack([here, here + 50]))
+        assert chunk.past.bank is negatives
+    assert torch.equal(torch.cat([chunk.position for chunk in negative]), negatives)
 
 
 class Equal(Chunking):
@@ -124,9 +122,11 @@ def test_shares_that_forget_the_size_are_caught(objective: Objective) -> None:
 
 def test_a_side_of_no_rows_is_one_chunk() -> None:
     """What an objective has to say without any data is said once, in chunks as at once."""
-    batch = Batch(torch.empty(0, 2), negatives=torch.zeros(4, 2), weights=torch.ones(4))
+    batch = sides(torch.empty(0, 2), negatives=torch.zeros(4, 2), weights=torch.ones(4))
     chunks = list(Chunking(3, None).split(batch))
     assert [
-        (len(some.positives), share) for some, share in chunks if some.positives is not None
+        (len(some.positives.position), share)
+        for some, share in chunks
+        if some.positives is not None
     ] == [(0, 1.0)]
     assert sum(share for some, share in chunks if some.negatives is not None) == 1

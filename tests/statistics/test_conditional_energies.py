@@ -39,6 +39,7 @@ from pipeline.objectives.score_matching import (
     SlicedScoreMatching,
 )
 from tests.statistics.laws import scramble, seeded
+from tests.statistics.trainable import sides
 
 ROWS, COPIES, CLASSES = 5, 3, 4
 Z_LIMIT = 6.0
@@ -387,12 +388,12 @@ def test_a_loss_is_the_sum_over_rows_each_under_its_context(name: str) -> None:
         )
 
     def loss(context: Tensor) -> Tensor:
-        return total(Batch(x, drawn, negatives, context=context, negative_context=context.flip(0)))
+        return total(sides(x, drawn, negatives, context=context, negative_context=context.flip(0)))
 
     def row(i: int) -> Batch:
         some = slice(i, i + 1)
         here = tuple(values[:, some] for values in drawn)
-        return Batch(
+        return sides(
             x[some],
             here,
             negatives[some],

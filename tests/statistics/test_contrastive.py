@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pytest
 import torch
@@ -17,7 +17,7 @@ from pipeline.chains.sampler import ChainPlan, Sampler
 from pipeline.energies.base import Energy
 from pipeline.energies.rbm import BernoulliRBM
 from pipeline.kernels import gibbs
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Batch, Objective, Part, Replayed
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.objectives.improved import ImprovedContrastiveDivergence, Slopes
@@ -25,7 +25,7 @@ from pipeline.objectives.noise_contrastive import ConditionalNoiseContrastive, N
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
 from tests.conftest import states
 from tests.statistics.laws import numbers, scramble, seeded
-from tests.statistics.trainable import close, gradient_of, gradients_by_row, loss_of, z_limit
+from tests.statistics.trainable import close, gradient_of, gradients_by_row, loss_of, sides, z_limit
 
 DRAWS = 10_000
 DATA = [0, 3, 7, 7, 9, 21, 30, 31]  # numbers of the states that are the data
@@ -82,8 +82,8 @@ def weighted_variance(slopes: Tensor, law: Tensor) -> Tensor:
 
 
 class FlippedNegatives(ContrastiveDivergence):
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        for part in super().parts(energy, batch):
+    def of_negatives(self, *arguments: Any) -> Iterator[Part]:
+        for part in super().of_negatives(*arguments):
             yield part._replace(weight=abs(part.weight))
 
 
@@ -98,7 +98,7 @@ def test_with_draws_of_the_model_its_expectation_is_the_likelihoods_gradient(
     """
     rbm, slopes = slow_rbm.rbm, slow_rbm.slopes
     drawn = states(5)[torch.multinomial(slow_rbm.law, DRAWS, replacement=True, generator=seeded(2))]
-    batch = Batch(states(5)[DATA], negatives=drawn)
+    batch = sides(states(5)[DATA], negatives=drawn)
     variance, limit = weighted_variance(slopes, slow_rbm.law), z_limit(slopes.shape[1])
     estimate = gradient_of(loss_of(ContrastiveDivergence(0.0), rbm, batch), rbm)
     assert worst_z(estimate, slow_rbm.exact, variance, DRAWS) < limit
@@ -137,8 +137,7 @@ def test_cd_k_through_the_gibbs_kernel_has_the_enumerated_expectation(
     sampler = Sampler(rbm, ChainPlan(gibbs.kernel, {}, transitions, 0.0), chains, seeded(4))
     sampler.position = positives.clone()
     sampler.advance(seeded(40 + transitions), transitions)
-    rbm.requires_grad_()  # a target builds no graph
-    batch = Batch(positives, negatives=sampler.position)
+    batch = sides(positives, negatives=sampler.position)
     estimate = gradient_of(loss_of(ContrastiveDivergence(0.0), rbm, batch), rbm)
     after = torch.linalg.matrix_power(slow_rbm.transition, transitions)[DATA]
     variance = torch.stack([weighted_variance(slopes, row) for row in after]).mean(0)
@@ -161,7 +160,7 @@ def test_the_l2_term_is_weighted_as_the_energies_are(tiny_rbm: BernoulliRBM) -> 
     """With weights 1.7 and 0.3 of two negatives: loss = -sum w E / 2 + 0.25 sum w E^2 / 2."""
     negatives, weights = states(5)[[3, 19]], torch.tensor([1.7, 0.3], dtype=torch.float64)
     loss = loss_of(
-        ContrastiveDivergence(0.25), tiny_rbm, Batch(negatives=negatives, weights=weights)
+        ContrastiveDivergence(0.25), tiny_rbm, sides(negatives=negatives, weights=weights)
     )
     first, second = tiny_rbm(negatives)
     by_hand = (
@@ -182,9 +181,10 @@ def test_a_batch_of_one_side_yields_that_side(tiny_rbm: BernoulliRBM) -> None:
     """And the two halves are the whole, part by part."""
     rows = states(5)
     noise, bank = torch.ones(1, 12, 5).double(), rows[4:24]
-    negatives = Batch(negatives=rows[8:20], previous=rows[8:20], noise=noise, bank=bank)
-    positives, whole = Batch(rows[:8]), negatives._replace(positives=rows[:8])
-    sides = [
+    negatives = sides(negatives=rows[8:20], past=Replayed(rows[8:20], noise, bank))
+    positives = sides(rows[:8])
+    whole = Batch(positives.positives, negatives.negatives)
+    cases = [
         (ContrastiveDivergence(0.0), ["positive"], ["negative"]),
         (ContrastiveDivergence(0.1), ["positive", "energy_l2"], ["negative", "energy_l2"]),
         (
@@ -198,7 +198,7 @@ def test_a_batch_of_one_side_yields_that_side(tiny_rbm: BernoulliRBM) -> None:
             ["negative", "sampler_energy"],
         ),
     ]
-    for objective, first, second in sides:
+    for objective, first, second in cases:
         found = [list(objective.parts(tiny_rbm, batch)) for batch in (positives, negatives, whole)]
         assert [[part.name for part in parts] for parts in found] == [first, second, first + second]
         halves = loss_of(objective, tiny_rbm, positives) + loss_of(objective, tiny_rbm, negatives)
@@ -245,14 +245,16 @@ def test_shares_of_chunks_sum_to_the_whole(
     rows = states(5)
     objective.initialise(tiny_rbm, rows[:20], seeded(0))
     weights = torch.rand(12, generator=seeded(1), dtype=torch.float64)
-    batch = Batch(
+    batch = sides(
         rows[:8],
         objective.draw(tiny_rbm, rows[:8], seeded(3)),
         rows[8:20],
         weights=12 * weights / weights.sum(),
-        previous=rows[8:20],
-        noise=torch.randn(2, 12, 5, generator=seeded(2), dtype=torch.float64),
-        bank=rows[4:24],
+        past=Replayed(
+            rows[8:20],
+            torch.randn(2, 12, 5, generator=seeded(2), dtype=torch.float64),
+            rows[4:24],
+        ),
     )
     whole, pieces = (
         loss_of(objective, tiny_rbm, batch),

@@ -23,13 +23,12 @@ from pipeline.energies.target import Target
 from pipeline.evaluation import deep_boltzmann
 from pipeline.evaluation.likelihood import log_z_both_ways
 from pipeline.kernels import gibbs
-from pipeline.objectives.base import Batch
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.objectives.likelihood import MaximumLikelihood
 from tests.statistics.laws import P_LIMIT, chi_squared, double, numbers, scramble, seeded, states
 from tests.statistics.test_evaluation import run
 from tests.statistics.test_transition_matrices import row_p_values
-from tests.statistics.trainable import close, gradient_of, loss_of
+from tests.statistics.trainable import close, gradient_of, loss_of, sides
 
 EXACT = 1e-10
 LIMIT = 5.0
@@ -296,7 +295,7 @@ def test_gradient_is_that_of_the_bound() -> None:
     rows = rows_of(energy)[[1, 4, 4, 11]]
     objective = MaximumLikelihood(1)
     objective.initialise(energy, rows, seeded(0))
-    gradient = gradient_of(loss_of(objective, energy, Batch(energy.with_latents(rows))), energy)
+    gradient = gradient_of(loss_of(objective, energy, sides(energy.with_latents(rows))), energy)
     before = torch.nn.utils.parameters_to_vector(energy.parameters()).detach()
     for number in range(5):
         direction = torch.randn(len(before), generator=seeded(number), dtype=torch.float64)
@@ -340,7 +339,7 @@ def test_training_with_persistent_chains(kind: str) -> None:
         chains = gibbs.step(generator, gibbs.State(chains), target)[0].position
         batch = rows[torch.randint(len(rows), (100,), generator=generator)]
         optimizer.zero_grad()
-        loss_of(objective, energy, Batch(energy.with_latents(batch), negatives=chains)).backward()
+        loss_of(objective, energy, sides(energy.with_latents(batch), negatives=chains)).backward()
         optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / 1500)
         optimizer.step()
     energy.double().requires_grad_(False)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pipeline.energies.base import Energy
 from pipeline.energies.laws import GaussianMixture
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 from pipeline.objectives.probes import PROBES
 from pipeline.objectives.score_matching import DenoisingScoreMatching, FiniteDifferenceDenoising
 from tests.statistics.laws import double, seeded
@@ -38,6 +38,7 @@ from tests.statistics.test_score_matching import (
     require_unbiased,
     with_gradient,
 )
+from tests.statistics.trainable import sides
 
 pytestmark = pytest.mark.slow  # as a group
 
@@ -161,14 +162,11 @@ def check_stationary(levels: dict[float, float], objective: Objective) -> None:
 class Unweighted(DenoisingScoreMatching):
     """|grad E(y) - n / sigma|^2 / 2: without the weight sigma^2."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        assert batch.positives is not None
-        for noise, sigma in zip(*batch.drawn, strict=True):
-            residual = (
-                energy.differentiable_gradient(batch.positives + sigma[:, None] * noise)
-                - noise / sigma[:, None]
-            )
-            yield Part("denoising", residual.square().sum() / 2, batch.drawn[1].numel())
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        for noise, sigma in zip(*positives.drawn, strict=True):
+            y = positives.position + sigma[:, None] * noise
+            residual = energy.differentiable_gradient(y) - noise / sigma[:, None]
+            yield Part("denoising", residual.square().sum() / 2, positives.drawn[1].numel())
 
 
 def test_several_levels_are_stationary_at_the_mixture_weighted_by_sigma_squared() -> None:
@@ -223,12 +221,12 @@ def check_directions(probe: str, scale: float = 1.0) -> None:
     """10,000 directions for one noise: the mean is denoising score matching's, and the gradient."""
     energy, objective = gaussian(), FiniteDifferenceDenoising(SIGMAS, 3, PROBES[probe], 0.5)
     x, noise, sigmas = normal(16, 1, 2, 2), normal(17, 1, 1, 2, 2), double([[1.25]])
-    truth = found(DenoisingScoreMatching(SIGMAS, 1), energy, Batch(x, (noise, sigmas)))
+    truth = found(DenoisingScoreMatching(SIGMAS, 1), energy, sides(x, (noise, sigmas)))
     generator, values = seeded(18), []
     for _ in range(BLOCKS):
         many = x.expand(34, 2, 2)
         v = scale * objective.draw(energy, many, generator)[2]
-        batch = Batch(many, (noise.expand(*v.shape), sigmas.expand(v.shape[:2]), v))
+        batch = sides(many, (noise.expand(*v.shape), sigmas.expand(v.shape[:2]), v))
         values.append(found(objective, energy, batch))
     require_unbiased(torch.stack(values), truth)
 

@@ -27,7 +27,7 @@ from pipeline.energies.target import Target
 from pipeline.energies.weights import unflatten_
 from pipeline.kernels import ula
 from pipeline.objectives import improved
-from pipeline.objectives.base import Batch, Part
+from pipeline.objectives.base import Batch, Part, Replayed
 from pipeline.objectives.improved import ImprovedContrastiveDivergence, Slopes, nearest
 from tests.statistics.laws import double, scramble, seeded
 from tests.statistics.trainable import (
@@ -36,6 +36,7 @@ from tests.statistics.trainable import (
     gradient_of,
     largest_z,
     loss_of,
+    sides,
     z_limit,
 )
 
@@ -152,7 +153,7 @@ def test_a_move_that_was_not_made_replays_to_where_it_began() -> None:
     )
     (slope,) = torch.autograd.grad(replayed(energy, previous, noise, STEP)[stayed].sum(), energy.k)
     assert float(slope) == 0
-    batch = Batch(negatives=state.position, previous=previous, noise=noise, bank=state.position)
+    batch = sides(negatives=state.position, past=Replayed(previous, noise, state.position))
     parts = parts_of(energy, batch)
     assert math.isfinite(float(parts["sampler_energy"].detach()))
     assert bool(gradient_of(parts["sampler_energy"], energy).isfinite().all())
@@ -169,7 +170,7 @@ def parts_of(energy: Energy, batch: Batch, step: float = STEP) -> dict[str, Tens
 
 def past(x0: Tensor, noise: Tensor, energy: Energy) -> Batch:
     negatives = replayed(energy, x0, noise, STEP).detach()
-    return Batch(negatives=negatives, previous=x0, noise=noise, bank=negatives)
+    return sides(negatives=negatives, past=Replayed(x0, noise, negatives))
 
 
 @pytest.mark.parametrize("transitions", [1, 2])
@@ -202,9 +203,8 @@ def test_what_is_stopped_has_no_gradient() -> None:
     plain parts do.
     """
     energy, x0 = Scaled(1.7, double([0.5, -1.0])), normals(20, 2)
-    parts = parts_of(
-        energy, Batch(negatives=x0, previous=x0, noise=normals(1, 20, 2, seed=1), bank=x0), step=0.0
-    )
+    past = Replayed(x0, normals(1, 20, 2, seed=1), x0)
+    parts = parts_of(energy, sides(negatives=x0, past=past), step=0.0)
     for name in ("sampler_energy", "entropy"):
         torch.testing.assert_close(
             gradient_of(parts[name], energy), torch.zeros(3).double(), rtol=0, atol=0
@@ -255,7 +255,7 @@ def test_nearest_has_the_gradient_of_a_distance() -> None:
 
 def entropy_of(x: Tensor) -> float:
     energy = Scaled(1.0, torch.zeros(x.shape[1], dtype=torch.float64))
-    batch = Batch(negatives=x, previous=x, noise=torch.zeros(1, *x.shape).double(), bank=x)
+    batch = sides(negatives=x, past=Replayed(x, torch.zeros(1, *x.shape).double(), x))
     return float(parts_of(energy, batch, step=0.0)["entropy"].detach())
 
 

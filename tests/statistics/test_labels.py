@@ -16,8 +16,8 @@ from pipeline.assembly.data import open_data
 from pipeline.common.errors import ConfigError
 from pipeline.config.compose import compose
 from pipeline.energies.label_mlp import LabelMLP
-from pipeline.objectives.base import Batch
 from pipeline.objectives.labels import LabelLikelihood
+from tests.statistics.trainable import sides
 
 
 def model() -> LabelMLP:
@@ -38,7 +38,7 @@ def test_the_loss_is_that_of_the_energies_of_every_label() -> None:
     energy, generator = model(), torch.Generator().manual_seed(1)
     x = torch.randn(20, 3, generator=generator, dtype=torch.float64)
     labels = torch.randint(4, (20,), generator=generator).double()
-    (part,) = LabelLikelihood().parts(energy, Batch(x, context=labels))
+    (part,) = LabelLikelihood().parts(energy, sides(x, context=labels))
     every = torch.stack(
         [energy.of_class(torch.full((20,), float(k), dtype=torch.float64))(x) for k in range(4)], 1
     )
@@ -52,7 +52,7 @@ def test_the_loss_is_that_of_the_energies_of_every_label() -> None:
         strict=True,
     ):
         torch.testing.assert_close(one, other)
-    (wrong,) = LabelLikelihood().parts(energy, Batch(x, context=labels.roll(1)))
+    (wrong,) = LabelLikelihood().parts(energy, sides(x, context=labels.roll(1)))
     assert abs(float((wrong.total - by_hand).detach())) > 1, (
         "labels do not matter here: this tests nothing"
     )

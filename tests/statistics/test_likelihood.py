@@ -18,7 +18,6 @@ from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
-from pipeline.objectives.base import Batch
 from pipeline.objectives.likelihood import MaximumLikelihood
 from tests.conftest import states
 from tests.statistics.laws import double, scramble, seeded
@@ -30,6 +29,7 @@ from tests.statistics.trainable import (
     close,
     gradient_of,
     loss_of,
+    sides,
 )
 
 EXACT = 1e-8
@@ -49,7 +49,7 @@ def test_on_an_rbm_it_is_the_enumeration_by_hand(tiny_rbm: BernoulliRBM) -> None
     with torch.no_grad():
         unnormalised = [math.exp(-float(tiny_rbm(v[None]))) for v in every]
     z = math.fsum(unnormalised)
-    loss = loss_of(started(tiny_rbm, positives), tiny_rbm, Batch(positives))
+    loss = loss_of(started(tiny_rbm, positives), tiny_rbm, sides(positives))
     log_p = [math.log(unnormalised[number] / z) for number in (3, 7, 7, 21)]
     assert float(loss.detach()) == pytest.approx(-math.fsum(log_p) / 4, abs=1e-8)
 
@@ -126,10 +126,10 @@ def test_the_midpoint_rule_is_the_closed_form(
     energy = make()
     rows = 1.5 * torch.randn(50, energy.dimension, generator=seeded(1), dtype=torch.float64)
     truth = energy(rows).mean() + energy.log_z()
-    loss = loss_of(started(energy, rows, 200), energy, Batch(rows))
+    loss = loss_of(started(energy, rows, 200), energy, sides(rows))
     close(loss, truth, EXACT)
     close(gradient_of(loss, energy), gradient_of(truth, energy), EXACT)
-    coarse = loss_of(started(energy, rows, 12), energy, Batch(rows))
+    coarse = loss_of(started(energy, rows, 12), energy, sides(rows))
     assert abs(float((coarse - truth).detach())) > 1e-4
 
 
@@ -143,7 +143,7 @@ def test_in_a_box_its_error_falls_with_the_square_of_the_spacing() -> None:
     rows = double([[0.2], [-0.4]])
     positive = float(energy(rows).mean().detach())
     losses = [
-        float(loss_of(started(energy, rows, grid), energy, Batch(rows)).detach())
+        float(loss_of(started(energy, rows, grid), energy, sides(rows)).detach())
         for grid in (50, 100, 200)
     ]
     errors = [abs(loss - positive - exact) for loss in losses]

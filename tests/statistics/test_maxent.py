@@ -20,11 +20,10 @@ from pipeline.data.ising import ising
 from pipeline.energies.maxent.exponential_family import ExponentialFamily, family
 from pipeline.evaluation.maximum_entropy import against_truth, maximum_entropy
 from pipeline.evaluation.moments import by_chains
-from pipeline.objectives.base import Batch
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.moments import MomentMatching, MomentMatchingByChains
 from tests.statistics.test_features import MEANS, PAIRS, with_parameters
-from tests.statistics.trainable import gradient_of, loss_of
+from tests.statistics.trainable import gradient_of, loss_of, sides
 
 QUADRATIC = {"kind": "polynomial", "degree": 2}
 DICE = (0.05435, 0.07877, 0.11416, 0.16545, 0.23977, 0.34749)  # Jaynes's, of mean 4.5
@@ -44,7 +43,7 @@ def minimise(energy: ExponentialFamily, moments: list[float], l2: float = 0.0) -
     """The family at the exact objective's minimum, by its own loss and gradient, in float64."""
     energy.double()
     objective = started(MomentMatching(moments, 0.0, l2), energy)
-    batch = Batch(torch.empty(0, *energy.shape))
+    batch = sides(torch.empty(0, *energy.shape))
     optimizer = torch.optim.LBFGS(
         [energy.natural],
         max_iter=500,
@@ -217,8 +216,8 @@ def test_exact_moments_are_log_zs_derivatives() -> None:
 class Unweighted(MomentMatchingByChains):
     """Broken: importance weights left out."""
 
-    def parts(self, energy: Any, batch: Batch) -> Any:
-        return super().parts(energy, batch._replace(weights=torch.ones(len(batch.negatives))))  # type: ignore[arg-type]
+    def of_negatives(self, energy: Any, negatives: Any, energies: Tensor, weights: Tensor) -> Any:
+        return super().of_negatives(energy, negatives, energies, torch.ones_like(weights))
 
 
 @pytest.mark.parametrize("rates", [None, (0.2, 0.5, 0.3)])
@@ -237,9 +236,9 @@ def test_the_duals_gradient(rates: tuple[float, ...] | None) -> None:
     nothing = torch.empty(0, 3, dtype=torch.float64)
     exact = started(MomentMatching(mu, 0.1, 0.2), energy)
     torch.testing.assert_close(
-        gradient_of(loss_of(exact, energy, Batch(nothing)), energy), expected, rtol=0, atol=1e-10
+        gradient_of(loss_of(exact, energy, sides(nothing)), energy), expected, rtol=0, atol=1e-10
     )
-    batch = Batch(nothing, negatives=x, weights=probabilities * len(x))
+    batch = sides(nothing, negatives=x, weights=probabilities * len(x))
     sampled = started(MomentMatchingByChains(mu, 0.1, 0.2), energy)
     torch.testing.assert_close(
         gradient_of(loss_of(sampled, energy, batch), energy), expected, rtol=0, atol=1e-10
@@ -296,7 +295,7 @@ def test_the_box_relaxations_optimality() -> None:
         miss[~zero], -l1 * best.natural.detach()[~zero].sign(), rtol=0, atol=1e-6
     )
     objective = started(MomentMatching(mu.tolist(), l1, 0.0), best)
-    batch = Batch(torch.empty(0, 2, 3))
+    batch = sides(torch.empty(0, 2, 3))
     least = loss_of(objective, best, batch).item()
     generator = torch.Generator().manual_seed(0)
     for _ in range(20):

@@ -16,7 +16,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.laws import Gaussian, TruncatedGaussian
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Objective, Part, PositiveSide
 from pipeline.objectives.noise_contrastive import (
     ConditionalNoiseContrastive,
     IndependentLevels,
@@ -30,6 +30,7 @@ from tests.statistics.trainable import (
     gradient_of,
     largest_z,
     loss_of,
+    sides,
     z_limit,
 )
 
@@ -66,7 +67,7 @@ def slopes_by_batch(
     law, generator, found = Gaussian(MEAN, COVARIANCE), seeded(7), []
     for _ in range(batches):
         x = law.sample(rows, generator)
-        batch = Batch(x, objective.draw(energy, x, generator))
+        batch = sides(x, objective.draw(energy, x, generator))
         found.append(gradient_of(loss_of(objective, energy, batch), Both(energy, objective)))
     return torch.stack(found)
 
@@ -88,7 +89,7 @@ def test_at_the_truth_g_is_the_log_odds() -> None:
     x, y = normals(6, 2), normals(DRAWS, 6, 2, seed=1)
     p = torch.distributions.MultivariateNormal(MEAN, COVARIANCE)
     q = torch.distributions.MultivariateNormal(double([0.0, -0.5]), torch.diag(double([1.5, 2.0])))
-    data, noise = objective.parts(energy, Batch(x, (y,)))
+    data, noise = objective.parts(energy, sides(x, (y,)))
     # the posterior chance of data among one of data and P of noise
     chance = torch.exp(p.log_prob(x)) / (
         torch.exp(p.log_prob(x)) + DRAWS * torch.exp(q.log_prob(x))
@@ -121,17 +122,17 @@ def test_the_expected_gradient_vanishes_at_the_truth_and_with_the_true_log_z() -
 class NoiseOnce(NoiseContrastive):
     """Without the factor P before the noise's mean."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        for part in super().parts(energy, batch):
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        for part in super().of_positives(energy, positives):
             yield part._replace(weight=1.0)
 
 
 class NoiseAsData(NoiseContrastive):
     """The noise's logistic loss with the sign of data's."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        data, noise = super().parts(energy, batch)
-        logit = self._logit(energy, batch.drawn[0].flatten(0, 1))
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        data, noise = super().of_positives(energy, positives)
+        logit = self._logit(energy, positives.drawn[0].flatten(0, 1))
         yield from (data, noise._replace(total=torch.nn.functional.softplus(-logit).sum()))
 
 
@@ -173,7 +174,7 @@ def population_slope(energy: Energy, objective: NoiseContrastive) -> float:
     assert float(q.sum()) == pytest.approx(1, abs=1e-10)
     pieces = []
     for state, data_share, noise_share in zip(every, p, q, strict=True):
-        alone = Batch(state[None], (state.expand(DRAWS, 1, -1),))
+        alone = sides(state[None], (state.expand(DRAWS, 1, -1),))
         data, noise = objective.parts(energy, alone)
         for share, part in ((data_share, data), (noise_share, noise)):
             pieces.append(share * part.weight * part.total / part.rows)
@@ -213,12 +214,12 @@ def test_the_conditional_form_is_its_formula_and_knows_no_constant() -> None:
     law = Gaussian(MEAN, COVARIANCE)
     with torch.no_grad():
         ratios = torch.exp(law.log_density(y.flatten(0, 1)).view(DRAWS, 6) - law.log_density(x))
-    loss = loss_of(objective, energy, Batch(x, (y,)))
+    loss = loss_of(objective, energy, sides(x, (y,)))
     assert float(loss.detach()) == pytest.approx(2 * float(torch.log1p(ratios).mean()), rel=1e-12)
     plain = energy.forward
     energy.forward = lambda x: plain(x) + 3.0  # type: ignore[method-assign]
     torch.testing.assert_close(
-        loss_of(objective, energy, Batch(x, (y,))), loss, rtol=1e-12, atol=1e-12
+        loss_of(objective, energy, sides(x, (y,))), loss, rtol=1e-12, atol=1e-12
     )
 
 
@@ -231,10 +232,10 @@ def test_the_conditional_forms_expected_gradient_vanishes_at_the_truth() -> None
 class Swapped(ConditionalNoiseContrastive):
     """E(y) - E(x)."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        for y in batch.drawn[0]:
-            assert batch.positives is not None
-            yield from super().parts(energy, Batch(y, (batch.positives[None],)))
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        for y in positives.drawn[0]:
+            swapped = PositiveSide(y, (positives.position[None],))
+            yield from super().of_positives(energy, swapped)
 
 
 def conditional_slope(data: Energy, energy: Energy, objective: Objective) -> float:
@@ -248,7 +249,7 @@ def conditional_slope(data: Energy, energy: Energy, objective: Objective) -> flo
     for (x, share), y in itertools.product(zip(every, p, strict=True), every):
         flips = int((x != y).sum())
         weight = share * 0.2**flips * 0.8 ** (energy.dimension - flips)
-        pieces.append(weight * loss_of(objective, energy, Batch(x[None], (y[None, None],))))
+        pieces.append(weight * loss_of(objective, energy, sides(x[None], (y[None, None],))))
     return float(gradient_of(torch.stack(pieces).sum(), energy).abs().max())
 
 

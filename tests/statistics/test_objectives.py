@@ -7,9 +7,9 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.rbm import BernoulliRBM
-from pipeline.objectives.base import Batch
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from tests.conftest import states
+from tests.statistics.trainable import sides
 
 
 def gradient(rbm: BernoulliRBM, loss: Tensor) -> Tensor:
@@ -20,9 +20,8 @@ def loss_of(
     objective: ContrastiveDivergence, rbm: BernoulliRBM, positives: Tensor, weights: Tensor
 ) -> Tensor:
     """The objective with all 32 states as negatives, weighted by `weights` [32] of sum 1."""
-    parts = objective.parts(
-        rbm, Batch(positives, negatives=states(5), weigh=lambda _: 32 * weights)
-    )
+    batch = sides(positives, negatives=states(5))
+    parts = objective.parts(rbm, batch, lambda _: 32 * weights)
     return torch.stack([part.weight * part.total / part.rows for part in parts]).sum()
 
 
@@ -53,7 +52,7 @@ def test_parts_add_up_over_rows(tiny_rbm: BernoulliRBM) -> None:
     objective, rows = ContrastiveDivergence(0.1), states(5)
 
     def totals(positives: Tensor, negatives: Tensor) -> dict[tuple[str, int], tuple[float, int]]:
-        parts = list(objective.parts(tiny_rbm, Batch(positives, negatives=negatives)))
+        parts = list(objective.parts(tiny_rbm, sides(positives, negatives=negatives)))
         return {
             (part.name, index): (float(part.total.detach()), part.rows)
             for index, part in enumerate(parts)

@@ -15,10 +15,10 @@ from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.objectives import pseudo
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Batch, Objective, Part, PositiveSide
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
 from tests.statistics.laws import P_LIMIT, Ordinal, chi_squared, scramble, seeded, states
-from tests.statistics.trainable import close, gradient_of, loss_of
+from tests.statistics.trainable import close, gradient_of, loss_of, sides
 
 ENERGIES: dict[str, Callable[[], Energy]] = {
     "rbm": lambda: BernoulliRBM((4,), hidden=3, weight_scale=1.0),
@@ -68,7 +68,7 @@ def ratio_by_hand(energy: Energy, rows: Tensor) -> Tensor:
 
 
 def drawn(objective: Objective, energy: Energy, rows: Tensor) -> Batch:
-    return Batch(rows, objective.draw(energy, rows, seeded(0)))
+    return sides(rows, objective.draw(energy, rows, seeded(0)))
 
 
 def compare(objective: Objective, by_hand: Callable[[Energy, Tensor], Tensor], name: str) -> None:
@@ -101,7 +101,7 @@ def test_over_the_choices_of_a_site_the_mean_is_that_of_all(
     rows, all_sites = rows_of(energy), objective(None)
     whole = loss_of(all_sites, energy, drawn(all_sites, energy, rows))
     one = objective(1)
-    choices = [Batch(rows, (torch.full((1, len(rows)), site),)) for site in range(energy.dimension)]
+    choices = [sides(rows, (torch.full((1, len(rows)), site),)) for site in range(energy.dimension)]
     close(torch.stack([loss_of(one, energy, batch) for batch in choices]).mean(), whole, EXACT)
     (sites,) = objective(3).draw(energy, rows_of(energy, 10_000), seeded(2))
     assert sites.shape == (3, 10_000)
@@ -137,10 +137,10 @@ def test_populations_are_flat_at_the_truth_alone(objective: Objective, name: str
 class Swapped(RatioMatching):
     """E(flipped) - E(x)."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        assert batch.positives is not None
-        here = energy(batch.positives)
-        moved = pseudo._energies(energy, batch.positives.flatten(1), batch.drawn[0], 1)
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        x = positives.position
+        here = energy(x)
+        moved = pseudo._energies(energy, x.flatten(1), positives.drawn[0], 1)
         values = torch.sigmoid(moved - here).square()
         yield Part("ratio", values.sum(), values.numel(), float(energy.dimension))
 

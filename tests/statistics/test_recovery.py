@@ -25,7 +25,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.laws import Gaussian, GaussianMixture
 from pipeline.energies.rbm import BernoulliRBM
 from pipeline.kernels import gibbs, mala, replica_exchange, ula
-from pipeline.objectives.base import Batch, Objective
+from pipeline.objectives.base import Objective, Replayed
 from pipeline.objectives.contrastive import ContrastiveDivergence, FastWeights
 from pipeline.objectives.improved import ImprovedContrastiveDivergence
 from pipeline.objectives.likelihood import MaximumLikelihood
@@ -40,7 +40,7 @@ from pipeline.objectives.score_matching import (
     SlicedScoreMatching,
 )
 from tests.statistics.laws import double, scramble, seeded, states
-from tests.statistics.trainable import TrainableGaussian, TrainableMixture, loss_of
+from tests.statistics.trainable import TrainableGaussian, TrainableMixture, loss_of, sides
 
 pytestmark = pytest.mark.slow
 
@@ -67,7 +67,7 @@ def descend(objective: Objective, energy: Energy, rows: Tensor, evaluations: int
     walk around it.
     """
     objective.double().initialise(energy, rows, seeded(1))
-    batch = Batch(rows, objective.draw(energy, rows, seeded(2)))
+    batch = sides(rows, objective.draw(energy, rows, seeded(2)))
     learned = [*energy.parameters(), *objective.parameters()]
     optimizer = torch.optim.LBFGS(
         learned, max_iter=evaluations, max_eval=evaluations, line_search_fn="strong_wolfe"
@@ -180,9 +180,10 @@ def train(training: Training, energy: Energy, rows: Tensor) -> Sampler:
         sampler.refresh()
         done = sampler.advance(generator, training.plan.transitions)
         negatives = sampler.position[-training.chains :]
-        batch = Batch(
-            positives, negatives=negatives, previous=done.previous, noise=done.noise, bank=negatives
-        )
+        past = None
+        if done.previous is not None and done.noise is not None:
+            past = Replayed(done.previous, done.noise, negatives)
+        batch = sides(positives, negatives=negatives, past=past)
         optimizer.zero_grad()
         loss_of(training.objective, energy, batch).backward()
         if fast is not None:

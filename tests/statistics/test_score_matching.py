@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from pipeline.energies.base import Energy
 from pipeline.energies.laws import GaussianMixture
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import Batch, Objective, Part, PositiveSide
 from pipeline.objectives.probes import PROBES
 from pipeline.objectives.score_matching import (
     DenoisingScoreMatching,
@@ -31,6 +31,7 @@ from pipeline.objectives.score_matching import (
     SlicedScoreMatching,
 )
 from tests.statistics.laws import seeded
+from tests.statistics.trainable import sides
 
 ALARM, COMPARISONS = 1e-9, 100
 BLOCKS, ROWS = 100, 100
@@ -151,7 +152,7 @@ def found(objective: Objective, energy: Energy, batch: Batch) -> Tensor:
 
 
 def drawn(objective: Objective, energy: Energy, x: Tensor, generator: torch.Generator) -> Batch:
-    return Batch(x, objective.draw(energy, x, generator))
+    return sides(x, objective.draw(energy, x, generator))
 
 
 def close(one: Tensor, other: Tensor, tolerance: float = 1e-10) -> None:
@@ -280,8 +281,8 @@ class Slipped(Objective):
         self._objective, self._weights = objective, weights
         self.draw = objective.draw
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        for part in self._objective.parts(energy, batch):
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        for part in self._objective.of_positives(energy, positives):
             yield part._replace(weight=self._weights.get(part.name, part.weight))
 
 
@@ -407,10 +408,9 @@ def test_bias_of_finite_differences_is_of_second_order() -> None:
 class Ahead(FiniteDifferenceScoreMatching):
     """Differences around x + epsilon v: one-sided."""
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        return super().parts(
-            energy, batch._replace(positives=batch.positives + self._epsilon * batch.drawn[0][0])
-        )
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        moved = positives.position + self._epsilon * positives.drawn[0][0]
+        return super().of_positives(energy, positives._replace(position=moved))
 
 
 def test_bias_of_first_order_is_caught() -> None:

@@ -15,7 +15,6 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch
 from pipeline.objectives.probes import (
     PROBES,
     TraceEstimator,
@@ -43,6 +42,7 @@ from tests.statistics.test_score_matching import (
     normal,
     require_unbiased,
 )
+from tests.statistics.trainable import sides
 
 pytestmark = pytest.mark.slow  # as a group
 
@@ -105,7 +105,7 @@ def check_unbiased(kind: Directional, estimator: TraceEstimator, probes: int) ->
         exact = found(
             ScoreMatching(PROBES["basis"], 0),
             energy,
-            Batch(x, (PROBES["basis"](energy, x, 0, seeded(0)),)),
+            sides(x, (PROBES["basis"](energy, x, 0, seeded(0)),)),
         )
         values = estimates(
             kind(estimator, probes), energy, lambda x=x: x.expand(ROWS, *x.shape[1:]), 1
@@ -133,7 +133,7 @@ def test_finite_differences_are_unbiased_on_a_quadratic(name: str) -> None:
     exact = found(
         ScoreMatching(PROBES["basis"], 0),
         energy,
-        Batch(x, (PROBES["basis"](energy, x, 0, seeded(0)),)),
+        sides(x, (PROBES["basis"](energy, x, 0, seeded(0)),)),
     )
     objective = FiniteDifferenceScoreMatching(PROBES[name], LAWS[name], 0.5)
     require_unbiased(estimates(objective, energy, lambda: x.expand(ROWS, 2, 2), 2), exact)

@@ -11,7 +11,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Objective
+from pipeline.objectives.base import Batch, NegativeSide, Objective, PositiveSide, Replayed
 
 # each comparison of sampled means asks at most this chance of a false alarm of all its components
 # together
@@ -85,6 +85,23 @@ class Scaled(Energy):
 def close(actual: Tensor, expected: Tensor, tolerance: float) -> None:
     """To this tolerance, absolute and relative."""
     torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def sides(
+    positives: Tensor | None = None,
+    drawn: tuple[Tensor, ...] = (),
+    negatives: Tensor | None = None,
+    *,
+    context: Tensor | None = None,
+    negative_context: Tensor | None = None,
+    weights: Tensor | None = None,
+    past: Replayed | None = None,
+) -> Batch:
+    """A batch of the sides that are there."""
+    return Batch(
+        None if positives is None else PositiveSide(positives, drawn, context),
+        None if negatives is None else NegativeSide(negatives, negative_context, weights, past),
+    )
 
 
 def loss_of(objective: Objective, energy: Energy, batch: Batch) -> Tensor:

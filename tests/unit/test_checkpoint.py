@@ -106,8 +106,8 @@ def test_forgetting_any_part_of_the_state_is_caught(small: Small, tmp_path: Path
         resumed = InlineRunner(config)
         resumed.start(checkpoint, None)
         if forget == "noise":
-            resumed._learner._positives._noisy.set_state(
-                fresh._learner._positives._noisy.get_state()
+            resumed._learner._rows._stream._noisy.set_state(
+                fresh._learner._rows._stream._noisy.get_state()
             )  # type: ignore[attr-defined]
         elif forget == "optimizer":
             resumed._learner._optimizer.load_state_dict(fresh._learner._optimizer.state_dict())

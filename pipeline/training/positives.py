@@ -1,0 +1,83 @@
+"""Rows of data on their way to steps, and to the chains that run at or under them."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pipeline.common.types import Negatives, Rows
+from pipeline.config.run import RunConfig
+from pipeline.data.base import Positives
+from pipeline.energies.base import Energy
+from pipeline.training.ranks import Ranks, share_of
+
+
+class RowQueue:
+    """This rank's rows of data, drawn from `stream` ahead of the steps that learn from them. With
+    `numbered`, they carry their numbers: pools keep chains for each.
+    """
+
+    def __init__(
+        self, config: RunConfig, energy: Energy, stream: Positives, numbered: bool, ranks: Ranks
+    ) -> None:
+        self._config, self._energy, self._ranks = config, energy, ranks
+        self._stream, self._numbered = stream, numbered
+        self._drawn: deque[Rows] = deque()
+
+    def ahead(self, steps: int) -> Rows:
+        """The rows of the step that comes after as many others; they stay in the queue."""
+        while len(self._drawn) <= steps:
+            self._drawn.append(self._draw())
+        return self._drawn[steps]
+
+    def deal(self) -> Rows:
+        """The next rows for one round that whichever step may consume: its batch brings them back."""
+        while not self._drawn:
+            self._drawn.extend(
+                self._draw().chunk(self._config.batches_per_step // self._ranks.size)
+            )
+        return self._drawn.popleft()
+
+    def of_step(self, received: Sequence[Negatives]) -> Rows:
+        """The rows of the next step: those that its batches bring along, or the next ones."""
+        if not self._config.batches_carry_rows:
+            rows = self.ahead(0)
+            self._drawn.popleft()
+            return rows
+        if not received:
+            return self.deal()
+        each = self._config.chains.per_context
+        position = torch.cat([batch.start[::each] for batch in received if batch.start is not None])
+        contexts = [batch.context[::each] for batch in received if batch.context is not None]
+        shape = self._energy.context_shape or ()
+        return Rows(
+            position.view(-1, *self._energy.data_shape),
+            torch.cat(contexts).view(-1, *shape) if contexts else None,
+        )
+
+    def _draw(self) -> Rows:
+        rows = self._stream.next(self._config.trainer.batch_size // self._ranks.size)
+        number = rows.number if self._numbered else None
+        return rows._replace(position=self._energy.into_domain(rows.position), number=number)
+
+    def state_dict(self) -> dict[str, Any]:
+        return {
+            "positives": self._stream.state_dict(),
+            "drawn": [tuple(rows) for rows in self._drawn],
+        }
+
+    def load_state_dict(self, ranks: Sequence[dict[str, Any]]) -> None:
+        """Takes up the states of all `ranks` there were, in their order: the own rank's stream (a
+        rank that was not there goes on with that of the first), and an even share of what all had
+        drawn ahead. Raises `CheckpointError` where positives are streamed, whose ranks have rows of
+        their own, and there were more or fewer ranks.
+        """
+        own = self._ranks.rank
+        self._stream.load_state_dict(ranks[own if own < len(ranks) else 0]["positives"])
+        dealt = zip(*(rank["drawn"] for rank in ranks), strict=True)
+        self._drawn = deque(
+            share_of([Rows(*rows) for rows in pieces], own, self._ranks.size) for pieces in dealt
+        )
