@@ -27,7 +27,7 @@ from pipeline.energies.target import Target
 from pipeline.energies.weights import unflatten_
 from pipeline.kernels import ula
 from pipeline.objectives import improved
-from pipeline.objectives.base import Batch, Part, Replayed
+from pipeline.objectives.base import Batch, Part, PositiveSide, Replayed
 from pipeline.objectives.improved import ImprovedContrastiveDivergence, Slopes, nearest
 from tests.statistics.laws import double, scramble, seeded
 from tests.statistics.trainable import (
@@ -50,7 +50,7 @@ def replayed(
 ) -> Tensor:
     for xi in drawn:
         previous = ula.replay(
-            previous, xi, Slopes(energy.slope, energy.box), step_size=step_size, noise=noise
+            previous, xi, Slopes(energy.differentiable_gradient, energy.box), step_size=step_size, noise=noise
         )
     return previous
 
@@ -94,7 +94,7 @@ def test_replay_of_a_step_with_a_size_for_every_chain() -> None:
     target = Target(energy)
     state, info = ula.step(seeded(3), ula.kernel.init(previous, target), target, step_size=sizes)
     assert info.noise is not None
-    again = ula.replay(previous, info.noise, Slopes(energy.slope, None), step_size=sizes)
+    again = ula.replay(previous, info.noise, Slopes(energy.differentiable_gradient, None), step_size=sizes)
     torch.testing.assert_close(again, state.position, rtol=0, atol=1e-12)
 
 
@@ -121,7 +121,7 @@ def test_replay_of_what_arrives_through_arrow(small: Small, transitions: int) ->
     unflatten_(energy, learner.publish().flat)
     x = negatives.previous.view(-1, *shape)
     for noise in negatives.noise:
-        x = replay_of(config.kernel)(x, noise.view(-1, *shape), Slopes(energy.slope, energy.box))
+        x = replay_of(config.kernel)(x, noise.view(-1, *shape), Slopes(energy.differentiable_gradient, energy.box))
     torch.testing.assert_close(x.flatten(1).detach(), negatives.position, rtol=0, atol=1e-6)
 
 
@@ -309,9 +309,9 @@ def estimated_slopes(rounds: int = 10, dimension: int = D, strangers: int = 0) -
             START * normals(NEGATIVES, dimension, seed=seed),
             normals(1, NEGATIVES, dimension, seed=1000 + seed),
         )
-        batch = past(starts, noise, energy)
-        assert batch.bank is not None
-        batch = batch._replace(bank=torch.cat([batch.bank, 1e6 + normals(strangers, dimension)]))
+        negatives = replayed(energy, starts, noise, STEP).detach()
+        bank = torch.cat([negatives, 1e6 + normals(strangers, dimension)])
+        batch = sides(negatives=negatives, past=Replayed(starts, noise, bank))
         parts = parts_of(energy, batch)
         for name, values in found.items():
             values.append(gradient_of(parts[name], energy)[:1])
@@ -346,9 +346,8 @@ def test_the_entropys_gradient_needs_both_ends_of_a_distance() -> None:
 def test_the_terms_enter_the_loss_with_their_weights() -> None:
     """loss = E(x+) - E(x-) + kl (E_stop(x) - entropy H), and its gradient."""
     energy = TrainableGaussian(double([0.5, -1.0]), double([[1.0, 0.6], [0.6, 0.8]]))
-    batch = past(normals(20, 2), normals(1, 20, 2, seed=1), energy)._replace(
-        positives=normals(9, 2, seed=2)
-    )
+    batch = past(normals(20, 2), normals(1, 20, 2, seed=1), energy)
+    batch = batch._replace(positives=PositiveSide(normals(9, 2, seed=2)))
     objective = ImprovedContrastiveDivergence(0.0, 0.3, 0.7, partial(ula.replay, step_size=STEP))
     parts = parts_of(energy, batch)
     by_hand = (

@@ -172,5 +172,5 @@ def test_a_grid_follows_the_data_and_the_energy() -> None:
     """+- max(6 base_scale, 1.5 max |x|): data far out widen it."""
     energy = Scaled(1.0, double([0.0]))
     near, far = double([[0.1]]), double([[30.0]])
-    assert float(started(energy, near, 100)._side.abs().max()) == pytest.approx(6 - 0.06)
-    assert float(started(energy, far, 100)._side.abs().max()) == pytest.approx(45 - 0.45)
+    assert started(energy, near, 100)._rule == (-6.0, 6.0, 100)
+    assert started(energy, far, 100)._rule == (-45.0, 45.0, 100)

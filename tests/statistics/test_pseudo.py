@@ -172,7 +172,7 @@ def test_sites_of_other_rows_are_caught(monkeypatch: pytest.MonkeyPatch) -> None
     batch = drawn(objective, energy, rows)
     terms = [
         log_conditional(energy, x, int(s))
-        for x, sites in zip(rows, batch.drawn[0].T, strict=True)
+        for x, sites in zip(rows, batch.positives.drawn[0].T, strict=True)
         for s in sites
     ]
     by_hand = -torch.stack(terms).mean() * energy.dimension

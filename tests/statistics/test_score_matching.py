@@ -195,47 +195,47 @@ def require_unbiased(values: Tensor, truth: Tensor) -> None:
 
 # -- the formulas ----------------------------------------------------------------------------------
 
-Formula = Callable[[Known, Batch], Tensor]
+Formula = Callable[[Known, PositiveSide], Tensor]
 
 
-def exact(energy: Known, batch: Batch) -> Tensor:
-    slope, hessian = energy.derivatives(batch.positives)
+def exact(energy: Known, rows: PositiveSide) -> Tensor:
+    slope, hessian = energy.derivatives(rows.position)
     return (slope.square().sum(1) / 2 - hessian.diagonal(dim1=1, dim2=2).sum(1)).mean()
 
 
-def along(energy: Known, batch: Batch) -> tuple[Tensor, Tensor, Tensor]:
+def along(energy: Known, rows: PositiveSide) -> tuple[Tensor, Tensor, Tensor]:
     """grad E [N, d], and, [P, N], its component along the directions, and the curvature there."""
-    slope, hessian = energy.derivatives(batch.positives)
-    v = batch.drawn[0].flatten(2)
+    slope, hessian = energy.derivatives(rows.position)
+    v = rows.drawn[0].flatten(2)
     return slope, (v * slope).sum(2), torch.einsum("pni,nij,pnj->pn", v, hessian, v)
 
 
-def hutchinson(energy: Known, batch: Batch) -> Tensor:
-    slope, _, curvature = along(energy, batch)
+def hutchinson(energy: Known, rows: PositiveSide) -> Tensor:
+    slope, _, curvature = along(energy, rows)
     return slope.square().sum(1).mean() / 2 - curvature.mean()
 
 
-def sliced(energy: Known, batch: Batch) -> Tensor:
-    _, component, curvature = along(energy, batch)
+def sliced(energy: Known, rows: PositiveSide) -> Tensor:
+    _, component, curvature = along(energy, rows)
     return component.square().mean() / 2 - curvature.mean()
 
 
-def residuals(energy: Known, batch: Batch) -> Tensor:
+def residuals(energy: Known, rows: PositiveSide) -> Tensor:
     """sigma grad E(x + sigma n) - n, `[P, N, d]`."""
-    noise, sigmas = batch.drawn[0].flatten(2), batch.drawn[1]
-    rows = []
+    noise, sigmas = rows.drawn[0].flatten(2), rows.drawn[1]
+    found = []
     for n, sigma in zip(noise, sigmas, strict=True):
-        y = batch.positives.flatten(1) + sigma[:, None] * n
-        rows.append(sigma[:, None] * energy.derivatives(y)[0] - n)
-    return torch.stack(rows)
+        y = rows.position.flatten(1) + sigma[:, None] * n
+        found.append(sigma[:, None] * energy.derivatives(y)[0] - n)
+    return torch.stack(found)
 
 
-def denoising(energy: Known, batch: Batch) -> Tensor:
-    return residuals(energy, batch).square().sum(2).mean() / 2
+def denoising(energy: Known, rows: PositiveSide) -> Tensor:
+    return residuals(energy, rows).square().sum(2).mean() / 2
 
 
-def denoising_along(energy: Known, batch: Batch) -> Tensor:
-    return (residuals(energy, batch) * batch.drawn[2].flatten(2)).sum(2).square().mean() / 2
+def denoising_along(energy: Known, rows: PositiveSide) -> Tensor:
+    return (residuals(energy, rows) * rows.drawn[2].flatten(2)).sum(2).square().mean() / 2
 
 
 # a quadratic has no bias, however long the differences
@@ -253,7 +253,7 @@ FORMULAS: list[tuple[str, Objective, Formula]] = [
 def check_formula(model: str, objective: Objective, formula: Formula) -> None:
     energy = MODELS[model]()
     batch = drawn(objective, energy, normal(6, 5, *energy.shape), seeded(0))
-    close(found(objective, energy, batch), with_gradient(energy, formula(energy, batch)))
+    close(found(objective, energy, batch), with_gradient(energy, formula(energy, batch.positives)))
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -387,7 +387,7 @@ def check_second_order(objective: Callable[[float], Objective], limit: Formula) 
     """Halving epsilon divides the error of the loss, and of its gradient, by 4 within 1 %."""
     energy, x = mixture(), normal(12, 20, 3)
     fixed = drawn(objective(1.0), energy, x, seeded(0))
-    truth = with_gradient(energy, limit(energy, fixed))
+    truth = with_gradient(energy, limit(energy, fixed.positives))
     errors = [found(objective(epsilon), energy, fixed) - truth for epsilon in (0.02, 0.01, 0.005)]
     for larger, smaller in pairwise(errors):
         assert float(larger[0] / smaller[0]) == pytest.approx(4, rel=0.01)
