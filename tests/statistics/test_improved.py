@@ -50,7 +50,11 @@ def replayed(
 ) -> Tensor:
     for xi in drawn:
         previous = ula.replay(
-            previous, xi, Slopes(energy.differentiable_gradient, energy.box), step_size=step_size, noise=noise
+            previous,
+            xi,
+            Slopes(energy.differentiable_gradient, energy.box),
+            step_size=step_size,
+            noise=noise,
         )
     return previous
 
@@ -94,7 +98,9 @@ def test_replay_of_a_step_with_a_size_for_every_chain() -> None:
     target = Target(energy)
     state, info = ula.step(seeded(3), ula.kernel.init(previous, target), target, step_size=sizes)
     assert info.noise is not None
-    again = ula.replay(previous, info.noise, Slopes(energy.differentiable_gradient, None), step_size=sizes)
+    again = ula.replay(
+        previous, info.noise, Slopes(energy.differentiable_gradient, None), step_size=sizes
+    )
     torch.testing.assert_close(again, state.position, rtol=0, atol=1e-12)
 
 
@@ -121,7 +127,9 @@ def test_replay_of_what_arrives_through_arrow(small: Small, transitions: int) ->
     unflatten_(energy, learner.publish().flat)
     x = negatives.previous.view(-1, *shape)
     for noise in negatives.noise:
-        x = replay_of(config.kernel)(x, noise.view(-1, *shape), Slopes(energy.differentiable_gradient, energy.box))
+        x = replay_of(config.kernel)(
+            x, noise.view(-1, *shape), Slopes(energy.differentiable_gradient, energy.box)
+        )
     torch.testing.assert_close(x.flatten(1).detach(), negatives.position, rtol=0, atol=1e-6)
 
 

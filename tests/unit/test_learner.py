@@ -18,6 +18,8 @@ from pipeline.assembly.learner import make_learner
 from pipeline.common.errors import DivergenceError
 from pipeline.config.run import RunConfig
 from pipeline.energies.weights import flatten, unflatten_
+from pipeline.objectives.base import Term
+from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.training.learner import MAX_SKIPPED_IN_A_ROW, Learner
 from pipeline.training.optimizer import learning_rate
 
@@ -260,3 +262,26 @@ def test_weight_decay_leaves_biases_of_units_alone(small: Small) -> None:
     torch.testing.assert_close(after["weight"].detach(), 0.95 * before["weight"])
     assert torch.equal(after["visible_bias"], before["visible_bias"])
     assert torch.equal(after["hidden_bias"], before["hidden_bias"])
+
+
+def test_a_batch_is_weighed_once_whatever_objectives_ask(small: Small) -> None:
+    """Two terms that consume chains: the ESS and the moments of the energies of each batch count
+    once, in chunks of rows as at once. The energy that was given is left as it was.
+    """
+    for chunks in ("null", "7"):
+        config = small(
+            "rbm", "trainer.lag=2", "trainer.lag_mode=exact", f"trainer.chunk_rows={chunks}"
+        )
+        data = open_data(config)
+        energy = make_energy(config, (8, 8))
+        before = flatten(energy)
+        terms = [Term(name, 0.5, ContrastiveDivergence(0.1)) for name in ("a.", "b.")]
+        learner = Learner(config, energy, terms, data.positives(config.seed))
+        pools = [make_chains(config, (8, 8), pool) for pool in range(config.chains.pools)]
+        stale = [pool.advance(learner.publish())[0] for pool in pools]
+        learner.step(stale)
+        report, _ = learner.step(stale)
+        assert len(report.ess) == len(report.energy_moments) == len(report.lags) == len(stale)
+        assert report.ess[0] < 1
+        assert report.parts["a.negative"] == report.parts["b.negative"]
+        assert np.array_equal(flatten(energy), before)
