@@ -2,15 +2,16 @@
 PYTHON ?= python3
 PY := .venv/bin/python
 ARGS ?=
-# tests in two processes, each file in one of them, for what its tests share
-IN_TWO := -n 2 --dist loadfile --no-loadscope-reorder
+# tests in two processes: those that start a Ray in one of them, each other file in either
+IN_TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 
 # Prometheus and promtool: those on the PATH, or Debian's, unpacked and not installed
 PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promtool)
 # schemas of custom resources, as docs/operations.md says where to get them
 CRDS ?= .tools/crds
+WITH_K8S = PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)"
 
-.PHONY: setup train test check lint types fast k8s-check experiments docs clean
+.PHONY: setup train test check lint types fast k8s-check everything mutants experiments docs clean
 
 setup: .venv/.ready
 
@@ -36,11 +37,16 @@ fast: setup
 check: lint types fast  ## the quick one
 
 test: setup  ## the whole suite
-	$(PY) -m pytest -m "not nodes and not k8s" $(IN_TWO)
-	$(PY) -m pytest -m nodes
+	$(PY) -m pytest -m "not k8s" $(IN_TWO)
 
 k8s-check: .venv/.k8s $(PROMETHEUS)  ## manifests against their schemas, alerts and dashboard against a real Prometheus
-	PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)" $(PY) -m pytest -m k8s
+	$(WITH_K8S) $(PY) -m pytest -m k8s $(IN_TWO)
+
+everything: .venv/.k8s $(PROMETHEUS)  ## both, in the time of one
+	$(WITH_K8S) $(PY) -m pytest $(IN_TWO)
+
+mutants: setup  ## slips put into the code one at a time: the tests must catch each
+	$(PY) -m tests.mutants --docs docs
 
 .venv/.k8s: .venv/.ready
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,k8s]'

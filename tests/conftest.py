@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from copy import deepcopy
+from functools import cache
+from typing import Any
 
 import pytest
 import torch
 
+from pipeline.config import compose as compose_module
 from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
 from pipeline.energies.rbm import BernoulliRBM
@@ -77,6 +82,23 @@ def _repeatable() -> None:
     torch.manual_seed(0)
 
 
+@contextmanager
+def undrawn() -> Iterator[None]:
+    """Within, pictures are empty files: to draw them takes most of the time of a small run."""
+    from matplotlib.figure import Figure
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Figure, "savefig", lambda *_, **__: None)
+        yield
+
+
+@pytest.fixture(name="undrawn")
+def _undrawn() -> Iterator[None]:
+    """For tests that look at no picture."""
+    with undrawn():
+        yield
+
+
 @pytest.fixture
 def small() -> Callable[..., RunConfig]:
     """`small("rbm" | "deep" | "ladder" | "conv" | "conditional", *overrides)`: a configuration
@@ -103,26 +125,69 @@ def tiny_rbm() -> BernoulliRBM:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files that start a Ray come first, then those with slow tests: they would be what one process
-    is left with at the end.
+    """Groups for xdist's `loadgroup`, and their order.
+
+    Tests that start a Ray are one group, so that no two Rays are on the machine at a time: first
+    those with a Ray of their own, then those that share `local_ray`, then those with several nodes.
+    Other tests are grouped by file, for the fixtures that these share, but for `single` ones, which
+    share none. Slow files begin early and single tests come last, lest one process be left alone
+    with a long group.
     """
-    items.sort(key=lambda item: [item.get_closest_marker(name) is None for name in ("ray", "slow")])
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+        elif not (item.get_closest_marker("xdist_group") or item.get_closest_marker("single")):
+            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    slow = {item.path for item in items if item.get_closest_marker("slow")}
+    items.sort(key=lambda item: _place(item, item.path in slow))
+
+
+def _place(item: pytest.Item, slow: bool) -> int:
+    """When the item's turn comes."""
+    if item.get_closest_marker("ray"):
+        shares = "local_ray" in getattr(item, "fixturenames", ())
+        return 2 if item.get_closest_marker("nodes") else int(shares)
+    return 5 if item.get_closest_marker("single") else 3 if slow else 4
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _composed_once() -> Iterator[None]:
+    """What Hydra makes of the same overrides is worked out once a process; each caller has a copy."""
+    compose_raw = compose_module.compose_raw
+
+    @cache
+    def once(overrides: tuple[str, ...]) -> dict[str, Any]:
+        return compose_raw(overrides)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            compose_module, "compose_raw", lambda overrides: deepcopy(once(tuple(overrides)))
+        )
+        yield
 
 
 @pytest.fixture(scope="module")
-def local_ray() -> Iterator[None]:
-    """A Ray of this test module's own."""
+def local_ray() -> None:
+    """The Ray of this process's tests. It takes seconds to start, and so serves all of them."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level="ERROR",
-    )
-    yield
-    ray.shutdown()
+    if not ray.is_initialized():
+        ray.init(
+            address="local",
+            num_cpus=4,
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level="ERROR",
+        )
+
+
+@pytest.fixture(autouse=True)
+def _one_ray(request: pytest.FixtureRequest) -> None:
+    """Tests with nodes of their own begin without the Ray that others shared."""
+    if request.node.get_closest_marker("nodes"):
+        import ray
+
+        ray.shutdown()
 
 
 def states(units: int) -> torch.Tensor:

@@ -27,7 +27,7 @@ import pytest
 from k8s.manifests import render
 from tests.ray.test_ray_entry import free_ports
 
-pytestmark = pytest.mark.k8s
+pytestmark = [pytest.mark.k8s, pytest.mark.ray]
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = Path(sys.executable).parent
 PATIENCE = 90.0

@@ -22,6 +22,7 @@ from pipeline.runs.metrics import RunMetrics
 
 pytestmark = [
     pytest.mark.k8s,
+    pytest.mark.ray,
     pytest.mark.skipif(
         shutil.which("prometheus") is None, reason="needs prometheus: make k8s-check"
     ),

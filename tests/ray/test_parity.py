@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +14,19 @@ from pipeline.assembly.data import open_data
 from pipeline.config.run import RunConfig
 from pipeline.runs.inline import InlineRunner
 from pipeline.storage.checkpoint import CheckpointStore
+from tests.ray.reused import reused_processes
 from tests.unit.test_checkpoint import save
 
-pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
+pytestmark = pytest.mark.ray
 Small = Callable[..., RunConfig]
 STEPS = 8
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _reused(local_ray: None) -> Iterator[None]:  # noqa: ARG001 - it comes first, and goes last
+    """Every run after the first has processes that served an earlier one."""
+    with reused_processes():
+        yield
 
 
 def through_ray(config: RunConfig, output: Path, steps: int = STEPS) -> RayRunner:

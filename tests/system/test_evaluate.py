@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import math
+from collections import ChainMap
 from pathlib import Path
 from typing import Any
 
@@ -18,32 +19,9 @@ from scipy import stats
 import pipeline
 from pipeline.evaluate import main
 from pipeline.evaluation.outliers import outlier_score, shuffled
-from pipeline.train import main as train
-from tests.conftest import SMALL_RBM
-from tests.system.test_sample import RUNS, TINY
+from tests.system.conftest import Runs
 
-TRAINED = {
-    "ring": (*RUNS["ring"], "evaluation.samples=20"),
-    "rbm": (*SMALL_RBM, "cluster=inline"),
-    "dbm": (
-        "experiment=dbm_digits",
-        "energy.hidden=[4,3]",
-        "chains.per_pool=8",
-        "evaluation.ais_temperatures=0",
-        *TINY,
-    ),
-    "regression": RUNS["regression"],
-}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A run of each, hardly trained, by name."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("runs")
-    for name, arguments in TRAINED.items():
-        assert train([*arguments, f"output={folder / name}"]) == 0
-    return {name: str(folder / name) for name in TRAINED}
+pytestmark = pytest.mark.xdist_group("trained runs")
 
 
 @pytest.fixture
@@ -63,7 +41,7 @@ def found(capsys: pytest.CaptureFixture[str]) -> Any:
 
 @pytest.mark.parametrize("name", ["ring", "rbm"])
 def test_the_figures_are_those_of_the_runs_own_summary(
-    runs: dict[str, str], tmp_path: Path, found: Any, name: str
+    runs: Runs, tmp_path: Path, found: Any, name: str
 ) -> None:
     document = found(f"run={runs[name]}", f"output={tmp_path}")
     own = json.loads((Path(runs[name]) / "summary.json").read_text())
@@ -73,7 +51,7 @@ def test_the_figures_are_those_of_the_runs_own_summary(
     assert json.loads((tmp_path / "summary.json").read_text()) == document
 
 
-def test_another_evaluation(runs: dict[str, str], found: Any) -> None:
+def test_another_evaluation(runs: Runs, found: Any) -> None:
     document = found(
         f"run={runs['ring']}", "evaluation.transitions=7", "evaluation.samples=5", "kernel=hmc"
     )
@@ -83,7 +61,7 @@ def test_another_evaluation(runs: dict[str, str], found: Any) -> None:
 
 @pytest.mark.parametrize("suffix", ["npy", "parquet", "arrow"])
 def test_points_are_ranked(
-    runs: dict[str, str],
+    runs: Runs,
     tmp_path: Path,
     suffix: str,
     found: Any,
@@ -134,7 +112,7 @@ def write(points: np.ndarray, path: Path) -> Path:
     return path
 
 
-def test_points_given_a_context(runs: dict[str, str], tmp_path: Path, found: Any) -> None:
+def test_points_given_a_context(runs: Runs, tmp_path: Path, found: Any) -> None:
     points = np.linspace(-2, 2, 5, dtype=np.float32)[:, None]
     asked = (
         f"points={write(points, tmp_path / 'p.npy')}",
@@ -150,7 +128,7 @@ def test_points_given_a_context(runs: dict[str, str], tmp_path: Path, found: Any
     assert ranking["log_z"] is None
 
 
-def test_outliers_are_told(runs: dict[str, str], tmp_path: Path, found: Any) -> None:
+def test_outliers_are_told(runs: Runs, tmp_path: Path, found: Any) -> None:
     """Rows far away are told for certain, more rows of the law not at all; the others' scores are
     scores.
     """
@@ -240,7 +218,7 @@ def test_shuffling_keeps_marginals_and_takes_dependence() -> None:
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    runs: dict[str, str],
+    runs: Runs,
     tmp_path: Path,
     arguments: list[str],
     message: str,
@@ -248,11 +226,12 @@ def test_what_makes_no_sense_is_refused(
 ) -> None:
     for name, width in {"one": 1, "three": 3, "sixty_four": 64}.items():
         write(np.full((4, width), 0.5, dtype=np.float32), tmp_path / f"{name}.npy")
-    named = runs | {name: f"{tmp_path}/{name}.npy" for name in ("one", "three", "sixty_four")}
-    assert main([text.format(**named) for text in arguments]) == 2
+    files = {name: f"{tmp_path}/{name}.npy" for name in ("one", "three", "sixty_four")}
+    named = ChainMap(files, runs)
+    assert main([text.format_map(named) for text in arguments]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("refused: ")
-    assert message.format(**named) in printed
+    assert message.format_map(named) in printed
 
 
 def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

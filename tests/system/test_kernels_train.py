@@ -108,6 +108,8 @@ def derived() -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 
 @pytest.mark.slow
+@pytest.mark.single
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     ("kernel", "energy", "overrides"),
     [*((k, *v) for k, v in CASES.items()), *MORE, *derived()],

@@ -59,6 +59,8 @@ def derived() -> list[Trial]:
 
 
 @pytest.mark.slow
+@pytest.mark.single
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize(
     "trial",
     [*TRIALS, *derived()],

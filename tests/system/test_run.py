@@ -9,6 +9,7 @@ import socket
 import threading
 import urllib.request
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,7 @@ from pipeline.runs.inline import InlineRunner
 from pipeline.storage.checkpoint import CheckpointStore, find
 from pipeline.storage.paths import resolve_output
 from pipeline.train import main
-from tests.conftest import SMALL
+from tests.conftest import SMALL, undrawn
 
 REQUIRED = {
     *(
@@ -39,8 +40,9 @@ REQUIRED = {
 }
 
 
-def train(kind: str, output: Path | str, *overrides: str) -> int:
-    return main([*SMALL[kind], "cluster=inline", f"output={output}", *overrides])
+def train(kind: str, output: Path | str, *overrides: str, drawn: bool = False) -> int:
+    with nullcontext() if drawn else undrawn():
+        return main([*SMALL[kind], "cluster=inline", f"output={output}", *overrides])
 
 
 def summary(output: Path) -> dict[str, Any]:
@@ -51,7 +53,7 @@ def summary(output: Path) -> dict[str, Any]:
 def test_a_run_leaves_what_it_promises(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], kind: str
 ) -> None:
-    assert train(kind, tmp_path) == 0
+    assert train(kind, tmp_path, drawn=True) == 0
     figures = summary(tmp_path)
     assert set(figures) >= REQUIRED
     assert figures["version"] == 20
@@ -127,6 +129,7 @@ def test_a_scrape_in_the_middle_of_a_run(tmp_path: Path, monkeypatch: pytest.Mon
     assert f"ebm_run_info{{{parts},{of_run}}} 1.0" in seen[0]
 
 
+@pytest.mark.usefixtures("undrawn")
 @pytest.mark.parametrize("law", ["8gaussians", "two_moons", "checkerboard"])
 def test_toys_are_scored_against_the_truth(tmp_path: Path, law: str) -> None:
     overrides = [
@@ -206,6 +209,7 @@ def test_damaged_checkpoints_are_said_not_replaced(
     assert "resume=never starts over" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_the_default_output_goes_on_with_more_steps(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -15,46 +15,10 @@ from torch import Tensor
 import pipeline
 from pipeline.energies.composition import Conjunction, Disjunction
 from pipeline.evaluation.likelihood import log_z_by_quadrature
-from pipeline.runs.inline import InlineRunner
 from pipeline.sample import main
-from pipeline.train import main as train
-from tests.conftest import SMALL_RBM
+from tests.system.conftest import Runs
 
-TINY = (
-    *(
-        "cluster=inline",
-        "metrics.port=0",
-        "trainer.steps=5",
-        "trainer.batch_size=16",
-        "optimizer.warmup=0",
-    ),
-    *("evaluation.samples=0", "evaluation.transitions=10", "cluster.threads=1"),
-)
-PLANE = ("experiment=toy", "objective=nce", "energy.hidden=[8]", *TINY)
-RUNS = {
-    "ring": (*PLANE, "data.law=ring"),
-    "stripe": (*PLANE, "data.law=stripe"),
-    "rbm": (*SMALL_RBM, "cluster=inline", "evaluation.samples=0"),
-    "labelled": ("experiment=compose_toys", "energy.hidden=[8]", "objective=denoising", *TINY),
-    "regression": (
-        "experiment=conditional_regression",
-        "energy.hidden=[8]",
-        "chains.per_pool=8",
-        *TINY,
-    ),
-}
-
-
-@pytest.fixture(scope="module")
-def runs(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    """A run of each, hardly trained and not evaluated, by name."""
-    torch.set_num_threads(1)
-    folder = tmp_path_factory.mktemp("runs")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(InlineRunner, "evaluate", lambda *_: iter([{}]))
-        for name, arguments in RUNS.items():
-            assert train([*arguments, f"output={folder / name}"]) == 0
-    return {name: str(folder / name) for name in RUNS}
+pytestmark = pytest.mark.xdist_group("trained runs")
 
 
 def draw(output: Path, *arguments: str) -> tuple[dict[str, Any], pa.Table]:
@@ -72,9 +36,7 @@ def numbers(table: pa.Table, name: str) -> Tensor:
     return torch.tensor(column.to_numpy())
 
 
-def test_a_runs_samples(
-    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_runs_samples(runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     summary, table = draw(tmp_path, f"run={runs['ring']}", "samples=30", "transitions=12")
     assert (summary["samples"], summary["transitions"], summary["compose"]) == (30, 12, None)
     assert summary["checkpoints"] == [f"{runs['ring']}/checkpoints/00000005"]
@@ -90,9 +52,7 @@ def test_a_runs_samples(
 
 
 @pytest.mark.slow
-def test_the_same_seed_draws_the_same_and_another_others(
-    runs: dict[str, str], tmp_path: Path
-) -> None:
+def test_the_same_seed_draws_the_same_and_another_others(runs: Runs, tmp_path: Path) -> None:
     first, again, other = (
         numbers(
             draw(tmp_path / str(i), f"run={runs['ring']}", "samples=4", f"seed={seed}")[1],
@@ -106,7 +66,7 @@ def test_the_same_seed_draws_the_same_and_another_others(
 
 @pytest.mark.parametrize("how", ["and", "or", "not"])
 def test_composed_runs(
-    runs: dict[str, str], tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
+    runs: Runs, tmp_path: Path, how: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """The energies written are those of the composition, made here by hand."""
     weights = {"and": "[1,2]", "or": "[1,3]", "not": "[1,0.25]"}[how]
@@ -129,7 +89,7 @@ def test_composed_runs(
 
 
 def test_composed_rbms_need_another_kernel(
-    runs: dict[str, str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    runs: Runs, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     both = [
         f"runs=[{runs['rbm']},{runs['rbm']}]",
@@ -151,7 +111,7 @@ def test_composed_rbms_need_another_kernel(
 
 
 @pytest.mark.slow
-def test_a_model_with_labels(runs: dict[str, str], tmp_path: Path) -> None:
+def test_a_model_with_labels(runs: Runs, tmp_path: Path) -> None:
     """One label, one for each sample over again, as many of each; and the model composed with
     itself under two.
     """
@@ -177,7 +137,7 @@ def test_a_model_with_labels(runs: dict[str, str], tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
-def test_a_model_given_numbers(runs: dict[str, str], tmp_path: Path) -> None:
+def test_a_model_given_numbers(runs: Runs, tmp_path: Path) -> None:
     model, run = pipeline.load(runs["regression"]), f"run={runs['regression']}"
     _, table = draw(tmp_path / "rows", run, "samples=6")
     assert len(numbers(table, "context").unique()) == 6  # of held-out rows
@@ -192,7 +152,7 @@ def test_a_model_given_numbers(runs: dict[str, str], tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_files_go_beside_the_run_or_to_any_url(
-    runs: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    runs: Runs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     assert main([f"run={runs['stripe']}", "samples=4"]) == 0
@@ -255,14 +215,14 @@ def test_files_go_beside_the_run_or_to_any_url(
     ],
 )
 def test_what_makes_no_sense_is_refused(
-    runs: dict[str, str], arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+    runs: Runs, arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     if "cuda" in message and torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    assert main([text.format(**runs) for text in arguments]) == 2
+    assert main([text.format_map(runs) for text in arguments]) == 2
     printed = capsys.readouterr().err
     assert printed.startswith("refused: ")
-    assert message.format(**runs) in printed
+    assert message.format_map(runs) in printed
 
 
 def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:

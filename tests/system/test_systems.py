@@ -66,6 +66,7 @@ def test_no_system_is_left_out() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.single
 @pytest.mark.parametrize("experiment", sorted(SHORT))
 def test_a_short_run_learns_and_is_judged(experiment: str, tmp_path: Path) -> None:
     """Better than untrained by its own measure, a verdict computed from two numbers, a picture, and
@@ -85,6 +86,7 @@ def test_a_short_run_learns_and_is_judged(experiment: str, tmp_path: Path) -> No
 
 
 @pytest.mark.slow
+@pytest.mark.single
 def test_y_in_the_plane(tmp_path: Path) -> None:
     """The same preset for y in R^2."""
     summary = train("conditional_regression", tmp_path, "data.law=wheel")
@@ -92,6 +94,7 @@ def test_y_in_the_plane(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.single
 def test_images_given_their_labels_and_labels_given_images(tmp_path: Path) -> None:
     """p(x | y) with chains of each row's class, and p(y | x) exactly normalised: the same
     machinery, contexts exchanged.
