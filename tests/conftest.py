@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from copy import deepcopy
-from functools import cache
+from functools import lru_cache
 from typing import Any
 
+import hydra
 import pytest
 import torch
 
-from pipeline.config import compose as compose_module
 from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
 from pipeline.energies.rbm import BernoulliRBM
@@ -152,17 +151,23 @@ def _place(item: pytest.Item, slow: bool) -> int:
 
 @pytest.fixture(scope="session", autouse=True)
 def _composed_once() -> Iterator[None]:
-    """What Hydra makes of the same overrides is worked out once a process; each caller has a copy."""
-    compose_raw = compose_module.compose_raw
+    """What Hydra makes of the same overrides is worked out once a process.
 
-    @cache
-    def once(overrides: tuple[str, ...]) -> dict[str, Any]:
-        return compose_raw(overrides)
+    It is a function of them and of the configuration's folder, and whoever asks for it only reads
+    it.
+    """
+    hydra_compose = hydra.compose
+
+    @lru_cache(maxsize=200)
+    def once(overrides: tuple[str, ...], folder: str | None) -> Any:  # noqa: ARG001
+        return hydra_compose("config", list(overrides))
+
+    def composed(name: str, overrides: Sequence[str]) -> Any:
+        assert name == "config"
+        return once(tuple(overrides), os.environ.get("EBM_CONF"))
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            compose_module, "compose_raw", lambda overrides: deepcopy(once(tuple(overrides)))
-        )
+        patch.setattr(hydra, "compose", composed)
         yield
 
 

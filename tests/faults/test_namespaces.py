@@ -126,7 +126,7 @@ def test_a_run_across_two_machines_loses_one_and_ends_with_the_pools_that_are_le
     pools = ("chains.pools=2", "cluster.pool_cpus=1", "checkpoint.every=100", "metrics.port=0")
     train = ("-m", "pipeline.train", *overrides, *pools, f"output=file://{tmp_path}/run")
     with tempfile.TemporaryDirectory(prefix="e", ignore_cleanup_errors=True) as folder:
-        head = start_node(
+        start_node(
             *HEAD,
             f"{folder}/a",
             "--head",
@@ -134,9 +134,9 @@ def test_a_run_across_two_machines_loses_one_and_ends_with_the_pools_that_are_le
             "--num-cpus=2",
             "--include-dashboard=false",
         )
-        wait_for(lambda: reachable() or head.poll() is not None)
+        wait_within(REACHABLE)
         start_node(*OTHER, f"{folder}/b", f"--address={HEAD[1]}:{PORT}", "--num-cpus=1")
-        wait_for(lambda: nodes() == 2)
+        wait_within(TWO_NODES)
         run = within(HEAD[0], *train)
         wait_for(
             lambda: list(tmp_path.glob("run/checkpoints/*/manifest.json")) or run.poll() is not None
@@ -152,16 +152,28 @@ def test_a_run_across_two_machines_loses_one_and_ends_with_the_pools_that_are_le
     assert (rows[0]["ebm_pools"], rows[-1]["ebm_pools"]) == (2, 1)
 
 
-def reachable() -> bool:
-    connect = f"import socket; socket.create_connection(('{HEAD[1]}', {PORT}), timeout=1)"
-    return within(HEAD[0], "-c", connect).wait() == 0
+REACHABLE = f"""
+import socket, time
+while True:
+    try:
+        socket.create_connection(("{HEAD[1]}", {PORT}), timeout=1)
+        break
+    except OSError:
+        time.sleep(0.1)
+"""
+TWO_NODES = """
+import ray, time
+ray.init(address="auto", log_to_driver=False)
+while sum(node["Alive"] for node in ray.nodes()) < 2:
+    time.sleep(0.1)
+"""
 
 
-def nodes() -> int:
-    """Nodes that the cluster has, as one that asks it from within sees them."""
-    ask = (
-        "import ray; ray.init(address='auto', log_to_driver=False); print(sum(n['Alive'] for n in"
-        " ray.nodes()))"
-    )
-    printed = within(HEAD[0], "-c", ask).communicate()[0].split()
-    return int(printed[-1]) if printed and printed[-1].isdigit() else 0
+def wait_within(program: str) -> None:
+    """Waits for a program that ends when what it waits for, in the head's namespace, is there."""
+    waiting = within(HEAD[0], "-c", program)
+    try:
+        printed, _ = waiting.communicate(timeout=PATIENCE)
+    finally:
+        waiting.kill()
+    assert waiting.returncode == 0, printed

@@ -166,7 +166,7 @@ BROKEN: dict[str, tuple[Any, str, Any]] = {
         "base_log_partition",
         lambda path: path.rbm.base_log_partition(),
     ),
-    "starts": (RatesBridge, "noise", lambda path, *a: path.rbm.sample_base(*a)),
+    "starts": (RatesBridge, "sample_base", lambda path, *a: path.rbm.sample_base(*a)),
 }
 
 

@@ -26,17 +26,25 @@ def score(folder: Path, *overrides: str) -> float:
 
 
 @pytest.mark.slow
-def test_likelihood_in_lock_step_and_at_lag_16(tmp_path: Path) -> None:
-    """Mean over seeds 0, 1, 2 at least -18.45; lag 16 reweighted within 0.2 (2 seeds); plain lag 16
-    visibly worse.
+@pytest.mark.single
+@pytest.mark.usefixtures("undrawn")
+def test_likelihood_in_lock_step(tmp_path: Path) -> None:
+    """The whole preset: at least -18.45. Seeds differ by about 0.1, and this one has -18.21."""
+    assert score(tmp_path) >= -18.45
 
-    Seeds differ by about 0.1, so the means have standard errors of 0.06 and 0.07: the bounds are 3
-    or more of those away.
+
+@pytest.mark.slow
+@pytest.mark.single
+@pytest.mark.usefixtures("undrawn")
+def test_likelihood_at_lag_16(tmp_path: Path) -> None:
+    """A third of the steps: at lag 16, reweighted, within 0.2 of lock-step (a mean over two seeds,
+    which differ by about 0.1); plain negatives lose 6 nats, of which 2 are asked for.
     """
-    stale = ["trainer.lag=16", "trainer.lag_mode=exact"]
-    lock_step = [score(tmp_path / f"a{seed}", f"seed={seed}") for seed in range(3)]
+    short = ["trainer.steps=1500"]
+    stale = [*short, "trainer.lag=16", "trainer.lag_mode=exact"]
+    lock_step = [score(tmp_path / f"a{seed}", f"seed={seed}", *short) for seed in range(2)]
     reweighted = [score(tmp_path / f"b{seed}", f"seed={seed}", *stale) for seed in range(2)]
     plain = score(tmp_path / "c", *stale, "trainer.reweight=false")
-    assert sum(lock_step) / 3 >= -18.45
-    assert abs(sum(reweighted) - sum(lock_step[:2])) / 2 <= 0.2
+    assert sum(lock_step) / 2 >= -19.6
+    assert abs(sum(reweighted) - sum(lock_step)) / 2 <= 0.2
     assert plain < lock_step[0] - 2

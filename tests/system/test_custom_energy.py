@@ -35,6 +35,9 @@ SMALL = (
 )
 
 
+pytestmark = pytest.mark.usefixtures("undrawn")
+
+
 class Quartic(nn.Module):
     """f(x) = sum_i a_i x_i^4."""
 

@@ -115,6 +115,7 @@ def test_combinations_that_make_no_sense() -> None:
         compose(["objective=moments"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_moments_that_cannot_be_met_are_seen_in_the_residuals(tmp_path: Path) -> None:
     """Under a ridge, a mean that no law has is not refused; the summary says why it is missed."""
     arguments = [
@@ -130,6 +131,7 @@ def test_moments_that_cannot_be_met_are_seen_in_the_residuals(tmp_path: Path) ->
     assert any("no law" in line for line in summary["words"])
 
 
+@pytest.mark.usefixtures("undrawn")
 def test_a_run_that_is_not_done_says_so(tmp_path: Path) -> None:
     arguments = [
         "objective.expectation=exact",
@@ -148,6 +150,7 @@ def sixes(x: Tensor) -> Tensor:
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("undrawn")
 def test_features_given_in_code_train_and_are_read_back(tmp_path: Path) -> None:
     """A dice of mean 3.5 (of levels) whose top face has half the probability: both to 0.01."""
     config = compose(

@@ -143,7 +143,9 @@ def test_the_whole_in_small(
 
 @pytest.mark.parametrize("name", TASKS)
 def test_every_trial_is_a_valid_run(name: str) -> None:
-    for trial in list(trials_of(name, TASKS[name]))[:20]:
+    """Each way of one rate and one seed."""
+    task = TASKS[name]
+    for trial in trials_of(name, task._replace(rates=task.rates[:1], seeds=1)):
         config = compose(trial.arguments)
         assert config.assigned_rounds == (trial.way != "steered")
         assert config.reweight == (trial.way != "plain")

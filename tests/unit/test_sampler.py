@@ -83,6 +83,7 @@ def test_each_rung_has_a_step_size_of_its_own() -> None:
     assert low - high > 5  # squared scales differ by a factor of 2,500, e^7.8
 
 
+@pytest.mark.slow
 def test_ladder_ends_with_equal_swap_rates() -> None:
     """The same ladder unadapted swaps at rates that differ threefold."""
 
@@ -100,7 +101,7 @@ def test_ladder_ends_with_equal_swap_rates() -> None:
             target_acceptance=0.8,
         )
         generator = torch.Generator().manual_seed(0)
-        sampler = Sampler(law, plan, 200, generator)
+        sampler = Sampler(law, plan, 100, generator)
         for _ in range(150):
             sampler.advance(generator, 2)
         return torch.stack([sampler.advance(generator, 2).swaps for _ in range(50)]).mean(0)
