@@ -147,7 +147,10 @@ def composed(
         check_alike(parts, urls)
         return _composed(how, runs, parts, weights, log_z)
     except ArgumentError as error:
-        key = {"energies": "runs", "weight": "weights"}.get(error.argument, error.argument)
+        if error.argument in ("weight", "weights"):  # a negation knows the last one alone
+            asked = list(weights or (1.0, NEGATED))
+            raise ConfigError("weights", asked, error.remedy) from error
+        key = "runs" if error.argument == "energies" else error.argument
         raise ConfigError(key, error.value, error.remedy) from error
 
 
