@@ -11,9 +11,9 @@ from pipeline.config.fields import Section
 
 @contextmanager
 def refusing(group: str, section: Section) -> Iterator[None]:
-    """Turns an `ArgumentError` that is raised within it, where `section` (the configuration's
-    `group`) is made into an object or used, into a `ConfigError`: about the section's key of that
-    name, or about the choice of the section itself where it has none.
+    """A context for making or using the object of `section`, the configuration's `group`. Raises
+    `ConfigError` where an `ArgumentError` is raised within it: about the section's key of the
+    argument's name, or about the choice of the section itself where it has none.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""What an energy is, and a target: an energy as a kernel sees it."""
+"""Energies: functions of positions, on a domain, with a base law of known Z."""
 
 from __future__ import annotations
 
@@ -148,7 +148,9 @@ class Energy(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no block {block!r}")
 
     def initialise(self, rows: Tensor) -> None:
-        """Hook for parameters that are best started from the data, `[S, *shape]`; none by default."""
+        """Hook for parameters that are best started from the data, `[S, *shape]`; none by
+        default.
+        """
 
     def differentiable_gradient(self, x: Tensor) -> Tensor:
         """grad E(x), `[N, *shape]`, with a graph to the parameters (and to x, where that has one),

@@ -1,9 +1,9 @@
 """Compositions of energies: products, mixtures and quotients of trained laws, without any further
 training.
 
-    and    E = sum_i w_i E_i                              p ~ prod_i p_i^w_i, a product of experts (Hinton 2002)
-    or     E = -log sum_i w_i exp(-E_i) / Z_i             p ~ sum_i w_i p_i
-    not    E = E_A - w E_B                                p ~ p_A / p_B^w
+    and    E = sum_i w_i E_i                     p ~ prod_i p_i^w_i (Hinton 2002: experts)
+    or     E = -log sum_i w_i exp(-E_i) / Z_i    p ~ sum_i w_i p_i
+    not    E = E_A - w E_B                       p ~ p_A / p_B^w
 
 (Du, Li & Mordatch 2020, section 3, there of conditionals; `w` of a negation is their alpha.) Each
 is an `Energy` in turn, so that they nest. Conditional energies come in bound to a context,
@@ -27,7 +27,7 @@ ROWS = 256  # unit vectors at once
 
 
 class Composition(Energy):
-    """What compositions share: `parts` of one shape and one domain, and E as a function of their
+    """An energy made of several: `parts` of one shape and one domain, and E as a function of their
     energies.
 
     The base law is uniform where states are finite and in a box, else N(0, s^2), its s from those
@@ -111,6 +111,7 @@ class Disjunction(Composition):
     `log_partitions` [K] in nats; only their differences tell. Where there are none they are taken
     to be equal, as Du, Li & Mordatch (2020) do: then a part counts in proportion to w_i Z_i, and a
     Z_i is whatever training left it at. The base law is that of the part whose own is widest.
+    Raises `ArgumentError` where weights are not positive, or numbers are not as many as energies.
     """
 
     def __init__(
@@ -150,7 +151,7 @@ class Disjunction(Composition):
 class Negation(Composition):
     """E = E_A - w E_B, `weight` w > 0: what A allows, the less the more B allows it.
 
-    On R^d it may have no Z. Refused (`ArgumentError`) where the base terms alone leave none, 1 /
+    On R^d it may have no Z. Raises `ArgumentError` where the base terms alone leave none, 1 /
     s_A^2 <= w / s_B^2 in some component. That is all that is checked: it is enough where both f = E
     - E_0 grow slower than |x|^2, as networks of SiLUs do, and says nothing of energies whose f
     grows faster.
@@ -197,8 +198,8 @@ def check_alike(energies: Sequence[Energy], names: Sequence[str]) -> None:
 
 
 def positive_weights(weights: Sequence[float] | None, count: int) -> tuple[float, ...]:
-    """The weights, 1 each where there are none. Raises `ArgumentError` unless there are `count`, all
-    positive.
+    """The weights, 1 each where there are none. Raises `ArgumentError` unless there are `count`,
+    all positive.
     """
     if weights is None:
         return (1.0,) * count

@@ -21,8 +21,8 @@ class ConditionalMLP(ConditionalEnergy, DeepEnergy):
     context side by side.
 
     On R^d E_0 is the Gaussian base term of scale `base_scale`; in a `box` there is none. A context
-    enters in the first layer, W_x x + W_c c + b: its encoding is W_c c + b, [N, width]. The last layer
-    starts small, so that E starts near its base.
+    enters in the first layer, W_x x + W_c c + b: its encoding is W_c c + b, [N, width]. The last
+    layer starts small, so that E starts near its base.
     """
 
     def __init__(
@@ -53,7 +53,7 @@ class ConditionalMLP(ConditionalEnergy, DeepEnergy):
 
     @torch.no_grad()
     def gradient_of(self, x: Tensor, encoding: Tensor) -> tuple[Tensor, Tensor]:
-        """As autograd would, by hand."""
+        """The energies and their gradient by hand, as autograd would have them."""
         *hidden, last = self._linears
         inputs = silu_inputs(torch.addmm(encoding, x.flatten(1), hidden[0].weight.T), hidden[1:])
         energy = linear(silu(inputs[-1]), last.weight, last.bias).squeeze(1)

@@ -134,8 +134,8 @@ class DeepBoltzmannMachine(Energy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As autograd would, by hand: the gradient is minus the fields, and each coupling is in the
-        fields of two units.
+        """The energies and their gradient by hand: that is minus the fields, and each coupling is
+        in the fields of two units.
         """
         layers = self.layers(x)
         field = torch.cat([self._field(layers, number) for number in range(len(layers))], 1)

@@ -1,4 +1,4 @@
-"""What deep energies share: E(x) = f_theta(x) + E_0(x), with f_theta a network.
+"""Deep energies: E(x) = f_theta(x) + E_0(x), with f_theta a network.
 
 On R^d the Gaussian base term E_0 = |x|^2 / (2 s^2) keeps Z finite where the network alone may have
 none; in a box E_0 = 0. Networks use SiLU, which is smooth: Langevin dynamics needs a gradient that

@@ -67,7 +67,9 @@ def log_frequencies(rows: Tensor, levels: int) -> Tensor:
 
 
 def all_states(levels: int, units: int, device: torch.device | None = None) -> Iterator[Tensor]:
-    """{0, ..., levels-1}^units, the first unit fastest, in chunks `[<= 16384, units]` of float64."""
+    """{0, ..., levels-1}^units, the first unit fastest, in chunks `[<= 16384, units]` of
+    float64.
+    """
     powers = levels ** torch.arange(units, device=device)
     for numbers in torch.arange(levels**units, device=device).split(CHUNK):
         yield (numbers[:, None] // powers % levels).double()

@@ -14,7 +14,7 @@ from pipeline.energies.discrete import ENUMERABLE_STATES, all_states, log_sum_ov
 
 
 class ConditionalEnergy(Energy):
-    """What an energy over positions x `[N, *shape]` under contexts `[N, *context_shape]` brings:
+    """An energy over positions x `[N, *shape]` under contexts `[N, *context_shape]`; it brings
     `encode` and `of`.
 
     `given(context)` is an energy of positions alone, and all that kernels, chains and objectives
@@ -36,8 +36,8 @@ class ConditionalEnergy(Energy):
         self.context_shape = tuple(context_shape)
 
     def encode(self, context: Tensor) -> Tensor:
-        """What `of` needs of the contexts `[N, *context_shape]`, `[N, ...]`; worked out once for
-        many positions.
+        """The encoding of the contexts `[N, *context_shape]` that `of` needs, `[N, ...]`; it is
+        worked out once for many positions.
         """
         return context
 
@@ -48,8 +48,8 @@ class ConditionalEnergy(Energy):
         raise NotImplementedError
 
     def of_all(self, states: Tensor, encoding: Tensor) -> Tensor:
-        """E(x | c) of each of the `states` `[S, *shape]` under each of the encodings `[N, ...]`, `[S,
-        N]` nats.
+        """E(x | c) of each of the `states` `[S, *shape]` under each of the encodings `[N, ...]`,
+        `[S, N]` nats.
         """
         return self.of(
             states.repeat_interleave(len(encoding), 0), repeated(encoding, len(states))
@@ -101,8 +101,8 @@ class Given(Energy):
     """A conditional energy bound to contexts `[N, *context_shape]`: an energy of positions.
 
     Of k N positions, copies of all N one after the other, row i has context i mod N: what a kernel
-    or an objective asks that looks at several positions for each chain or row. The encoding is worked
-    out here; under weights that changed, bind anew.
+    or an objective asks that looks at several positions for each chain or row. The encoding is
+    worked out here; under weights that changed, bind anew.
     """
 
     def __init__(self, energy: ConditionalEnergy, context: Tensor) -> None:
@@ -113,7 +113,9 @@ class Given(Energy):
         self._context, self._encoding = context, energy.encode(context)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> Given:
-        """The model's copy, bound to the same contexts: an encoding with a graph cannot be copied."""
+        """Return the model's copy, bound to the same contexts: an encoding with a graph cannot be
+        copied.
+        """
         return Given(copy.deepcopy(self.energy, memo), self._context)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Given:
@@ -124,8 +126,8 @@ class Given(Energy):
         return self
 
     def requires_grad_(self, requires_grad: bool = True) -> Given:
-        """The encoding follows: of a model that is frozen it has no graph, which a chain would go on
-        building.
+        """Sets it for the model, and the encoding follows: of a model that is frozen it has no
+        graph, which a chain would go on building.
         """
         super().requires_grad_(requires_grad)
         self._encoding = self.energy.encode(self._context)

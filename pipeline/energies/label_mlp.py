@@ -84,7 +84,9 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As autograd would, by hand: grad E = -sum_y p(y | x) grad f(x)[y] + grad E_0."""
+        """The energies and their gradient by hand: grad E = -sum_y p(y | x) grad f(x)[y] + grad
+        E_0.
+        """
         inputs, logits = self._inputs_and_logits(x)
         energy = -logits.logsumexp(1)
         shares = logits.softmax(1)
@@ -96,7 +98,7 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
 
     @torch.no_grad()
     def gradient_of(self, x: Tensor, encoding: Tensor) -> tuple[Tensor, Tensor]:
-        """As autograd would, by hand: grad E = -grad f(x)[y] + grad E_0."""
+        """The energies and their gradient by hand: grad E = -grad f(x)[y] + grad E_0."""
         inputs, logits = self._inputs_and_logits(x)
         energy = -logits.gather(1, encoding[:, None])[:, 0]
         return self.with_base(energy, x), self._backward(
@@ -104,7 +106,7 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
         )
 
     def _inputs_and_logits(self, x: Tensor) -> tuple[list[Tensor], Tensor]:
-        """What goes into each SiLU, and f(x)."""
+        """The inputs of each SiLU, and f(x)."""
         first, *others, last = self._linears
         inputs = silu_inputs(linear(x.flatten(1), first.weight, first.bias), others)
         return inputs, linear(silu(inputs[-1]), last.weight, last.bias)

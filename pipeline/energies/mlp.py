@@ -46,8 +46,8 @@ class MLPEnergy(DeepEnergy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As autograd would, with one pass forward and one back by hand, which spares autograd's
-        graph.
+        """The energies and their gradient by one pass forward and one back by hand, which spares
+        autograd's graph.
         """
         first, *others, last = self._linears
         inputs = silu_inputs(linear(x.flatten(1), first.weight, first.bias), others)
@@ -64,7 +64,7 @@ class MLPEnergy(DeepEnergy):
         )
 
     def gradient_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
-        """As double backward would, in half the time and memory: see `GradientAndCurvature`."""
+        """The values of double backward in half the time and memory: see `GradientAndCurvature`."""
         *hidden, last = self._linears
         tensors = (
             [layer.weight for layer in hidden],
@@ -98,12 +98,14 @@ class GradientAndCurvature(torch.autograd.Function):
     Let a bar denote a gradient of the loss, k [P, N] that of v.H v. Up the layers, from that of
     r_0, with g_l = silu'(a_l) r_l,
 
-        bar g_l = W_l bar r_{l-1},    q_l = sum_P k p_l^2,    bar r_l = silu'(a_l) bar g_l + silu''(a_l) q_l
+        bar g_l = W_l bar r_{l-1},    q_l = sum_P k p_l^2
+        bar r_l = silu'(a_l) bar g_l + silu''(a_l) q_l
 
     and down again, from bar t_L = bar z_L = 0,
 
         bar p_l = silu'(a_l) bar t_l + 2 k r_l silu''(a_l) p_l
-        bar a_l = r_l (silu''(a_l) bar g_l + silu'''(a_l) q_l) + silu'(a_l) bar z_l + silu''(a_l) sum_P p_l bar t_l
+        bar a_l = r_l (silu''(a_l) bar g_l + silu'''(a_l) q_l)
+                  + silu'(a_l) bar z_l + silu''(a_l) sum_P p_l bar t_l
         bar t_{l-1} = W_l' bar p_l,    bar z_{l-1} = W_l' bar a_l
         bar W_l = g_l bar r_{l-1}' + bar p_l t_{l-1}' + bar a_l z_{l-1}',    bar b_l = bar a_l
 
@@ -199,8 +201,8 @@ def _third(a: Tensor) -> Tensor:
 
 
 def output(value: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
-    """What `value` [N, width], a linear layer's, becomes behind a SiLU and a linear layer for each
-    of `layers`, [N, outputs]. It may be overwritten.
+    """The outputs [N, outputs] of a SiLU and a linear layer for each of `layers`, behind the linear
+    layer that gave `value` [N, width], which may be overwritten.
     """
     for layer in layers:
         value = silu(value, inplace=not value.requires_grad)  # autograd needs what is before it
@@ -209,8 +211,8 @@ def output(value: Tensor, layers: Sequence[nn.Linear]) -> Tensor:
 
 
 def silu_inputs(first: Tensor, layers: Sequence[nn.Linear]) -> list[Tensor]:
-    """What goes into each SiLU, `[N, width]` each: `first`, and what each of the hidden `layers`
-    behind it gives.
+    """The inputs of each SiLU, `[N, width]` each: `first`, and the output of each of the hidden
+    `layers` behind it.
     """
     inputs = [first]
     for layer in layers:

@@ -104,7 +104,8 @@ class PairwiseEnergy(ConditionalEnergy):
         """log Z(c) `[N]`: along a chain by the forward algorithm (Rabiner 1989), a_i the log of the
         sum over sites before i,
 
-            a_1 = u_1,   a_{i+1}[k] = u_{i+1}[k] + logsumexp_j(a_i[j] + T[j, k]),   log Z = logsumexp_k a_L[k]
+            a_1 = u_1,   a_{i+1}[k] = u_{i+1}[k] + logsumexp_j(a_i[j] + T[j, k]),
+            log Z = logsumexp_k a_L[k]
 
         with all pairs by enumeration of at most 2^20 states.
         """

@@ -31,7 +31,7 @@ from pipeline.energies.discrete import (
 
 
 class RestrictedBoltzmannMachine(Energy):
-    """What the kinds share; `inputs` is the size of phi(v)."""
+    """A restricted Boltzmann machine of any kind of visible units; phi(v) has `inputs` numbers."""
 
     blocks = ("hidden", "visible")
     undecayed = ("visible_bias", "hidden_bias", "log_variance")
@@ -95,7 +95,7 @@ class RestrictedBoltzmannMachine(Energy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As autograd would, by hand."""
+        """The energies and their gradient by hand, as autograd would have them."""
         field = linear(self.features(x), self.weight, self.hidden_bias)
         if beta is not None:
             field = beta[:, None] * field

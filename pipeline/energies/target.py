@@ -21,9 +21,9 @@ class Target:
     under the weights that made them; when the energy's weights change, call `refresh`, then the
     kernel's `init` again. Outside a box the energy is inf.
 
-    With `gradient_dtype` = torch.bfloat16 gradients come from a copy of the energy in that precision,
-    energies as ever. MALA and HMC stay exact: their accept step holds for any proposal drift that
-    is a fixed function of the position.
+    With `gradient_dtype` = torch.bfloat16 gradients come from a copy of the energy in that
+    precision, energies as ever. MALA and HMC stay exact: their accept step holds for any proposal
+    drift that is a fixed function of the position.
     """
 
     def __init__(

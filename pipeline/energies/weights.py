@@ -38,8 +38,8 @@ def adopt(energy: nn.Module, flat: np.ndarray) -> None:
     """Lets the energy's tensors be `flat` (see `flatten`), from now on only to be read.
 
     On the CPU they are views of its memory, which behind Ray is the node's one copy; on a device
-    they are copied to once, as are those that lie in memory in another order (channels_last). Raises
-    `ValueError` where they are not as many.
+    they are copied to once, as are those that lie in memory in another order (channels_last).
+    Raises `ValueError` where they are not as many.
     """
     state = energy.state_dict(keep_vars=True)
     sizes = [tensor.numel() for tensor in state.values()]

@@ -19,7 +19,6 @@ from pipeline.energies.maxent.exponential_family import ExponentialFamily
 
 KEPT = 2**25  # numbers: most that the features of all states may be, to be held at once
 FALSE_ALARM = 1e-4
-NEWTON_STEPS = 100
 OPTIONS = {"maxiter": 5000, "maxfun": 20000, "ftol": 1e-16, "gtol": 1e-10, "maxcor": 30}
 
 
@@ -92,22 +91,18 @@ def maximum_entropy(energy: ExponentialFamily, mu: Tensor, l1: float, l2: float)
 
 
 def _by_newton(smooth: Smooth) -> np.ndarray:
-    """Minimises L by Newton's method from 0, each step halved until L falls by a ten-thousandth of
-    what its slope promises; steps are least squares ones, for features that obey linear equations.
+    """Newton's method from 0 within a region of trust (scipy's trust-exact; Conn, Gould & Toint
+    2000), which also goes where the Hessian is singular: of features that obey linear equations.
     """
-    natural = np.zeros(len(smooth.target))
-    for _ in range(NEWTON_STEPS):
-        gradient = smooth.gradient(natural)
-        step = -np.linalg.lstsq(smooth.hessian(natural), gradient, rcond=1e-12)[0]
-        slope, value, size = float(gradient @ step), smooth.value(natural), 1.0
-        while (
-            size > 1e-10 and not smooth.value(natural + size * step) <= value + 1e-4 * size * slope
-        ):
-            size /= 2
-        natural = natural + size * step
-        if -slope < 1e-20:
-            break
-    return natural
+    found: np.ndarray = optimize.minimize(
+        smooth.value,
+        np.zeros(len(smooth.target)),
+        jac=smooth.gradient,
+        hess=smooth.hessian,
+        method="trust-exact",
+        options={"gtol": 1e-11, "maxiter": 500},
+    ).x
+    return found
 
 
 def _by_halves(smooth: Smooth, l1: float) -> np.ndarray:

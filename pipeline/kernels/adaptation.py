@@ -1,5 +1,5 @@
-"""What chains learn about their own kernel while they run: step sizes, and where a ladder's rungs
-stand.
+"""Adaptation: chains tune their own kernel while they run, its step sizes and the places of a
+ladder's rungs.
 
 Both change between rounds only, so that within a round the kernel is what its proof says. A chain
 whose kernel depends on its past is invariant only in the limit in which that dies out; both stop

@@ -15,7 +15,10 @@ class State(NamedTuple):
     position: Tensor
 
 
-def init(position: Tensor, target: Target) -> State:  # noqa: ARG001 - every kernel has this signature
+def init(
+    position: Tensor,
+    target: Target,  # noqa: ARG001 - every kernel has this signature
+) -> State:
     return State(position)
 
 

@@ -16,7 +16,8 @@ def step(
     """One site to another level, chosen by the energy's first-order change (Grathwohl et al. 2021,
     algorithms 1 and 2):
 
-        q(move | x) = softmax over moves of -D(x, move) / 2,   D(x, move) the linear estimate of E(x') - E(x),
+        q(move | x) = softmax over moves of -D(x, move) / 2,
+        D(x, move) the linear estimate of E(x') - E(x),
         accepted with probability min(1, exp(E(x) - E(x')) q(move back | x') / q(move | x)).
 
     exp(-E) is invariant exactly, however poor the estimate. A move sets one site to one other
@@ -31,8 +32,8 @@ def step(
 def propose(
     state: GradientState, forward: Tensor, move: Tensor, target: Target
 ) -> tuple[GradientState, Tensor]:
-    """Where `move` [N], proposed with the log probabilities `forward`, leads; and the log of
-    Hastings' ratio, [N].
+    """The states that `move` [N], proposed with the log probabilities `forward`, leads to; and the
+    log of Hastings' ratio, [N].
     """
     moved = init_gradient(apply(state.position, move, target), target)
     back = log_proposals(moved, target).gather(1, reverse(state.position, move, target)[:, None])
@@ -74,7 +75,7 @@ def reverse(position: Tensor, move: Tensor, target: Target) -> Tensor:
 
 
 def _site_and_level(position: Tensor, move: Tensor, target: Target) -> tuple[Tensor, Tensor]:
-    """Which site each move changes, and to what: [N, 1] each."""
+    """The site that each move changes, and its new level: [N, 1] each."""
     move = move[:, None]
     if target.levels == 2:
         return move, 1 - position.flatten(1).gather(1, move)

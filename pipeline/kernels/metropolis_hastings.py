@@ -42,7 +42,7 @@ def with_proposal(propose: Proposal) -> Kernel:
 
 def independence(scale: float = 1.0) -> Proposal:
     """x' ~ N(0, scale^2) whatever x is: log q(x | x') - log q(x' | x) = (|x'|^2 - |x|^2) / (2
-    scale^2) (Tierney 1994).
+    scale^2) (Tierney 1994). Raises `ValueError` unless `scale` is a positive number.
     """
     if not (isinstance(scale, int | float) and scale > 0):
         raise ValueError("scale must be a positive number")

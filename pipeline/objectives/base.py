@@ -25,9 +25,9 @@ class Part(NamedTuple):
 
 
 class PositiveSide(NamedTuple):
-    """Rows of data, `position` [N, *shape], under `context` [N, *context_shape] where rows have one.
-    `drawn` is what the objective drew for them, `[P, N, ...]` each: P directions, noises or sites
-    for every row.
+    """Rows of data, `position` [N, *shape], under `context` [N, *context_shape] where rows have
+    one. `drawn` is what the objective drew for them, `[P, N, ...]` each: P directions, noises or
+    sites for every row.
     """
 
     position: Tensor
@@ -37,9 +37,9 @@ class PositiveSide(NamedTuple):
 
 class Replayed(NamedTuple):
     """The past of M negatives, for objectives that go back through their last L transitions:
-    `previous` [M, *shape] is where the chains were before those, `noise` [L, M, *shape] the standard
-    normal draws that they used, and `bank` [B, *shape] holds all negatives of the step, whatever the
-    chunk.
+    `previous` [M, *shape] is where the chains were before those, `noise` [L, M, *shape] the
+    standard normal draws that they used, and `bank` [B, *shape] holds all negatives of the step,
+    whatever the chunk.
     """
 
     previous: Tensor
@@ -72,8 +72,9 @@ class Batch(NamedTuple):
 
 
 class Objective(nn.Module):
-    """A loss: a sum of parts, of the positives and, where it `consumes_chains`, of the negatives. It
-    draws nothing itself: `draw` makes the random inputs of a step, and parts are functions of them.
+    """A loss: a sum of parts, of the positives and, where it `consumes_chains`, of the negatives.
+    It draws nothing itself: `draw` makes the random inputs of a step, and parts are functions of
+    them.
 
     Most have no parameters; those that do (the log Z of noise-contrastive estimation) are learned
     beside the energy's.

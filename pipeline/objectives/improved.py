@@ -55,7 +55,7 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
     def of_negatives(
         self, energy: Energy, negatives: NegativeSide, energies: Tensor, weights: Tensor
     ) -> Iterator[Part]:
-        """Those of contrastive divergence, and sampler_energy and entropy (nats, up to its
+        """The parts of contrastive divergence, and sampler_energy and entropy (nats, up to its
         constant).
         """
         yield from super().of_negatives(energy, negatives, energies, weights)

@@ -32,7 +32,12 @@ class MaximumLikelihood(Objective):
         super().__init__()
         self._grid, self._rule = grid, MidpointRule(0.0, 0.0, grid)
 
-    def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
+    def initialise(
+        self,
+        energy: Energy,
+        rows: Tensor,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> None:
         """Chooses the grid. Raises `ArgumentError` for an energy without a log Z in more than two
         dimensions.
         """

@@ -18,7 +18,8 @@ class MomentMatching(Objective):
     """The law nearest to the base measure h with E[phi] = mu is h(x) exp(lambda.phi(x)) / Z, lambda
     the minimum of
 
-        L(lambda) = log Z(lambda) - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2,   grad (log Z - lambda.mu) = E[phi] - mu
+        L(lambda) = log Z(lambda) - lambda.mu + l1 |lambda|_1 + l2 |lambda|^2 / 2,
+        grad (log Z - lambda.mu) = E[phi] - mu
 
     (Jaynes 1957; Wainwright & Jordan 2008, section 3.6). L is convex. l1 relaxes the moments to a
     box, |E[phi_i] - mu_i| <= l1, with equality of sign -lambda_i where lambda_i is not 0 (Dudik,
@@ -36,9 +37,14 @@ class MomentMatching(Objective):
         self._given, self._l1, self._l2 = moments, l1, l2
         self.register_buffer("mu", torch.empty(0), persistent=False)
 
-    def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:  # noqa: ARG002
-        """Raises `ArgumentError` for an energy that is no exponential family, moments that are not as
-        many as its features, and where there is no log Z.
+    def initialise(
+        self,
+        energy: Energy,
+        rows: Tensor,
+        generator: torch.Generator,  # noqa: ARG002
+    ) -> None:
+        """Takes the target moments. Raises `ArgumentError` for an energy that is no exponential
+        family, moments that are not as many as its features, and where there is no log Z.
         """
         model = family_of(energy)
         self.mu = target_moments(model, self._given, rows)
@@ -50,9 +56,9 @@ class MomentMatching(Objective):
             raise ArgumentError("expectation", "exact", remedy)
 
     def check(self, energy: Energy, rows: Tensor) -> None:
-        """Raises `ArgumentError` where it is certain that no law has the moments (within l1 of each),
-        or none with a finite parameter. Under a ridge there is a minimum whatever they are: what is
-        missed is seen in the residuals.
+        """Raises `ArgumentError` where it is certain that no law has the moments (within l1 of
+        each), or none with a finite parameter. Under a ridge there is a minimum whatever they are:
+        what is missed is seen in the residuals.
         """
         if self._l2:
             return
@@ -74,7 +80,11 @@ class MomentMatching(Objective):
             )
             raise ArgumentError("moments", value, remedy)
 
-    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:  # noqa: ARG002
+    def of_positives(
+        self,
+        energy: Energy,
+        positives: PositiveSide,  # noqa: ARG002
+    ) -> Iterator[Part]:
         """Parts named positive (-lambda.mu), log_z, and l1 and l2 where there are such."""
         model = family_of(energy)
         yield from self._of_targets(model)
@@ -102,7 +112,11 @@ class MomentMatchingByChains(MomentMatching):
     def _check_log_z(self, model: ExponentialFamily) -> None:
         """Chains need no log Z."""
 
-    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:  # noqa: ARG002
+    def of_positives(
+        self,
+        energy: Energy,
+        positives: PositiveSide,  # noqa: ARG002
+    ) -> Iterator[Part]:
         """Parts named positive (-lambda.mu), l1 and l2 where there are such."""
         yield from self._of_targets(family_of(energy))
 

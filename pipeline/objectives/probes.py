@@ -20,7 +20,12 @@ TraceEstimator = Callable[[Energy, Tensor, int, torch.Generator], Tensor]
 """`(energy, x [N, *shape], probes, generator) -> directions [P, N, *shape]`."""
 
 
-def basis(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+def basis(
+    energy: Energy,
+    x: Tensor,
+    probes: int,  # noqa: ARG001
+    generator: torch.Generator,  # noqa: ARG001
+) -> Tensor:
     """The exact trace: sqrt(d) e_i for i = 1, ..., d, whatever `probes` says."""
     d = energy.dimension
     return (
@@ -30,7 +35,12 @@ def basis(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) ->
     )
 
 
-def rademacher(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+def rademacher(
+    energy: Energy,  # noqa: ARG001
+    x: Tensor,
+    probes: int,
+    generator: torch.Generator,
+) -> Tensor:
     """Signs (Hutchinson 1990). Var[v.H v] = 2 sum_{i != j} H_ij^2 for symmetric H: the least of
     independent components.
     """
@@ -42,7 +52,12 @@ def rademacher(energy: Energy, x: Tensor, probes: int, generator: torch.Generato
     )
 
 
-def gaussian(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:  # noqa: ARG001
+def gaussian(
+    energy: Energy,  # noqa: ARG001
+    x: Tensor,
+    probes: int,
+    generator: torch.Generator,
+) -> Tensor:
     """N(0, I): Var[v.H v] = 2 |H|_F^2."""
     return torch.empty((probes, *x.shape), dtype=x.dtype, device=x.device).normal_(
         generator=generator
@@ -50,7 +65,10 @@ def gaussian(energy: Energy, x: Tensor, probes: int, generator: torch.Generator)
 
 
 def sphere(energy: Energy, x: Tensor, probes: int, generator: torch.Generator) -> Tensor:
-    """Uniform on the sphere of radius sqrt(d): Var[v.H v] = 2 d / (d + 2) (|H|_F^2 - (tr H)^2 / d)."""
+    """Uniform on the sphere of radius sqrt(d):
+
+    Var[v.H v] = 2 d / (d + 2) (|H|_F^2 - (tr H)^2 / d)
+    """
     v = gaussian(energy, x, probes, generator).flatten(2)
     return (v * (math.sqrt(energy.dimension) / v.norm(dim=2, keepdim=True))).view(probes, *x.shape)
 
@@ -74,7 +92,8 @@ def hutch_pp(energy: Energy, x: Tensor, probes: int, generator: torch.Generator)
     """Hutch++ (Meyer, Musco, Musco & Woodruff 2021, algorithm 1), about a third of `probes` for
     each of its three uses:
 
-        tr H = tr(Q'H Q) + tr((I - Q Q')H(I - Q Q')),   Q an orthonormal basis of H S, S random signs
+        tr H = tr(Q'H Q) + tr((I - Q Q')H(I - Q Q')),
+        Q an orthonormal basis of H S, S random signs
 
     with the first trace exact and the second by Hutchinson on projected signs. Q carries no graph:
     given Q the identity holds for every H, so that the gradient in the parameters is unbiased too.

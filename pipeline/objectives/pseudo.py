@@ -12,7 +12,9 @@ from pipeline.objectives.base import Objective, Part, PositiveSide
 
 
 class _Sites(Objective):
-    """What draws sites, `sites` of the d for every row, or takes all of them (None)."""
+    """An objective that draws sites, `sites` of the d for every row, or takes all of them
+    (None).
+    """
 
     def __init__(self, sites: int | None) -> None:
         super().__init__()

@@ -21,7 +21,7 @@ from pipeline.objectives.probes import TraceEstimator, gaussian
 
 
 class _Directional(Objective):
-    """What draws directions `[P, N, *shape]` for every row."""
+    """An objective that draws directions `[P, N, *shape]` for every row."""
 
     def __init__(self, estimator: TraceEstimator, probes: int) -> None:
         super().__init__()
@@ -42,7 +42,9 @@ class ScoreMatching(_Directional):
     """
 
     def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
-        """Parts named score and trace: the mean of |s|^2 / 2, and of the trace of the Hessian of E."""
+        """Parts named score and trace: the mean of |s|^2 / 2, and of the trace of the Hessian of
+        E.
+        """
         energy = energy.given(positives.context)
         slope, curvatures = energy.gradient_and_curvature(positives.position, positives.drawn[0])
         yield Part("score", slope.square().sum() / 2, len(slope))
@@ -50,7 +52,10 @@ class ScoreMatching(_Directional):
 
 
 class SlicedScoreMatching(_Directional):
-    """loss = mean_ip (v_ip.grad E(x_i))^2 / 2 - v_ip.H(x_i) v_ip   (Song et al. 2019, equation 7)"""
+    """loss = mean_ip (v_ip.grad E(x_i))^2 / 2 - v_ip.H(x_i) v_ip
+
+    (Song et al. 2019, equation 7).
+    """
 
     def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named score and trace: the mean of (v.s)^2 / 2, and of v.H v."""

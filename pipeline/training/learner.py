@@ -16,6 +16,7 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
+from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.common.errors import CheckpointError, DivergenceError
 from pipeline.common.process import used
@@ -50,8 +51,8 @@ NOTHING = np.empty(0, np.float32)
 
 
 class RankReport(NamedTuple):
-    """What a rank says to the others of its part of a step: its loss, the mean of each part of it,
-    and of its batches their rows, lags, ESS and moments of the energies.
+    """A rank's word to the others on its part of a step: its loss, the mean of each part of it, and
+    of its batches their rows, lags, ESS and moments of the energies.
     """
 
     loss: float
@@ -183,7 +184,7 @@ class Learner:
         skipped: bool,
         seconds: dict[str, float],
     ) -> StepReport:
-        """What is said of a step, of all ranks' rows."""
+        """The report of a step, of all ranks' rows."""
         return StepReport(
             version=self.version,
             loss=sum(rank.loss for rank in said) / len(said),
@@ -231,8 +232,8 @@ class Learner:
     def _chunks(
         self, objective: Objective, batch: Batch, weighing: Weighing
     ) -> Iterator[tuple[Batch, float]]:
-        """What the objective learns from, with what it draws for the rows, in chunks with their
-        shares.
+        """The sides that the objective learns from, with its draws for the rows, in chunks with
+        their shares.
         """
         if not objective.consumes_chains:
             batch = Batch(batch.positives)
@@ -247,7 +248,9 @@ class Learner:
 
     @torch.no_grad()
     def _weighed(self, side: NegativeSide, weighing: Weighing) -> NegativeSide:
-        """The negatives with their weights, which are normalised over more rows than a chunk has."""
+        """The negatives with their weights, which are normalised over more rows than a chunk
+        has.
+        """
         if weighing.result is not None:
             return side._replace(weights=weighing.result.weights)
         pieces = (piece for piece, _ in self._chunking.split_negatives(side))
@@ -283,12 +286,13 @@ class Learner:
         # a short run's average would be all start: warm the decay up (as TensorFlow's
         # ExponentialMovingAverage does)
         decay = min(self._config.optimizer.ema, (1 + self.version) / (10 + self.version))
-        with torch.no_grad():
-            torch._foreach_lerp_(self._average, [p.detach() for p in self._parameters], 1 - decay)
+        get_ema_multi_avg_fn(decay)(self._average, self._parameters, None)
         return norm, False
 
     def averaged(self) -> np.ndarray:
-        """Flat weights (see `flatten`) with the moving average of the parameters, for evaluation."""
+        """Flat weights (see `flatten`) with the moving average of the parameters, for
+        evaluation.
+        """
         return self._flat_with(self._average)
 
     def _flat_with(self, values: Sequence[Tensor]) -> np.ndarray:
@@ -344,7 +348,7 @@ class Learner:
         }
 
     def _own_state(self) -> dict[str, Any]:
-        """What this rank shares with no other."""
+        """The state that this rank shares with no other."""
         return {
             "generator": self._generator.get_state(),
             "device": self._device.type,

@@ -34,7 +34,9 @@ class RowQueue:
         return self._drawn[steps]
 
     def deal(self) -> Rows:
-        """The next rows for one round that whichever step may consume: its batch brings them back."""
+        """The next rows for one round that whichever step may consume: its batch brings them
+        back.
+        """
         while not self._drawn:
             self._drawn.extend(
                 self._draw().chunk(self._config.batches_per_step // self._ranks.size)

@@ -5,7 +5,8 @@ A rank's loss is a mean over its own rows. With as many positives on every rank,
 its negatives times `Ranks.share`, the mean of the ranks' gradients is the gradient of the mean over
 all rows:
 
-    1/R sum_r (share_r / M_r) sum_j w_rj grad E(x_rj) = (1 / sum_r M_r) sum_rj w_rj grad E(x_rj),   share_r = R M_r / sum_r M_r
+    1/R sum_r (share_r / M_r) sum_j w_rj grad E(x_rj) = (1 / sum_r M_r) sum_rj w_rj grad E(x_rj),
+    share_r = R M_r / sum_r M_r
 
 How the model lies on the ranks is one of three: `Alone`, which is what one rank does and knows
 nothing of torch.distributed; `Replicated`, DistributedDataParallel (Li et al. 2020); `Sharded`,
@@ -39,8 +40,8 @@ Pass = Callable[[], Tensor]
 
 
 def free_address(host: str) -> str:
-    """Where ranks may meet: `tcp://host:port`, `host` being this machine as the others know it,
-    with a port that is free.
+    """An address at which ranks may meet: `tcp://host:port`, `host` being this machine as the
+    others know it, with a port that is free.
     """
     with socket.socket() as found:
         found.bind(("", 0))
@@ -110,7 +111,7 @@ def mean_parts(parts: Sequence[dict[str, float]]) -> dict[str, float]:
 
 
 def share_of(pieces: Sequence[Rows], rank: int, size: int) -> Rows:
-    """What rank `rank` of `size` gets of rows dealt anew, those of all `pieces` end to end."""
+    """The share of rank `rank` of `size` in rows dealt anew, those of all `pieces` end to end."""
     fields = [None if some[0] is None else torch.cat(some) for some in zip(*pieces, strict=True)]
     total = sum(len(rows.position) for rows in pieces)
     return Rows(*fields).map(lambda field: field[total * rank // size : total * (rank + 1) // size])
@@ -174,8 +175,8 @@ class Replicated(Alone):
 
 
 class _Passes(nn.Module):
-    """What DistributedDataParallel wraps: any function of the parameters. It has no buffers, which
-    every rank keeps alike.
+    """A module for DistributedDataParallel to wrap: any function of the parameters. It has no
+    buffers, which every rank keeps alike.
     """
 
     def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
@@ -195,7 +196,8 @@ class Sharded(Alone):
     read parameters in other ways than by calling layers, and ranks may differ in how many passes
     they make. In the last pass gradients are reduced while it goes, layer by layer, so that it must
     call the energy as often on every rank: it is one of positives alone. A device so has room for
-    the whole parameters and their gradient, and a share of all else: moments and average.
+    the whole parameters and their gradient, and a share of all else: moments and average. Raises
+    `ArgumentError` where a parameter is a single number, which cannot be split.
     """
 
     split = True
@@ -242,6 +244,9 @@ class Sharded(Alone):
 
     @torch.no_grad()
     def fill(self, flat: np.ndarray) -> None:
+        """Flat weights into the energy, each rank its share. Raises `ValueError` where the weights
+        are not as many.
+        """
         state = self._energy.state_dict()
         sizes = [tensor.numel() for tensor in state.values()]
         if flat.size != sum(sizes):
@@ -258,7 +263,8 @@ def lay_out(energy: Energy, beside: Sequence[nn.Parameter], ranks: Ranks, shardi
     """`energy` on the ranks, with what is learned `beside` it; equal weights on every rank are
     given.
 
-    With fsdp the parameters are others afterwards. Raises `ArgumentError` where they cannot be split.
+    With fsdp the parameters are others afterwards. Raises `ArgumentError` where they cannot be
+    split.
     """
     if ranks.size == 1:
         return Alone(energy)
@@ -271,7 +277,7 @@ def whole(value: Any) -> Any:
 
 
 def stored(value: Any) -> Any:
-    """As `whole`, what was split in the memory of the host."""
+    """A value as `whole` has it, one that was split in the memory of the host."""
     return value.full_tensor().cpu() if hasattr(value, "full_tensor") else value
 
 

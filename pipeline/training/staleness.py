@@ -25,11 +25,6 @@ def importance_weights(energy_then: Tensor, energy_now: Tensor) -> Tensor:
     return torch.softmax(energy_then.double() - energy_now.double(), -1)
 
 
-def effective_sample_size(weights: Tensor) -> float:
-    """ESS / M = 1 / (M sum_i w_i^2) in (0, 1], for normalised weights [M] (Kong 1992)."""
-    return float(1 / (len(weights) * weights.square().sum()))
-
-
 def batch_weights(
     energy_then: Tensor,
     energy_now: Tensor,

@@ -63,7 +63,8 @@ def test_flat_weights_round_trip_with_buffers(overrides: list[str]) -> None:
     flat.setflags(write=False)
     unflatten_(other, flat)
     assert torch.equal(one.eval()(x), other.eval()(x))
-    assert sum(math.prod(shape) for _, shape, _ in signature(one)) == flat.size  # type: ignore[arg-type]
+    shapes = [shape for _, shape, _ in signature(one)]
+    assert sum(map(math.prod, shapes)) == flat.size  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="do not fit"):
         unflatten_(other, flat[:-1])
 

@@ -232,7 +232,8 @@ def test_features_are_declared_on_the_command_line() -> None:
     histogram = "{kind:histogram,low:0,high:1,bins:2}"
     declared = f"energy.features=[{{kind:means}},{{kind:pairs,neighbours:true}},{histogram}]"
     section = compose(["energy=maxent", "energy.box=[0,1]", declared]).energy
-    energy = family((2, 2), **section.model_dump(exclude={"name", "given"}))  # type: ignore[arg-type]
+    options = section.model_dump(exclude={"name", "given"})
+    energy = family((2, 2), **options)  # type: ignore[arg-type]
     assert len(energy.names) == 4 + 4 + 8
     for wrong in (
         "[{kind:moments}]",

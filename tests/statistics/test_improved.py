@@ -231,7 +231,12 @@ def brute(x: Tensor, own: Tensor, bank: Tensor) -> Tensor:
     return double(rows)
 
 
-def own_not_excluded(x: Tensor, own: Tensor, bank: Tensor, names: Tensor | None = None) -> Tensor:  # noqa: ARG001
+def own_not_excluded(
+    x: Tensor,
+    own: Tensor,  # noqa: ARG001
+    bank: Tensor,
+    names: Tensor | None = None,  # noqa: ARG001
+) -> Tensor:
     return torch.cdist(x, bank).min(1).values
 
 

@@ -189,7 +189,8 @@ def test_log_z_and_moments_by_quadrature() -> None:
     assert energy.log_partition() == pytest.approx(math.log(of(0)), abs=1e-7)
     expected = [of(power) / of(0) for power in range(1, 5)]
     assert moments.mean.tolist() == pytest.approx(expected, abs=1e-6)
-    assert list(config.objective.moments) == pytest.approx(expected, abs=1e-8)  # type: ignore[union-attr, arg-type]
+    moments = list(config.objective.moments)  # type: ignore[union-attr, arg-type]
+    assert moments == pytest.approx(expected, abs=1e-8)
 
 
 def test_exact_moments_are_log_zs_derivatives() -> None:
@@ -368,7 +369,8 @@ def test_chi_square_of_the_parameters_is_one() -> None:
     chi-square is that of 8 degrees of freedom within 5 standard errors (and the limit's O(1 /
     rows)), and the bound is exceeded at most once.
     """
-    data = ising(compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=2000"]).data)  # type: ignore[arg-type]
+    section = compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=2000"]).data
+    data = ising(section)  # type: ignore[arg-type]
     energy = family((2, 2), [MEANS, {"kind": "pairs", "neighbours": True}], levels=2).double()
     x, _ = law(energy)
     assert data.log_density is not None
@@ -391,7 +393,8 @@ def test_true_parameters_are_read_off_the_law() -> None:
     """Products' by the log odds of two neighbours, the others at 0, which for spins -1, 1 are 4 J;
     a law of another family has none.
     """
-    data = ising(compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=2000"]).data)  # type: ignore[arg-type]
+    section = compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=2000"]).data
+    data = ising(section)  # type: ignore[arg-type]
     energy = family((2, 2), [MEANS, {"kind": "pairs", "neighbours": True}], levels=2)
     dual = maximum_entropy(energy, numbers(*[0.5] * 4, *[0.25] * 4), 0.0, 0.0)
     assert dual is not None
@@ -408,7 +411,8 @@ def test_true_parameters_are_read_off_the_law() -> None:
 
 def test_ising_rows_are_of_their_law() -> None:
     """Frequencies of all 16 states against the density, which sums to 1; p > 1e-6."""
-    data = ising(compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=40000"]).data)  # type: ignore[arg-type]
+    section = compose(["experiment=maxent_ising", "data.shape=[2,2]", "data.rows=40000"]).data
+    data = ising(section)  # type: ignore[arg-type]
     rows = torch.cat([data.sample, data.held_out]).flatten(1).long()
     numbers_of = (rows * 2 ** torch.arange(4)).sum(1)
     x = (torch.arange(16)[:, None] >> torch.arange(4) & 1).view(-1, 2, 2)

@@ -3,11 +3,13 @@
 from collections.abc import Iterator
 from typing import ClassVar, Literal
 
+from torch import Tensor
+
 from pipeline.config.fields import NonNegativeFloat
 from pipeline.config.objectives import ObjectiveSection
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, Objective, Part
+from pipeline.objectives.base import NegativeSide, Objective, Part, PositiveSide
 
 
 class PlainPCD(ObjectiveSection):
@@ -31,15 +33,21 @@ class Contrast(Objective):
         super().__init__()
         self._pull = pull
 
-    def parts(self, energy: Energy, batch: Batch) -> Iterator[Part]:
-        """Parts named positive, pull and negative."""
-        if batch.positives is not None:
-            values = energy.given(batch.context)(batch.positives)
-            yield Part("positive", values.sum(), len(values))
-            yield Part("pull", values.square().sum(), len(values), self._pull)
-        if batch.negatives is not None:
-            values = energy.given(batch.negative_context)(batch.negatives)
-            yield Part("negative", (batch.weights_of(values) * values).sum(), len(values), -1.0)
+    def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
+        """Parts named positive and pull."""
+        values = energy.given(positives.context)(positives.position)
+        yield Part("positive", values.sum(), len(values))
+        yield Part("pull", values.square().sum(), len(values), self._pull)
+
+    def of_negatives(
+        self,
+        energy: Energy,  # noqa: ARG002
+        negatives: NegativeSide,  # noqa: ARG002
+        energies: Tensor,
+        weights: Tensor,
+    ) -> Iterator[Part]:
+        """One part, negative, of the energies that are given with their weights."""
+        yield Part("negative", (weights * energies).sum(), len(energies), -1.0)
 
 
 def make(section: PlainPCD, config: RunConfig) -> Objective:  # noqa: ARG001

@@ -144,8 +144,8 @@ class ExponentialFamily(Energy):
         return self.rule.log_integral(self, self.natural).squeeze(0)
 
     def support(self) -> Iterator[Tensor] | None:
-        """Where sums for Z are taken, float64, in chunks `[<= 65536, *shape]`: all states, or the
-        midpoint rule's points; None where there is no `log_sum`.
+        """The points that sums for Z are taken over, float64, in chunks `[<= 65536, *shape]`: all
+        states, or the midpoint rule's points; None where there is no `log_sum`.
         """
         if not self.states:
             return None
@@ -156,7 +156,7 @@ class ExponentialFamily(Energy):
 
     @property
     def states(self) -> int:
-        """How many points `support` has; 0 where there is none."""
+        """The number of points that `support` has; 0 where there is none."""
         if self.levels is not None:
             count = self.levels**self.dimension
             return count if count <= ENUMERABLE_STATES else 0
@@ -213,8 +213,8 @@ def family(
     Raises `ArgumentError` where they are not to be had, or where exp of their sum may have no
     integral on R^d, whatever lambda has been learned so far.
     """
-    domain = {"levels": levels, "box": box, "base_scale": base_scale}
-    example = Energy(shape, **domain).sample_base(2, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
+    plain = Energy(shape, levels=levels, box=box, base_scale=base_scale)
+    example = plain.sample_base(2, torch.Generator().manual_seed(0))
     maps = [declare(shape, some, example) for some in features]
     maps += [
         GivenFeatures(function, example, getattr(function, "__name__", "given"))

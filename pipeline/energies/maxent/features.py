@@ -67,7 +67,7 @@ class Histogram(ComponentFeatures):
 
     Piecewise constant: of no help to a kernel that follows gradients, which stays exact all the
     same. Moments of one component add up to the probability of [low, high], so where that is the
-    whole domain they must add up to 1.
+    whole domain they must add up to 1. Raises `ArgumentError` unless `low` is below `high`.
     """
 
     def __init__(self, shape: Sequence[int], low: float, high: float, bins: int) -> None:
@@ -92,7 +92,7 @@ class Histogram(ComponentFeatures):
 
 class Pairs(FeatureMap):
     """Products x_i x_j, i < j: of all pairs, or of nearest neighbours on the grid that `shape` is
-    (its sides not joined).
+    (its sides not joined). Raises `ArgumentError` where there are no pairs.
     """
 
     first: Tensor

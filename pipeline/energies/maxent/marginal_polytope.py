@@ -1,6 +1,6 @@
-"""Whether any law has given moments: whether mu lies in M = {E_p[phi]: p any law} = conv{phi(x)}
-(Wainwright & Jordan 2008, section 3.4), and whether in its relative interior, where alone there is
-an exponential family's law with a finite parameter.
+"""The moments that laws can have, M = {E_p[phi]: p any law} = conv{phi(x)} (Wainwright & Jordan
+2008, section 3.4): a law with moments mu exists where mu lies in M, and one of an exponential
+family, with a finite parameter, where mu lies in its relative interior.
 """
 
 from __future__ import annotations
@@ -137,7 +137,9 @@ def _by_programme(phi: np.ndarray, mu: np.ndarray, names: tuple[str, ...], slack
 
 
 def _constant_forms(rows: np.ndarray) -> np.ndarray:
-    """An orthonormal basis of the linear forms that are 0 on all centred `rows` [S, F], in columns."""
+    """An orthonormal basis of the linear forms that are 0 on all centred `rows` [S, F], in
+    columns.
+    """
     values, vectors = np.linalg.eigh(rows.T @ rows / len(rows))
     basis: np.ndarray = vectors[:, values <= 1e-12]
     return basis
