@@ -183,8 +183,8 @@ MUTANTS = [
     mutant(
         "contrastive divergence: sign of the negatives",
         "pipeline/objectives/contrastive.py",
-        "batch.weights_of(values), -1.0)",
-        "batch.weights_of(values), 1.0)",
+        'self._side("negative", energies, weights, -1.0)',
+        'self._side("negative", energies, weights, 1.0)',
         "tests/statistics/test_contrastive.py",
     ),
     mutant(
@@ -355,8 +355,8 @@ MUTANTS = [
     mutant(
         "average: its shares exchanged",
         "pipeline/training/learner.py",
-        "[p.detach() for p in self._parameters], 1 - decay",
-        "[p.detach() for p in self._parameters], decay",
+        "get_ema_multi_avg_fn(decay)",
+        "get_ema_multi_avg_fn(1 - decay)",
         "tests/unit/test_learner.py",
         "-k=average",
     ),
