@@ -54,18 +54,19 @@ def test_a_mutation_is_caught_by_a_test_that_fails(
     (tmp_path / "test_sum.py").write_text(TEST)
     (tmp_path / "test_nothing.py").write_text("")
     slip = mutant("slip", "code_.py", "return a + b", new, tests)
-    mutants.unbroken(tmp_path, [slip._replace(tests=("test_sum.py",))])
     outcome = mutants.try_out(tmp_path, slip)
+    assert outcome.by == ("test_sum.py::test_sum" if caught else None)
     assert outcome.caught == caught
+    mutants.check_unbroken(tmp_path, [outcome])
     assert (tmp_path / "code_.py").read_text() == SUM
 
 
 def test_what_was_said_of_the_suite_before_stays(tmp_path: Path) -> None:
     slip = MUTANTS[0]
-    mutants.record([slip], [Outcome(True, "FAILED a", 1.0)], tmp_path)
+    mutants.record([slip], [Outcome("a", "1 failed", 1.0)], tmp_path)
     path = tmp_path / "mutants.json"
     path.write_text(path.read_text().replace('"before": null', BEFORE % slip.name))
-    mutants.record([slip], [Outcome(False, "1 passed", 2.0)], tmp_path)
+    mutants.record([slip], [Outcome(None, "1 passed", 2.0)], tmp_path)
     assert "| caught | NOT CAUGHT |" in (tmp_path / "mutants.md").read_text()
     assert "commit abc" in (tmp_path / "mutants.md").read_text()
 
