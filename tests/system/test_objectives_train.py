@@ -21,7 +21,7 @@ from tests.beside import BINARY, beside
 SHORT = {
     "toy": (
         "energy.hidden=[48,48]",
-        "trainer.steps=500",
+        "trainer.steps=250",
         "optimizer.warmup=50",
         "chains.burn_in=20",
     ),
@@ -33,7 +33,7 @@ LESS = {
     ("toy", "maximum_likelihood"): ("trainer.steps=80",),
     ("toy", "short_run"): ("kernel.transitions=20",),
     ("toy", "pcd, ladder"): ("trainer.steps=200",),
-    ("toy", "mixture"): ("trainer.steps=300",),
+    ("toy", "mixture"): ("trainer.steps=150",),
     ("digits_rbm", "nce"): ("trainer.steps=1000",),
     ("digits_rbm", "maximum_likelihood"): ("trainer.steps=150", "optimizer.learning_rate=0.4"),
 }
