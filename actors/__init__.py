@@ -1,3 +1,3 @@
-"""Thin Ray shells over `pipeline`: what runs where, what is asked of whom, what happens when
-something dies.
+"""Thin Ray shells over `pipeline`: they place its parts on processes, ask each for its work, and
+bring back those that die.
 """

@@ -16,7 +16,7 @@ from pipeline.storage.checkpoint import Checkpoint, write_part
 
 
 class PoolStatus(NamedTuple):
-    """Where a pool is: its next round, its incarnation, and the id of the node it runs on."""
+    """A pool's word on itself: its next round, its incarnation, the id of the node it runs on."""
 
     round: int
     incarnation: int
@@ -36,68 +36,72 @@ class ChainPool:
         context_shape: tuple[int, ...] | None,
     ) -> None:
         torch.set_num_threads(config.cluster.threads)
-        self._pool = pool
-        self._chains = make_chains(config, shape, pool, context_shape)
+        self._number = pool
+        self._pool = make_chains(config, shape, pool, context_shape)
         self._handed_over = False
 
     def _expect(self, round: int) -> None:
-        """Raises `OutOfStepError` where the next round is not the one that the driver takes it for."""
-        if self._chains.round != round:
-            raise OutOfStepError(f"pool {self._pool} is at round {self._chains.round}, not {round}")
+        """Checks the driver's count: raises `OutOfStepError` where the next round is another."""
+        if self._pool.round != round:
+            raise OutOfStepError(f"pool {self._number} is at round {self._pool.round}, not {round}")
 
     @ray.method(num_returns=2)
     def advance(
         self, round: int, weights: Weights, start: Rows | None = None
     ) -> tuple[pa.RecordBatch, RoundReport]:
-        """Round number `round` under `weights`, of and under the rows `start`, as arrays, where
-        chains are sent any.
+        """One round, number `round`, under `weights`, of and under the rows `start`, as arrays,
+        where chains are sent any. Raises `OutOfStepError`.
         """
         self._expect(round)
-        return self._chains.advance(weights, None if start is None else start.map(torch.tensor))
+        return self._pool.advance(weights, None if start is None else start.map(torch.tensor))
 
     def save(self, round: int, folder: str) -> Part:
+        """Writes the pool's part of a checkpoint into `folder`. Raises `OutOfStepError`."""
         self._expect(round)
-        return write_part(folder, f"pool-{self._pool}.pt", self._chains.state_dict())
+        return write_part(folder, f"pool-{self._number}.pt", self._pool.state_dict())
 
-    # -- how a pool comes to its chains: each says where it then stands ----------------------------
+    # -- the ways to chains: each returns where the pool then stands -------------------------------
 
     def begin(self) -> PoolStatus:
-        """New ones, from noise when the first weights come."""
+        """Begins with new chains, from noise when the first weights come."""
         return PoolStatus(
-            self._chains.round, self._chains.incarnation, ray.get_runtime_context().get_node_id()
+            self._pool.round, self._pool.incarnation, ray.get_runtime_context().get_node_id()
         )
 
     def restore(self, checkpoint: Checkpoint, of: int) -> PoolStatus:
-        """Those of a checkpoint's pool number `of`: this one, or another, whose positions it takes
-        up with its own draws.
+        """Takes up the chains of a checkpoint's pool number `of`: this one, or another, from whose
+        positions it goes on with draws of its own.
         """
-        self._chains.load_state_dict(checkpoint.read(f"pool-{of}.pt"))
-        if of != self._pool:
-            self._chains.diverge()
+        self._pool.load_state_dict(checkpoint.read(f"pool-{of}.pt"))
+        if of != self._number:
+            self._pool.diverge()
         return self.begin()
 
     def revive(
         self, incarnation: int, round: int, last: pa.RecordBatch | None, rows: Rows | None = None
     ) -> PoolStatus:
-        """Those of a batch that this pool, or another one, sent; or at training rows, as arrays; or
-        from noise.
+        """Takes up the chains of the batch `last` that this pool, or another one, sent; else begins
+        at training `rows`, as arrays; else from noise.
         """
-        self._chains.revive(
+        self._pool.revive(
             incarnation, round, last, None if rows is None else rows.map(torch.tensor)
         )
         return self.begin()
 
     def hand_over(self, round: int) -> dict[str, Any]:
-        """Everything its chains are, for `take_over` on another node."""
+        """Everything that its chains are, for `take_over` on another node.
+
+        Raises `OutOfStepError`.
+        """
         self._expect(round)
         self._handed_over = True
-        return self._chains.state_dict()
+        return self._pool.state_dict()
 
     def take_over(self, state: dict[str, Any]) -> PoolStatus:
         """Goes on as the process that handed over would have. Raises `OutOfStepError` where this is
         that process, still.
         """
         if self._handed_over:
-            raise OutOfStepError(f"pool {self._pool} is on the node that it leaves")
-        self._chains.load_state_dict(state)
+            raise OutOfStepError(f"pool {self._number} is on the node that it leaves")
+        self._pool.load_state_dict(state)
         return self.begin()

@@ -1,26 +1,28 @@
 """The driver: asks for rounds and steps, moves references, and brings back what dies. It never
 touches a batch.
 
-Two policies, one per kind of run. *Assigned*: step t consumes round t of the pools whose turn it is
-(lock-step, exact lag), which makes a run repeatable. *First come*: pools go on under the newest
-weights, a step consumes whichever batches are there; what is in flight is bounded, and so is the
-lag.
+There are two policies, one per kind of run (`actors.policy` has their rules). *Assigned*: step t
+consumes round t of the pools whose turn it is (lock-step, exact lag), which makes a run repeatable.
+*First come*: pools go on under the newest weights, a step consumes whichever batches are there;
+what is in flight is bounded, and so is the lag.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter, deque
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.chain_pool import ChainPool
+from actors.members import Finished
 from actors.parameter_server import ParameterServer
-from actors.pools import PoolRoster, Round
+from actors.policy import RestartBudget, made_under, missing
+from actors.pools import PoolRoster
 from actors.servers import ServerRanks
 from actors.waiting import Deadline, get, ready
 from pipeline.common.errors import ClusterError, DamagedError, OutOfStepError
@@ -29,12 +31,14 @@ from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint, CheckpointStore
 
 log = logging.getLogger(__name__)
-Batches = list[tuple[Round, RoundReport]]
 
 
 class RayRunner:
     """The algorithm of `pipeline.runs.inline`, its parts in actors of the classes `pool` and
     `server`.
+
+    `watch` is told what changes while no step is made: pools that came or went, and what was
+    restarted. The `Flow` of a step has what was not told before.
     """
 
     def __init__(
@@ -45,28 +49,45 @@ class RayRunner:
         context_shape: tuple[int, ...] | None = None,
         pool: type = ChainPool,
         server: type = ParameterServer,
+        watch: Callable[[Flow], None] | None = None,
     ) -> None:
-        self._config = config
+        self._config, self._watch = config, watch
         self._store = CheckpointStore(output, config.checkpoint.keep)
         self.servers = ServerRanks(config, server)
-        if (
-            config.chains.max_pools
-        ):  # more pools than there may be room for: ranks have theirs first
+        # more pools than there may be room for: ranks have theirs first
+        if config.chains.max_pools:
             self.servers.await_room()
         self.pools = PoolRoster(config, self.servers, pool, (shape, context_shape))
         self._version = 0
         self._lag_bound = config.trainer.lag
         self._asked = 0  # rounds that rows were dealt to
         self._warm_start: Checkpoint | None = None
+        self._server_restarts = RestartBudget(config.cluster.server_restarts)
         self._leaving_told = False
+        self._pools_told = 0
 
     # -- life of a run -----------------------------------------------------------------------------
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
-        self._warm_start = warm_start
+        """Takes up a checkpoint, or another run's weights, or neither, and waits for the pools
+        without which the run does not begin.
+
+        Raises `DamagedError` where a part of the checkpoint is damaged: it may be called again with
+        an older one. Raises `ClusterError` where an actor could not start, or they do not come in
+        time.
+        """
+        config, self._warm_start = self._config, warm_start
+        needed = config.chains.min_pools or config.pools
         try:
-            version = self.servers.start(checkpoint, warm_start, self._config.cluster.timeout)
+            version = self.servers.start(checkpoint, warm_start, config.cluster.timeout)
             self.pools.start(checkpoint)
+            deadline = Deadline(
+                config.cluster.timeout, f"{needed} pools, without which the run does not begin,"
+            )
+            while len(self.pools.available) < needed:
+                self.pools.await_first(1.0)
+                self._tell()
+                deadline.check()
         except RayActorError as error:
             raise ClusterError(f"an actor could not start: {error}") from error
         self._restart_from(version)
@@ -80,50 +101,54 @@ class RayRunner:
         self._weights: deque[tuple[int, ObjectRef]] = deque(maxlen=back + 1)
 
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
-        """One step, however many attempts it takes. Raises `ClusterError` where nothing moves for
-        `cluster.timeout`.
+        """One step, however many attempts it takes.
+
+        Raises `ClusterError` where nothing moves for `cluster.timeout`, or where the parameter
+        server dies more often than `cluster.server_restarts` allows.
         """
         while True:
             clock = time.perf_counter()
-            batches: Batches = []
+            batches: list[Finished] = []
             try:
                 batches = self._gather() if self._config.pools else []
                 waited = time.perf_counter()
-                step = self.servers.ask_step(self._version, [round.batch for round, _ in batches])
+                step = self.servers.ask_step(self._version, [round.batch for round in batches])
                 report = self._await(step)
                 break
-            except (
-                RayActorError,
-                OutOfStepError,
-            ):  # of the parameter server: those of pools are dealt with elsewhere
+            # of the parameter server: those of pools are dealt with elsewhere
+            except (RayActorError, OutOfStepError) as error:
                 self.pools.dropped["parameter_server_died"] += len(batches)
-                self._recover_server()
-            except ObjectLostError:  # a batch died with its node before the step could read it
+                self._recover_server(error)
+            # a batch died with its node before the step could read it
+            except ObjectLostError as error:
                 self.pools.dropped["object_lost"] += len(batches)
-                if (
-                    self._config.trainer.replicas > 1
-                ):  # the other ranks wait for the one that lacks it
-                    self._recover_server()
+                # the other ranks wait for the one that lacks it
+                if self._config.trainer.replicas > 1:
+                    self._recover_server(error)
         self._version, self._lag_bound = report.version, report.lag_bound
-        return (
-            report,
-            [report for _, report in batches],
-            self._flow(waited - clock, time.perf_counter() - waited),
-        )
+        seconds = {
+            "wait_for_pools": waited - clock,
+            "wait_for_step": time.perf_counter() - waited,
+        }
+        leaves = self.pools.server_leaves and not self._leaving_told
+        self._leaving_told = self._leaving_told or leaves
+        flow = self._flow(seconds)._replace(server_leaves=leaves)
+        return report, [round.report for round in batches], flow
 
     def _take_weights(self) -> None:
-        """Those of the newest version, which are asked for once the next step is."""
+        """Asks for the weights of the newest version, unless that was done."""
         if not self._weights or self._weights[-1][0] != self._version:
             self._weights.append((self._version, self.servers.weights(self._version)))
 
     def _await(self, step: list[ObjectRef]) -> StepReport:
-        """Where rounds are not assigned, takes in those that finish while the step is made, and
-        asks free pools for others.
+        """The report on a step that was asked for. Where rounds are not assigned, takes in those
+        that finish while it is made, and asks free pools for others.
         """
         if not self._config.assigned_rounds:
             deadline = Deadline(self._config.cluster.timeout, "the parameter server's step")
             while True:
                 self.pools.look_after()
+                self._tell()
                 self._ask_first_come(self._lag_bound)
                 if any(ready(rank) for rank in step):
                     break
@@ -131,24 +156,30 @@ class RayRunner:
                 self.pools.collect(1.0, *step)
         return self.servers.report(step)
 
-    def _flow(self, waited_for_pools: float, waited_for_step: float) -> Flow:
+    def _flow(self, seconds: dict[str, float]) -> Flow:
+        """The account of everything since the last one."""
         pools = self.pools
-        leaves = pools.server_leaves and not self._leaving_told
-        self._leaving_told = self._leaving_told or leaves
         flow = Flow(
-            in_flight=len(pools.rounds) + len(pools.finished),
-            waiting=len(pools.finished),
-            pools=len(pools.available),
+            in_flight=pools.in_flight,
+            waiting=len(pools.fleet.finished),
+            pools=len(pools.fleet.available()),
             dropped=dict(pools.dropped),
             restarts=dict(pools.restarts),
             handovers=pools.handovers,
-            server_leaves=leaves,
-            seconds={"wait_for_pools": waited_for_pools, "wait_for_step": waited_for_step},
+            server_leaves=False,
+            seconds=seconds,
         )
         pools.dropped.clear()
         pools.restarts.clear()
         pools.handovers = 0
+        self._pools_told = flow.pools
         return flow
+
+    def _tell(self) -> None:
+        """Hands on that pools came or went, or that an actor is being restarted, without a step."""
+        changed = len(self.pools.fleet.available()) != self._pools_told
+        if self._watch is not None and (changed or self.pools.restarts):
+            self._watch(self._flow({}))
 
     def save(self, folder: str) -> list[Part]:
         """Every actor writes its own part."""
@@ -156,6 +187,9 @@ class RayRunner:
         return [*self.pools.save(folder), *self.servers.parts(saved)]
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
+        """The evaluation: how far it is, at last its figures. Raises `ClusterError` where the
+        parameter server dies.
+        """
         try:
             yield from self.servers.evaluate(self._version, output)
         except RayActorError as error:
@@ -164,12 +198,13 @@ class RayRunner:
             ) from error
 
     def close(self) -> None:
+        """Ends every actor's process."""
         self.servers.close()
         self.pools.close()
 
     # -- rounds and steps --------------------------------------------------------------------------
 
-    def _gather(self) -> Batches:
+    def _gather(self) -> list[Finished]:
         """The batches of the next step, asking for rounds as long as they are wanted."""
         deadline = Deadline(self._config.cluster.timeout, "a batch for a step")
         assigned = self._config.assigned_rounds
@@ -178,6 +213,7 @@ class RayRunner:
         batches = [] if assigned else self._choose_first_come()
         while not batches:
             self.pools.look_after()
+            self._tell()
             if assigned:
                 self._ask_assigned()
             else:
@@ -190,94 +226,55 @@ class RayRunner:
                 continue
             deadline.check()
             self.pools.collect(1.0)
-        for entry in batches:
-            self.pools.finished.remove(entry)
         return batches
 
-    def _enough_pools(self) -> bool:
-        return len(self.pools.available) >= (self._config.chains.min_pools or 1)
-
     def _ask_assigned(self) -> None:
-        """Every round whose weights exist: those of steps up to version + lag, that were not asked
-        for yet.
+        """Asks for every round whose weights exist, and that was not asked for yet: those of steps
+        up to version + lag.
         """
         self._take_weights()
         pools, lag = self.pools, self._config.trainer.lag
-        asked = {
-            (round.step, round.pool)
-            for round in (*pools.rounds.values(), *(round for round, _ in pools.finished))
-        }
+        asked = {(round.step, round.pool) for round in pools.rounds.values()}
+        asked |= {(round.step, round.pool) for round in pools.fleet.finished}
+        there = set(pools.fleet.available().tolist())
         for step in range(self._version, self._version + lag + 1):
             turn = self._config.pools_of_step(step)
-            wanted = [
-                (i, p)
-                for i, p in enumerate(turn)
-                if (step, p) not in asked and pools.members[p].available
-            ]
+            wanted = missing(step, turn, asked, there)
             if not wanted:
                 continue
             starts: list[Any] = [None] * len(turn)
             if self._config.sends_starts:
                 starts = list(self.servers.starts(self._version, step, len(turn)))
-            version, weights = self._weights[max(0, step - lag - self._weights[0][0])]
-            for index, number in wanted:
-                pools.ask(pools.members[number], step, version, weights, starts[index])
+            oldest = self._weights[0][0]
+            version, weights = self._weights[max(0, made_under(step, lag) - oldest)]
+            for place, number in wanted:
+                pools.ask(pools.members[number], step, version, weights, starts[place])
 
-    def _choose_assigned(self) -> Batches:
-        """Those of this step, in their pools' turn; of pools that died it does without, as long as
-        one is left.
-        """
-        if not self._enough_pools() or any(
-            round.step == self._version for round in self.pools.rounds.values()
-        ):
-            return []
-        turn = {pool: place for place, pool in enumerate(self._config.pools_of_step(self._version))}
-        mine = [entry for entry in self.pools.finished if entry[0].step == self._version]
-        return sorted(mine, key=lambda entry: turn[entry[0].pool])
+    def _choose_assigned(self) -> list[Finished]:
+        """The batches of this step, in their pools' turn."""
+        pools, step = self.pools, self._version
+        turn = self._config.pools_of_step(step)
+        return pools.fleet.choose_assigned(pools.rules, step, turn, pools.rounds.values())
 
     def _ask_first_come(self, steps: int) -> None:
-        """Fills what may be in flight, the batches of so many `steps`, from the pools with the
-        fewest there, and so far.
-
-        The batches of bound + 1 steps, the one to be made next among them, are what the bound on
-        lag leaves room for.
-
-        What a late pool owes is not waited for, and takes no other pool's place.
-        """
+        """Fills what may be in flight, the batches of so many `steps`, under the newest weights."""
         self._take_weights()
-        pools, config, responsive = self.pools, self._config, self.pools.responsive()
         version, weights = self._weights[-1]
-        each = min(steps, config.trainer.inflight or steps)
-        load = Counter(round.pool for round, _ in pools.finished)
-        for pool in responsive:
-            load[pool.number] += pool.unfinished
-        room = config.batches_per_step * steps - sum(load.values())
-        while room > 0 and responsive:
-            pool = min(responsive, key=lambda pool: (load[pool.number], pool.rounds))
-            if load[pool.number] >= each:
-                break
+        pools = self.pools
+        for number in pools.fleet.rounds_to_ask(pools.rules, steps, time.monotonic()):
             start = None
-            if config.sends_starts:
+            if self._config.sends_starts:
                 start = self.servers.deal(self._asked)
                 self._asked += 1
-            pools.ask(pool, None, version, weights, start)
-            load[pool.number] += 1
-            room -= 1
+            pools.ask(pools.members[number], None, version, weights, start)
 
-    def _choose_first_come(self) -> Batches:
-        """The first batches there, enough for a step, none older than the bound: such are counted,
-        their chains go on.
+    def _choose_first_come(self) -> list[Finished]:
+        """The first batches there, enough for a step, none older than the bound: such are
+        counted.
         """
-        pools = self.pools
-        fresh = [
-            entry for entry in pools.finished if self._version - entry[0].version <= self._lag_bound
-        ]
-        pools.dropped["stale"] += len(pools.finished) - len(fresh)
-        pools.finished = fresh
-        # no more than the pools that do not keep others waiting may have in flight
-        each = min(self._lag_bound + 1, self._config.trainer.inflight or self._lag_bound + 1)
-        wanted = min(self._config.batches_per_step, max(1, len(pools.responsive()) * each))
-        return fresh[:wanted] if self._enough_pools() and len(fresh) >= wanted else []
+        pools, bound = self.pools, self._lag_bound
+        pools.dropped["stale"] += pools.fleet.drop_stale(self._version, bound)
+        return pools.fleet.choose(pools.rules, bound, time.monotonic())
 
     # -- the parameter server ----------------------------------------------------------------------
 
@@ -290,23 +287,37 @@ class RayRunner:
         get(reference, self._config.cluster.timeout, "the parameter server")
         self._weights = deque([(self._version, reference)], maxlen=self._weights.maxlen)
 
-    def _recover_server(self) -> None:
-        """The parameter server died: it comes back from the newest checkpoint, and the run goes on
-        from there.
+    def _recover_server(self, error: Exception) -> None:
+        """The parameter server died, as `error` says: it comes back from the newest checkpoint, and
+        the run goes on from there.
+
+        Nothing of the dead one's is used again: its versions had other weights than those of the
+        same numbers will have. Raises `ClusterError` where it died too often, or is not back in
+        time.
         """
+        cluster, cause = self._config.cluster, " ".join(str(error).split())
+        if not self._server_restarts.spend(time.monotonic()):
+            raise ClusterError(
+                "the parameter server died once more after all the restarts within an hour that"
+                f" cluster.server_restarts={cluster.server_restarts} allows: {cause}"
+            ) from error
         self.pools.restarts["parameter_server"] += 1
-        deadline = Deadline(self._config.cluster.timeout, "the parameter server, which died,")
-        for checkpoint in (*self._store.complete(), None):
-            log.warning(
-                "the parameter server died; it is being restarted from %s",
-                checkpoint.folder if checkpoint else "the beginning",
-            )
-            try:
-                version = self.servers.restart(checkpoint, self._warm_start, deadline)
-                break
-            except DamagedError as error:
-                if checkpoint is None:
-                    raise
-                log.warning("%s; an older checkpoint is taken", error)
+        log.warning("the parameter server died: %s", cause)
+        self._tell()
+        version = self._restart_server()
         self.pools.dropped["parameter_server_died"] += self.pools.forget_rounds()
         self._restart_from(version)
+
+    def _restart_server(self) -> int:
+        """Brings the parameter server back from the newest checkpoint that is whole; returns the
+        version that it is then at.
+        """
+        deadline = Deadline(self._config.cluster.timeout, "the parameter server, which died,")
+        for checkpoint in self._store.complete():
+            log.warning("the parameter server is being restarted from %s", checkpoint.folder)
+            try:
+                return self.servers.restart(checkpoint, self._warm_start, deadline)
+            except DamagedError as error:
+                log.warning("%s; an older checkpoint is taken", error)
+        log.warning("the parameter server is being restarted from the beginning")
+        return self.servers.restart(None, self._warm_start, deadline)

@@ -1,4 +1,4 @@
-"""The actor that owns weights, optimizer, version and positives: one rank of the parameter server."""
+"""The actor that hosts a learner: one rank of the parameter server."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Thing = TypeVar("Thing")
 
 
 class ParameterServer:
-    """Takes references to batches, answers with a report and, as an object of its own, the new
+    """Hosts the learner: takes batches, answers with a report and, as an object of its own, the new
     weights.
 
     With several ranks, each has its share of positives and batches; what is said of a step, all of
@@ -39,17 +39,18 @@ class ParameterServer:
         self._published: dict[int, Weights] = {}
 
     def address(self) -> str:
-        """Where this process may be met by the other ranks."""
+        """The address, host:port, at which the other ranks may meet this process."""
         return free_address(ray.util.get_node_ip_address())
 
     def node(self) -> str:
+        """The id of the node that this process runs on."""
         return ray.get_runtime_context().get_node_id()
 
     def start(
         self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, address: str, rank: int
     ) -> int:
-        """Takes up a checkpoint, or another run's weights, or neither; the version it is then at.
-        Several ranks meet at `address` first.
+        """Takes up a checkpoint, or another run's weights, or neither; returns the version that it
+        is then at. Several ranks meet at `address` first.
         """
         size = self._config.trainer.replicas
         if size > 1:
@@ -64,8 +65,8 @@ class ParameterServer:
         return weights.version
 
     def _learner(self, version: int) -> Learner:
-        """Raises `ServerOutOfStepError` where the version is not the one that the driver takes it
-        for.
+        """The learner. Raises `ServerOutOfStepError` where it is not at `version`, or was not
+        started.
         """
         at = self._started.version if self._started is not None else "the beginning"
         if self._started is None or at != version:
@@ -73,28 +74,35 @@ class ParameterServer:
         return self._started
 
     def publish(self, version: int) -> Weights:
+        """The weights now. Raises `ServerOutOfStepError`."""
         return self._learner(version).publish()
 
     def starts(self, version: int, step: int, pieces: int) -> tuple[Rows, ...]:
-        """The data rows of step `step`, as arrays, in as many pieces as pools will start chains at
-        them, or run under them.
+        """The data rows of step `step`, as arrays, in as many `pieces` as pools will start chains
+        at them, or run under them. Raises `ServerOutOfStepError`.
         """
         pieces_of = self._learner(version).starts(step).chunk(pieces)
         return tuple(piece.map(lambda field: field.numpy()) for piece in pieces_of)
 
     def deal(self) -> Rows:
-        """The next data rows, as arrays, for one round that whichever step may consume."""
+        """The next data rows, as arrays, for one round that whichever step may consume.
+
+        Raises `ServerOutOfStepError` where it was not started.
+        """
         if self._started is None:
             raise ServerOutOfStepError("the parameter server is at the beginning")
         return self._started.deal().map(lambda field: field.numpy())
 
     def rows_for_pool(self, pool: int, incarnation: int) -> Rows:
-        """As many training rows, as arrays, as a pool has chains, for those to begin at."""
+        """Training rows, as arrays, one for each chain of a pool to begin at."""
         return rows_for_pool(self._config, self._data, pool, incarnation).map(
             lambda field: field.numpy()
         )
 
     def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
+        """One optimizer update from the `batches`, this rank's share. Raises
+        `ServerOutOfStepError`.
+        """
         report, weights = self._learner(version).step(batches)
         if self._ranks.rank == 0:
             # the driver asks for a version before it waits for the next one's report
@@ -104,14 +112,15 @@ class ParameterServer:
 
     @ray.method(num_returns=2, concurrency_group="weights")
     def weights(self, version: int) -> tuple[Weights, bool]:
-        """What a step made, once, and that it is there; it is put into the object store while the
-        next step begins.
+        """The weights that a step made, once, and that they are there; they are put into the object
+        store while the next step begins. Raises `ServerOutOfStepError` where there are none.
         """
         if version not in self._published:
             raise ServerOutOfStepError(f"the parameter server has no weights of version {version}")
         return self._published.pop(version), True
 
     def save(self, version: int, folder: str) -> list[Part]:
+        """Writes this rank's parts of a checkpoint into `folder`. Raises `ServerOutOfStepError`."""
         return self._learner(version).write(folder)
 
     def save_absent(
@@ -131,9 +140,11 @@ class ParameterServer:
 
     @ray.method(num_returns="streaming")
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
-        from pipeline.evaluation.report import (
-            evaluate,
-        )  # brings pictures and statistics, a second's import
+        """The evaluation of the averaged weights, of rank 0 alone: how far it is, at last its
+        figures. Raises `ServerOutOfStepError`.
+        """
+        # brings pictures and statistics, a second's import
+        from pipeline.evaluation.report import evaluate
 
         averaged = self._learner(version).averaged()
         if self._ranks.rank == 0:

@@ -1,5 +1,5 @@
-"""The driver's view of the pools: which are there, what they were asked for, what becomes of those
-that die, hang or leave.
+"""The driver's view of the pools: who is there, what they were asked for, what becomes of those
+that die, hang or leave. The choices that state and time alone decide are those of `actors.policy`.
 """
 
 from __future__ import annotations
@@ -8,77 +8,36 @@ import logging
 import time
 from collections import Counter
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import ray
 from ray.exceptions import ObjectLostError, RayActorError, RayTaskError
 
+from actors.chain_pool import PoolStatus
+from actors.members import Finished, PoolMember, Round
+from actors.policy import LATE, LEAST_LATE_SECONDS, Event, Fleet, Life, Rules
 from actors.servers import ServerRanks
-from actors.waiting import LOST, POLL_SECONDS, Deadline, NotInTime, draining_nodes, get, ready
+from actors.waiting import LOST, POLL_SECONDS, NotInTime, draining_nodes, get, ready
 from pipeline.common.errors import (
     ClusterError,
     DamagedError,
     OutOfStepError,
     ServerOutOfStepError,
 )
-from pipeline.common.types import Part, RoundReport
+from pipeline.common.types import Part
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
 
 log = logging.getLogger(__name__)
 RETRY_SECONDS = 1.0
-LATE = 4.0
-"""A pool is late that takes this many times as long for a round as pools lately did."""
-LEAST_LATE_SECONDS = 0.25
-
-
-class Round(NamedTuple):
-    """A round asked of a pool: for which step (None: whichever takes it), under which version, and
-    its references.
-    """
-
-    pool: int
-    step: int | None
-    version: int
-    batch: ray.ObjectRef
-    report: ray.ObjectRef
-
-
-class PoolMember:
-    """One of them. Its chains are with its actor, or on their way there (`joining`)."""
-
-    def __init__(self, number: int, actor: Any) -> None:
-        self.number, self.actor = number, actor
-        self.incarnation = 0
-        self.rounds = 0  # asked for so far: the number of the next one
-        self.done = 0  # those that are known to be done
-        self.last: ray.ObjectRef | None = None  # its newest batch: the chains it is revived with
-        self.node = ""
-        self.joining: ray.ObjectRef | None = None
-        self.begins = (
-            False  # with what the run began with: too old by the time that it joins a run under way
-        )
-        self.leaving: ray.ObjectRef | None = (
-            None  # what it hands over; then, that this, `kept`, is in safe keeping
-        )
-        self.kept: ray.ObjectRef | None = None
-        self.retry_at = 0.0  # when to try again to revive it
-        self.unfinished = 0
-        self.since = 0.0  # when the oldest of those could have begun
-        self.seconds = 0.0  # that its last round took, by its own clock
-
-    @property
-    def available(self) -> bool:
-        """Whether it can be asked for rounds."""
-        return self.joining is None and self.leaving is None
 
 
 class PoolRoster:
-    """As many actors of class `make` as the run may use; Ray, or the cluster's autoscaler, finds
-    room for them or not.
+    """The pools of a run: as many actors of class `make` as it may use. Ray, or the cluster's
+    autoscaler, finds room for them or not.
 
     A pool that is not there, for whatever reason, is one that is on its way: steps go on with the
-    others. Finished rounds wait in `finished` for their step, in the order that they came in.
+    others. Finished rounds wait in `fleet.finished` for their step, in the order that they came in.
     """
 
     def __init__(
@@ -95,20 +54,23 @@ class PoolRoster:
             options["label_selector"] = cluster.pool_labels
         actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)
         shape, context_shape = arguments
+        self.fleet: Fleet[Finished] = Fleet(config.most_pools)
+        self.rules = Rules(
+            config.batches_per_step, config.trainer.inflight, config.chains.min_pools or 1
+        )
         self.members = [
             PoolMember(
-                number, actor.options(**options).remote(config, shape, number, context_shape)
+                number,
+                actor.options(**options).remote(config, shape, number, context_shape),
+                self.fleet,
             )
             for number in range(config.most_pools)
         ]
-        self.rounds: dict[
-            ray.ObjectRef, Round
-        ] = {}  # by report: asked for and not finished, oldest first
-        self.finished: list[tuple[Round, RoundReport]] = []
+        # by the reference of the report: asked for and not finished, oldest first
+        self.rounds: dict[ray.ObjectRef, Round] = {}
         self.dropped: Counter[str] = Counter()
         self.restarts: Counter[str] = Counter()
         self.handovers = 0
-        self._round_seconds = 0.0  # smoothed, of all pools
         self._drains_seen_at = 0.0
         self._draining: set[str] = set()
 
@@ -116,55 +78,49 @@ class PoolRoster:
 
     @property
     def available(self) -> list[PoolMember]:
+        """The pools that can be asked for rounds."""
         return [pool for pool in self.members if pool.available]
 
-    def responsive(self) -> list[PoolMember]:
-        """Those that are there and do not keep others waiting: a step need not wait for the rest."""
-        now, limit = time.monotonic(), max(LEAST_LATE_SECONDS, LATE * self._round_seconds)
-        # before any round has come in, nobody knows how long one takes
-        known = self._round_seconds > 0
-        return [
-            p
-            for p in self.members
-            if p.available
-            and not (known and p.unfinished and max(now - p.since, p.seconds) > limit)
-        ]
+    @property
+    def in_flight(self) -> int:
+        """Rounds asked for that no step has taken."""
+        return len(self.rounds) + len(self.fleet.finished)
 
     def start(self, checkpoint: Checkpoint | None) -> None:
-        """Sends every pool its way to its chains, and waits for those without which the run does
-        not begin.
-        """
+        """Sends every pool its way to its chains."""
         parts = checkpoint.manifest["parts"] if checkpoint is not None else {}
         for pool in self.members:
             pool.done = 0  # it may have joined with a newer checkpoint, which turned out damaged
             own = f"pool-{pool.number}.pt" in parts
             if checkpoint is None:
-                pool.joining = pool.actor.begin.remote()
+                joining = pool.actor.begin.remote()
             else:
-                pool.joining = pool.actor.restore.remote(
+                joining = pool.actor.restore.remote(
                     checkpoint, pool.number if own else pool.number % self._config.pools
                 )
             pool.begins = not own
-        needed = self._config.chains.min_pools or self._config.pools
-        deadline = Deadline(
-            self._config.cluster.timeout, f"{needed} pools, without which the run does not begin,"
-        )
-        while len(self.available) < needed:
-            joining = [pool.joining for pool in self.members if pool.joining is not None]
-            ray.wait(joining, timeout=1.0, fetch_local=False)
-            self._poll_joining(beginning=True)
-            deadline.check()
+            self._send_for(pool, joining)
+
+    def await_first(self, seconds: float) -> None:
+        """Waits, at most so long, for a pool to come to the chains that the run begins with.
+
+        Raises `ClusterError` where one could not start, and `DamagedError` where its part of the
+        checkpoint is damaged.
+        """
+        joining = [pool.joining for pool in self.members if pool.life is Life.JOINING]
+        ray.wait(joining, timeout=seconds, fetch_local=False)
+        self._poll_joining(beginning=True)
 
     def forget_rounds(self) -> int:
-        """Gives up every round under way; how many there were. PoolRoster say where they stand, when
+        """Gives up every round under way; how many there were. Pools say where they stand, when
         they have come to rest.
         """
-        lost = len(self.rounds) + len(self.finished)
-        self.rounds, self.finished = {}, []
+        lost = self.in_flight
+        self.rounds, self.fleet.finished = {}, []
         for pool in self.members:
-            if pool.available and pool.unfinished:
+            if self._give_up(pool) and pool.available:
                 pool.joining = pool.actor.begin.remote()
-            pool.unfinished = 0
+                self.fleet.move(pool.number, Event.FORGOTTEN)
         return lost
 
     # -- rounds ------------------------------------------------------------------------------------
@@ -174,17 +130,15 @@ class PoolRoster:
     ) -> None:
         """One more round of a pool that is there."""
         batch, report = pool.actor.advance.remote(pool.rounds, weights, start)
-        pool.rounds += 1
-        if not pool.unfinished:
-            pool.since = time.monotonic()
-        pool.unfinished += 1
-        self.rounds[report] = Round(pool.number, step, version, batch, report)
+        self.rounds[report] = Round(pool.number, step, version, batch)
+        pool.rows.append(start)
+        self.fleet.ask(pool.number, time.monotonic(), waits=start is not None)
 
     def collect(self, seconds: float, *others: Any) -> None:
-        """Waits, at most so long, for a round to finish, or for one of the `others`, and takes all
-        rounds that did.
+        """Waits, at most so long, for a round to finish, or for one of the `others`, and takes in
+        all rounds that did. Pools that died are sent for.
 
-        PoolRoster that died are sent for.
+        Raises those of `LOST` where the parameter server is what a round failed for.
         """
         references = list(self.rounds)
         if not (references or others):
@@ -197,30 +151,43 @@ class PoolRoster:
                 references, num_returns=len(references), timeout=0, fetch_local=False
             )
         for reference in done:
-            round = self.rounds.get(reference)
-            if round is None:  # its pool was lost a moment ago, with this round
-                continue
-            pool = self.members[round.pool]
-            try:
-                report = get(reference, self._config.cluster.timeout, f"pool {round.pool}")
-            except LOST as error:
-                # what the round was to have of the parameter server never came: its loss, and not
-                # the pool's
-                if isinstance(error, ServerOutOfStepError) or (
-                    isinstance(error, RayTaskError) and isinstance(error, RayActorError)
-                ):
-                    raise
-                self.lose(pool)
-                continue
-            del self.rounds[reference]
-            self.finished.append((round, report))
-            pool.last = round.batch
-            pool.done = report.round + 1
-            pool.unfinished -= 1
-            pool.since, pool.seconds = time.monotonic(), report.seconds
-            self._round_seconds += (report.seconds - self._round_seconds) * (
-                0.1 if self._round_seconds else 1.0
+            if reference in self.rounds:  # else its pool was lost a moment ago, with this round
+                self._take_in(reference)
+        self._start_clocks()
+
+    def _take_in(self, reference: ray.ObjectRef) -> None:
+        """A round that is done: its batch waits for a step, or its pool is lost."""
+        round = self.rounds[reference]
+        pool = self.members[round.pool]
+        try:
+            report = get(reference, self._config.cluster.timeout, f"pool {round.pool}")
+        except LOST as error:
+            # what the round was to have of the parameter server never came: its loss, and not the
+            # pool's
+            if isinstance(error, ServerOutOfStepError) or (
+                isinstance(error, RayTaskError) and isinstance(error, RayActorError)
+            ):
+                raise
+            self.lose(pool)
+            return
+        del self.rounds[reference]
+        pool.last = round.batch
+        pool.done = report.round + 1
+        pool.rows.popleft()
+        waits = bool(pool.rows) and pool.rows[0] is not None
+        self.fleet.finish(Finished(*round, report), time.monotonic(), report.seconds, waits)
+
+    def _start_clocks(self) -> None:
+        """A pool's time runs from when the parameter server, which may be at a long step, has given
+        the rows that its oldest round waits for.
+        """
+        waiting = {self.members[pool].rows[0]: pool for pool in self.fleet.waiting_for_server()}
+        if waiting:
+            there, _ = ray.wait(
+                list(waiting), num_returns=len(waiting), timeout=0, fetch_local=False
             )
+            for reference in there:
+                self.fleet.begin(waiting[reference], time.monotonic())
 
     # -- what dies, hangs and leaves ---------------------------------------------------------------
 
@@ -229,40 +196,52 @@ class PoolRoster:
         about to leave.
         """
         self._poll_joining()
-        now = time.monotonic()
-        for pool in self.members:
-            if pool.unfinished and now - pool.since > self._config.cluster.pool_timeout:
-                log.warning("pool %d has not answered for %.0f s", pool.number, now - pool.since)
-                ray.kill(pool.actor, no_restart=False)
-                self.lose(pool)
-        self._move_from_draining_nodes(now)
+        timeout = self._config.cluster.pool_timeout
+        if self.fleet.hung(time.monotonic(), timeout):
+            self.collect(0)  # what came in while the driver was waiting for something else
+        for number in self.fleet.hung(time.monotonic(), timeout):
+            log.warning("pool %d has not answered for %.0f s", number, timeout)
+            ray.kill(self.members[number].actor, no_restart=False)
+            self.lose(self.members[number])
+        self._move_from_draining_nodes()
 
     def lose(self, pool: PoolMember) -> None:
-        """Its process is gone: so are its rounds; Ray restarts it, and it takes up the chains of
-        its newest batch.
+        """Its process is gone, and so are its rounds; Ray restarts it, and it takes up the chains
+        of its newest batch.
         """
-        if pool.joining is not None:
+        if pool.life in (Life.GONE, Life.JOINING):  # that is known already
             return
+        self._lose(pool)
+
+    def _lose(self, pool: PoolMember) -> None:
+        self.fleet.move(pool.number, Event.LOST)
         pool.leaving = pool.kept = None
         pool.incarnation += 1
         self.restarts["pool"] += 1
-        self.dropped["pool_died"] += pool.unfinished
         self.rounds = {
             report: round for report, round in self.rounds.items() if round.pool != pool.number
         }
-        pool.unfinished = 0
+        self.dropped["pool_died"] += self._give_up(pool)
         self._revive(pool)
         log.warning(
             "pool %d died; it is being restarted with its last chains, the others go on",
             pool.number,
         )
 
+    def _give_up(self, pool: PoolMember) -> int:
+        pool.rows.clear()
+        return self.fleet.give_up(pool.number)
+
+    def _send_for(self, pool: PoolMember, joining: ray.ObjectRef) -> None:
+        pool.joining = joining
+        self.fleet.move(pool.number, Event.SENT_FOR)
+
     def _revive(self, pool: PoolMember) -> None:
-        """What it handed over, its own newest batch, or else what `chains.newcomers` says, are the
-        chains it begins with.
+        """Sends a pool to the chains it handed over, else to those of its own newest batch, else to
+        those that `chains.newcomers` says.
         """
         if pool.kept is not None:
-            pool.joining = pool.actor.take_over.remote(pool.kept)
+            self._send_for(pool, pool.actor.take_over.remote(pool.kept))
             return
         last, rows = pool.last, None
         if last is None and self._config.chains.newcomers == "snapshot":
@@ -271,46 +250,57 @@ class PoolRoster:
             )
         elif last is None and self._config.chains.newcomers == "data":
             rows = self._servers.first.rows_for_pool.remote(pool.number, pool.incarnation)
-        pool.joining = pool.actor.revive.remote(pool.incarnation, pool.rounds, last, rows)
+        self._send_for(pool, pool.actor.revive.remote(pool.incarnation, pool.rounds, last, rows))
 
     def _newest_first(self) -> list[PoolMember]:
         return sorted(self.members, key=lambda pool: -pool.rounds)
 
     def _poll_joining(self, beginning: bool = False) -> None:
         for pool in self.members:
-            if pool.joining is None or time.monotonic() < pool.retry_at or not ready(pool.joining):
-                continue
-            try:
-                stands = get(pool.joining, self._config.cluster.timeout, f"pool {pool.number}")
-                if stands[0] < pool.done:  # a new process
-                    pool.joining = None
-                    self.lose(pool)
-                    continue
-                pool.rounds, pool.incarnation, pool.node = stands
-                pool.done = pool.rounds
-                pool.joining = pool.kept = None
-                late, pool.begins = pool.begins and not beginning, False
-                if late:
-                    self._revive(pool)
-                elif not beginning:
-                    log.warning("pool %d is there (incarnation %d)", pool.number, pool.incarnation)
-            except DamagedError:  # its part of the checkpoint: it begins as a newcomer does
-                if beginning:
-                    raise
+            if pool.life is Life.GONE and time.monotonic() >= pool.retry_at:
                 self._revive(pool)
-            except ObjectLostError:
-                pool.last = pool.kept = None  # they died with their node
-                self._revive(pool)
-            except (RayActorError, OutOfStepError) as error:
-                if beginning:
-                    raise ClusterError(f"pool {pool.number} could not start: {error}") from error
-                self._revive(pool)  # not up yet
-                pool.retry_at = time.monotonic() + RETRY_SECONDS
+            elif pool.life is Life.JOINING and ready(pool.joining):
+                self._join(pool, beginning)
 
-    def _move_from_draining_nodes(self, now: float) -> None:
+    def _join(self, pool: PoolMember, beginning: bool) -> None:
+        """Takes in what a pool on its way says: that it is there, or why it is not."""
+        try:
+            status = get(pool.joining, self._config.cluster.timeout, f"pool {pool.number}")
+        except DamagedError:  # its part of the checkpoint: it begins as a newcomer does
+            if beginning:
+                raise
+            self._revive(pool)
+            return
+        except ObjectLostError:
+            pool.last = pool.kept = None  # they died with their node
+            self._revive(pool)
+            return
+        except (RayActorError, OutOfStepError) as error:
+            if beginning:
+                raise ClusterError(f"pool {pool.number} could not start: {error}") from error
+            self.fleet.move(pool.number, Event.LOST)  # not up yet
+            pool.retry_at = time.monotonic() + RETRY_SECONDS
+            return
+        status = PoolStatus(*status)
+        if status.round < pool.done:  # a new process, of whose birth nobody knew
+            self._lose(pool)
+            return
+        pool.incarnation, pool.node, pool.done = status.incarnation, status.node, status.round
+        self.fleet.rounds[pool.number] = status.round
+        pool.kept = None
+        too_old, pool.begins = pool.begins and not beginning, False
+        if too_old:
+            self._revive(pool)
+            return
+        self.fleet.move(pool.number, Event.JOINED)
+        if not beginning:
+            log.warning("pool %d is there (incarnation %d)", pool.number, pool.incarnation)
+
+    def _move_from_draining_nodes(self) -> None:
         """A pool whose node is about to leave hands over its chains first, for the parameter server
         to keep, and then moves.
         """
+        now = time.monotonic()
         if now - self._drains_seen_at > RETRY_SECONDS:
             self._drains_seen_at, self._draining = now, draining_nodes()
         for pool in self.members:
@@ -319,26 +309,30 @@ class PoolRoster:
                     "pool %d hands over its chains: its node is about to leave", pool.number
                 )
                 pool.leaving = pool.actor.hand_over.remote(pool.rounds)
-            elif pool.leaving is not None and not pool.unfinished and ready(pool.leaving):
-                if (
-                    pool.kept is None
-                    # not before it is there: whatever else is asked of the server would wait behind it
-                ):
-                    pool.kept, pool.leaving = self._servers.first.keep.remote(pool.leaving)
-                    continue
-                try:
-                    get(pool.leaving, self._config.cluster.timeout, "the parameter server")
-                except (*LOST, RayTaskError):  # it died before its chains were in safe keeping
-                    self.lose(pool)
-                    continue
-                ray.kill(pool.actor, no_restart=False)
-                pool.leaving = None
-                self._revive(pool)
-                self.handovers += 1
+                self.fleet.move(pool.number, Event.DRAINED)
+            elif pool.life is Life.LEAVING and not pool.unfinished and ready(pool.leaving):
+                self._see_off(pool)
+
+    def _see_off(self, pool: PoolMember) -> None:
+        """The next thing to do for a pool that leaves, when the last one is done."""
+        if pool.kept is None:
+            # only now that it is there: whatever else is asked of the server would wait behind it
+            pool.kept, pool.leaving = self._servers.first.keep.remote(pool.leaving)
+            return
+        try:
+            get(pool.leaving, self._config.cluster.timeout, "the parameter server")
+        except (*LOST, RayTaskError):  # it died before its chains were in safe keeping
+            self.lose(pool)
+            return
+        ray.kill(pool.actor, no_restart=False)
+        pool.leaving = None
+        self.fleet.move(pool.number, Event.HANDED_OVER)
+        self._revive(pool)
+        self.handovers += 1
 
     @property
     def server_leaves(self) -> bool:
-        """Whether a node of the parameter server's is about to leave."""
+        """Return whether a node of the parameter server's is about to leave."""
         return bool(self._servers.nodes & self._draining)
 
     # -- checkpoints -------------------------------------------------------------------------------
@@ -349,11 +343,9 @@ class PoolRoster:
 
         In lock-step no round is under way then; else pools write behind theirs.
         """
-        responsive = {pool.number for pool in self.responsive()}
         asked = {
-            pool.number: pool.actor.save.remote(pool.rounds, folder)
-            for pool in self.members
-            if pool.number in responsive
+            int(number): self.members[number].actor.save.remote(self.members[number].rounds, folder)
+            for number in self.fleet.responsive(time.monotonic())
         }
         parts: list[Part] = []
         for pool in self.members:
@@ -362,9 +354,8 @@ class PoolRoster:
                     parts.append(self._saved(pool, asked[pool.number]))
                     continue
                 except NotInTime:
-                    ray.kill(
-                        pool.actor, no_restart=False
-                    )  # lest it write its part when it wakes up
+                    # lest it write its part when it wakes up
+                    ray.kill(pool.actor, no_restart=False)
                     self.lose(pool)
                 except LOST:
                     self.lose(pool)
@@ -383,17 +374,17 @@ class PoolRoster:
         """The part that a pool writes behind its rounds. Raises `NotInTime` where those keep
         everybody waiting.
         """
-        patience = max(20 * LEAST_LATE_SECONDS, 5 * LATE * self._round_seconds)
+        patience = max(20 * LEAST_LATE_SECONDS, 5 * LATE * self.fleet.round_seconds)
         while not ready(reference):
-            (
+            if pool.unfinished:
                 self.collect(POLL_SECONDS)
-                if pool.unfinished
-                else ray.wait([reference], timeout=POLL_SECONDS)
-            )
-            if pool.unfinished and time.monotonic() - pool.since > patience:
+            else:
+                ray.wait([reference], timeout=POLL_SECONDS)
+            if pool.number in self.fleet.hung(time.monotonic(), patience):
                 raise NotInTime(f"pool {pool.number} is at one round for {patience:.0f} s")
         return get(reference, self._config.cluster.timeout, f"pool {pool.number}")
 
     def close(self) -> None:
+        """Ends every pool's process."""
         for pool in self.members:
             ray.kill(pool.actor)

@@ -15,7 +15,7 @@ from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
 
 START_SECONDS = 60.0
-"""How long a restarted process may take to answer before it is asked again."""
+"""A restarted process that takes longer to answer is asked again."""
 
 
 class ServerRanks:
@@ -51,8 +51,9 @@ class ServerRanks:
     def start(
         self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, timeout: float
     ) -> int:
-        """All ranks meet and take up a checkpoint; the version they are then at. Raises those of
-        `LOST`, `ClusterError`.
+        """All ranks meet and take up a checkpoint; returns the version that they are then at.
+
+        Raises those of `LOST`, and `NotInTime` where one takes more than `timeout` seconds.
         """
         address = (
             get(self.first.address.remote(), timeout, "the parameter server")
@@ -77,7 +78,7 @@ class ServerRanks:
         self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, deadline: Deadline
     ) -> int:
         """Brings all of them back, whichever died: ranks that lost one of theirs cannot go on, and
-        may hang.
+        may hang. Raises `ClusterError` where they are not back by the `deadline`.
         """
         while True:
             try:
@@ -100,12 +101,12 @@ class ServerRanks:
                     deadline.pause()
 
     def publish(self, version: int) -> ray.ObjectRef:
-        """The weights, one object."""
+        """The weights now, one object, of which rank 0 has the numbers."""
         references = [actor.publish.remote(version) for actor in self.actors]
         return references[0]
 
     def starts(self, version: int, step: int, pieces: int) -> list[ray.ObjectRef]:
-        """The rows of step `step`, cut for so many pools, rank by rank."""
+        """The rows of step `step` in so many `pieces`, one a pool, rank by rank."""
         each = pieces // len(self.actors)
         references: list[ray.ObjectRef] = []
         for actor in self.actors:
@@ -130,14 +131,16 @@ class ServerRanks:
         ]
 
     def weights(self, version: int) -> ray.ObjectRef:
-        """Those that the last step made, one object, when it is there. Raises those of `LOST`."""
+        """The weights that the last step made, one object, once it is there. Raises those of
+        `LOST`.
+        """
         weights, there = self.first.weights.remote(version)
         # rounds that wait for weights which never come would look like pools that died
         get(there, self._config.cluster.timeout, "the parameter server's weights")
         return weights
 
     def report(self, step: list[ray.ObjectRef]) -> StepReport:
-        """What all ranks say of it, when it is done.
+        """The report of all ranks on their `step`, when it is done.
 
         Raises those of `LOST` where a rank died, or a batch did; the first failure, but that of a
         rank for which another died before it.
@@ -171,15 +174,18 @@ class ServerRanks:
         return reports[0]
 
     def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
+        """Asks every rank for its parts of a checkpoint, which `parts` waits for."""
         return [actor.save.remote(version, folder) for actor in self.actors]
 
     def parts(self, saved: Sequence[ray.ObjectRef]) -> list[Part]:
+        """The parts of a checkpoint that `save` asked for."""
         timeout = self._config.cluster.timeout
         return [
             part for reference in saved for part in get(reference, timeout, "the parameter server")
         ]
 
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
+        """The evaluation, rank 0's answers as they come."""
         streams = [actor.evaluate.remote(version, output) for actor in self.actors]
         for reference in streams[0]:
             yield get(reference, self._config.cluster.timeout, "the evaluation")

@@ -1,4 +1,4 @@
-"""What the driver knows about waiting for actors: what their loss looks like, and answers in time."""
+"""Waiting for actors: their answers in time, and the looks of their loss."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ having seen it die.
 POLL_SECONDS = 0.2
 
 
-class NotInTime(ClusterError):  # noqa: N818 - it says what happened
+class NotInTime(ClusterError):  # noqa: N818 - it names what happened
     """An actor did not answer in time: it hangs, or waits for room."""
 
 
@@ -45,18 +45,20 @@ class Deadline:
         self._end = time.monotonic() + seconds
 
     def check(self) -> None:
+        """Raises `ClusterError` where the time is over."""
         if time.monotonic() > self._end:
             raise ClusterError(
                 f"{self._waits_for} did not come within cluster.timeout={self._seconds:g} s"
             )
 
     def pause(self) -> None:
+        """Waits a moment. Raises `ClusterError` where the time is over."""
         self.check()
         time.sleep(POLL_SECONDS)
 
 
 def ready(reference: ray.ObjectRef) -> bool:
-    """Whether there is an answer, an error included."""
+    """Return whether there is an answer, an error included."""
     return bool(ray.wait([reference], timeout=0, fetch_local=False)[0])
 
 
@@ -64,8 +66,7 @@ def draining_nodes() -> set[str]:
     """Ids of the nodes that are about to leave: asked to by a SIGTERM, an autoscaler, or a spot
     market's notice.
     """
-    from ray._private.state import (
-        state,
-    )  # no public call tells: Ray Serve and Ray Train ask here too
+    # no public call tells: Ray Serve and Ray Train ask here too
+    from ray._private.state import state
 
     return set(state.get_draining_nodes())

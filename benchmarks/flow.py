@@ -1,27 +1,23 @@
-"""The flow of batches and weights between pools, driver and trainer, simulated with injected
-latencies, and its arithmetic.
+"""The flow of batches and weights between pools, driver and parameter server, simulated with
+injected latencies, and its arithmetic.
 
 Discrete events (simpy): pools whose rounds take random times, some slow, some that hang or die; a
-driver that spends processor time on each batch, with the first-come policy of `actors/driver.py`;
-links that weights leave by, once for each node, and that batches come in by. `limits` says what
-steps a second each part alone would allow.
+driver that spends processor time on each batch, and decides by the real one's `actors.policy`;
+links that weights leave by, once for each node, and that batches come in by. `limits` gives the
+steps a second that each part alone would allow.
 """
 
 from __future__ import annotations
 
-import heapq
 import math
 import random
 from collections import Counter
 from collections.abc import Generator
 from typing import Any, NamedTuple
 
-import numpy as np
 import simpy
 
-LATE, LEAST_LATE_SECONDS = 4.0, 1.0
-"""As in `actors/pools.py`."""
-SMOOTHING = 0.1
+from actors.policy import Event, Fleet, Rules
 
 Events = Generator[simpy.Event, Any, Any]
 
@@ -67,9 +63,10 @@ class Setting(NamedTuple):
         """
         return math.ceil(self.batches_per_step / self.replicas) * self.batch_bytes / self.bandwidth
 
-    def each(self, steps: int) -> int:
-        """Rounds that one pool may have been asked for where room is for those of so many steps."""
-        return min(steps, self.inflight or steps)
+    @property
+    def rules(self) -> Rules:
+        """The policy's part of the setting."""
+        return Rules(self.batches_per_step, self.inflight)
 
 
 def limits(s: Setting) -> dict[str, float]:
@@ -105,14 +102,23 @@ def limits(s: Setting) -> dict[str, float]:
 
 
 class Asked(NamedTuple):
-    """A round: of which pool, under which version, when it was asked for, and how long it took;
-    None where its pool died.
+    """A round: of which pool, under which version, when it was asked for, and how long it took.
+    Whichever step comes next takes it.
     """
 
     pool: int
     version: int
     at: float
-    seconds: float | None = None
+    seconds: float = 0.0
+    step: int | None = None
+
+
+class News(NamedTuple):
+    """An answer of a pool's that has come to the driver: a round that is done, or else an event."""
+
+    pool: int
+    event: Event | None = None
+    round: Asked | None = None
 
 
 class Outcome(NamedTuple):
@@ -130,19 +136,21 @@ class Outcome(NamedTuple):
 
 
 class Simulation:
-    """`actors.driver.RayRunner` at a lag above 0 (at 0: lock-step), and what it drives."""
+    """`actors.driver.RayRunner` at a lag above 0 (at 0: lock-step), and everything that it
+    drives.
+    """
 
     def __init__(self, setting: Setting, seed: int = 0) -> None:
         self._s, self._random = setting, random.Random(seed)
         self._env = simpy.Environment()
         self._version = 0
         self._queues = [simpy.Store(self._env) for _ in range(setting.pools)]
-        self._unfinished, self._since = np.zeros(setting.pools, int), np.zeros(setting.pools)
-        self._asked, self._there = np.zeros(setting.pools, int), np.ones(setting.pools, bool)
-        self._finished: list[Asked] = []
-        self._inbox: list[Asked] = []
+        self._fleet: Fleet[Asked] = Fleet(setting.pools)
+        for pool in range(setting.pools):
+            self._fleet.move(pool, Event.SENT_FOR)
+            self._fleet.move(pool, Event.JOINED)
+        self._inbox: list[News] = []
         self._arrival = self._env.event()
-        self._round_seconds = 0.0
         server = setting.nodes
         self._links = [simpy.Resource(self._env) for _ in range(server + 1)]
         self._holders: dict[int, list[int]] = {0: [server]}
@@ -190,96 +198,57 @@ class Simulation:
     def _gather(self) -> Events:
         yield from self._collect()
         while True:
-            if not self._enough():
-                yield from self._ask(self._s.lag + 1)
-            if wanted := self._enough():
-                batches, self._finished = self._finished[:wanted], self._finished[wanted:]
+            if batches := self._choose():
+                return batches
+            yield from self._ask(self._s.lag + 1)
+            if batches := self._choose():
                 return batches
             yield self._news() | self._env.timeout(1.0)
             yield from self._collect()
 
-    def _enough(self) -> int:
-        """How many batches the next step takes, if they are there, else 0. Those that are too old
-        are dropped.
-        """
-        fresh = [round for round in self._finished if self._version - round.version <= self._s.lag]
-        self._dropped += len(self._finished) - len(fresh)
-        self._finished = fresh
-        wanted = min(
-            self._s.batches_per_step,
-            max(1, int(self._responsive().sum()) * self._s.each(self._s.lag + 1)),
-        )
-        return wanted if len(fresh) >= wanted else 0
-
-    def _responsive(self) -> np.ndarray:
-        """Which pools are there and not late."""
-        limit = max(LEAST_LATE_SECONDS, LATE * self._round_seconds)
-        late = (
-            (self._unfinished > 0)
-            & (self._env.now - self._since > limit)
-            & (self._round_seconds > 0)
-        )
-        return self._there & ~late
+    def _choose(self) -> list[Asked]:
+        """The batches of the next step, if they are there. Those that are too old are dropped."""
+        self._dropped += self._fleet.drop_stale(self._version, self._s.lag)
+        return self._fleet.choose(self._s.rules, self._s.lag, self._env.now)
 
     def _ask(self, steps: int) -> Events:
-        responsive = self._responsive()
-        load = (
-            np.bincount([round.pool for round in self._finished], minlength=self._s.pools)
-            + self._unfinished * responsive
-        )
-        room = self._s.batches_per_step * steps - int(load.sum())
-        free = (
-            [
-                (int(load[pool]), int(self._asked[pool]), int(pool))
-                for pool in np.flatnonzero(responsive)
-            ]
-            if room > 0
-            else []
-        )
-        heapq.heapify(free)
-        while room > 0 and free and free[0][0] < self._s.each(steps):
-            fewest, so_far, pool = free[0]
-            heapq.heapreplace(free, (fewest + 1, so_far + 1, pool))
+        for pool in self._fleet.rounds_to_ask(self._s.rules, steps, self._env.now):
             yield self._work(self._s.batch_seconds / 2)
-            if not self._unfinished[pool]:
-                self._since[pool] = self._env.now
-            self._unfinished[pool] += 1
-            self._asked[pool] += 1
+            self._fleet.ask(pool, self._env.now)
             self._queues[pool].put(Asked(pool, self._version, self._env.now))
             self._fetch(pool // self._s.pools_per_node, self._version)
-            room -= 1
-        self._most = max(self._most, int(self._unfinished.sum()) + len(self._finished))
+        in_flight = int(self._fleet.unfinished.sum()) + len(self._fleet.finished)
+        self._most = max(self._most, in_flight)
 
     def _collect(self) -> Events:
         news, self._inbox = self._inbox, []
-        for round in news:
-            yield self._work(self._s.batch_seconds / 2)
-            if round.seconds is None:
-                self._dropped += int(self._unfinished[round.pool])
-                self._unfinished[round.pool] = 0
-                continue
-            self._unfinished[round.pool] -= 1
-            self._since[round.pool] = self._env.now
-            self._finished.append(round)
-            self._round_seconds += (round.seconds - self._round_seconds) * (
-                SMOOTHING if self._round_seconds else 1.0
-            )
+        for pool, event, round in news:
+            if round is not None:
+                yield self._work(self._s.batch_seconds / 2)
+                self._fleet.finish(round, self._env.now, round.seconds)
+            elif event is Event.LOST:
+                yield self._work(self._s.batch_seconds / 2)
+                self._dropped += self._fleet.give_up(pool)
+                self._fleet.move(pool, Event.LOST)
+                self._fleet.move(pool, Event.SENT_FOR)
+            else:
+                self._fleet.move(pool, Event.JOINED)
 
     def _work(self, seconds: float) -> simpy.Event:
         self._seconds["driver"] += seconds
         return self._env.timeout(seconds)
 
     def _news(self) -> simpy.Event:
-        """What comes when the inbox holds something."""
+        """The event that comes when the inbox holds something."""
         if self._arrival.triggered:
             self._arrival = self._env.event()
         if self._inbox:
             self._arrival.succeed()
         return self._arrival
 
-    def _answer(self, round: Asked) -> None:
+    def _answer(self, news: News) -> None:
         def arrive(_: simpy.Event) -> None:
-            self._inbox.append(round)
+            self._inbox.append(news)
             if not self._arrival.triggered:
                 self._arrival.succeed()
 
@@ -293,11 +262,10 @@ class Simulation:
             yield self._env.timeout(max(0.0, round.at + s.hop_seconds - self._env.now))
             yield self._fetch(number // s.pools_per_node, round.version)
             if self._random.random() < s.deaths:
-                self._there[number] = False
-                self._queues[number].items.clear()
-                self._answer(round)
+                self._answer(News(number, Event.LOST))
                 yield self._env.timeout(s.away_seconds)
-                self._there[number] = True
+                self._queues[number].items.clear()  # whoever asked did not know yet
+                self._answer(News(number, Event.JOINED))
                 continue
             seconds = (
                 mean * self._random.lognormvariate(-(s.sigma**2) / 2, s.sigma) if s.sigma else mean
@@ -305,7 +273,7 @@ class Simulation:
             seconds += s.away_seconds if self._random.random() < s.hangs else 0.0
             yield self._env.timeout(seconds)
             self._seconds["round"] += seconds
-            self._answer(round._replace(seconds=seconds))
+            self._answer(News(number, round=round._replace(seconds=seconds)))
 
     def _step(self) -> Events:
         yield self._env.timeout(self._s.hop_seconds + self._s.incoming_seconds)
@@ -318,8 +286,8 @@ class Simulation:
         yield self._env.timeout(self._s.hop_seconds)
 
     def _fetch(self, node: int, version: int) -> simpy.Event:
-        """What comes when the node has the weights: it fetches them once, from one that has them,
-        whose link serves in turn.
+        """The event that comes when the node has the weights: it fetches them once, from one that
+        has them, whose link serves in turn.
         """
         key = (node, version)
         if key not in self._fetched:

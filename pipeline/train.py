@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.kernels.metropolis_hastings import Proposal
-    from pipeline.runs.run import Runner
+    from pipeline.runs.run import Runner, Watch
 
 
 def run(
@@ -77,7 +77,7 @@ def run(
         f" {config.objective.name}, to {output}"
     )
 
-    def make_runner() -> Runner:
+    def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":
             from pipeline.runs.inline import InlineRunner
 
@@ -91,7 +91,7 @@ def run(
             else "starting Ray and its actors"
         )
         connect(config, output)
-        return RayRunner(config, output, data.shape, data.context_shape)
+        return RayRunner(config, output, data.shape, data.context_shape, watch=watch)
 
     summary = Run(config, output, model, display).execute(make_runner)
     display.say(in_words(summary, "series" in config.recorders))

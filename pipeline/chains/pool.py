@@ -1,4 +1,4 @@
-"""One pool's Markov chains: many of them on one device, advanced together."""
+"""A pool: a sampler whose weights change, many Markov chains advanced together on one device."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from pipeline.kernels.base import per_chain
 class Pool:
     """`count` persistent chains of pool number `pool`.
 
-    Those of a conditional model run under the contexts of the rows that a round is sent: taken up
-    where they were left when the rows are numbered (`KeptChains`), else begun anew. Streams:
+    The chains of a conditional model run under the contexts of the rows that a round is sent: taken
+    up where they were left when the rows are numbered (`KeptChains`), else begun anew. Streams:
     `SeedSequence(seed, "chains", pool)`; a later incarnation, made after its process died, has its
     own.
     """
@@ -36,7 +36,6 @@ class Pool:
         self._energy = copy.deepcopy(energy).to(device)  # whose weights change
         self._plan, self._count = plan, count
         self._pool, self._seed, self._device = pool, seed, torch.device(device)
-        self._version = -1
         self.incarnation = 0
         self.round = 0  # the number of the next one
         self._generator = torch_generator(seed, "chains", pool, device=self._device)
@@ -48,8 +47,8 @@ class Pool:
     def advance(
         self, weights: Weights, start: Rows | None = None
     ) -> tuple[pa.RecordBatch, RoundReport]:
-        """One round: adopt `weights`, k transitions from where the chains are (or of and under the
-        rows `start`), encode.
+        """One round: adopts `weights`, makes k transitions from where the chains are (or of and
+        under the rows `start`), and encodes them.
 
         A chain that is no longer finite starts anew from noise and is counted; its row holds the
         fresh position.
@@ -63,9 +62,8 @@ class Pool:
         self._age += transitions
         energy, reseeded = self._reseed(done.energy, done.broken)
         previous, noise = done.previous, done.noise
-        if (
-            previous is not None and noise is not None and reseeded
-        ):  # a chain made anew has no past: it replays to where it is
+        # a chain made anew has no past: it replays to where it is
+        if previous is not None and noise is not None and reseeded:
             lost = per_chain(done.broken, previous)
             previous, noise = (
                 torch.where(lost, sampler.position, previous),
@@ -107,19 +105,20 @@ class Pool:
         return batch, report
 
     def _adopt(self, weights: Weights) -> None:
-        if weights.version != self._version:
-            adopt(self._energy, weights.flat)
-            self._sampler.refresh()
+        """Takes the weights over, whatever their version: a parameter server that began again
+        gives the numbers of its dead predecessor to other weights.
+        """
+        adopt(self._energy, weights.flat)
+        self._sampler.refresh()
         if self._unplaced:
             self._sampler.position = self._energy.sample_base(
                 len(self._sampler.position), self._generator
             )
             self._unplaced = False
-            self._version = weights.version
 
     def _seat(self, start: Rows) -> Rows:
-        """Pool put at and under the rows sent, `per_context` one after the other for each; the
-        rows, one for each chain.
+        """Puts the chains at and under the rows sent, `per_context` one after the other for each;
+        returns the rows, one for each chain.
         """
         copies = self._plan.per_context
         rows = start.map(lambda field: field.to(self._device).repeat_interleave(copies, 0))
@@ -137,8 +136,8 @@ class Pool:
         return rows
 
     def _restart(self) -> int:
-        """Every chain (of a ladder's lowest rung) starts anew from noise with the plan's
-        probability; how many did.
+        """Starts every chain (of a ladder's lowest rung) anew from noise with the plan's
+        probability; returns how many did.
         """
         if not self._plan.restart:
             return 0
@@ -149,7 +148,9 @@ class Pool:
         return int(chosen.sum())
 
     def _reseed(self, energy: Tensor, broken: Tensor) -> tuple[Tensor, int]:
-        """Pool that are `broken` made anew; the energies of all and how many were."""
+        """Makes the chains anew that are `broken` [R N] bool; returns the energies [R N] of all,
+        and how many were.
+        """
         count = int(broken.sum())
         if count:
             self._replace(broken)
@@ -157,15 +158,15 @@ class Pool:
         return energy, count
 
     def _replace(self, chosen: Tensor) -> None:
-        """New positions from noise for the rows `chosen` [R N] bool."""
+        """Puts noise for the positions of the rows `chosen` [R N] bool."""
         position = self._sampler.position
         fresh = self._energy.sample_base(len(position), self._generator)
         self._sampler.position = torch.where(per_chain(chosen, position), fresh, position)
         self._age = torch.where(chosen[-self._count :], 0, self._age)
 
     def state_dict(self) -> dict[str, Any]:
-        """Everything a resumed pool needs: positions, ages, what was adapted, the random stream,
-        the round's number.
+        """Everything that a resumed pool needs: positions, ages, what was adapted, the random
+        stream, the round's number.
         """
         return {
             "position": self._sampler.position.cpu(),
@@ -179,6 +180,9 @@ class Pool:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what `state_dict` gave; in a new random stream where that was made on
+        another kind of device.
+        """
         self._unplaced = False
         self._sampler.position = state["position"].to(self._device)
         self._sampler.load_tuning(state["tuning"])

@@ -146,4 +146,7 @@ class Cluster(Section):
     server_cpus: NonNegativeFloat = about("CPUs that Ray reserves for each parameter-server rank")
     server_gpus: NonNegativeFloat = about("GPUs for each parameter-server rank")
     server_labels: dict[str, str] = about("labels that a parameter-server rank's node must have")
+    server_restarts: NonNegativeInt = Field(
+        5, description="times within an hour that the parameter server is restarted when it died"
+    )
     timeout: PositiveFloat = about("seconds without a step after which the run is given up")

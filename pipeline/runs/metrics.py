@@ -262,6 +262,7 @@ class RunMetrics:
 
     def observe(self, step: StepReport, rounds: Iterable[RoundReport], flow: Flow) -> None:
         """Takes in one step, the rounds that ended since the last one, and what the driver saw."""
+        self.observe_flow(flow)
         self["ebm_steps"].inc()
         self["ebm_skipped_steps"].inc(step.skipped)
         self["ebm_negatives"].inc(step.negatives)
@@ -279,7 +280,7 @@ class RunMetrics:
         for ratio in step.ess:
             if math.isfinite(ratio):  # one that is not would make the sum so for good
                 self["ebm_ess_ratio"].observe(ratio)
-        for stage, seconds in (step.seconds | flow.seconds).items():
+        for stage, seconds in step.seconds.items():
             self["ebm_stage_seconds"].labels(stage).inc(seconds)
         for report in rounds:
             self._observe_round(report)
@@ -288,6 +289,14 @@ class RunMetrics:
             self._observe_usage(f"parameter_server-{rank}", usage)
         self._observe_usage("driver", used(self._spent))
         self._spent = time.process_time()
+
+    def observe_flow(self, flow: Flow) -> None:
+        """The runner's account of pools and losses, with a step or while it waits for one."""
+        for stage, seconds in flow.seconds.items():
+            self["ebm_stage_seconds"].labels(stage).inc(seconds)
+        if flow.restarts.get("parameter_server"):
+            # what it learned since its checkpoint is undone: its versions will be of other weights
+            self._energy_moments.clear()
         self["ebm_rounds_in_flight"].set(flow.in_flight)
         self["ebm_queue_depth"].set(flow.waiting)
         self["ebm_pools"].set(flow.pools)

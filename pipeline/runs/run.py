@@ -27,6 +27,10 @@ Start = tuple[Checkpoint | None, Checkpoint | None]
 """A checkpoint to resume from, or the one of another run to take weights from, or neither."""
 
 
+Watch = Callable[[Flow], None]
+"""A runner's way to tell, between two steps, what has changed since its last `Flow`."""
+
+
 class Runner(Protocol):
     """The carrier of the algorithm: one process (`pipeline.runs.inline`) or Ray actors
     (`actors.driver`).
@@ -65,7 +69,7 @@ class Run:
         self._saved: str | None = None
         self._totals = Totals()
 
-    def execute(self, make_runner: Callable[[], Runner]) -> Figures:
+    def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
         `Interrupted`.
 
@@ -86,7 +90,7 @@ class Run:
                 RecordedRun(self._name, self._output, self._config, self._metrics.served)
             )
             try:
-                runner = make_runner()
+                runner = make_runner(self._watch)
             except SystemExit as error:  # what Ray, while it starts, makes of a SIGTERM
                 raise Interrupted(
                     signal.SIGTERM, "interrupted before the first step of this time"
@@ -198,6 +202,11 @@ class Run:
                 f"interrupted at step {version} of {config.trainer.steps}; {kept}",
             )
         return version
+
+    def _watch(self, flow: Flow) -> None:
+        """Takes in what a runner tells between two steps."""
+        self._metrics.observe_flow(flow)
+        self._totals.add_flow(flow)
 
     def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
         self._metrics.observe(report, rounds, flow)

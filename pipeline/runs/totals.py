@@ -44,9 +44,13 @@ class Totals:
         self.ess += sum(finite)
         self.ess_count += len(finite)
         self.skipped += report.skipped
+        self.reseeded += sum(round.reseeded for round in rounds)
+        self.add_flow(flow)
+
+    def add_flow(self, flow: Flow) -> None:
+        """The losses that the runner saw, with a step or while it waited for one."""
         self.dropped += sum(flow.dropped.values())
         self.restarts += sum(flow.restarts.values())
-        self.reseeded += sum(round.reseeded for round in rounds)
 
     def figures(self) -> dict[str, Any]:
         """Returns the sums, and means and speeds made of them, by their names in summary.json."""
