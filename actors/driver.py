@@ -298,7 +298,7 @@ class RayRunner:
         cluster, cause = self._config.cluster, " ".join(str(error).split())
         if not self._server_restarts.spend(time.monotonic()):
             raise ClusterError(
-                "the parameter server died once more after all the restarts within an hour that"
+                "the parameter server died again, after as many restarts within an hour as"
                 f" cluster.server_restarts={cluster.server_restarts} allows: {cause}"
             ) from error
         self.pools.restarts["parameter_server"] += 1

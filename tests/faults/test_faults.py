@@ -1,72 +1,26 @@
-"""Processes that die in the middle of a run."""
+"""Pools that die in the middle of a run."""
 
 from __future__ import annotations
 
-import contextlib
-import os
-import signal
-import time
-from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 import ray
 import torch
 
-from actors.driver import RayRunner
 from pipeline.assembly.energies import make_energy
 from pipeline.chains.batch import decode
-from pipeline.common.types import RoundReport
-from pipeline.config.run import RunConfig
+from pipeline.common.types import Flow
 from pipeline.runs.inline import InlineRunner
 from pipeline.storage.checkpoint import CheckpointStore
+from tests.faults.processes import Small, Start, kill, step_until, wait_until_back
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-Small = Callable[..., RunConfig]
-PATIENCE = 90.0
-
-
-@pytest.fixture
-def start(tmp_path: Path) -> Iterator[Callable[[RunConfig], RayRunner]]:
-    runners: list[RayRunner] = []
-
-    def make(config: RunConfig) -> RayRunner:
-        runner = RayRunner(config, str(tmp_path), (8, 8))
-        runners.append(runner)
-        runner.start(None, None)
-        return runner
-
-    yield make
-    for runner in runners:
-        runner.close()
-
-
-def kill(actor: Any) -> None:
-    """SIGKILL to the actor's process, and its end seen."""
-    pid = ray.get(actor.__ray_call__.remote(lambda _: os.getpid()))
-    os.kill(pid, signal.SIGKILL)
-    deadline = time.monotonic() + PATIENCE
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        while Path(f"/proc/{pid}/stat").read_text().split()[2] != "Z":
-            assert time.monotonic() < deadline
-
-
-def step_until(
-    runner: RayRunner, condition: Callable[[list[RoundReport]], bool]
-) -> list[tuple[Any, Any, Any]]:
-    """Steps until one satisfies the condition; all of them."""
-    deadline, steps = time.monotonic() + PATIENCE, []
-    while time.monotonic() < deadline:
-        steps.append(runner.step())
-        if condition(steps[-1][1]):
-            return steps
-    raise AssertionError(f"not within {PATIENCE} s and {len(steps)} steps")
 
 
 @pytest.mark.parametrize("lag", [0, 4])
 def test_a_pool_that_dies_comes_back_while_the_others_go_on(
-    small: Small, start: Callable[..., RayRunner], lag: int
+    small: Small, start: Start, lag: int
 ) -> None:
     """In lock-step and with lag: the loss is counted once, steps go on, the pool returns with the
     chains it last sent.
@@ -88,9 +42,7 @@ def test_a_pool_that_dies_comes_back_while_the_others_go_on(
     assert returned.round >= 5, "the chains were started over"
 
 
-def test_a_death_that_nobody_saw_is_found_out(
-    small: Small, start: Callable[..., RayRunner], tmp_path: Path
-) -> None:
+def test_a_death_that_nobody_saw_is_found_out(small: Small, start: Start, tmp_path: Path) -> None:
     """Killed while idle and back before the next call: fresh chains, or an untrained model, must
     not pass for the old ones.
     """
@@ -115,83 +67,28 @@ def test_a_death_that_nobody_saw_is_found_out(
     assert torch.load(chains, weights_only=True)["incarnation"] == 2
 
 
-def wait_until_back(actor: Any) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while time.monotonic() < deadline:
-        with contextlib.suppress(ray.exceptions.RayActorError):
-            ray.get(actor.__ray_call__.remote(lambda _: None))
-            return
-    raise AssertionError("the actor did not come back")
-
-
-def test_when_every_pool_dies_the_run_waits_for_them(
-    small: Small, start: Callable[..., RayRunner]
-) -> None:
-    runner = start(small("deep"))
+def test_when_every_pool_dies_the_run_waits_for_them(small: Small, start: Start) -> None:
+    """And tells meanwhile that they are gone, and that they are being restarted: no step would."""
+    told: list[Flow] = []
+    runner = start(small("deep", "chains.min_pools=2"), watch=told.append)
+    assert told[-1].pools == 2, "they came before the first step"
     for _ in range(3):
-        runner.step()
+        assert runner.step()[2].pools == 2
+    told.clear()
     for pool in runner.pools.members:
         kill(pool.actor)
-    steps = step_until(
-        runner, lambda rounds: {r.incarnation for r in rounds} == {1} and len(rounds) == 2
-    )
-    assert steps[-1][0].version == 3 + len(steps)
-    assert sum(flow.restarts["pool"] for _, _, flow in steps if flow.restarts) == 2
-
-
-@pytest.mark.parametrize(
-    "overrides",
-    [("trainer.lag=0",), ("trainer.lag=4",), ("trainer.lag=2", "objective=cd")],
-    ids=str,
-)
-def test_a_parameter_server_that_dies_comes_back_from_its_checkpoint(
-    small: Small, start: Callable[..., RayRunner], tmp_path: Path, overrides: tuple[str, ...]
-) -> None:
-    """A checkpoint is not lost: steps go on from version 4, not from 0. Pools, which may wait for
-    its weights, or for rows of it, are not taken for dead.
-    """
-    config = small("deep", *overrides)
-    runner = start(config)
-    for _ in range(4):
-        runner.step()
-    store = CheckpointStore(str(tmp_path), 3)
-    store.commit(4, runner.save(store.folder(4)), config, make_energy(config, (8, 8)))
-    for _ in range(3):
-        runner.step()
-    kill(runner.servers.first)
-    report, _, flow = runner.step()
-    assert report.version == 5
-    assert flow.restarts == {"parameter_server": 1}
-    steps = [runner.step() for _ in range(10)]
-    assert steps[0][0].version == 6
-    assert {round.incarnation for _, rounds, _ in steps for round in rounds} == {0}
-    assert not any(flow.restarts for _, _, flow in steps)
-
-
-def test_versions_that_nobody_asks_for_do_not_pile_up(
-    small: Small, start: Callable[..., RayRunner]
-) -> None:
-    runner = start(small("deep", "objective=denoising"))
-    for _ in range(5):
-        runner.step()
-    assert (
-        ray.get(runner.servers.first.__ray_call__.remote(lambda server: len(server._published)))
-        <= 2
-    )
-
-
-def test_a_parameter_server_without_a_checkpoint_begins_again(
-    small: Small, start: Callable[..., RayRunner]
-) -> None:
-    runner = start(small("rbm"))
-    runner.step()
-    runner.step()
-    kill(runner.servers.first)
-    assert runner.step()[0].version == 1
+    report, rounds, flow = runner.step()
+    assert report.version == 4
+    assert {round.incarnation for round in rounds} == {1}
+    assert told[0].pools < 2
+    assert min(flow.pools for flow in told) == 0
+    assert (told[-1].pools, flow.pools) == (2, 2)
+    assert sum(flow.restarts.get("pool", 0) for flow in told) == 2
+    assert not flow.restarts, "told twice"
 
 
 def test_a_checkpoint_is_whole_while_a_pool_is_away(
-    small: Small, start: Callable[..., RayRunner], tmp_path: Path
+    small: Small, start: Start, tmp_path: Path
 ) -> None:
     """The absent pool's part holds the chains of the newest batch it sent, and the run can be
     resumed from it.
@@ -218,7 +115,7 @@ def test_a_checkpoint_is_whole_while_a_pool_is_away(
     assert resumed.step()[0].version == 3
 
 
-def test_every_pool_has_its_turn(small: Small, start: Callable[..., RayRunner]) -> None:
+def test_every_pool_has_its_turn(small: Small, start: Start) -> None:
     """First come, one batch a step, more pools than may be in flight: none is starved."""
     runner = start(
         small(
@@ -229,7 +126,7 @@ def test_every_pool_has_its_turn(small: Small, start: Callable[..., RayRunner]) 
     assert served == {0, 1, 2, 3}
 
 
-def test_lags_stay_within_the_bound(small: Small, start: Callable[..., RayRunner]) -> None:
+def test_lags_stay_within_the_bound(small: Small, start: Start) -> None:
     """First come, first served, one pool's batch a step: nothing older than the bound is learned
     from.
     """

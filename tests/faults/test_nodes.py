@@ -20,10 +20,11 @@ from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
 
 from actors.driver import RayRunner
+from actors.policy import Life
 from pipeline.assembly.data import open_data
 from pipeline.common.types import RoundReport
 from pipeline.config.run import RunConfig
-from tests.faults.test_faults import PATIENCE, step_until
+from tests.faults.processes import PATIENCE, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nodes]
 Small = Callable[..., RunConfig]
@@ -141,8 +142,8 @@ def test_a_node_that_is_drained_hands_its_chains_over(
         "spot",
         deadline,
     )
-    steps = step_until(runner, lambda _: moving.leaving is not None or moving.joining is not None)
-    steps += step_until(runner, lambda _: moving.joining is not None)
+    steps = step_until(runner, lambda _: not moving.available)
+    steps += step_until(runner, lambda _: moving.life is Life.JOINING)
     handed_over = moving.rounds
     cluster.remove_node(cluster.second, allow_graceful=False)
     cluster.add_node(num_cpus=1, **NODE)

@@ -11,7 +11,7 @@ from actors.driver import RayRunner
 from pipeline.assembly.data import open_data
 from pipeline.common.types import RoundReport
 from pipeline.config.compose import compose
-from tests.faults.test_faults import kill, step_until
+from tests.faults.processes import kill, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
 LITTLE = ("metrics.port=0", "cluster.timeout=90")

@@ -61,7 +61,8 @@ def test_the_bounds_on_lag_and_rounds_in_flight_hold(
     outcome = Simulation(s).run(200)
     assert max(outcome.lags) <= lag
     assert outcome.most_in_flight <= min(
-        batches * (lag + 1) + 8 * s.rules.each(lag + 1), 8 * s.rules.each(lag + 1) + batches * (lag + 1)
+        batches * (lag + 1) + 8 * s.rules.each(lag + 1),
+        8 * s.rules.each(lag + 1) + batches * (lag + 1),
     )
     assert outcome.dropped > 0
 

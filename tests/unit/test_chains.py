@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from pipeline.assembly.chains import make_chains
-from pipeline.assembly.data import open_data
+from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.learner import make_learner
 from pipeline.chains import batch as negatives
@@ -18,7 +18,7 @@ from pipeline.chains.pool import Pool
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.types import Rows, Weights
 from pipeline.config.run import RunConfig
-from pipeline.energies.weights import flatten
+from pipeline.energies.weights import adopt, flatten
 from pipeline.kernels import gibbs
 
 Small = Callable[..., RunConfig]
@@ -57,6 +57,21 @@ def test_new_weights_are_sampled_from_at_once(small: Small) -> None:
     for version in range(6):
         _, report = chains.advance(weights(config, version, scale=1 + 5 * version))
         assert report.acceptance > 0.9
+
+
+def test_a_number_seen_before_may_stand_for_other_weights(small: Small) -> None:
+    """A parameter server that began again counts anew: its version 0 is not the one that a pool saw
+    first, and energies are those of the weights that were sent.
+    """
+    config = small("deep", "chains.restart=0")
+    chains, energy = make_chains(config, (8, 8), 0), make_energy(config, (8, 8))
+    chains.advance(weights(config, version=0))
+    chains.advance(weights(config, version=1, scale=2.0))
+    again = weights(config, version=0, scale=3.0)
+    received = negatives.decode(chains.advance(again)[0])
+    assert received.version == 0
+    adopt(energy, again.flat)
+    torch.testing.assert_close(received.energy, energy(received.position.view(-1, 8, 8)).detach())
 
 
 def test_state_dict_goes_on_bit_for_bit(small: Small) -> None:
@@ -121,6 +136,21 @@ def test_revived_chains_are_those_of_the_last_batch(small: Small) -> None:
     assert not torch.equal(
         negatives.decode(again.advance(published)[0]).position, received.position
     )
+
+
+def test_a_newcomers_chains_begin_at_the_rows_that_it_is_given(small: Small) -> None:
+    """They are training rows, as many as it has chains, and others for another incarnation."""
+    config = small("deep", "kernel.step_size=1e-12", "chains.restart=0", "data.noise=0")
+    data = open_data(config)
+    given = rows_for_pool(config, data, 3, 0)
+    assert not torch.equal(given.position, rows_for_pool(config, data, 3, 1).position)
+    known = {row.numpy().tobytes() for row in data.sample.reshape(-1, 64)}
+    assert all(row.numpy().tobytes() in known for row in given.position.reshape(-1, 64))
+    chains = make_chains(config, (8, 8), 3)
+    chains.revive(0, 0, None, given)
+    received = negatives.decode(chains.advance(weights(config))[0])
+    torch.testing.assert_close(received.position, given.position.flatten(1), rtol=0, atol=1e-4)
+    assert received.age.tolist() == [2] * 8
 
 
 def test_restarts_happen_with_their_probability(small: Small) -> None:
