@@ -107,6 +107,29 @@ def test_a_scrape_shows_what_was_observed() -> None:
     assert families == {metric.name for metric in METRICS}
 
 
+def test_pools_and_restarts_are_seen_without_a_step() -> None:
+    """A run may wait for pools, or for its parameter server, for as long as it takes."""
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP, [ROUND], FLOW)
+    metrics.observe_flow(FLOW._replace(pools=1, restarts={"parameter_server": 1}, seconds={}))
+    row = metrics.row()
+    assert row["ebm_pools"] == 1
+    assert row['ebm_restarts_total{role="parameter_server"}'] == 1
+    assert row['ebm_restarts_total{role="pool"}'] == 1
+    assert row["ebm_steps_total"] == 1
+
+
+def test_r_hat_forgets_the_versions_of_a_parameter_server_that_died() -> None:
+    """Version 1 of the one that began again is of other weights than version 1 of the dead one."""
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP, [ROUND], FLOW)
+    known = metrics.row()["ebm_r_hat"]
+    metrics.observe_flow(FLOW._replace(restarts={"parameter_server": 1}))
+    one = STEP._replace(energy_moments=(STEP.energy_moments[0]._replace(mean=1e6),))
+    metrics.observe(one, [ROUND], FLOW)
+    assert metrics.row()["ebm_r_hat"] == known, "one pool's energies were compared with the dead's"
+
+
 def test_an_ess_that_is_not_finite_spoils_no_sum() -> None:
     metrics = RunMetrics("mine")
     metrics.observe(STEP._replace(ess=(math.nan, 0.5)), [ROUND], FLOW)
