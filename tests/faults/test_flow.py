@@ -1,7 +1,7 @@
 """What is in flight is bounded, and nobody waits for a pool that is slow, hangs or is away.
 
-The rules are held to that in simulated time (`tests/unit/test_policy.py`, `tests/unit/test_pools.py`);
-these see that real processes are dealt with by them.
+The rules are held to that in simulated time, by `tests/unit/test_policy.py` and
+`tests/unit/test_pools.py`; here they deal with real processes.
 """
 
 from __future__ import annotations

@@ -114,7 +114,7 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(
     flip(part(tmp_path, 4, name))
     config = small("deep", "trainer.steps=6", *quick, *overrides)
     run = Run(config, str(tmp_path), make_energy(config, (8, 8)), Display())
-    run.execute(lambda: make(config, tmp_path))
+    run.execute(lambda _: make(config, tmp_path))
     learned = find(str(tmp_path)).read("learner.pt")["weights"].numpy()
     # means over two ranks are rounded otherwise
     np.testing.assert_allclose(
