@@ -11,7 +11,7 @@ PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promt
 CRDS ?= .tools/crds
 WITH_K8S = PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)"
 
-.PHONY: setup train test check lint types fast k8s-check everything mutants experiments docs clean
+.PHONY: setup train test check lint types fast k8s-check mutants experiments docs clean
 
 setup: .venv/.ready
 
@@ -36,14 +36,16 @@ fast: setup
 
 check: lint types fast  ## the quick one
 
-test: setup  ## the whole suite
+ifneq ($(wildcard $(CRDS)),)
+test: .venv/.k8s $(PROMETHEUS)  ## the whole suite; the manifests too where CRDS is a folder of schemas
+	$(WITH_K8S) $(PY) -m pytest $(IN_TWO)
+else
+test: setup
 	$(PY) -m pytest -m "not k8s" $(IN_TWO)
+endif
 
 k8s-check: .venv/.k8s $(PROMETHEUS)  ## manifests against their schemas, alerts and dashboard against a real Prometheus
 	$(WITH_K8S) $(PY) -m pytest -m k8s $(IN_TWO)
-
-everything: .venv/.k8s $(PROMETHEUS)  ## both, in the time of one
-	$(WITH_K8S) $(PY) -m pytest $(IN_TWO)
 
 mutants: setup  ## slips put into the code one at a time: the tests must catch each
 	$(PY) -m tests.mutants --docs docs
