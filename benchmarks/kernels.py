@@ -264,10 +264,12 @@ class Pair:
                 of, functions(self._energy, beta, entry.gradient_dtype), entry.gradient_dtype
             )
         if entry.inner == "gibbs":
-            weights = rbm_tensors(self._energy)
-            inner = lambda generator, chains: loops.gibbs(generator, chains, 1, *weights, beta)  # noqa: E731
+            weight, visible, hidden = rbm_tensors(self._energy)
+            inner = partial(
+                loops.gibbs, transitions=1, weight=weight, visible=visible, hidden=hidden, beta=beta
+            )
         elif entry.inner == "mala":
-            inner = lambda generator, chains: loops.mala(generator, chains, 1, of, **parameters)  # noqa: E731
+            inner = partial(loops.mala, transitions=1, of=of, **parameters)
         if entry.inner:
             return lambda generator, chains, n: loops.replica_exchange(
                 generator, chains, n, of, RUNGS, inner

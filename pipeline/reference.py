@@ -22,14 +22,14 @@ from pipeline.config.parts import KERNELS, OBJECTIVES, section_of
 
 HEAD = """# Kernels
 
-Made by `python -m pipeline.reference kernels` from the registry (`pipeline/config/parts.py`) and the
-sections that it names. Every kernel is a pair `init(position, target) -> State`,
-`step(generator, state, target, **parameters) -> (State, Info)` (`pipeline/kernels/NAME.py`, whose
-docstring has the formulas and their source), and works on all chains of a batch at once.
-`tests/statistics` proves each on the laws named here: that it leaves them as they are, that it finds
-them from a bad start, and that a broken variant of it is caught; the discrete ones by their whole
-transition matrix. While a step size or a ladder is adapted, invariance holds in the limit of slow
-changes; after `adapt_rounds` it is exact.
+Made by `python -m pipeline.reference kernels` from the registry (`pipeline/config/parts.py`) and
+the sections that it names. Every kernel is a pair `init(position, target) -> State`,
+`step(generator, state, target, **parameters) -> (State, Info)`, and works on all chains of a batch
+at once. The docstring of its `step` has the formulas and their source. `tests/statistics` proves
+each on the laws named here: it leaves them as they are, finds them from a bad start, and a broken
+variant of it is caught. Discrete kernels are proven by their whole transition matrix. While a step
+size or a ladder is adapted, invariance holds in the limit of slow changes. After `adapt_rounds` it
+is exact.
 
 | kernel | domain | leaves exp(-E) invariant | at a box's walls | proven on |
 |---|---|---|---|---|
@@ -39,13 +39,14 @@ OBJECTIVES_HEAD = """# Objectives
 
 Made by `python -m pipeline.reference objectives` from the registry (`pipeline/config/parts.py`) and
 the sections that it names. An objective is a function of an energy and a batch
-(`pipeline/objectives/`, whose docstrings have the formulas and their source); what it needs of chance
-is drawn beforehand and comes in as data. Its loss is in parts, sums with their counts, so that the
-trainer may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions, noises or sites of
-each at once: memory is a setting. Where no chains are needed, no pool is started. `tests/statistics`
-holds each against enumeration, quadrature or closed forms, its gradient as well, sees it recover a
-law that is known, and sees broken variants of it caught. What each learns in practice:
-[results](every_objective.md); what each costs: [performance](performance.md).
+(`pipeline/objectives/`, whose docstrings have the formulas and their source). Its random inputs are
+drawn beforehand and come in as data. Its loss is in parts, sums with their counts, so that the
+learner may work on `trainer.chunk_rows` rows and `trainer.chunk_draws` directions, noises or sites
+of each at once: memory is a setting. Where no chains are needed, no pool is started.
+`tests/statistics` holds each against enumeration, quadrature or closed forms, its gradient as well.
+It sees each recover a law that is known, and sees broken variants caught.
+[Results](every_objective.md) shows what each learns in practice, and
+[performance](performance.md) what each costs.
 
 | objective | what | domain | chains start at | old negatives may be reweighted |
 |---|---|---|---|---|
@@ -63,10 +64,11 @@ PARAMETERS = """
 
 CONFIGMAPS_HEAD = """\
 # Made by `python -m pipeline.reference configmaps` (`make docs`) from the files of this folder.
-# The configuration as ConfigMaps, one a folder, since a key of a ConfigMap may hold no "/". The head
-# mounts them as one folder and reads that (EBM_CONF), so that a change in conf/ needs no new image.
-# Kustomize has no wildcards. Names end in a hash of the content: a run, and every retry of it, keeps
-# what it began with. Called .yml, since every .yaml in conf/ is a part of the configuration itself.
+# The configuration as ConfigMaps, one a folder, since a key of a ConfigMap may hold no "/". The
+# head mounts them as one folder and reads that (EBM_CONF), so that a change in conf/ needs no new
+# image. Kustomize has no wildcards. Names end in a hash of the content: a run, and every retry of
+# it, keeps what it began with. Called .yml, since every .yaml in conf/ is a part of the
+# configuration itself.
 apiVersion: kustomize.config.k8s.io/v1beta1
 kind: Kustomization
 generatorOptions:
@@ -109,7 +111,9 @@ def configmaps() -> str:
 
 
 def _of_objective(name: str, section: type[Part]) -> str:
-    what = re.match(r"(.*?\)|[^.]*)\.", " ".join((section.__doc__ or "").split()))[1]  # type: ignore[index]
+    sentence = re.match(r"(.*?\)|[^.]*)\.", " ".join((section.__doc__ or "").split()))
+    assert sentence is not None, f"the docstring of {section.__name__} has no first sentence"
+    what = sentence[1]
     if not issubclass(section, ObjectiveSection):
         return f"| `{name}` | {what} | of its terms | of its terms | as its terms |"
     domain = {

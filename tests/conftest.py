@@ -195,6 +195,13 @@ def _one_ray(request: pytest.FixtureRequest) -> None:
         ray.shutdown()
 
 
+def descended(energy: torch.nn.Module, rate: float) -> torch.Tensor:
+    """The parameters end to end, `[P]`, after a step of gradient descent along their `grad`."""
+    return torch.cat(
+        [(p.detach() - rate * p.grad).flatten() for p in energy.parameters() if p.grad is not None]
+    )
+
+
 def states(units: int) -> torch.Tensor:
     """All of {0, 1}^units, `[2^units, units]` float64."""
     return (torch.arange(2**units)[:, None] >> torch.arange(units) & 1).double()

@@ -5,8 +5,8 @@
 A mutation is made in a copy of the tree, and the tests that should catch it run there. It is caught
 where a test fails. Tests that cannot be collected, or of which none is left, prove nothing: such a
 mutation counts as not caught. The tests that failed then run on the copy as it is, where they must
-pass. With `--docs` the results are written to `mutants.json` there, and as a table to `mutants.md`. The
-exit status is 0 where every mutation was caught.
+pass. With `--docs` the results are written to `mutants.json` there, and as a table to `mutants.md`.
+The exit status is 0 where every mutation was caught.
 
 The text that a mutation replaces must be in its file exactly once (`Mutant.apply`), so that the
 list follows the code; `tests/unit/test_mutants.py` checks this in every run of the tests.
@@ -534,7 +534,7 @@ def page(slips: Sequence[Mutant], content: dict[str, Any]) -> str:
         "",
         f"Made by `{content['command']}` (`tests/mutants.py`) on {content['date']} in"
         f" {content['seconds']} s. Each mutation is",
-        "made alone, in a copy of the tree, and is caught where one of the tests named for it fails.",
+        "made alone, in a copy of the tree, and is caught where one of its tests fails.",
         f'"Before" is the suite of commit {before["commit"]}, on the code of that commit.',
         "",
         "| mutation | file | text | becomes | before | now |",

@@ -41,7 +41,7 @@ def make_plan(config: RunConfig) -> ChainPlan:
 def make_chains(
     config: RunConfig, shape: Sequence[int], pool: int, context_shape: Sequence[int] | None = None
 ) -> Pool:
-    """The pool numbered `pool`: its chains start at the energy's base law, in a stream of its own."""
+    """The pool numbered `pool`: its chains start at the base law, in a stream of its own."""
     keep_freed_memory()
     energy, plan = make_energy(config, shape, context_shape), make_plan(config)
     return Pool(

@@ -108,8 +108,8 @@ def first_contexts(data: DataSet, count: int) -> Tensor | None:
 
 
 def rows_for_pool(config: RunConfig, data: DataSet, pool: int, incarnation: int) -> Rows:
-    """Training rows, drawn at random, as many as a pool has chains: the chains of one that joins may
-    begin there.
+    """Training rows, drawn at random, as many as a pool has chains: the chains of one that joins
+    may begin there.
     """
     generator = torch_generator(config.seed, "newcomers", pool, incarnation)
     return Rows(
@@ -128,8 +128,8 @@ def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
 
 
 def keeps_chains(config: RunConfig, data: DataSet) -> bool:
-    """Return whether pools keep chains for each training row of a conditional model: rows of a set in
-    memory, which have numbers.
+    """Return whether pools keep chains for each training row of a conditional model: rows of a set
+    in memory, which have numbers.
     """
     persistent = config.contrastive is not None and config.contrastive.start == "persistent"
     return (

@@ -28,8 +28,8 @@ def make_energy(
     """The energy with its initial weights, from the stream "weights"; torch's global one is left as
     it was.
 
-    Raises `ConfigError` where it cannot be had of these shapes, or its module is a user's own and is
-    not there.
+    Raises `ConfigError` where it cannot be had of these shapes, or its module is a user's own and
+    is not there.
     """
     return construct_energy(config.energy, shape, context_shape, config.seed)
 

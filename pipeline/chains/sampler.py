@@ -15,13 +15,14 @@ from pipeline.kernels.base import Kernel, broken
 
 
 class ChainPlan(NamedTuple):
-    """How chains run. `restart`: chance a round that a chain starts anew from noise; `rungs`: of
-    the ladder, 1 where there is none, moved in the first `ladder_rounds` rounds;
+    """The way that chains run. `restart`: chance a round that a chain starts anew from noise;
+    `rungs`: of the ladder, 1 where there is none, moved in the first `ladder_rounds` rounds;
     `target_acceptance`: what the step size is adapted to in the first `adapt_rounds` rounds (None:
-    all); `gradient_dtype`: the precision of gradients where it is not the energy's; `replayed`: of how many
-    last transitions a round is to tell where they began and what noise they drew. `start_at_data`:
-    chains begin a round at the rows they are sent; `batches_carry_rows`: a round's batch brings those
-    along; `per_context`: how many chains each row that is sent has, where the model is conditional.
+    all); `gradient_dtype`: the precision of gradients where it is not the energy's; `replayed`: of
+    how many last transitions a round is to tell where they began and what noise they drew.
+    `start_at_data`: chains begin a round at the rows they are sent; `batches_carry_rows`: a round's
+    batch brings those along; `per_context`: how many chains each row that is sent has, where the
+    model is conditional.
     """
 
     kernel: Kernel
@@ -40,10 +41,10 @@ class ChainPlan(NamedTuple):
 
 
 class Advance(NamedTuple):
-    """What a round says of the chains, by row [R N]: their energies now (each rung's own), which of
-    them are not finite, their mean acceptance; and `swaps` [R - 1], mean probabilities, empty
-    without a ladder. Where transitions are to be replayed, `previous` [N, *shape], the positions
-    before the last L of them, and their `noise` [L, N, *shape].
+    """The report of a round on the chains, by row [R N]: their energies now (each rung's own),
+    which of them are not finite, their mean acceptance; and `swaps` [R - 1], mean probabilities,
+    empty without a ladder. Where transitions are to be replayed, `previous` [N, *shape], the
+    positions before the last L of them, and their `noise` [L, N, *shape].
     """
 
     energy: Tensor
@@ -144,7 +145,7 @@ class Sampler:
         return self._plan.parameters | {"step_size": by_rung.repeat_interleave(self._count)}
 
     def tuning(self) -> dict[str, Any]:
-        """What the chains have learned, for a checkpoint."""
+        """Returns what the chains have learned, for a checkpoint."""
         parts = {"steps": self._steps, "ladder": self._ladder}
         return {name: part.state_dict() for name, part in parts.items() if part is not None}
 

@@ -198,8 +198,8 @@ def _as_hydra_has_it(text: str) -> str:
 
 
 def _quoted(text: str) -> str:
-    """A path in quotes, as Hydra's grammar takes any: `=`, commas, braces and `~` are common in paths and mean
-    other things there.
+    """A path in quotes, as Hydra's grammar takes any: `=`, commas, braces and `~` are common in
+    paths and mean other things there.
     """
     key, _, value = text.partition("=")
     if key not in PATH_KEYS or value in ("", "null") or value[0] in "'\"":
@@ -208,7 +208,7 @@ def _quoted(text: str) -> str:
 
 
 def _check_override(text: str, parser: Any) -> tuple[str, Any]:
-    """The override's key and value. Raises `ConfigError` for what may not be set, or not like this."""
+    """The override's key and value. Raises `ConfigError` for what may not be set so."""
     from hydra.errors import HydraException
 
     name, _, given = text.partition("=")

@@ -1,4 +1,4 @@
-"""The sections of the configuration that `data=NAME` decides. `pipeline.config.parts` names them."""
+"""The sections that `data=NAME` decides. `pipeline.config.parts` names them."""
 
 from __future__ import annotations
 

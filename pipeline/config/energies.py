@@ -1,4 +1,4 @@
-"""The sections of the configuration that `energy=NAME` decides. `pipeline.config.parts` names them."""
+"""The sections that `energy=NAME` decides. `pipeline.config.parts` names them."""
 
 from __future__ import annotations
 
@@ -28,9 +28,10 @@ class EnergySection(Part):
 
     `has_conditionals`: the laws of its blocks are known, as Gibbs sampling needs them.
     `takes_context`: the rows' contexts are part of the model. `has_labels`: these are labels, and
-    their law given a position is known (`LabelledSection`). `has_features`: it is linear in features that it declares.
-    `latents`: a position has latent columns beside the data's. `needs_images`: a row must be an
-    image. `shardable`: it reads its parameters in `forward` alone, where FSDP2 has gathered them.
+    their law given a position is known (`LabelledSection`). `has_features`: it is linear in
+    features that it declares. `latents`: a position has latent columns beside the data's.
+    `needs_images`: a row must be an image. `shardable`: it reads its parameters in `forward` alone,
+    where FSDP2 has gathered them.
     """
 
     has_conditionals: ClassVar[bool] = False

@@ -1,4 +1,4 @@
-"""The sections of the configuration that `kernel=NAME` decides. `pipeline.config.parts` names them."""
+"""The sections that `kernel=NAME` decides. `pipeline.config.parts` names them."""
 
 from __future__ import annotations
 

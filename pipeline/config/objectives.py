@@ -80,7 +80,7 @@ class ObjectiveSection(AnyObjective):
 
     @property
     def start(self) -> Start | None:
-        """The place where the chains that it consumes begin a round; None where it consumes none."""
+        """The place where its chains begin a round; None where it consumes none."""
         return None
 
     def check(self, energy: EnergySection, kernel: KernelSection) -> None:
@@ -272,7 +272,7 @@ class DenoisingObjective(ScoreMatchingSection):
 
 
 class FiniteDifferenceDenoisingObjective(DenoisingObjective):
-    """Denoising score matching along random directions, from two energies each (Pang et al. 2020)."""
+    """Denoising score matching along directions, from two energies each (Pang et al. 2020)."""
 
     shardable: ClassVar[bool] = True
     probe: PlainProbe
@@ -292,7 +292,7 @@ class NCEObjective(ObjectiveSection):
 
 
 class ConditionalNCEObjective(ObjectiveSection):
-    """Conditional noise-contrastive estimation, with noise around each row (Ceylan & Gutmann 2018)."""
+    """Conditional noise-contrastive estimation, noise around each row (Ceylan & Gutmann 2018)."""
 
     domain: ClassVar[Where] = "continuous or binary"
     in_box: ClassVar[bool] = False

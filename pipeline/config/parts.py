@@ -32,7 +32,8 @@ class Entry(NamedTuple):
     settings. `make`, "module:attribute", makes it:
 
     - a kernel: `make(section) -> Kernel`, or the `Kernel` itself;
-    - an energy: `make(shape, **section.arguments) -> Energy`, with `context_shape` where it takes one;
+    - an energy: `make(shape, **section.arguments) -> Energy`, with `context_shape` where it takes
+      one;
     - an objective: `make(section, config) -> Objective`;
     - a data set: `make(section) -> DataSet`.
 

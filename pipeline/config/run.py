@@ -114,9 +114,9 @@ class RunConfig(Section):
 
     @property
     def reweightable(self) -> bool:
-        """True where importance weights for stale negatives are valid: an invariant kernel, negatives
-        near equilibrium, and at least 8 of them under each context, for a softmax over one chain is
-        1.
+        """True where importance weights for stale negatives are valid: an invariant kernel,
+        negatives near equilibrium, and at least 8 of them under each context, for a softmax over
+        one chain is 1.
         """
         objective = self.contrastive
         enough = not self.conditional or self.chains.per_context >= LEAST_PER_CONTEXT
@@ -129,8 +129,8 @@ class RunConfig(Section):
 
     @property
     def assigned_rounds(self) -> bool:
-        """True where step t consumes round t (lock-step, exact lag), False where it takes those that come
-        first.
+        """True where step t consumes round t (lock-step, exact lag), False where it takes those
+        that come first.
         """
         return self.trainer.lag == 0 or self.trainer.lag_mode == "exact"
 

@@ -225,7 +225,9 @@ def train(
             )
             weights.append(published.flat)
             reports.append(report._replace(seconds={}))
-        held = sum(getattr(p, "to_local", lambda p=p: p)().numel() for p in learner._parameters)  # type: ignore[misc]
+        held = sum(
+            (p.to_local() if hasattr(p, "to_local") else p).numel() for p in learner._parameters
+        )
         beside = learner._objectives.state_dict()
         return Trained(
             weights, learner.averaged(), reports, learner._controller.state_dict(), beside, held

@@ -103,7 +103,7 @@ def shipped(name: str) -> dict[str, Any]:
 
 @cache
 def step_size_of(name: str, law_name: str) -> float:
-    """The step size at which three in five proposals are accepted, by bisection of its logarithm."""
+    """The step size at which three in five proposals are accepted, by bisection of its log."""
     section, known = configured(name), law(law_name)
     kernel, target, start = make_kernel(section), Target(known.energy), known.sample(500, seeded(5))
     low, high = math.log(1e-3), math.log(1e1)

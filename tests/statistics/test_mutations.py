@@ -76,8 +76,9 @@ def caught(p_values: dict[str, float]) -> bool:
 
 
 def moves_the_law(*arguments: Any, **options: Any) -> bool:
-    """Whether `stationarity` catches a slip: with 1,000 chains, or with as many as the kernel itself
-    is proven with. The limit is the same, and so is the chance of a false alarm, 5e-8 a p-value.
+    """Whether `stationarity` catches a slip: with 1,000 chains, or with as many as the kernel
+    itself is proven with. The limit is the same, and so is the chance of a false alarm, 5e-8 a
+    p-value.
     """
     return any(
         caught(stationarity(*arguments, **options, chains=chains)[0]) for chains in (1000, CHAINS)

@@ -31,7 +31,7 @@ NARROW = "energy.hidden=[8,8]"
 
 
 class Block(NamedTuple):
-    """A fenced block of the page: the file that it is (or, of a table in it, a line) and its text."""
+    """A fenced block of the page: the file that it is (or a line of a table) and its text."""
 
     path: str
     table: str

@@ -82,9 +82,10 @@ def test_a_module_in_code_trains_and_is_read_back(tmp_path: Path) -> None:
     assert torch.equal(module.scale, before["scale"])
     loaded = pipeline.load(f"{tmp_path}/a", energy=Quartic(64))
     x = torch.randn(3, 8, 8)
-    expected = x.flatten(1).pow(4) @ loaded.module.scale.exp() + x.flatten(1).square().sum(1) / 2  # type: ignore[union-attr]
+    scale: Tensor = loaded.module.scale  # type: ignore[union-attr, assignment]
+    expected = x.flatten(1).pow(4) @ scale.exp() + x.flatten(1).square().sum(1) / 2
     torch.testing.assert_close(loaded(x), expected)
-    assert not torch.equal(loaded.module.scale, before["scale"])  # type: ignore[union-attr]
+    assert not torch.equal(scale, before["scale"])
     with pytest.raises(CheckpointError, match="given in code"):
         pipeline.load(f"{tmp_path}/a")
     with pytest.raises(ConfigError, match=r"must map \[2, 8, 8\] to \[2\]; it failed"):
@@ -203,7 +204,8 @@ def test_modules_that_cannot_be_sent_are_refused(tmp_path: Path) -> None:
 
 def test_few_states_of_a_users_energy_are_counted() -> None:
     energy = CustomEnergy((3,), Rounding(), 2, 1.0, None)
-    expected = 3 * torch.logsumexp(-energy.module.table.double(), 0)  # type: ignore[union-attr, operator]
+    table: Tensor = energy.module.table  # type: ignore[assignment]
+    expected = 3 * torch.logsumexp(-table.double(), 0)
     assert energy.log_partition() == pytest.approx(float(expected.detach()), abs=1e-9)
 
 

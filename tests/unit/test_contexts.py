@@ -23,6 +23,7 @@ from pipeline.config.run import RunConfig
 from pipeline.energies.weights import flatten, unflatten_
 from pipeline.runs.inline import InlineRunner
 from pipeline.training.staleness import batch_weights
+from tests.conftest import descended
 
 Small = Callable[..., RunConfig]
 FOUR = ("chains.per_context=4", "trainer.batch_size=16")
@@ -181,7 +182,7 @@ def test_a_step_is_the_gradient_given_the_contexts(small: Small) -> None:
             energy.given(rows.context)(rows.position).mean()
             - energy.given(contexts)(position).mean()
         ).backward()
-        expected = torch.cat([(p - 0.1 * p.grad).detach().flatten() for p in energy.parameters()])  # type: ignore[operator]
+        expected = descended(energy, 0.1)
         _, weights = learner.step(batches)
         torch.testing.assert_close(torch.from_numpy(weights.flat), expected, rtol=0, atol=1e-6)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house import House
+from tests.house import House, long_lines
 
 ROOT = Path(__file__).resolve().parent.parent.parent
 HOUSE = House(ROOT)
@@ -150,3 +150,14 @@ def test_imports_stay_light(statement: str, absent: tuple[str, ...]) -> None:
         [sys.executable, "-c", check], capture_output=True, text=True, cwd=ROOT, check=True
     )
     assert done.stdout.strip() == "[]"
+
+
+def test_docstrings_are_sentences_that_name_errors() -> None:
+    """No docstring opens with a relative clause, and what a public function raises is said."""
+    assert HOUSE.clauses() == []
+    assert HOUSE.silent_about_errors() == []
+
+
+def test_lines_have_at_most_100_columns() -> None:
+    """Those too that a linter leaves out, for the remark at their end."""
+    assert long_lines(ROOT) == []

@@ -22,6 +22,7 @@ from pipeline.objectives.base import Term
 from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.training.learner import MAX_SKIPPED_IN_A_ROW, Learner
 from pipeline.training.optimizer import learning_rate
+from tests.conftest import descended
 
 Small = Callable[..., RunConfig]
 
@@ -63,7 +64,7 @@ def test_a_plain_sgd_step_is_the_gradients(small: Small) -> None:
     positives = open_data(config).positives(config.seed).next(config.trainer.batch_size).position
     negatives = torch.cat([torch.tensor(batch.column("position").to_pylist()) for batch in batches])
     (energy(positives).mean() - energy(negatives).mean()).backward()
-    by_hand = torch.cat([(p - 0.1 * p.grad).detach().flatten() for p in energy.parameters()])  # type: ignore[operator]
+    by_hand = descended(energy, 0.1)
     report, weights = learner.step(batches)
     np.testing.assert_allclose(weights.flat, by_hand.numpy(), atol=1e-6)
     norm = math.sqrt(
@@ -122,8 +123,8 @@ class NanGradient(torch.autograd.Function):
         return x.clone()
 
     @staticmethod
-    def backward(ctx: object, gradient: torch.Tensor) -> torch.Tensor:  # type: ignore[override] # noqa: ARG004
-        return gradient * math.nan
+    def backward(ctx: object, *gradients: torch.Tensor) -> torch.Tensor:  # noqa: ARG004
+        return gradients[0] * math.nan
 
 
 @pytest.mark.parametrize("kind", ["loss", "gradient"])

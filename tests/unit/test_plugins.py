@@ -54,8 +54,8 @@ def own(install: Install) -> None:
 
 @pytest.mark.usefixtures("own")
 def test_parts_of_an_installed_package_are_choices() -> None:
-    """They are offered, described and composed as this project's, inside a ladder and a mixture too;
-    a configuration with them survives a trip through pickle.
+    """They are offered, described and composed as this project's, inside a ladder and a mixture
+    too; a configuration with them survives a trip through pickle.
     """
     for group, name in (("kernel", "cauchy_walk"), ("objective", "plain_pcd"), ("data", "hexagon")):
         assert name in choices(group)

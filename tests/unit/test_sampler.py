@@ -19,6 +19,7 @@ from pipeline.energies.laws import LAWS, Gaussian
 from pipeline.energies.weights import flatten
 from pipeline.kernels import hmc, mala, random_walk, replica_exchange
 from pipeline.kernels.adaptation import Ladder, StepSizes, respaced
+from pipeline.kernels.base import Kernel
 
 Small = Callable[..., RunConfig]
 
@@ -32,12 +33,12 @@ Small = Callable[..., RunConfig]
     ],
 )
 def test_step_sizes_find_their_acceptance_and_then_stay(
-    kernel: object, parameters: dict[str, float], target: float
+    kernel: Kernel, parameters: dict[str, float], target: float
 ) -> None:
     """From one to two orders of magnitude off, to within 0.03 (noise of 500 chains x 5: 0.01);
     fixed from round 150 on.
     """
-    plan = ChainPlan(kernel, parameters, 5, 0.0, target_acceptance=target, adapt_rounds=150)  # type: ignore[arg-type]
+    plan = ChainPlan(kernel, parameters, 5, 0.0, target_acceptance=target, adapt_rounds=150)
     generator = torch.Generator().manual_seed(0)
     sampler = Sampler(LAWS["gaussian"](), plan, 500, generator)
     for _ in range(150):

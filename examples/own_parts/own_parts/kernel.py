@@ -29,7 +29,7 @@ class CauchyWalk(KernelSection):
 def step(
     generator: torch.Generator, state: EnergyState, target: Target, *, step_size: Scale
 ) -> tuple[EnergyState, Info]:
-    """x' = x + epsilon c, c standard Cauchy, accepted with probability min(1, exp(E(x) - E(x')))."""
+    """x' = x + epsilon c, c standard Cauchy, accepted with chance min(1, exp(E(x) - E(x')))."""
     draws = torch.empty_like(state.position).cauchy_(generator=generator)
     moved = init_energy(add_scaled(state.position, draws, step_size), target)
     state, acceptance = metropolis(generator, state.energy - moved.energy, moved, state)

@@ -6,7 +6,7 @@ family, with a finite parameter, where mu lies in its relative interior.
 from __future__ import annotations
 
 import math
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -79,7 +79,7 @@ def _by_programme(phi: np.ndarray, mu: np.ndarray, names: tuple[str, ...], slack
     m is inside where t > 0, on the boundary at 0, outside below; infeasible where it is not even in
     their affine hull.
     """
-    centre, (count, features) = phi.mean(0), phi.shape
+    centre = phi.mean(0)
     scale = np.abs(phi - centre).max(0)
     scale[scale < 1e-12] = 1.0  # a constant feature
     rows, wanted = (phi - centre) / scale, (mu - centre) / scale
@@ -94,25 +94,7 @@ def _by_programme(phi: np.ndarray, mu: np.ndarray, names: tuple[str, ...], slack
             f" {_number(mu @ form)}",
         )
     wanted = wanted - off if slack == 0 else wanted  # what rounding put off it
-    # variables: r, t, and the miss of each moment
-    from scipy.optimize import linprog  # a third of a second, that most processes do without
-
-    equations = np.zeros((features + 1, count + 1 + features))
-    equations[:-1, :count] = rows.T
-    equations[:-1, count + 1 :] = np.eye(features)
-    equations[-1, : count + 1] = 1
-    bounds = [(0, None)] * count + [(None, None)] + [(-room, room) for room in slack / scale]
-    cost = np.zeros(count + 1 + features)
-    cost[count] = -1
-    options = {"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9}
-    done = linprog(
-        cost,
-        A_eq=equations,
-        b_eq=np.append(wanted, 1),
-        bounds=bounds,
-        method="highs",
-        options=options,
-    )
+    done = _solved(rows, wanted, slack / scale)
     if done.status != 0:
         return Verdict(
             "outside",
@@ -133,6 +115,30 @@ def _by_programme(phi: np.ndarray, mu: np.ndarray, names: tuple[str, ...], slack
     return Verdict(
         "boundary",
         f"{_in_words(form, names)} would have to be {_number(most)}, its maximum, always",
+    )
+
+
+def _solved(rows: np.ndarray, wanted: np.ndarray, room: np.ndarray) -> Any:
+    """scipy's result for the programme of `_by_programme`, in centred `rows` [S, F] of one scale:
+    the moments `wanted` [F] may be missed by `room` [F] each.
+    """
+    from scipy.optimize import linprog  # a third of a second, that most processes do without
+
+    count, features = rows.shape
+    # variables: r, t, and the miss of each moment
+    equations = np.zeros((features + 1, count + 1 + features))
+    equations[:-1, :count] = rows.T
+    equations[:-1, count + 1 :] = np.eye(features)
+    equations[-1, : count + 1] = 1
+    cost = np.zeros(count + 1 + features)
+    cost[count] = -1
+    return linprog(
+        cost,
+        A_eq=equations,
+        b_eq=np.append(wanted, 1),
+        bounds=[(0, None)] * count + [(None, None)] + [(-most, most) for most in room],
+        method="highs",
+        options={"primal_feasibility_tolerance": 1e-9, "dual_feasibility_tolerance": 1e-9},
     )
 
 
