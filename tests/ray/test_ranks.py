@@ -713,7 +713,7 @@ def die(ranks: Ranks, settings: Sequence[str], how: str) -> None:
         if step == 1 and ranks.rank == 1:
             if how == "ends":
                 os._exit(1)
-            time.sleep(8)
+            time.sleep(5)
             return
         learner.step(share(made_negatives(config, energy, step), ranks, step, False))
 

@@ -19,7 +19,7 @@ from pipeline.train import main
 COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=20", "checkpoint.every=100000")
 SHORT = {
     "conditional_label": (
-        *("trainer.steps=500", "energy.hidden=[128,128]", "optimizer.warmup=50"),
+        *("trainer.steps=250", "energy.hidden=[128,128]", "optimizer.warmup=50"),
         *(
             "evaluation.transitions=100",
             "evaluation.ais_temperatures=100",
@@ -27,12 +27,12 @@ SHORT = {
         ),
     ),
     "conditional_regression": (
-        "trainer.steps=700",
+        "trainer.steps=350",
         "optimizer.warmup=50",
         "evaluation.transitions=100",
     ),
     "conditional_structured": (
-        "trainer.steps=250",
+        "trainer.steps=150",
         "optimizer.warmup=20",
         "data.rows=3000",
         "evaluation.transitions=100",
@@ -43,7 +43,7 @@ SHORT = {
         *("trainer.steps=400", "energy.hidden=[32,16]", "evaluation.transitions=100"),
         *("evaluation.ais_temperatures=300", "evaluation.ais_particles=50"),
     ),
-    "compose_toys": ("trainer.steps=500", "optimizer.warmup=50", "evaluation.transitions=200"),
+    "compose_toys": ("trainer.steps=250", "optimizer.warmup=50", "evaluation.transitions=200"),
 }
 
 
@@ -89,7 +89,7 @@ def test_a_short_run_learns_and_is_judged(experiment: str, tmp_path: Path) -> No
 @pytest.mark.single
 def test_y_in_the_plane(tmp_path: Path) -> None:
     """The same preset for y in R^2."""
-    summary = train("conditional_regression", tmp_path, "data.law=wheel")
+    summary = train("conditional_regression", tmp_path, "data.law=wheel", "trainer.steps=700")
     assert summary["test_log_likelihood"] > summary["baselines"]["gaussian"]
 
 
