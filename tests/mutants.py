@@ -434,6 +434,55 @@ MUTANTS = [
         "tests/unit/test_checkpoint.py",
         "-k=kept or retention",
     ),
+    # -- the driver --------------------------------------------------------------------------------
+    mutant(
+        "stale batches: one version too old is learned from",
+        "actors/policy.py",
+        "if version - batch.version <= bound]",
+        "if version - batch.version <= bound + 1]",
+        "tests/unit/test_policy.py",
+        "-k=stale",
+    ),
+    mutant(
+        "rounds in flight: one too many",
+        "actors/policy.py",
+        "rules.batches * steps - int(load.sum())",
+        "rules.batches * steps - int(load.sum()) + 1",
+        "tests/unit/test_policy.py",
+        "-k=fills_the_room or piles_nothing_up",
+    ),
+    mutant(
+        "a lost pool: its incarnation is the old one",
+        "actors/pools.py",
+        "pool.incarnation += 1",
+        "pool.incarnation += 0",
+        "tests/unit/test_pools.py",
+        "-k=newest_batch",
+    ),
+    mutant(
+        "a lost pool: all rounds but its own are given up",
+        "actors/pools.py",
+        "if round.pool != pool.number",
+        "if round.pool == pool.number",
+        "tests/unit/test_pools.py",
+        "-k=newest_batch or its_time_is_over",
+    ),
+    mutant(
+        "restarts: one fewer than the budget",
+        "actors/policy.py",
+        "len(self._spent) <= self._allowed",
+        "len(self._spent) < self._allowed",
+        "tests/unit/test_policy.py",
+        "-k=budget",
+    ),
+    mutant(
+        "exact lag: rounds run under the version after theirs",
+        "actors/policy.py",
+        "return max(0, step - lag)",
+        "return max(0, step - lag + 1)",
+        "tests/unit/test_policy.py",
+        "-k=asked_once",
+    ),
 ]
 
 

@@ -38,7 +38,7 @@ SHORT = {
         "evaluation.transitions=100",
     ),
     "maxent_moments": ("trainer.steps=300", "evaluation.transitions=200"),
-    "maxent_ising": ("trainer.steps=300", "evaluation.transitions=200"),
+    "maxent_ising": ("trainer.steps=150", "evaluation.transitions=200"),
     "dbm_digits": (
         *("trainer.steps=400", "energy.hidden=[32,16]", "evaluation.transitions=100"),
         *("evaluation.ais_temperatures=300", "evaluation.ais_particles=50"),
