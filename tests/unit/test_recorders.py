@@ -166,6 +166,12 @@ def test_starting_the_series_leaves_the_file_as_it_was(tmp_path: Path, small: Sm
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
 
 
+def test_starting_the_series_writes_nothing(tmp_path: Path, small: Small) -> None:
+    """A run that is refused after that, for want of a cluster, leaves no folder behind."""
+    Series().start(recorded(tmp_path / "new", small)[0])
+    assert not (tmp_path / "new").exists()
+
+
 def test_a_run_put_back_drops_the_rows_it_makes_anew(tmp_path: Path, small: Small) -> None:
     series = started(str(tmp_path), small, 0)
     for step in (10, 20, 30):

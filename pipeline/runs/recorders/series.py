@@ -24,10 +24,9 @@ class Series:
         self._written: int | None = None  # how many rows the file holds; None: not known
 
     def start(self, run: RecordedRun) -> None:
-        """Takes up the rows that are there. The file stays as it is until the run stands."""
-        self._file_system, root = locate(run.output)
-        self._path = f"{root}/metrics.jsonl"
-        self._file_system.makedirs(root, exist_ok=True)
+        """Takes up the rows that are there. Nothing is written until the run stands."""
+        self._file_system, self._root = locate(run.output)
+        self._path = f"{self._root}/metrics.jsonl"
         if self._file_system.exists(self._path):
             lines = self._file_system.cat_file(self._path).decode().splitlines()
             self.rows = list(_parsed(lines))
@@ -60,6 +59,7 @@ class Series:
 
     def _rewrite(self) -> None:
         self._written = None
+        self._file_system.makedirs(self._root, exist_ok=True)
         self._file_system.pipe_file(self._path, _lines(self.rows))
         self._written = len(self.rows)
 
