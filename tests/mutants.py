@@ -545,7 +545,8 @@ def check_unbroken(tree: Path, outcomes: Sequence[Outcome]) -> None:
     if tests:
         status, lines = run_tests(tree, tests)
         if status != PASSED:
-            raise ValueError(f"without any mutation: {lines[-2:]}")
+            failed = [line for line in lines if line.startswith(("FAILED", "ERROR"))]
+            raise ValueError(f"without any mutation: {failed or lines[-1]}")
 
 
 # -- what is written of it -------------------------------------------------------------------------
