@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -188,11 +189,16 @@ def local_ray() -> None:
 
 @pytest.fixture(autouse=True)
 def _one_ray(request: pytest.FixtureRequest) -> None:
-    """Tests with nodes of their own begin without the Ray that others shared."""
+    """Tests with nodes of their own begin without the Ray that others shared.
+
+    Nor may a handle of that one's actors be left. Actors are numbered anew in each Ray, and a
+    handle that is collected later takes its reference from the new actor of its number.
+    """
     if request.node.get_closest_marker("nodes"):
         import ray
 
         ray.shutdown()
+        gc.collect()
 
 
 def descended(energy: torch.nn.Module, rate: float) -> torch.Tensor:

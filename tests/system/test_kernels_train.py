@@ -96,6 +96,7 @@ def derived() -> Iterator[tuple[str, str, tuple[str, ...]]]:
             )
     trained = {energy for energy, _ in CASES.values()} | {energy for _, energy, _ in MORE}
     trained |= {compose([f"experiment={name}"]).energy.name for name in SHORT}
+    trained |= {"custom"}  # a user's module: tests/system/test_custom_energy.py
     for name in sorted(set(ENERGIES) - trained):
         section = defaults("energy", name)
         assert isinstance(section, EnergySection)
