@@ -37,6 +37,7 @@ from pipeline.storage.checkpoint import (
 from pipeline.train import main
 from tests.conftest import SMALL
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 Small = Callable[..., RunConfig]
 
 

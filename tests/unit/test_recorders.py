@@ -29,6 +29,7 @@ from pipeline.train import main
 from tests.conftest import SMALL
 from tests.unit.test_metrics import FLOW, ROUND, STEP
 
+pytestmark = pytest.mark.usefixtures("undrawn")
 Small = Callable[..., RunConfig]
 
 
