@@ -341,8 +341,7 @@ MUTANTS = [
         "first = step * self.batches_per_step",
         "first = (step + 1) * self.batches_per_step",
         "tests/unit/test_config.py",
-        "tests/unit/test_checkpoint.py",
-        "tests/system/test_run.py",
+        "-k=pools_in_turn",
     ),
     mutant(
         "learning rate: the warm-up begins at 0",
@@ -449,7 +448,7 @@ MUTANTS = [
         "rules.batches * steps - int(load.sum())",
         "rules.batches * steps - int(load.sum()) + 1",
         "tests/unit/test_policy.py",
-        "-k=fills_the_room or piles_nothing_up",
+        "-k=fills_the_room or than_the_steps_take",
     ),
     mutant(
         "a lost pool: its incarnation is the old one",

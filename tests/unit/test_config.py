@@ -397,6 +397,14 @@ def test_several_ranks_go_with_all_that_is_additive() -> None:
         compose([*beside("objective", name), f"objective={name}", *TWO, FSDP])
 
 
+def test_steps_take_the_rounds_of_pools_in_turn() -> None:
+    """All pools each step, or some of them: then the next ones the step after."""
+    sizes = ["chains.per_pool=8", "chains.pools=3"]
+    assert [compose(sizes).pools_of_step(step) for step in (0, 7)] == [[0, 1, 2]] * 2
+    some = compose([*sizes, "trainer.negatives=16"])
+    assert [some.pools_of_step(step) for step in range(4)] == [[0, 1], [2, 0], [1, 2], [0, 1]]
+
+
 def test_reweighting_is_on_where_it_is_valid() -> None:
     assert compose([]).reweight
     assert not compose(["trainer.reweight=false"]).reweight

@@ -183,6 +183,16 @@ def test_what_is_asked_fills_the_room_evenly(steps: int) -> None:
     assert fleet.rounds_to_ask(FOUR._replace(inflight=steps), steps + 1, 0.0) == []
 
 
+def test_no_more_is_asked_than_the_steps_take() -> None:
+    """Of more pools than batches a step: as many rounds as there is room for, of one pool each."""
+    fleet = fleet_of(4)
+    assert fleet.rounds_to_ask(Rules(2), 1, 0.0) == [0, 1]
+    for pool in (0, 1):
+        fleet.ask(pool, 0.0)
+    assert fleet.rounds_to_ask(Rules(2), 1, 0.0) == []
+    assert fleet.rounds_to_ask(Rules(2), 2, 0.0) == [2, 3]
+
+
 def test_finished_batches_take_room_until_a_step_takes_them() -> None:
     fleet = fleet_of(4)
     for pool in range(4):
