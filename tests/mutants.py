@@ -584,7 +584,7 @@ def page(slips: Sequence[Mutant], content: dict[str, Any]) -> str:
         f"Made by `{content['command']}` (`tests/mutants.py`) on {content['date']} in"
         f" {content['seconds']} s. Each mutation is",
         "made alone, in a copy of the tree, and is caught where one of its tests fails.",
-        f'"Before" is the suite of commit {before["commit"]}, on the code of that commit.',
+        f'"Before" is the suite of commit {before["commit"]}, on its code; "-": no such code then.',
         "",
         "| mutation | file | text | becomes | before | now |",
         "|---|---|---|---|---|---|",
