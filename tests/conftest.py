@@ -124,20 +124,24 @@ def tiny_rbm() -> BernoulliRBM:
     return rbm
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Groups for xdist's `loadgroup`, and their order.
+def pytest_itemcollected(item: pytest.Item) -> None:
+    """Groups for xdist's `loadgroup`, which reads them as soon as all tests are collected.
 
-    Tests that start a Ray are one group, so that no two Rays are on the machine at a time: first
-    those with a Ray of their own, then those that share `local_ray`, then those with several nodes.
-    Other tests are grouped by file, for the fixtures that these share, but for `single` ones, which
-    share none. Slow files begin early and single tests come last, lest one process be left alone
-    with a long group.
+    Tests that start a Ray are one group, so that no two Rays are on the machine at a time. Other
+    tests are grouped by file, for the fixtures that these share, but for `single` ones, which share
+    none.
     """
-    for item in items:
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-        elif not (item.get_closest_marker("xdist_group") or item.get_closest_marker("single")):
-            item.add_marker(pytest.mark.xdist_group(item.path.name))
+    if item.get_closest_marker("ray"):
+        item.add_marker(pytest.mark.xdist_group("ray"))
+    elif not (item.get_closest_marker("xdist_group") or item.get_closest_marker("single")):
+        item.add_marker(pytest.mark.xdist_group(item.path.name))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Their order: first tests with a Ray of their own, then those that share `local_ray`, then
+    those with several nodes. Slow files begin early and single tests come last, lest one process be
+    left alone with a long group.
+    """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: _place(item, item.path in slow))
 
