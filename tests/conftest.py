@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import gc
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -127,30 +126,35 @@ def tiny_rbm() -> BernoulliRBM:
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Groups for xdist's `loadgroup`, which reads them as soon as all tests are collected.
 
-    Tests that start a Ray are one group, so that no two Rays are on the machine at a time. Other
-    tests are grouped by file, for the fixtures that these share, but for `single` ones, which share
-    none.
+    Tests that start a Ray of their own are one group, and those that share `local_ray` another, so
+    that no process starts it twice. Other tests are grouped by file, for the fixtures that these
+    share, but for `single` ones, which share none.
     """
     if item.get_closest_marker("ray"):
-        item.add_marker(pytest.mark.xdist_group("ray"))
+        item.add_marker(pytest.mark.xdist_group("shared ray" if _shares_ray(item) else "ray"))
     elif not (item.get_closest_marker("xdist_group") or item.get_closest_marker("single")):
         item.add_marker(pytest.mark.xdist_group(item.path.name))
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Their order: first tests with a Ray of their own, then those that share `local_ray`, then
-    those with several nodes. Slow files begin early and single tests come last, lest one process be
-    left alone with a long group.
+    """Their order: those with a Ray of several nodes come first, then other Rays of their own, then
+    the shared one. Actors are numbered anew in each Ray, and a handle that is left of one Ray can
+    take its reference from the actor of its number in the next; so nodes come before the shared
+    Ray. Slow files begin early and single tests come last, lest one process be left alone with a
+    long group.
     """
     slow = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: _place(item, item.path in slow))
 
 
+def _shares_ray(item: pytest.Item) -> bool:
+    return "local_ray" in getattr(item, "fixturenames", ())
+
+
 def _place(item: pytest.Item, slow: bool) -> int:
     """When the item's turn comes."""
     if item.get_closest_marker("ray"):
-        shares = "local_ray" in getattr(item, "fixturenames", ())
-        return 2 if item.get_closest_marker("nodes") else int(shares)
+        return 0 if item.get_closest_marker("nodes") else 2 if _shares_ray(item) else 1
     return 5 if item.get_closest_marker("single") else 3 if slow else 4
 
 
@@ -188,20 +192,6 @@ def local_ray() -> None:
             log_to_driver=False,
             logging_level="ERROR",
         )
-
-
-@pytest.fixture(autouse=True)
-def _one_ray(request: pytest.FixtureRequest) -> None:
-    """Tests with nodes of their own begin without the Ray that others shared.
-
-    Nor may a handle of that one's actors be left. Actors are numbered anew in each Ray, and a
-    handle that is collected later takes its reference from the new actor of its number.
-    """
-    if request.node.get_closest_marker("nodes"):
-        import ray
-
-        ray.shutdown()
-        gc.collect()
 
 
 def descended(energy: torch.nn.Module, rate: float) -> torch.Tensor:

@@ -14,6 +14,7 @@ class LastLine:
         self._file = Path(run.output) / "last_line.json"
 
     def record(self, step: int, figures: dict[str, float]) -> None:
+        self._file.parent.mkdir(parents=True, exist_ok=True)
         self._file.write_text(json.dumps({"step": step, **figures}))
 
     def finish(self, summary: Figures | None) -> None:

@@ -35,8 +35,9 @@ class Recorder(Protocol):
     """
 
     def start(self, run: RecordedRun) -> None:
-        """Makes ready, before anything of the run has started. Raises `ConfigError` where the
-        configuration asks for something that cannot be had.
+        """Makes ready, before anything of the run has started. It writes nothing: the run may be
+        refused yet, and its folder need not be there. Raises `ConfigError` where the configuration
+        asks for something that cannot be had.
         """
 
     def record(self, step: int, figures: dict[str, float]) -> None:
