@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 import hydra
@@ -123,6 +124,9 @@ def tiny_rbm() -> BernoulliRBM:
     return rbm
 
 
+SYSTEM = Path(__file__).parent / "system"
+
+
 def pytest_itemcollected(item: pytest.Item) -> None:
     """Groups for xdist's `loadgroup`, which reads them as soon as all tests are collected.
 
@@ -130,6 +134,8 @@ def pytest_itemcollected(item: pytest.Item) -> None:
     that no process starts it twice. Other tests are grouped by file, for the fixtures that these
     share, but for `single` ones, which share none.
     """
+    if item.path.is_relative_to(SYSTEM):  # through the doors: whole runs, if small ones
+        item.add_marker(pytest.mark.slow)
     if item.get_closest_marker("ray"):
         item.add_marker(pytest.mark.xdist_group("shared ray" if _shares_ray(item) else "ray"))
     elif not (item.get_closest_marker("xdist_group") or item.get_closest_marker("single")):

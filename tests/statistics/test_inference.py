@@ -36,6 +36,7 @@ def share_found(found: Found, exact: Found) -> float:
     return float((found.energy < exact.energy + 1e-9).double().mean())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("sites", "levels", "pairs"), [(8, 4, "chain"), (12, 2, "all"), (18, 2, "all"), (5, 4, "all")]
 )

@@ -37,7 +37,7 @@ from pipeline.storage.checkpoint import (
 from pipeline.train import main
 from tests.conftest import SMALL
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("undrawn")]
 Small = Callable[..., RunConfig]
 
 

@@ -32,6 +32,7 @@ FSDP = "trainer.sharding=fsdp"
 GPUS = ["cluster.pool_gpus=0.5"]
 
 
+@pytest.mark.slow
 def test_every_shipped_yaml_loads() -> None:
     """Each choice of each group, with what it needs, composes to a valid configuration.
 
@@ -383,6 +384,7 @@ def test_a_row_has_no_more_orthogonal_directions_than_dimensions(
     term.objective.draw(energy, data.sample[:3], torch.Generator().manual_seed(0))
 
 
+@pytest.mark.slow
 def test_several_ranks_go_with_all_that_is_additive() -> None:
     """Every other objective with two, and those of contrastive divergence, differences and
     conditionals sharded as well.
@@ -506,6 +508,7 @@ def test_every_field_is_set_in_yaml() -> None:
         assert field.is_required(), name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "arguments", [["trainer.stepz=1"], ["trainer.batch_size=5000", "cluster=inline"]]
 )

@@ -229,6 +229,7 @@ def test_a_recorder_of_another_package_is_told_all(tmp_path: Path) -> None:
     assert not (tmp_path / "curves.png").exists(), "curves are drawn from the series"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("installed")
 @pytest.mark.parametrize(("at", "failures"), [("start", 1), ("record", 2), ("finish", 0)])
 def test_a_recorder_that_fails_ends_nothing(

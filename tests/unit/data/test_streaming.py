@@ -29,6 +29,8 @@ from pipeline.data.files import Source, Unit
 from pipeline.data.streaming import StreamedPositives
 from tests.unit.data.test_columns import listed, matrix, read, write
 
+pytestmark = pytest.mark.slow
+
 TOTAL, UNIT, LIMIT = (
     600,
     10,
