@@ -212,7 +212,7 @@ class Fleet(Generic[B]):
         return asked
 
     def drop_stale(self, version: int, bound: int) -> int:
-        """Forgets finished batches that are older than the `bound` on lag, at the trainer's
+        """Forgets finished batches that are older than the `bound` on lag, at the learner's
         `version`; how many there were. Their pools' chains go on.
         """
         fresh = [batch for batch in self.finished if version - batch.version <= bound]

@@ -1,8 +1,7 @@
 """Pools and a parameter server that compute nothing, so that only the carrying of batches is left.
 
 They import neither torch nor anything that does, so dozens of them fit one machine. A batch is the
-eight bytes of the version that it was made under. Reports have the fields of those in
-`pipeline.common.types`, which imports torch.
+eight bytes of the version that it was made under.
 """
 
 from __future__ import annotations
@@ -18,50 +17,9 @@ from unittest import mock
 import ray
 
 from pipeline.common.errors import OutOfStepError
+from pipeline.common.types import RoundReport, StepReport, Usage, Weights
 
 BYTES = 8
-
-
-class RoundReport(NamedTuple):
-    """The fields of `pipeline.common.types.RoundReport`."""
-
-    pool: int
-    incarnation: int
-    round: int
-    version: int
-    transitions: int
-    acceptance: float
-    step_size: float | None
-    swaps: tuple[float, ...]
-    reseeded: int
-    restarted: int
-    seconds: float
-    usage: Any
-
-
-class StepReport(NamedTuple):
-    """The fields of `pipeline.common.types.StepReport`."""
-
-    version: int
-    loss: float
-    parts: dict[str, float]
-    gradient_norm: float
-    learning_rate: float
-    negatives: int
-    lags: tuple[int, ...]
-    ess: tuple[float, ...]
-    lag_bound: int
-    skipped: bool
-    seconds: dict[str, float]
-    energy_moments: tuple[Any, ...]
-    usage: tuple[Any, ...]
-
-
-class Weights(NamedTuple):
-    """A version, without weights."""
-
-    version: int
-    flat: Any
 
 
 class TrivialPool:
@@ -107,7 +65,7 @@ class TrivialPool:
             reseeded=0,
             restarted=0,
             seconds=seconds,
-            usage=None,
+            usage=Usage(seconds=0.0, resident=0, device=0),
         )
         return weights.version.to_bytes(BYTES, "little"), report
 
@@ -146,7 +104,8 @@ class TrivialServer:
         return self.made(version)
 
     def made(self, version: int) -> Any:
-        return Weights(version, b"")
+        nothing: Any = b""  # a version, without weights
+        return Weights(version, nothing)
 
     @ray.method(num_returns=2, concurrency_group="weights")
     def weights(self, version: int) -> tuple[Any, bool]:

@@ -276,7 +276,7 @@ def _check_pools(config: RunConfig) -> None:
 
 
 def _check_ranks(config: RunConfig) -> None:
-    """Several trainers have equal shares of a step's rows, and can be right about its loss."""
+    """Several ranks have equal shares of a step's rows, and can be right about its loss."""
     trainer, ranks = config.trainer, config.trainer.replicas
     if ranks == 1:
         if trainer.sharding == "fsdp":

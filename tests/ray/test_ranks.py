@@ -1,4 +1,4 @@
-"""Several trainers: two processes that meet by gloo learn what one learns from all their rows; what
+"""Several ranks: two processes that meet by gloo learn what one learns from all their rows; what
 they lose, and refuse.
 """
 
