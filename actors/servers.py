@@ -13,6 +13,7 @@ from pipeline.common.errors import PipelineError
 from pipeline.common.types import Figures, Part, Progress, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
+from pipeline.training.ranks import merged
 
 START_SECONDS = 60.0
 """A restarted process that takes longer to answer is asked again."""
@@ -171,7 +172,7 @@ class ServerRanks:
                 f"{len(pending)} of the parameter server's ranks did not answer within"
                 f" {timeout:g} s"
             )
-        return reports[0]
+        return merged(reports)
 
     def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
         """Asks every rank for its parts of a checkpoint, which `parts` waits for."""

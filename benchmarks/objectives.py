@@ -234,8 +234,13 @@ class Step:
 
     def __call__(self, times: int = 1) -> None:
         for _ in range(times):
-            loss, _ = self._learner._backward(self._batch, self._weighing)
-            self._learner._update(loss, 0.0)
+            self._learner._update(self._loss(), 0.0)
+
+    def _loss(self) -> float:
+        """Work out the gradient of a step, and return the objective's value."""
+        self._learner._optimizer.zero_grad(set_to_none=True)
+        self._learner._gradient.add(self._batch.sides(), self._weighing)
+        return self._learner._gradient.take()[0]
 
     def seconds(self, times: int) -> float:
         """Return what so many steps take: on a CPU, of this process's processor time.
@@ -260,7 +265,7 @@ class Step:
         size = sum(p.numel() for p in self._gradients)
         total, squares = torch.zeros(size, dtype=torch.float64, device=self._device), 0.0
         for _ in range(draws):
-            losses.append(self._learner._backward(self._batch, self._weighing)[0])
+            losses.append(self._loss())
             parts = (torch.zeros_like(p) if p.grad is None else p.grad for p in self._gradients)
             gradient = torch.cat([part.flatten() for part in parts])
             total += gradient

@@ -8,6 +8,8 @@ memory.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 import pyarrow as pa
 from torch import Tensor
@@ -16,6 +18,7 @@ from pipeline.common.types import Negatives
 from pipeline.energies.weights import read_only_tensor
 
 
+@cache
 def schema(
     dimension: int, replayed: int = 0, context: int = 0, numbered: bool = False, start: int = 0
 ) -> pa.Schema:
@@ -139,5 +142,6 @@ def decode(batch: pa.RecordBatch) -> Negatives:
 
 def _rows(batch: pa.RecordBatch, name: str) -> Tensor:
     column = batch.column(name)
-    flat = read_only_tensor(column.flatten().to_numpy(zero_copy_only=True))
-    return flat.view(len(batch), column.type.list_size)
+    width = column.type.list_size
+    flat = column.values[column.offset * width : (column.offset + len(batch)) * width]
+    return read_only_tensor(flat.to_numpy(zero_copy_only=True)).view(len(batch), width)

@@ -17,7 +17,7 @@ from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import RoundReport, Rows, Weights
 from pipeline.energies.base import Energy
-from pipeline.energies.weights import adopt
+from pipeline.energies.weights import Adoption
 from pipeline.kernels.base import per_chain
 
 
@@ -34,6 +34,7 @@ class Pool:
         self, energy: Energy, plan: ChainPlan, count: int, *, pool: int, seed: int, device: str
     ) -> None:
         self._energy = copy.deepcopy(energy).to(device)  # whose weights change
+        self._adoption = Adoption(self._energy)
         self._plan, self._count = plan, count
         self._pool, self._seed, self._device = pool, seed, torch.device(device)
         self.incarnation = 0
@@ -108,7 +109,7 @@ class Pool:
         """Takes the weights over, whatever their version: a parameter server that began again
         gives the numbers of its dead predecessor to other weights.
         """
-        adopt(self._energy, weights.flat)
+        self._adoption(weights.flat)
         self._sampler.refresh()
         if self._unplaced:
             self._sampler.position = self._energy.sample_base(

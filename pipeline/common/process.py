@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import time
-from functools import cache
+from functools import cache, lru_cache
 
 import psutil
 import torch
@@ -13,15 +13,22 @@ from pipeline.common.types import Usage
 
 
 def used(since: float, device: torch.device | str = "cpu") -> Usage:
-    """Returns the processor time since `time.process_time()` said `since`, and the memory held now:
-    resident bytes, shared pages included, and what is allocated on `device` if that is a GPU.
+    """Returns the processor time since `time.process_time()` said `since`, and the memory held, as
+    of this second: resident bytes, shared pages included, and what is allocated on `device` if that
+    is a GPU.
     """
     on_gpu = torch.device(device).type == "cuda"
     return Usage(
         time.process_time() - since,
-        psutil.Process().memory_info().rss,
+        _resident(int(time.monotonic())),
         torch.cuda.memory_allocated(device) if on_gpu else 0,
     )
+
+
+@lru_cache(maxsize=1)
+def _resident(second: int) -> int:  # noqa: ARG001 - of which it is the reading
+    """Bytes in memory, read once a `second`: a file of the system's is read for it."""
+    return int(psutil.Process().memory_info().rss)
 
 
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # malloc.h

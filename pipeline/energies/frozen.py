@@ -28,9 +28,16 @@ def frozen(module: Module) -> Module:
 
 def follow(replica: nn.Module, module: nn.Module) -> None:
     """Lets the replica that `frozen` made of `module` have the memory that its tensors have now."""
-    for own, theirs in zip(_tensors(replica), _tensors(module), strict=True):
+    for own, theirs in pairs(replica, module):
         own.data = theirs.data
     replica.requires_grad_(False)  # an energy that is bound to contexts encodes them anew
+
+
+def pairs(replica: nn.Module, module: nn.Module) -> list[tuple[Tensor, Tensor]]:
+    """The tensors of a replica that `frozen` made, each with that of `module` that it stands
+    for.
+    """
+    return list(zip(_tensors(replica), _tensors(module), strict=True))
 
 
 def _tensors(module: nn.Module) -> Iterator[Tensor]:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional
-from pipeline.energies.frozen import follow, frozen
+from pipeline.energies.frozen import frozen, pairs
 
 
 class Target:
@@ -33,7 +33,8 @@ class Target:
         gradient_dtype: torch.dtype | None = None,
         context: Tensor | None = None,
     ) -> None:
-        self._source, self._energy = energy, frozen(energy)
+        self._energy = frozen(energy)
+        self._pairs = pairs(self._energy, energy)
         self._rough = None
         if gradient_dtype is not None:
             self._rough = copy.deepcopy(self._energy).to(gradient_dtype)
@@ -55,7 +56,8 @@ class Target:
 
     def refresh(self) -> None:
         """Takes over weights that changed."""
-        follow(self._energy, self._source)
+        for own, theirs in self._pairs:
+            own.data = theirs.data
         if self._rough is not None:
             self._rough.load_state_dict(self._energy.state_dict())
         self.bind(self._context)

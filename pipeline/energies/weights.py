@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import warnings
+from functools import cache
 
 import numpy as np
 import torch
@@ -33,35 +34,51 @@ def unflatten_(energy: nn.Module, flat: np.ndarray) -> None:
         offset += tensor.numel()
 
 
-@torch.no_grad()
-def adopt(energy: nn.Module, flat: np.ndarray) -> None:
-    """Lets the energy's tensors be `flat` (see `flatten`), from now on only to be read.
+class Adoption:
+    """Lets an energy's tensors be flat weights (see `flatten`), from then on only to be read."""
 
-    On the CPU they are views of its memory, which behind Ray is the node's one copy; on a device
-    they are copied to once, as are those that lie in memory in another order (channels_last).
-    Raises `ValueError` where they are not as many.
-    """
-    state = energy.state_dict(keep_vars=True)
-    sizes = [tensor.numel() for tensor in state.values()]
-    if flat.size != sum(sizes):
-        raise ValueError(f"weights of {flat.size} numbers do not fit an energy of {sum(sizes)}")
-    for tensor, piece in zip(state.values(), read_only_tensor(flat).split(sizes), strict=True):
-        view = piece.view(tensor.shape)
-        if tensor.device.type == "cpu" and tensor.is_contiguous() and tensor.dtype == view.dtype:
-            tensor.data = view
-        else:
-            tensor.copy_(view)
+    def __init__(self, energy: nn.Module) -> None:
+        self._tensors = list(energy.state_dict(keep_vars=True).values())
+        self._sizes = [tensor.numel() for tensor in self._tensors]
+
+    @torch.no_grad()
+    def __call__(self, flat: np.ndarray) -> None:
+        """On the CPU the tensors are then views of the memory of `flat`, which behind Ray may be
+        the node's one copy; on a device they are copied to once, as are those that lie in memory
+        in another order (channels_last). Raises `ValueError` where they are not as many.
+        """
+        if flat.size != sum(self._sizes):
+            raise ValueError(
+                f"weights of {flat.size} numbers do not fit an energy of {sum(self._sizes)}"
+            )
+        pieces = read_only_tensor(flat).split(self._sizes)
+        for tensor, piece in zip(self._tensors, pieces, strict=True):
+            view = piece.view(tensor.shape)
+            here = tensor.device.type == "cpu" and tensor.dtype == view.dtype
+            if here and tensor.is_contiguous():
+                tensor.data = view
+            else:
+                tensor.copy_(view)
 
 
 def read_only_tensor(array: np.ndarray) -> Tensor:
     """`array` as a tensor over the same memory, which may be shared and read-only: not to be
     written through.
-
-    torch has no read-only tensors and warns of that; the promise above makes the warning moot.
     """
+    _have_torch_warned()
+    return torch.from_numpy(array)
+
+
+@cache
+def _have_torch_warned() -> None:
+    """torch has no read-only tensors, and warns of that once a process; the promise above makes the
+    warning moot.
+    """
+    array = np.zeros(1)
+    array.flags.writeable = False
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-        return torch.from_numpy(array)
+        torch.from_numpy(array)
 
 
 def signature(energy: nn.Module) -> list[list[object]]:

@@ -38,7 +38,8 @@ def weigh(
     to their weights, of mean `share` (1 over all ranks), normalised within each pool, version and
     context. See `pipeline.training.staleness`.
     """
-    weights, ess, moments = [], [], []
+    weights, ess = [], []
+    spreads: list[Tensor] = []
     pieces = energy_now.split([len(batch.energy) for batch in received])
     for batch, now in zip(received, pieces, strict=True):
         counts = batch.age.to(now.device) >= config.chains.burn_in
@@ -47,22 +48,27 @@ def weigh(
         piece, ratio = batch_weights(then, now, counts, lag, config.reweight, contexts)
         weights.append(piece * (share * len(now)))
         ess.append(ratio)
-        variance, mean = torch.stack(torch.var_mean(now.double(), correction=0)).tolist()
-        moments.append(EnergyMoments(batch.pool, mean, variance, len(now)))
-    return Weighed(torch.cat(weights).to(energy_now.dtype), tuple(ess), tuple(moments))
+        spreads += torch.var_mean(now.double(), correction=0)
+    numbers = torch.stack(spreads).view(-1, 2).tolist()  # one transfer for all batches
+    moments = tuple(
+        EnergyMoments(batch.pool, mean, variance, len(now))
+        for batch, now, (variance, mean) in zip(received, pieces, numbers, strict=True)
+    )
+    return Weighed(torch.cat(weights).to(energy_now.dtype), tuple(ess), moments)
 
 
 class Weighing:
     """A step's `weigh`, done once: of the energies that are there first, whichever objective had
-    them worked out. `result` is None until then.
+    them worked out. `result` is None until then. Positives alone need no `weigh`.
     """
 
-    def __init__(self, weigh: Callable[[Tensor], Weighed]) -> None:
+    def __init__(self, weigh: Callable[[Tensor], Weighed] | None) -> None:
         self._weigh = weigh
         self.result: Weighed | None = None
 
     def __call__(self, energy_now: Tensor) -> Tensor:
         if self.result is None:
+            assert self._weigh is not None, "only negatives are weighed"
             self.result = self._weigh(energy_now)
         return self.result.weights
 

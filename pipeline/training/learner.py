@@ -7,10 +7,9 @@ from __future__ import annotations
 import copy
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from itertools import chain
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,15 +20,16 @@ from torch.optim.swa_utils import get_ema_multi_avg_fn
 from pipeline.common.errors import CheckpointError, DivergenceError
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import EnergyMoments, Part, Rows, StepReport, Usage, Weights
+from pipeline.common.types import Negatives, Part, Rows, StepReport, Usage, Weights
 from pipeline.config.run import RunConfig
 from pipeline.data.base import Positives
 from pipeline.energies.base import Energy
 from pipeline.energies.deep import iterate_spectral_norms
-from pipeline.objectives.base import Batch, NegativeSide, Objective, PositiveSide, Term
+from pipeline.objectives.base import Batch, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.training.gradient import Gradient
 from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import learning_rate, make_optimizer
 from pipeline.training.positives import RowQueue
@@ -38,7 +38,6 @@ from pipeline.training.ranks import (
     Ranks,
     lay_out,
     load_moments,
-    mean_parts,
     optimizer_state,
     split_as,
     stored,
@@ -50,20 +49,6 @@ MAX_SKIPPED_IN_A_ROW = 20
 NOTHING = np.empty(0, np.float32)
 
 
-class RankReport(NamedTuple):
-    """A rank's word to the others on its part of a step: its loss, the mean of each part of it, and
-    of its batches their rows, lags, ESS and moments of the energies.
-    """
-
-    loss: float
-    parts: dict[str, float]
-    negatives: int
-    lags: tuple[int, ...]
-    ess: tuple[float, ...]
-    energy_moments: tuple[EnergyMoments, ...]
-    usage: Usage
-
-
 class Learner:
     """Owns the weights, their moving average, the optimizer and the positives. One `step` is one
     optimizer update of the weighted sum of the `terms`. The `energy` and the objectives that are
@@ -71,7 +56,8 @@ class Learner:
     its own with, for chains. `keeps_chains`: pools keep chains for each training row.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
-    weights: what is said of a step is of all ranks' rows, and the same on each. But for `starts`,
+    weights. A report is of a rank's own rows (`pipeline.training.ranks.merged` makes one of all of
+    them), but for the loss, the gradient's norm and what follows from them. But for `starts`,
     every method is called on all ranks, in the same order.
 
     The version counts the steps; a step that was skipped (a loss or gradient that is not finite)
@@ -97,12 +83,14 @@ class Learner:
             for term in terms
         ]
         self._objectives = nn.ModuleList(term.objective for term in self._terms)
-        self._chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
         stream = ranks.rank + 1 if ranks.rank else 0  # number 1 is what objectives are started from
         self._generator = torch_generator(config.seed, "objective", stream, device=self._device)
         beside = list(self._objectives.parameters())
-        self._layout = lay_out(self.energy, beside, ranks, config.trainer.sharding)
+        self._layout = lay_out(self.energy, ranks, config.trainer.sharding)
+        chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
+        self._gradient = Gradient(self.energy, self._terms, self._layout, chunking, self._generator)
         self._parameters = [p for p in self.energy.parameters() if p.requires_grad]
+        self._learned = [*self._parameters, *beside]
         self._average = [parameter.detach().clone() for parameter in self._parameters]
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
@@ -114,6 +102,9 @@ class Learner:
         self._controller = LagController(trainer.lag, trainer.min_ess, steered)
         self._skipped_in_a_row = 0
         self._usage = Usage(0.0, 0, 0)
+        # the state of the stream of draws before the positives that are prepared, where they are
+        self._before: Tensor | None = None
+        self._prepared_seconds = 0.0
         self.version = 0
 
     def publish(self) -> Weights:
@@ -136,11 +127,37 @@ class Learner:
         """
         return self._rows.deal()
 
+    def prepare(self) -> None:
+        """Works out the gradient of the next step's positives, which needs no negatives: it may be
+        called while chains run under the same version. `step` does it where it was not called.
+
+        Where batches bring the positives along, and where a model is split among ranks, nothing
+        can be done before the negatives are there.
+        """
+        waits = self._config.batches_carry_rows or self._layout.split
+        if waits or self._before is not None:
+            return
+        clock = time.perf_counter()
+        self._before = self._generator.get_state()
+        self._optimizer.zero_grad(set_to_none=True)
+        self._gradient.add([self._positives([])], Weighing(None))
+        self._prepared_seconds = time.perf_counter() - clock
+
+    def _positives(self, received: Sequence[Negatives]) -> Batch:
+        """The positives of the next step, which stay in the queue until it is made."""
+        rows = self._rows.of_step(received).map(self._intake.here)
+        position = self.energy.with_latents(rows.position)
+        return Batch(PositiveSide(position, context=rows.context))
+
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
         """One update from this rank's batches of the step, in the order given; from none where no
         objective consumes chains, or where other ranks have them all.
         """
         clock, spent = _Stopwatch(), time.process_time()
+        ahead = self._prepared_seconds
+        self.prepare()
+        clock.lap("positives")
+        clock.seconds["positives"] += ahead
         side, received = self._intake.receive(batches)
         count = 0 if side is None else len(side.position)
         # of its negatives, or, where positives come with them and are as uneven, of all that this
@@ -149,113 +166,52 @@ class Learner:
         if self._config.batches_carry_rows:
             share, scale = 1.0, share
         clock.lap("staging")
-        rows = self._rows.of_step(received).map(self._intake.here)
-        clock.lap("data")
         lags = tuple(self.version - batch.version for batch in received)
         assert min(lags, default=0) >= 0, (
             f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
         )
+        sides = [] if side is None else [Batch(negatives=side)]
+        if self._before is None:
+            self._optimizer.zero_grad(set_to_none=True)
+            # positives last: the last pass of a model that is split is to be one of them
+            sides.append(self._positives(received))
         weighing = Weighing(partial(weigh, self._config, received, self.version, share))
-        position = self.energy.with_latents(rows.position)
-        batch = Batch(PositiveSide(position, context=rows.context), side)
-        loss, parts = self._backward(batch, weighing, scale)
+        self._gradient.add(sides, weighing, scale)
+        own, parts = self._gradient.take()
         ess, moments = weighing.result[1:] if weighing.result is not None else ((), ())
-        own = RankReport(loss, parts, count, lags, ess, moments, self._usage)
-        said = self._ranks.gather(own)
+        total, all_ess, batches_of_all = self._layout.reduce(
+            self._learned, (own, sum(ess), len(ess))
+        )
+        loss = total / self._ranks.size
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
-        norm, skipped = self._update(sum(rank.loss for rank in said) / len(said), rate)
-        all_ess = tuple(chain(*(rank.ess for rank in said)))
-        if all_ess:
-            self._controller.observe(sum(all_ess) / len(all_ess))
+        norm, skipped = self._update(loss, rate)
+        if batches_of_all:
+            self._controller.observe(all_ess / batches_of_all)
+        self._before = None
+        self._prepared_seconds = 0.0
+        self._rows.next_step()
         self.version += 1
         clock.lap("update")
         weights = self.publish()
         clock.lap("publish")
-        report = self._report(said, norm, rate, skipped, clock.seconds)
-        self._usage = used(spent, self._device)
-        return report, weights
-
-    def _report(
-        self,
-        said: Sequence[RankReport],
-        norm: float,
-        rate: float,
-        skipped: bool,
-        seconds: dict[str, float],
-    ) -> StepReport:
-        """The report of a step, of all ranks' rows."""
-        return StepReport(
+        report = StepReport(
             version=self.version,
-            loss=sum(rank.loss for rank in said) / len(said),
-            parts=mean_parts([rank.parts for rank in said]),
+            loss=loss,
+            parts=parts,
             gradient_norm=norm,
             learning_rate=rate,
-            negatives=sum(rank.negatives for rank in said),
-            lags=tuple(chain(*(rank.lags for rank in said))),
-            ess=tuple(chain(*(rank.ess for rank in said))),
+            negatives=count,
+            lags=lags,
+            ess=ess,
             lag_bound=self._controller.bound,
             skipped=skipped,
-            seconds=seconds,
-            energy_moments=tuple(chain(*(rank.energy_moments for rank in said))),
-            usage=tuple(rank.usage for rank in said),
+            seconds=clock.seconds,
+            energy_moments=moments,
+            usage=(self._usage,),
         )
-
-    def _backward(
-        self, batch: Batch, weighing: Weighing, scale: float = 1.0
-    ) -> tuple[float, dict[str, float]]:
-        """Gradient of the objective into the parameters, chunk by chunk, a mean over ranks; this
-        rank's value of the objective, and mean of each of its parts.
-        """
-        self._optimizer.zero_grad(set_to_none=True)
-        means: dict[str, Tensor] = {}
-
-        def work(term: Term, chunk: Batch, share: float) -> Tensor:
-            losses = []
-            for part in term.objective.parts(self.energy, chunk, weighing):
-                mean = share * part.total / part.rows
-                losses.append(term.weight * part.weight * mean)
-                means[term.name + part.name] = means.get(term.name + part.name, 0) + mean.detach()
-            return torch.stack(losses).sum()
-
-        pieces = (
-            (term, *piece)
-            for term in self._terms
-            for piece in self._chunks(term.objective, batch, weighing)
-        )
-        values = self._layout.backward(
-            partial(work, term, chunk, scale * share) for term, chunk, share in pieces
-        )
-        value, *rest = torch.stack([torch.stack(values).sum(), *means.values()]).tolist()
-        return value, dict(zip(means, rest, strict=True))
-
-    def _chunks(
-        self, objective: Objective, batch: Batch, weighing: Weighing
-    ) -> Iterator[tuple[Batch, float]]:
-        """The sides that the objective learns from, with its draws for the rows, in chunks with
-        their shares.
-        """
-        if not objective.consumes_chains:
-            batch = Batch(batch.positives)
-        elif self._chunking.rows is not None and batch.negatives is not None:
-            batch = batch._replace(negatives=self._weighed(batch.negatives, weighing))
-
-        def draw(side: PositiveSide) -> tuple[Tensor, ...]:
-            return objective.draw(self.energy.given(side.context), side.position, self._generator)
-
-        for side in batch.sides() if self._layout.split else [batch]:
-            yield from self._chunking.split(side, draw)
-
-    @torch.no_grad()
-    def _weighed(self, side: NegativeSide, weighing: Weighing) -> NegativeSide:
-        """The negatives with their weights, which are normalised over more rows than a chunk
-        has.
-        """
-        if weighing.result is not None:
-            return side._replace(weights=weighing.result.weights)
-        pieces = (piece for piece, _ in self._chunking.split_negatives(side))
-        energies = [self.energy.given(some.context)(some.position) for some in pieces]
-        return side._replace(weights=weighing(torch.cat(energies)))
+        self._usage = used(spent, self._device)
+        return report, weights
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before,
@@ -264,8 +220,8 @@ class Learner:
         limit = self._config.optimizer.clip_norm
         # the norm is taken of every gradient, so that a NaN in one is seen behind a loss that is
         # finite
-        learned = [*self._parameters, *self._objectives.parameters()]
-        norm = float(whole(nn.utils.clip_grad_norm_(learned, math.inf if limit is None else limit)))
+        most = math.inf if limit is None else limit
+        norm = float(whole(nn.utils.clip_grad_norm_(self._learned, most)))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
@@ -298,9 +254,8 @@ class Learner:
     def _flat_with(self, values: Sequence[Tensor]) -> np.ndarray:
         """Flat weights with these `values` of the parameters."""
         learned = dict(zip(map(id, self._parameters), values, strict=True))
-        state = self.energy.state_dict(
-            keep_vars=True
-        ).values()  # a parameter that has two names stands there twice
+        # a parameter that has two names stands there twice
+        state = self.energy.state_dict(keep_vars=True).values()
         return self._layout.flat(learned.get(id(tensor), tensor).detach() for tensor in state)
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
@@ -350,7 +305,7 @@ class Learner:
     def _own_state(self) -> dict[str, Any]:
         """The state that this rank shares with no other."""
         return {
-            "generator": self._generator.get_state(),
+            "generator": self._generator.get_state() if self._before is None else self._before,
             "device": self._device.type,
             **self._rows.state_dict(),
         }

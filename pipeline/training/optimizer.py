@@ -34,7 +34,8 @@ def make_optimizer(
     """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the
     rate is set anew each step.
 
-    `beside`: parameters of the objectives, which no decay touches.
+    `beside`: parameters of the objectives, which no decay touches. Parameters that are split among
+    ranks are updated one operation after the other; others by torch's fused form, in one pass.
     """
     named = [
         (name, parameter)
@@ -45,8 +46,8 @@ def make_optimizer(
     others = [*(parameter for name, parameter in named if name in energy.undecayed), *beside]
     groups: list[dict[str, Any]] = [{"params": decayed, "weight_decay": config.weight_decay}]
     groups += [{"params": others, "weight_decay": 0.0}] if others else []
+    fused = not any(hasattr(parameter, "full_tensor") for parameter in decayed) or None
     if config.name == "adam":
-        return torch.optim.AdamW(
-            groups, lr=config.learning_rate, betas=(config.momentum, config.beta2)
-        )
-    return torch.optim.SGD(groups, config.learning_rate, config.momentum)
+        betas = (config.momentum, config.beta2)
+        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
+    return torch.optim.SGD(groups, config.learning_rate, config.momentum, fused=fused)

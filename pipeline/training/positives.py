@@ -44,11 +44,11 @@ class RowQueue:
         return self._drawn.popleft()
 
     def of_step(self, received: Sequence[Negatives]) -> Rows:
-        """The rows of the next step: those that its batches bring along, or the next ones."""
+        """The rows of the next step: those that its batches bring along, or else those that stay
+        in the queue until `next_step`.
+        """
         if not self._config.batches_carry_rows:
-            rows = self.ahead(0)
-            self._drawn.popleft()
-            return rows
+            return self.ahead(0)
         if not received:
             return self.deal()
         each = self._config.chains.per_context
@@ -59,6 +59,11 @@ class RowQueue:
             position.view(-1, *self._energy.data_shape),
             torch.cat(contexts).view(-1, *shape) if contexts else None,
         )
+
+    def next_step(self) -> None:
+        """Says that a step was made, whose rows are not needed again."""
+        if not self._config.batches_carry_rows:
+            self._drawn.popleft()
 
     def _draw(self) -> Rows:
         rows = self._stream.next(self._config.trainer.batch_size // self._ranks.size)

@@ -9,28 +9,27 @@ all rows:
     share_r = R M_r / sum_r M_r
 
 How the model lies on the ranks is one of three: `Alone`, which is what one rank does and knows
-nothing of torch.distributed; `Replicated`, DistributedDataParallel (Li et al. 2020); `Sharded`,
-FSDP2 (`fully_shard`; Zhao et al. 2023), where parameters, their average and the optimizer's moments
-are split among the ranks.
+nothing of torch.distributed; `Replicated`, the model whole on each, whose gradients are summed in
+one call a step; `Sharded`, FSDP2 (`fully_shard`; Zhao et al. 2023), where parameters, their average
+and the optimizer's moments are split among the ranks.
 """
 
 from __future__ import annotations
 
 import socket
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
+from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 
 from pipeline.common.errors import ArgumentError
-from pipeline.common.types import Rows
+from pipeline.common.types import Rows, StepReport
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import unflatten_
 
@@ -97,17 +96,34 @@ class Ranks:
 
     def share(self, rows: int) -> float:
         """R M_r / sum M for this rank's M_r `rows`: what its mean counts in a mean over ranks."""
-        total = sum(self.gather(rows))
-        return self.size * rows / total if total else 1.0
+        if self.size == 1:
+            return 1.0
+        total = torch.tensor([float(rows)], dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return self.size * rows / float(total) if total else 1.0
 
 
 ALONE = Ranks.alone()
 
 
-def mean_parts(parts: Sequence[dict[str, float]]) -> dict[str, float]:
-    """Means over ranks, by name; a rank without a part has no rows of it, and counts as 0."""
-    names = dict.fromkeys(name for some in parts for name in some)
-    return {name: sum(some.get(name, 0.0) for some in parts) / len(parts) for name in names}
+def merged(reports: Sequence[StepReport]) -> StepReport:
+    """One report of a step on all its rows, from each rank's own. The loss, the gradient's norm
+    and what was decided are the same in each; parts are means over ranks, and a rank without a
+    part has no rows of it, and counts as 0.
+    """
+    first = reports[0]
+    names = dict.fromkeys(name for report in reports for name in report.parts)
+    return first._replace(
+        parts={
+            name: sum(report.parts.get(name, 0.0) for report in reports) / len(reports)
+            for name in names
+        },
+        negatives=sum(report.negatives for report in reports),
+        lags=tuple(chain.from_iterable(report.lags for report in reports)),
+        ess=tuple(chain.from_iterable(report.ess for report in reports)),
+        energy_moments=tuple(chain.from_iterable(report.energy_moments for report in reports)),
+        usage=tuple(chain.from_iterable(report.usage for report in reports)),
+    )
 
 
 def share_of(pieces: Sequence[Rows], rank: int, size: int) -> Rows:
@@ -128,10 +144,20 @@ class Alone:
         self._energy = energy
 
     def backward(self, passes: Iterable[Pass]) -> list[Tensor]:
-        """The gradient of the sum of the losses, a mean over ranks, into the parameters; the losses
-        of this rank.
+        """Adds the gradient of the sum of the losses to the parameters'; returns the losses of
+        this rank.
         """
         return [_backward(work) for work in passes]
+
+    def reduce(
+        self,
+        parameters: Sequence[nn.Parameter],  # noqa: ARG002
+        figures: Sequence[float],
+    ) -> list[float]:
+        """Makes this rank's gradient of the `parameters` the mean over ranks, and returns the sums
+        of the `figures` over ranks. To be called when all passes of a step are done.
+        """
+        return list(figures)
 
     def whole(self) -> AbstractContextManager[None]:
         """Within it the energy's parameters are whole, to be read."""
@@ -149,43 +175,35 @@ class Alone:
 
 
 class Replicated(Alone):
-    """A model whole on every rank."""
-
-    def __init__(self, energy: Energy, beside: Sequence[nn.Parameter]) -> None:
-        super().__init__(energy)
-        # of weights in channels_last with one channel, whose strides say two things; the numbers
-        # are the same
-        warnings.filterwarnings("ignore", message="Grad strides do not match bucket view strides")
-        learned = [
-            parameter for parameter in (*energy.parameters(), *beside) if parameter.requires_grad
-        ]
-        # what a pass, or a rank without negatives, does not touch is found; what no pass touches
-        # keeps no gradient
-        self._passes = DistributedDataParallel(_Passes(learned), find_unused_parameters=True)
-
-    def backward(self, passes: Iterable[Pass]) -> list[Tensor]:
-        """Ranks may differ in how many passes they make; each makes one at least, and reduces the
-        gradient in its last.
-        """
-        losses = []
-        for work, last in _until_last(passes):
-            with nullcontext() if last else self._passes.no_sync():
-                losses.append(_backward(lambda work=work: self._passes(work)))  # type: ignore[misc]
-        return losses
-
-
-class _Passes(nn.Module):
-    """A module for DistributedDataParallel to wrap: any function of the parameters. It has no
-    buffers, which every rank keeps alike.
+    """A model whole on every rank. The gradient is summed once a step, as one array with the
+    figures behind it: steps are short, and each call between processes has its price.
     """
 
-    def __init__(self, parameters: Sequence[nn.Parameter]) -> None:
-        super().__init__()
-        # torch warns of a search for what is not touched that finds nothing: the last one never is
-        self._learned = nn.ParameterList([*parameters, nn.Parameter(parameters[0].new_zeros(1))])
+    def __init__(self, energy: Energy, ranks: Ranks) -> None:
+        super().__init__(energy)
+        self._size = ranks.size
 
-    def forward(self, work: Pass) -> Tensor:
-        return work()
+    @torch.no_grad()
+    def reduce(self, parameters: Sequence[nn.Parameter], figures: Sequence[float]) -> list[float]:
+        first = parameters[0]
+        # a parameter that no pass touched on any rank keeps no gradient: no decay moves it
+        touched = [0.0 if parameter.grad is None else 1.0 for parameter in parameters]
+        pieces = [
+            torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+            for parameter in parameters
+        ]
+        numbers = torch.tensor([*touched, *figures], dtype=torch.float64, device=first.device)
+        gradient = torch.cat([piece.reshape(-1) for piece in pieces])
+        dist.all_reduce(gradient)
+        dist.all_reduce(numbers)
+        gradient /= self._size
+        counts = numbers.tolist()
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, piece, values, count in zip(
+            parameters, pieces, gradient.split(sizes), counts, strict=False
+        ):
+            parameter.grad = piece.copy_(values.view_as(piece)) if count else None
+        return counts[len(parameters) :]
 
 
 class Sharded(Alone):
@@ -231,6 +249,12 @@ class Sharded(Alone):
             losses.append(_backward(work))
         return losses
 
+    def reduce(self, parameters: Sequence[nn.Parameter], figures: Sequence[float]) -> list[float]:
+        """The gradient is reduced by then, in the last pass."""
+        numbers = torch.tensor(figures, dtype=torch.float64, device=parameters[0].device)
+        dist.all_reduce(numbers)
+        return numbers.tolist()
+
     @contextmanager
     def whole(self) -> Iterator[None]:
         self._gather()
@@ -259,16 +283,15 @@ class Sharded(Alone):
         return torch.cat([whole(tensor).reshape(-1).cpu() for tensor in tensors]).numpy()
 
 
-def lay_out(energy: Energy, beside: Sequence[nn.Parameter], ranks: Ranks, sharding: str) -> Alone:
-    """`energy` on the ranks, with what is learned `beside` it; equal weights on every rank are
-    given.
+def lay_out(energy: Energy, ranks: Ranks, sharding: str) -> Alone:
+    """`energy` on the ranks; equal weights on every rank are given.
 
     With fsdp the parameters are others afterwards. Raises `ArgumentError` where they cannot be
     split.
     """
     if ranks.size == 1:
         return Alone(energy)
-    return Sharded(energy, ranks) if sharding == "fsdp" else Replicated(energy, beside)
+    return Sharded(energy, ranks) if sharding == "fsdp" else Replicated(energy, ranks)
 
 
 def whole(value: Any) -> Any:

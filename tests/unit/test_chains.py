@@ -18,7 +18,7 @@ from pipeline.chains.pool import Pool
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.types import Rows, Weights
 from pipeline.config.run import RunConfig
-from pipeline.energies.weights import adopt, flatten
+from pipeline.energies.weights import Adoption, flatten
 from pipeline.kernels import gibbs
 
 Small = Callable[..., RunConfig]
@@ -70,7 +70,7 @@ def test_a_number_seen_before_may_stand_for_other_weights(small: Small) -> None:
     again = weights(config, version=0, scale=3.0)
     received = negatives.decode(chains.advance(again)[0])
     assert received.version == 0
-    adopt(energy, again.flat)
+    Adoption(energy)(again.flat)
     torch.testing.assert_close(received.energy, energy(received.position.view(-1, 8, 8)).detach())
 
 
