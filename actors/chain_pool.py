@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 import ray
 import torch
 
+from actors.lines import LineBroken, Lines
+from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
 from pipeline.common.errors import OutOfStepError
 from pipeline.common.types import Part, RoundReport, Rows, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint, write_part
+
+log = logging.getLogger(__name__)
 
 
 class PoolStatus(NamedTuple):
@@ -36,7 +42,8 @@ class ChainPool:
         context_shape: tuple[int, ...] | None,
     ) -> None:
         torch.set_num_threads(config.cluster.threads)
-        self._number = pool
+        self._config, self._number = config, pool
+        self._lines = Lines()
         self._pool = make_chains(config, shape, pool, context_shape)
         self._handed_over = False
 
@@ -54,6 +61,42 @@ class ChainPool:
         """
         self._expect(round)
         return self._pool.advance(weights, None if start is None else start.map(torch.tensor))
+
+    def connect(self, secret: bytes, addresses: Sequence[tuple[str, int]], timeout: float) -> bool:
+        """Opens lines to the ranks at the `addresses`, in their order; returns whether it could."""
+        try:
+            self._lines.connect(secret, self._number, addresses, timeout)
+        except LineBroken as error:
+            log.warning("pool %d reaches no rank of the parameter server: %s", self._number, error)
+            return False
+        return True
+
+    @ray.method(num_returns=2)
+    def stretch(
+        self, round: int, first: int, steps: int
+    ) -> tuple[pa.RecordBatch | None, list[RoundReport]]:
+        """The rounds of steps `first` and on, so many `steps`, in lock-step with the ranks at the
+        other ends of its lines; its last batch, and what it says of each round. It ends before
+        them where a line breaks. Raises `OutOfStepError`.
+        """
+        self._expect(round)
+        last, reports = None, []
+        try:
+            for step in range(first, first + steps):
+                turn = self._config.pools_of_step(step)
+                if self._number not in turn:
+                    continue
+                ranks = self._config.trainer.replicas
+                own = self._lines[rank_of(turn.index(self._number), len(turn), ranks)]
+                rows = own.receive()
+                weights = self._lines[0].receive_weights()
+                start = None if rows is None else Rows(*rows).map(torch.from_numpy)
+                last, report = self._pool.advance(weights, start)
+                reports.append(report)
+                own.send_batch(last)
+        except LineBroken:
+            self._lines.close()
+        return last, reports
 
     def save(self, round: int, folder: str) -> Part:
         """Writes the pool's part of a checkpoint into `folder`. Raises `OutOfStepError`."""

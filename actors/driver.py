@@ -24,6 +24,7 @@ from actors.parameter_server import ParameterServer
 from actors.policy import RestartBudget, made_under, missing
 from actors.pools import PoolRoster
 from actors.servers import ServerRanks
+from actors.stretches import Stretches
 from actors.waiting import Deadline, get, ready
 from pipeline.common.errors import ClusterError, DamagedError, OutOfStepError
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
@@ -58,6 +59,7 @@ class RayRunner:
         if config.chains.max_pools:
             self.servers.await_room()
         self.pools = PoolRoster(config, self.servers, pool, (shape, context_shape))
+        self._stretches = Stretches(config, self.servers, self.pools)
         self._version = 0
         self._lag_bound = config.trainer.lag
         self._asked = 0  # rounds that rows were dealt to
@@ -100,6 +102,37 @@ class RayRunner:
         back = self._config.trainer.lag if self._config.assigned_rounds else 0
         self._weights: deque[tuple[int, ObjectRef]] = deque(maxlen=back + 1)
 
+    def stretch(self, most: int) -> list[tuple[StepReport, list[RoundReport], Flow]]:
+        """At most so many steps, none where the attempt failed: as a stretch in lock-step
+        (`actors.stretches`), or else one step. Raises as `step` does.
+        """
+        self.pools.look_after()
+        if not self._stretches.possible():
+            return [self.step()]
+        clock = time.perf_counter()
+        try:
+            made = self._stretches.make(self._version, most)
+        # of the parameter server
+        except (RayActorError, OutOfStepError) as error:
+            self._recover_server(error)
+            return []
+        if made is None or not made.reports:
+            return [self.step()]
+        self._version = made.reports[-1].version
+        self._weights = deque([(self._version, made.weights)], maxlen=self._weights.maxlen)
+        each = (time.perf_counter() - clock) / len(made.reports)
+        steps = []
+        for report, rounds, waited in zip(made.reports, made.rounds, made.waited, strict=True):
+            flow = self._flow({"wait_for_pools": waited, "wait_for_step": max(0, each - waited)})
+            steps.append((report, rounds, flow))
+        return [*steps[:-1], (*steps[-1][:2], steps[-1][2]._replace(server_leaves=self._leaves()))]
+
+    def _leaves(self) -> bool:
+        """Return whether the parameter server's node is about to leave, the first time it is."""
+        leaves = self.pools.server_leaves and not self._leaving_told
+        self._leaving_told = self._leaving_told or leaves
+        return leaves
+
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
         """One step, however many attempts it takes.
 
@@ -130,9 +163,7 @@ class RayRunner:
             "wait_for_pools": waited - clock,
             "wait_for_step": time.perf_counter() - waited,
         }
-        leaves = self.pools.server_leaves and not self._leaving_told
-        self._leaving_told = self._leaving_told or leaves
-        flow = self._flow(seconds)._replace(server_leaves=leaves)
+        flow = self._flow(seconds)._replace(server_leaves=self._leaves())
         return report, [round.report for round in batches], flow
 
     def _take_weights(self) -> None:
@@ -249,6 +280,7 @@ class RayRunner:
             version, weights = self._weights[max(0, made_under(step, lag) - oldest)]
             for place, number in wanted:
                 pools.ask(pools.members[number], step, version, weights, starts[place])
+            self.servers.prepare(self._version)
 
     def _choose_assigned(self) -> list[Finished]:
         """The batches of this step, in their pools' turn."""

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TypeVar
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import pyarrow as pa
 import ray
 import torch
 
+from actors.lines import Line, LineBroken, Lines, sent_rows
+from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.learner import make_learner
@@ -20,6 +23,16 @@ from pipeline.training.learner import Learner
 from pipeline.training.ranks import Ranks, free_address
 
 Thing = TypeVar("Thing")
+
+
+class Stretch(NamedTuple):
+    """A rank's account of the steps of a stretch: its reports, the seconds that it waited for pools
+    in each, and the pools of its own that it lost.
+    """
+
+    reports: list[StepReport]
+    waited: list[float]
+    lost: list[int]
 
 
 class ParameterServer:
@@ -37,6 +50,7 @@ class ParameterServer:
         self._ranks = Ranks.alone()
         self._started: Learner | None = None
         self._published: dict[int, Weights] = {}
+        self._lines = Lines()
 
     def address(self) -> str:
         """The address, host:port, at which the other ranks may meet this process."""
@@ -109,6 +123,98 @@ class ParameterServer:
             self._published.pop(version - 1, None)
             self._published[report.version] = weights
         return report
+
+    def prepare(self, version: int) -> None:
+        """Works out the gradient of the next step's positives while pools sample. Raises
+        `ServerOutOfStepError`.
+        """
+        self._learner(version).prepare()
+
+    # -- a stretch of steps with the pools, through lines ------------------------------------------
+
+    def weights_bytes(self) -> int:
+        """The size of what is published."""
+        return self._started.publish().flat.nbytes if self._started is not None else 0
+
+    def listen(self) -> tuple[str, int]:
+        """Opens a door for lines, and returns its address."""
+        return self._lines.listen(ray.util.get_node_ip_address())
+
+    def accept(self, secret: bytes, pools: Sequence[int], timeout: float) -> bool:
+        """Waits for the `pools` to open their lines; returns whether all came in time."""
+        try:
+            self._lines.accept(secret, pools, timeout)
+        except LineBroken:
+            self._lines.close()
+            return False
+        return True
+
+    @ray.method(num_returns=2)
+    def stretch(self, version: int, steps: int) -> tuple[Weights, Stretch]:
+        """So many `steps` in lock-step with the pools at the other ends of its lines; the weights
+        after them (of rank 0), and what it says of each.
+
+        It ends before them where a pool is lost: a step goes on with the batches of the others, as
+        long as there are any, and is the last. Raises `ServerOutOfStepError`.
+        """
+        learner, reports, waited = self._learner(version), [], []
+        lost: list[int] = []
+        weights = learner.publish()
+        try:
+            for step in range(version, version + steps):
+                lost, batches, seconds = self._exchange(learner, step, weights)
+                everywhere, there = self._ranks.sums(len(lost), len(batches))
+                if self._config.pools and not there:
+                    break
+                report, weights = learner.step(batches)
+                reports.append(report)
+                waited.append(seconds)
+                if everywhere:
+                    break
+        finally:
+            if lost or len(reports) < steps:
+                self._lines.close()
+        self._published = {weights.version: weights}
+        return weights, Stretch(reports, waited, lost)
+
+    def _exchange(
+        self, learner: Learner, step: int, weights: Weights
+    ) -> tuple[list[int], list[pa.RecordBatch], float]:
+        """Sends pools what they need for a `step`, works out the gradient of its positives while
+        they sample, and takes in their batches: the pools that were lost, the batches, and the
+        seconds waited for them.
+        """
+        turn = self._config.pools_of_step(step) if self._config.pools else []
+        own = [
+            pool
+            for place, pool in enumerate(turn)
+            if rank_of(place, len(turn), self._ranks.size) == self._ranks.rank
+        ]
+        rows: list[Rows | None] = [None] * len(own)
+        if self._config.sends_starts:
+            rows = [*learner.starts(step).chunk(len(own))]
+        lost: list[int] = []
+        for pool, its in zip(own, rows, strict=True):
+            self._try(pool, lost, Line.send, sent_rows(its))
+        if self._ranks.rank == 0:
+            for pool in turn:
+                self._try(pool, lost, Line.send_weights, weights)
+        learner.prepare()
+        clock = time.perf_counter()
+        batches = [self._try(pool, lost, Line.receive_batch) for pool in own]
+        waited = time.perf_counter() - clock
+        lost = [pool for pool in own if pool in lost]
+        return lost, [batch for batch in batches if batch is not None], waited
+
+    def _try(self, pool: int, lost: list[int], do: Callable[..., Any], *arguments: Any) -> Any:
+        """Uses the line to a pool, which is `lost` where it breaks."""
+        if pool in lost:
+            return None
+        try:
+            return do(self._lines[pool], *arguments)
+        except LineBroken:
+            lost.append(pool)
+            return None
 
     @ray.method(num_returns=2, concurrency_group="weights")
     def weights(self, version: int) -> tuple[Weights, bool]:

@@ -140,11 +140,20 @@ class Fleet(Generic[B]):
         pool = batch.pool
         self.unfinished[pool] -= 1
         self.since[pool] = math.inf if waits else now
+        self._took(pool, seconds)
+        self.finished.append(batch)
+
+    def made(self, pool: int, seconds: Sequence[float]) -> None:
+        """Rounds that the pool was not asked for one by one, by the seconds each took."""
+        self.rounds[pool] += len(seconds)
+        for one in seconds:
+            self._took(pool, one)
+
+    def _took(self, pool: int, seconds: float) -> None:
         self.seconds[pool] = seconds
         self.round_seconds += (seconds - self.round_seconds) * (
             SMOOTHING if self.round_seconds else 1.0
         )
-        self.finished.append(batch)
 
     def give_up(self, pool: int) -> int:
         """Forgets the pool's rounds under way; how many there were."""
@@ -254,6 +263,13 @@ class Fleet(Generic[B]):
 def made_under(step: int, lag: int) -> int:
     """The version that the rounds assigned to a `step` run under."""
     return max(0, step - lag)
+
+
+def rank_of(place: int, places: int, ranks: int) -> int:
+    """The rank that the batch in this `place` of a step's turn goes to, of so many `places`: each
+    has an even share of them, in order.
+    """
+    return next(rank for rank in range(ranks) if place < places * (rank + 1) // ranks)
 
 
 def missing(

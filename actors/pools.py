@@ -7,7 +7,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import ray
@@ -24,7 +24,7 @@ from pipeline.common.errors import (
     OutOfStepError,
     ServerOutOfStepError,
 )
-from pipeline.common.types import Part
+from pipeline.common.types import Part, RoundReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
 
@@ -176,6 +176,12 @@ class PoolRoster:
         pool.rows.popleft()
         waits = bool(pool.rows) and pool.rows[0] is not None
         self.fleet.finish(Finished(*round, report), time.monotonic(), report.seconds, waits)
+
+    def made(self, pool: PoolMember, last: ray.ObjectRef, reports: Sequence[RoundReport]) -> None:
+        """Rounds that a pool made in a stretch, with its `last` batch."""
+        pool.last = last
+        pool.done = reports[-1].round + 1
+        self.fleet.made(pool.number, [report.seconds for report in reports])
 
     def _start_clocks(self) -> None:
         """A pool's time runs from when the parameter server, which may be at a long step, has given

@@ -119,6 +119,11 @@ class ServerRanks:
         """Rows for a round that whichever step may consume, of the ranks in turn."""
         return self.actors[round % len(self.actors)].deal.remote()
 
+    def prepare(self, version: int) -> None:
+        """Has every rank work out what it can of its next step before the batches are there."""
+        for actor in self.actors:
+            actor.prepare.remote(version)
+
     def ask_step(self, version: int, batches: Sequence[ray.ObjectRef]) -> list[ray.ObjectRef]:
         """One step of all ranks, each with its even share of the batches."""
         ranks = len(self.actors)
@@ -147,7 +152,7 @@ class ServerRanks:
         rank for which another died before it.
         """
         timeout = self._config.cluster.timeout
-        reports: list[StepReport] = []
+        reports: dict[ray.ObjectRef, StepReport] = {}
         failures: list[Exception] = []
         pending = step
         while pending:
@@ -160,7 +165,7 @@ class ServerRanks:
                 break
             for rank in done:
                 try:
-                    reports.append(get(rank, timeout, "the parameter server's step"))
+                    reports[rank] = get(rank, timeout, "the parameter server's step")
                 except (*LOST, PipelineError) as error:
                     raise error from None
                 except RayTaskError as error:
@@ -172,7 +177,7 @@ class ServerRanks:
                 f"{len(pending)} of the parameter server's ranks did not answer within"
                 f" {timeout:g} s"
             )
-        return merged(reports)
+        return merged([reports[rank] for rank in step])
 
     def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
         """Asks every rank for its parts of a checkpoint, which `parts` waits for."""

@@ -52,6 +52,10 @@ class InlineRunner:
             pool.load_state_dict(state)
         self._window.append(self._learner.publish())
 
+    def stretch(self, most: int) -> list[tuple[StepReport, list[RoundReport], Flow]]:  # noqa: ARG002
+        """Makes one step."""
+        return [self.step()]
+
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
         """Makes a round of each pool whose turn it is, and one step from their batches."""
         config, step = self._config, self._learner.version

@@ -41,8 +41,10 @@ class Runner(Protocol):
         a part of it is damaged; it may then be called again with an older one.
         """
 
-    def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
-        """Makes one step."""
+    def stretch(self, most: int) -> list[tuple[StepReport, list[RoundReport], Flow]]:
+        """Makes at most so many steps, one after the other; none where an attempt failed and is to
+        be made again.
+        """
 
     def save(self, folder: str) -> list[Part]:
         """Writes the parts of a checkpoint to `folder`."""
@@ -180,10 +182,15 @@ class Run:
         self._metrics["ebm_training"].set(1)
         with self._display.training(version, config.trainer.steps):
             while version < config.trainer.steps and interruption.signal is None:
-                report, rounds, flow = runner.step()
-                version = report.version
-                self._observe(report, rounds, flow)
-                due = version % config.checkpoint.every == 0 or flow.server_leaves
+                every = config.checkpoint.every
+                ahead = min((version // every + 1) * every, config.trainer.steps) - version
+                made = runner.stretch(ahead)
+                for report, rounds, flow in made:
+                    version = report.version
+                    self._observe(report, rounds, flow)
+                if not made:
+                    continue
+                due = version % every == 0 or flow.server_leaves
                 if due and version < config.trainer.steps:
                     saved_at = version if self._save(runner, version) else saved_at
         self._metrics["ebm_training"].set(0)

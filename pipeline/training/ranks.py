@@ -94,13 +94,18 @@ class Ranks:
         dist.all_gather_object(things, thing)
         return things
 
+    def sums(self, *numbers: float) -> list[float]:
+        """The sum over ranks of each of the `numbers`."""
+        if self.size == 1:
+            return list(numbers)
+        totals = torch.tensor(numbers, dtype=torch.float64, device=self.device)
+        dist.all_reduce(totals)
+        return totals.tolist()
+
     def share(self, rows: int) -> float:
         """R M_r / sum M for this rank's M_r `rows`: what its mean counts in a mean over ranks."""
-        if self.size == 1:
-            return 1.0
-        total = torch.tensor([float(rows)], dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return self.size * rows / float(total) if total else 1.0
+        (total,) = self.sums(rows)
+        return self.size * rows / total if total else 1.0
 
 
 ALONE = Ranks.alone()
