@@ -1,5 +1,5 @@
-"""The benchmark of whole runs: bare loops learn what the project learns, windows are read right, and
-a contender that was stopped stands still.
+"""The benchmark of whole runs: bare loops learn what the project learns, windows are read right,
+and a contender that was stopped stands still.
 """
 
 from __future__ import annotations
