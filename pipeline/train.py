@@ -34,6 +34,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.config.compose import choices, compose, default_choices, describe
+from pipeline.config.cores import crowding
 from pipeline.config.run import GROUPS, RunConfig
 
 if TYPE_CHECKING:
@@ -76,6 +77,8 @@ def run(
         f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel,"
         f" {config.objective.name}, to {output}"
     )
+    if crowded := crowding(config):
+        display.say(f"warning: {crowded}")
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":

@@ -18,6 +18,7 @@ from pydantic import ValidationError
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
 from pipeline.config.combinations import check_combinations
+from pipeline.config.cores import wants_share, with_share
 from pipeline.config.fields import Section
 from pipeline.config.run import GROUPS, RunConfig
 
@@ -297,7 +298,7 @@ def _fields_of(values: dict[str, Any]) -> dict[str, Any]:
 def validate(
     raw: dict[str, Any], check: Callable[[RunConfig], None] = check_combinations
 ) -> RunConfig:
-    """The typed and frozen configuration of plain containers.
+    """The typed and frozen configuration of plain containers, `cluster.threads=auto` as a number.
 
     Raises `ConfigError`, which names the first thing wrong, and the keys of the others.
     """
@@ -307,10 +308,15 @@ def validate(
                 raise ConfigError(
                     f"{group}.{key}", value, f"must be given for {group}={section.get('name')}"
                 )
+    shared = wants_share(raw)
+    if shared:  # a number until the rest is known to be valid, which the share depends on
+        raw = {**raw, "cluster": {**raw["cluster"], "threads": 1}}
     try:
         config = RunConfig.model_validate(raw)
     except ValidationError as error:
         raise readable(error) from error
+    if shared:
+        config = with_share(config)
     check(config)
     return config
 

@@ -134,7 +134,10 @@ class Evaluation(Section):
 
 class Cluster(Section):
     name: Literal["inline", "local", "ray", "kuberay"]
-    threads: PositiveInt = about("torch threads of each pool and of the parameter server")
+    threads: PositiveInt = about(
+        "torch threads of each pool and of each rank; auto: an even share of this machine's cores,"
+        " on a cluster the CPUs that a pool asks for"
+    )
     pool_cpus: NonNegativeFloat = about("CPUs that Ray reserves for a pool")
     pool_gpus: NonNegativeFloat = about("GPUs for a pool (fractions share one)")
     pool_labels: dict[str, str] = about(
