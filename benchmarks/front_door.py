@@ -112,8 +112,8 @@ class Contender:
         self.halt()
 
     def tree(self) -> list[psutil.Process]:
-        """Return its processes."""
-        return [self._root, *self._root.children(recursive=True)]
+        """Return its processes that are there."""
+        return [self._root, *(_if_there(lambda: self._root.children(recursive=True)) or [])]
 
     def halt(self) -> None:
         """Stop its processes where they are."""
@@ -264,6 +264,8 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=5, help="windows of each contender")
     parser.add_argument("--seconds", type=float, default=4.0, help="length of a window")
     arguments = parser.parse_args()
+    # what is stopped must not be left so
+    signal.signal(signal.SIGTERM, lambda number, _: sys.exit(128 + number))
     rows: list[dict[str, Any]] = []
     for name in arguments.only:
         with tempfile.TemporaryDirectory() as folder:

@@ -40,7 +40,7 @@ def test_the_cores_are_shared_by_what_computes_at_once(given: list[str], threads
     """In lock-step pools and ranks take turns; one process gets what several would, for the bits'
     sake.
     """
-    several = any(key.startswith("trainer.replicas") for key in given)
+    several = any("replicas" in key or "max_pools" in key for key in given)
     for cluster in ("local",) if several else ("local", "inline"):
         config = compose([AUTO, f"cluster={cluster}", *given])
         assert config.cluster.threads == threads, cluster
