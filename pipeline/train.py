@@ -134,6 +134,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
             f" {summary['wall_seconds']:.0f} s ({summary['steps_per_second']:.1f} steps/s{chains}),"
             f" restarts {summary['restarts']}"
         ),
+        *_at_work(summary),
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
         *(
@@ -153,6 +154,21 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         f"  in Python   energy = pipeline.load({summary['output']!r})",
     ]
     return "\n".join(lines)
+
+
+def _at_work(summary: dict[str, Any]) -> list[str]:
+    """The line on what share of the time pools and parameter server computed, and what one process
+    would have taken; none of a run in one process.
+    """
+    if "server_busy_share" not in summary:
+        return []
+    pools, alone = summary["pools_busy_share"], summary["one_process_seconds"]
+    line = f"  at work     the parameter server {summary['server_busy_share']:.0%} of the time"
+    if pools is not None:
+        line += f", pools {pools:.0%}"
+    if alone is not None:
+        line += f"; one process on one core would have taken about {alone:.0f} s"
+    return [line]
 
 
 def usage() -> str:

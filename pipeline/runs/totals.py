@@ -10,9 +10,14 @@ from pipeline.common.types import Flow, RoundReport, StepReport
 
 
 class Totals:
-    """Sums over this process's part of a run."""
+    """Sums over this process's part of a run.
 
-    def __init__(self) -> None:
+    `apart`: pools and parameter server are processes of their own, of which it is told how busy
+    they were, and what one process would have taken for their work.
+    """
+
+    def __init__(self, apart: bool = False) -> None:
+        self._work = Work() if apart else None
         self.steps = self.negatives = self.transitions = self.lags = self.batches = self.max_lag = 0
         self.ess, self.ess_count = 0.0, 0
         self.skipped = self.dropped = self.restarts = self.reseeded = 0
@@ -46,6 +51,8 @@ class Totals:
         self.skipped += report.skipped
         self.reseeded += sum(round.reseeded for round in rounds)
         self.add_flow(flow)
+        if self._work is not None:
+            self._work.add(report, rounds, flow)
 
     def add_flow(self, flow: Flow) -> None:
         """The losses that the runner saw, with a step or while it waited for one."""
@@ -68,4 +75,48 @@ class Totals:
             "dropped_batches": self.dropped,
             "skipped_steps": self.skipped,
             "reseeded_chains": self.reseeded,
+            **({} if self._work is None else self._work.figures(seconds)),
+        }
+
+
+class Work:
+    """Sums over what pools and parameter server did, each in a process of its own."""
+
+    def __init__(self) -> None:
+        self._steps = self._told = self._pools = 0
+        self._rounds = self._updates = 0.0  # seconds by the clock
+        self._of_rounds = self._of_updates = 0.0  # seconds of a processor
+        self._on_gpu = False
+
+    def add(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
+        """Adds one step, the rounds that ended since the last one, and the pools there were."""
+        self._steps += 1
+        self._pools += flow.pools
+        self._rounds += sum(round.seconds for round in rounds)
+        self._of_rounds += sum(round.usage.seconds for round in rounds)
+        self._updates += sum(report.seconds.values())
+        # usage is of the step before: of a first step it is nothing
+        if any(usage.seconds for usage in report.usage):
+            self._told += 1
+            self._of_updates += sum(usage.seconds for usage in report.usage)
+            # each rank makes the same update of the weights, which one process makes once
+            self._of_updates -= (len(report.usage) - 1) * report.seconds.get("update", 0.0)
+        usages = (*report.usage, *(round.usage for round in rounds))
+        self._on_gpu |= any(usage.device for usage in usages)
+
+    def figures(self, seconds: float) -> dict[str, Any]:
+        """Returns the shares of the run's `seconds` that pools were at rounds and the parameter
+        server at steps, and the seconds that one process, on one core, would have taken.
+
+        They are None where there were no pools, and where a GPU did the work, whose time nobody
+        counts.
+        """
+        steps, told = max(self._steps, 1), max(self._told, 1)
+        pools = self._pools / steps
+        return {
+            "pools_busy_share": self._rounds / (seconds * pools) if pools else None,
+            "server_busy_share": self._updates / seconds,
+            "one_process_seconds": (
+                None if self._on_gpu else self._of_rounds + self._of_updates * steps / told
+            ),
         }
