@@ -69,7 +69,7 @@ class Run:
         self._metrics = RunMetrics(self._name)
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
         self._saved: str | None = None
-        self._totals = Totals()
+        self._totals = Totals(apart=config.cluster.name != "inline")
 
     def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
