@@ -86,7 +86,7 @@ class Work:
         self._steps = self._told = self._pools = 0
         self._rounds = self._updates = 0.0  # seconds by the clock
         self._of_rounds = self._of_updates = 0.0  # seconds of a processor
-        self._on_gpu = False
+        self._known = True  # what one process would have taken
 
     def add(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
         """Adds one step, the rounds that ended since the last one, and the pools there were."""
@@ -99,17 +99,17 @@ class Work:
         if any(usage.seconds for usage in report.usage):
             self._told += 1
             self._of_updates += sum(usage.seconds for usage in report.usage)
-            # each rank makes the same update of the weights, which one process makes once
-            self._of_updates -= (len(report.usage) - 1) * report.seconds.get("update", 0.0)
         usages = (*report.usage, *(round.usage for round in rounds))
-        self._on_gpu |= any(usage.device for usage in usages)
+        self._known &= len(report.usage) == 1 and not any(usage.device for usage in usages)
 
     def figures(self, seconds: float) -> dict[str, Any]:
         """Returns the shares of the run's `seconds` that pools were at rounds and the parameter
         server at steps, and the seconds that one process, on one core, would have taken.
 
-        They are None where there were no pools, and where a GPU did the work, whose time nobody
-        counts.
+        The latter are the processor seconds of rounds and steps: waiting is not among them, what a
+        process of an actor does beside its work is. They are None where a GPU did the work, whose
+        time nobody counts, and of several ranks, which spend more on their exchange than one
+        process would on all of their rows. The share of pools is None where there are none.
         """
         steps, told = max(self._steps, 1), max(self._told, 1)
         pools = self._pools / steps
@@ -117,6 +117,6 @@ class Work:
             "pools_busy_share": self._rounds / (seconds * pools) if pools else None,
             "server_busy_share": self._updates / seconds,
             "one_process_seconds": (
-                None if self._on_gpu else self._of_rounds + self._of_updates * steps / told
+                self._of_rounds + self._of_updates * steps / told if self._known else None
             ),
         }

@@ -40,17 +40,13 @@ def test_shares_and_the_time_of_one_process() -> None:
     assert found["one_process_seconds"] == pytest.approx(4 * (2 * 0.125 + 0.2))
 
 
-def test_one_process_updates_once_for_all_ranks() -> None:
-    found = figures_of([(Usage(0.2, 0, 0), Usage(0.2, 0, 0))] * 2)
-    assert found["server_busy_share"] == pytest.approx(2 * 0.25 / 8)
-    assert found["one_process_seconds"] == pytest.approx(2 * (2 * 0.125 + 2 * 0.2 - 0.1))
-
-
 def test_nothing_is_said_that_is_not_known() -> None:
     used = (Usage(0.2, 0, 0),)
     alone = figures_of([used], rounds=0, pools=0)
     assert (alone["pools_busy_share"], alone["one_process_seconds"]) == (None, pytest.approx(0.2))
     assert figures_of([used], gpu=1)["one_process_seconds"] is None
+    ranks = figures_of([used, used * 2])
+    assert (ranks["server_busy_share"], ranks["one_process_seconds"]) == (0.0625, None)
     inline = Totals()
     inline.add(STEP, [ROUND], FLOW)
     assert not {"pools_busy_share", "server_busy_share", "one_process_seconds"} & set(
