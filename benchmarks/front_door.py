@@ -46,6 +46,8 @@ ROW_EACH_STEP = "metrics.every=1"
 """For recipes of few steps a second, whose windows would hold few rows."""
 WARM, SETTLE = 3.0, 0.5
 """Seconds of steps before a contender is first stopped, and before each window."""
+STILL = frozenset({psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE, psutil.STATUS_DEAD, None})
+"""States of a process that does nothing; None: it has ended."""
 DRIVER = 'ebm_cpu_seconds_total{process="driver"}'
 
 
@@ -116,9 +118,12 @@ class Contender:
         return [self._root, *(_if_there(lambda: self._root.children(recursive=True)) or [])]
 
     def halt(self) -> None:
-        """Stop its processes where they are."""
-        for process in self.tree():
+        """Stop its processes where they are, and wait until all stand still."""
+        stopped = self.tree()
+        for process in stopped:
             _if_there(process.suspend)
+        while not STILL.issuperset(_if_there(process.status) for process in stopped):
+            time.sleep(0.01)
 
     def go_on(self) -> None:
         """Let its processes go on."""
