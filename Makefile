@@ -59,7 +59,7 @@ mutants: setup  ## slips put into the code one at a time: the tests must catch e
 	cd .tools && (apt-get download prometheus || (apt-get update && apt-get download prometheus))
 	dpkg -x .tools/prometheus_*.deb .tools/prometheus
 
-experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 80 minutes; brings JAX)
+experiments: setup  ## the figures in README.md and docs/, from the runs themselves (about 80 minutes; brings JAX and other libraries)
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
 	$(PY) -m benchmarks.staleness --docs docs --processes 2
 	$(PY) -m benchmarks.pipeline --json docs/pipeline_benchmark.json
@@ -69,6 +69,8 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m benchmarks.every_objective --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-peers.txt -e '.[dev,peers]'
+	$(PY) -m benchmarks.peers --json docs/peers_benchmark.json
 
 docs: setup  ## the pages and lists that are made from the code
 	$(PY) -m pipeline.reference kernels > docs/kernels.md

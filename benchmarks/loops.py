@@ -5,7 +5,8 @@ Nothing of this project is imported. An energy is a few functions over plain ten
 `conv`), its gradient by hand but for convolutions. A loop takes the chains' own tensors and a
 number of transitions, does in each what the kernel of its name does (proposals that are not finite
 are rejected, acceptance is counted), and returns the tensors and the mean acceptance [N]. Draws
-come in the kernels' order: with one seed, kernel and loop run the same chains.
+come in the kernels' order: with one seed, kernel and loop run the same chains, but for blocks of
+32,768 binary units and more, whose bits the project draws in bulk.
 """
 
 from __future__ import annotations

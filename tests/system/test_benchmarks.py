@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import loops, objectives
+from benchmarks import kernels, loops, objectives, peers
 from benchmarks.kernels import ENTRIES, MODELS, Pair, rows
 from benchmarks.reproductions import ROWS, arguments_of
 from pipeline.config.compose import compose
@@ -70,6 +70,42 @@ def test_kernel_and_loop_run_the_same_chains(name: str, model: str) -> None:
 
 def test_every_energy_is_timed() -> None:
     assert {model for _, model in rows()} == set(MODELS)
+
+
+@pytest.mark.parametrize("model", peers.KERNELS)
+def test_peers_are_measured_beside_ours_and_the_matmuls(
+    model: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Peers are not installed here: the bare loop stands in for them."""
+    small = MODELS[model]._replace(make=lambda: tiny(model), chains=16, share=2)
+    monkeypatch.setitem(kernels.MODELS, model, small)
+    monkeypatch.setitem(
+        kernels.ENTRIES, peers.KERNELS[model], ENTRIES[peers.KERNELS[model]]._replace(draws=20)
+    )
+    monkeypatch.setattr(peers, "SECONDS", 0.001)
+    monkeypatch.setattr(
+        peers, "sides", lambda *given: {"ours": given[2].ours, "loop": given[2].loop()}
+    )
+    threads = torch.get_num_threads()
+    try:
+        rows = peers.measure(model, [1, 2], pairs=1)
+    finally:
+        torch.set_num_threads(threads)
+    who = [(row["who"], row["threads"]) for row in rows]
+    assert who == [(name, count) for count in (1, 2) for name in ("ours", "loop", "matmul")]
+    for ours, loop, matmul in (rows[:3], rows[3:]):
+        assert (ours["ratio_to_ours"], matmul["share_of_matmul_limit"]) == (1, 1)
+        assert ours["share_of_matmul_limit"] == pytest.approx(1 / matmul["ratio_to_ours"])
+        assert ours["chains"] == 16
+        assert loop["ess_per_second"] > 0
+        assert matmul["ess_per_second"] is None
+
+
+def test_peers_sample_the_same_energy() -> None:
+    energy = tiny("784-512-512-1 MLP")
+    assert isinstance(energy, MLPEnergy)
+    x = torch.randn(5, 20)
+    torch.testing.assert_close(peers.module_of(energy)(x), energy(x).detach())
 
 
 @pytest.fixture
