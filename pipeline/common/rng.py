@@ -35,3 +35,15 @@ def torch_generator(
     """Returns torch's generator of a named stream (see `seed_sequence`) on `device`."""
     word = int(seed_sequence(seed, role, index, incarnation).generate_state(1, np.uint64)[0])
     return torch.Generator(device).manual_seed(word & 0x7FFF_FFFF_FFFF_FFFF)
+
+
+def random_words(count: int, generator: torch.Generator) -> np.ndarray:
+    """Returns `count` words of 64 random bits, uint64 [count]: NumPy's SFC64 (Doty-Humphrey's small
+    fast chaotic generator), keyed by 126 bits drawn from `generator`, and so a function of its
+    state alone.
+
+    On a CPU torch makes numbers one at a time with a Mersenne twister. In bulk this is two to five
+    times as fast a bit.
+    """
+    key = torch.empty(2, dtype=torch.int64, device=generator.device).random_(generator=generator)
+    return np.random.SFC64(key.tolist()).random_raw(count)

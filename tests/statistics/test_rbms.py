@@ -253,10 +253,15 @@ def worst_z(hits: Tensor, law: Tensor) -> float:
     return float(((hits.double().mean(0) - law) / (law * (1 - law) / len(hits)).sqrt()).abs().max())
 
 
-def test_bernoulli_draws_have_their_log_prob() -> None:
-    """Marginals and all eight joint outcomes of three units: the units are independent."""
-    law = Bernoulli(torch.tensor([-2.0, 0.3, 1.5], dtype=torch.float64).expand(DRAWS, 3))
-    x = law.sample(torch.Generator().manual_seed(0))
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_bernoulli_draws_have_their_log_prob(dtype: torch.dtype) -> None:
+    """Marginals and all eight joint outcomes of three units: the units are independent. In float32
+    so many have their bits in bulk.
+    """
+    logits = torch.tensor([-2.0, 0.3, 1.5], dtype=torch.float64)
+    x = Bernoulli(logits.to(dtype).expand(DRAWS, 3)).sample(torch.Generator().manual_seed(0))
+    assert x.dtype == dtype
+    law = Bernoulli(logits.expand(DRAWS, 3))
     outcomes = product(torch.arange(2).double(), 3)
     probabilities = Bernoulli(law.logits[: len(outcomes)]).log_prob(outcomes).sum(1).exp()
     assert float(probabilities.sum()) == pytest.approx(1)
