@@ -14,6 +14,7 @@ from torch.nn.functional import linear, silu
 from pipeline.energies.deep import DeepEnergy, maybe_normalised, small
 
 silu_backward = torch.ops.aten.silu_backward
+FEW_COLUMNS = 8
 
 
 class MLPEnergy(DeepEnergy):
@@ -225,5 +226,8 @@ def pull_back(gradient: Tensor, inputs: Sequence[Tensor], hidden: Sequence[nn.Li
     down the `hidden` layers, with the `inputs` of their SiLUs.
     """
     for layer, before in zip(reversed(hidden), reversed(inputs), strict=True):
-        gradient = silu_backward(gradient.expand_as(before), before) @ layer.weight
+        pulled, weight = silu_backward(gradient.expand_as(before), before), layer.weight
+        # with few columns a copy that lies the other way is multiplied 2 to 5 times as fast
+        few = 1 < weight.shape[1] <= FEW_COLUMNS
+        gradient = linear(pulled, weight.T.contiguous()) if few else pulled @ weight
     return gradient

@@ -17,9 +17,11 @@ from pipeline.energies.weights import flatten, signature, unflatten_
 
 
 @pytest.mark.parametrize("spectral_norm", [False, True])
-def test_mlp_gradient_by_hand_is_autograds(spectral_norm: bool) -> None:
-    energy = MLPEnergy((3, 4), [7, 6, 5], 1.3, spectral_norm).double().eval()
-    x = torch.randn(9, 3, 4, generator=torch.Generator().manual_seed(0)).double()
+@pytest.mark.parametrize("shape", [(1,), (2,), (3, 4)])
+def test_mlp_gradient_by_hand_is_autograds(shape: tuple[int, ...], spectral_norm: bool) -> None:
+    """Few columns are multiplied in another way."""
+    energy = MLPEnergy(shape, [9, 6, 10], 1.3, spectral_norm).double().eval()
+    x = torch.randn(9, *shape, generator=torch.Generator().manual_seed(0)).double()
     by_hand, by_autograd = energy.energy_and_gradient(x), Energy.energy_and_gradient(energy, x)
     torch.testing.assert_close(by_hand[0], by_autograd[0], rtol=1e-12, atol=1e-12)
     torch.testing.assert_close(by_hand[1], by_autograd[1], rtol=1e-12, atol=1e-12)
