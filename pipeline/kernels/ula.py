@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Protocol
 
 import torch
@@ -54,8 +55,9 @@ def step(
     if target.box is not None:
         proposal.clamp_(*target.box)
     moved = init_gradient(proposal, target)
-    finite = (moved.energy + moved.gradient.flatten(1).sum(1)).isfinite()
-    if not finite.all():
+    # a number that is not finite is seen in the sum of all; which one, only where there is one
+    if not math.isfinite(moved.energy.sum() + moved.gradient.sum()):
+        finite = (moved.energy + moved.gradient.flatten(1).sum(1)).isfinite()
         moved = choose(finite, moved, state)
         xi = torch.where(per_chain(finite, xi), xi, torch.nan)
     return moved, Info(torch.ones_like(moved.energy), noise=xi)
