@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, Protocol
 
@@ -106,6 +107,8 @@ def choose(accepted: Tensor, moved: Any, state: Any) -> Any:
 
 def broken(state: Any) -> Tensor:
     """[N] bool: which chains are not finite, in their position or in anything cached with it."""
+    if math.isfinite(sum(field.sum() for field in state)):  # mostly, and at once
+        return torch.zeros(len(state.position), dtype=torch.bool, device=state.position.device)
     return ~torch.stack(
         [
             field.flatten(1).isfinite().all(1) if field.ndim > 1 else field.isfinite()
