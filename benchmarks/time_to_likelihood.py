@@ -1,0 +1,278 @@
+"""Seconds until a model reaches a held-out log-likelihood: this project and its peers.
+
+    python -m benchmarks.time_to_likelihood [--tune] [--seeds 3] [--only NAME ...] [--json [FILE]]
+
+The digits RBM 64x16 is to reach -18.5 nats a test row, with log Z by enumeration; the default
+perceptron is to reach -10, with log Z by AIS. This project's runs go through
+`python -m pipeline.train`, in one process and through Ray, and their averaged weights are those of
+its checkpoints. Peers run the loops of `benchmarks.contestants`. All weights are evaluated here, by
+the same code on the same rows.
+
+`--tune` tries every setting of `SETTINGS` once, as many for each contestant, and keeps the trials
+in FILE. Without it the trials are those that FILE holds. The quickest setting is then run with
+other seeds.
+
+Seconds are those of the training loop, after imports; a checkpoint or a snapshot stops the clock.
+`command_seconds` are those of the whole process, from the shell, to the end of all its steps.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+import pipeline
+from benchmarks import harness
+from benchmarks.contestants import Setting, Snapshot
+from benchmarks.harness import say
+from benchmarks.likelihood_settings import SETTINGS
+from pipeline.assembly.data import open_data
+from pipeline.assembly.energies import make_energy
+from pipeline.common.rng import torch_generator
+from pipeline.common.types import Figures
+from pipeline.config.compose import compose
+from pipeline.energies.base import Energy
+from pipeline.evaluation import likelihood
+
+OURS = {"this project, inline": "inline", "this project, Ray": "local"}
+COMMON = (
+    "metrics.port=0",
+    "recorders=[series]",
+    "checkpoint.keep=1000",
+    "evaluation.samples=0",
+    "evaluation.ais_temperatures=0",
+)
+CHECKPOINTS = 8
+
+
+class Task(NamedTuple):
+    """A model that is to reach `target` nats a held-out row; `given` are its overrides."""
+
+    target: float
+    given: tuple[str, ...]
+
+
+TASKS = {
+    "digits RBM": Task(-18.5, ("experiment=digits_rbm",)),
+    "digits perceptron": Task(
+        -10.0, ("evaluation.ais_temperatures=1000", "evaluation.ais_particles=100")
+    ),
+}
+
+
+class Run(NamedTuple):
+    """A training: its snapshots in the order of time, and the seconds of the whole command."""
+
+    snapshots: list[Snapshot]
+    command_seconds: float
+
+
+# runs
+
+
+def train(task: str, name: str, setting: Setting, seed: int) -> Run:
+    """Train in a process of its own. Raises `CalledProcessError` where that fails."""
+    with tempfile.TemporaryDirectory() as folder:
+        if name in OURS:
+            return through_the_front_door(TASKS[task], OURS[name], setting, seed, Path(folder))
+        file = Path(folder) / "snapshots.pt"
+        loop = setting.get("loop", name)
+        arguments = [loop, str(seed), json.dumps(setting), str(file)]
+        command = [sys.executable, "-m", "benchmarks.contestants", *arguments]
+        quiet = subprocess.DEVNULL
+        began = time.perf_counter()
+        subprocess.run(command, check=True, stdout=quiet, stderr=quiet)
+        seconds = time.perf_counter() - began
+        return Run([Snapshot(*kept) for kept in torch.load(file)], seconds)
+
+
+def through_the_front_door(
+    task: Task, cluster: str, setting: Setting, seed: int, output: Path
+) -> Run:
+    """Run `python -m pipeline.train`, with `CHECKPOINTS` checkpoints."""
+    every = max(1, setting["steps"] // CHECKPOINTS)
+    given = (*task.given, *COMMON, *setting["overrides"], f"trainer.steps={setting['steps']}")
+    places = (f"cluster={cluster}", f"checkpoint.every={every}", f"metrics.every={every}")
+    began = time.perf_counter()
+    summary = harness.run("pipeline.train", *given, *places, f"seed={seed}", output=output)
+    seconds = time.perf_counter() - began
+    return Run(checkpoints(output, summary["wall_seconds"]), seconds)
+
+
+def checkpoints(output: Path, wall_seconds: float) -> list[Snapshot]:
+    """Return the averaged weights in a run's checkpoints, and its seconds without writing them.
+
+    A row of the series is recorded before the checkpoint of its step is begun, and the manifest is
+    written last: writing takes as long as lies between them. The run's clock stops at the last one.
+    """
+    rows = (json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines())
+    recorded = {row["step"]: row["time"] for row in rows}
+    folders = sorted((output / "checkpoints").iterdir())
+    written = [(folder / "manifest.json").stat().st_mtime for folder in folders]
+    began, paused, kept = written[-1] - wall_seconds, 0.0, []
+    for folder, end in zip(folders, written, strict=True):
+        begin = recorded[int(folder.name)]
+        weights = [p.detach().clone() for p in pipeline.load(str(folder)).parameters()]
+        kept.append(Snapshot(begin - began - paused, weights))
+        paused += end - begin
+    return kept
+
+
+# likelihoods
+
+
+@cache
+def model_of(task: str) -> tuple[Any, Any, Energy]:
+    """Return the task's configuration, its data and its energy."""
+    config = compose([*TASKS[task].given])
+    data = open_data(config)
+    return config, data, make_energy(config, data.shape, None).requires_grad_(False).eval()
+
+
+@torch.no_grad()
+def figures(task: str, snapshot: Snapshot) -> Figures:
+    """Evaluate the weights on the held-out rows: exactly for the RBM, by AIS for the perceptron."""
+    config, data, energy = model_of(task)
+    for own, other in zip(energy.parameters(), snapshot.weights, strict=True):
+        own.copy_(other.view_as(own))
+    log_z = energy.log_partition()
+    if log_z is not None:
+        return likelihood.exact(energy, log_z, data.held_out, data.sample)
+    noise = torch_generator(config.data.split_seed, "held-out-noise")
+    rows = data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
+    annealing = likelihood.by_annealing(energy, data, rows, config)
+    while True:
+        try:
+            next(annealing)
+        except StopIteration as end:
+            found: Figures = end.value
+            return found
+
+
+def crossing(
+    snapshots: list[Snapshot], nats: Callable[[Snapshot], float], target: float
+) -> float | None:
+    """Return the seconds at which `nats` passes `target`; None where the last is below it.
+
+    The pair of snapshots around it is found by bisection, so that few are evaluated: of a curve
+    that passes the target several times, one passing is found. Between the two the curve is taken
+    for a line; before the first there is nothing to draw one from, and its seconds are returned.
+    """
+    values: dict[int, float] = {}
+
+    def reached(index: int) -> bool:
+        values[index] = nats(snapshots[index])
+        return values[index] >= target
+
+    below, above = -1, len(snapshots) - 1
+    if not reached(above):
+        return None
+    while above - below > 1:
+        middle = (below + above) // 2
+        below, above = (below, middle) if reached(middle) else (middle, above)
+    after = snapshots[above].seconds
+    if below < 0 or not math.isfinite(values[below]):
+        return after
+    before = snapshots[below].seconds
+    share = (target - values[below]) / (values[above] - values[below])
+    return before + share * (after - before)
+
+
+# the benchmark
+
+
+def attempt(task: str, name: str, setting: Setting, seed: int) -> dict[str, Any]:
+    """Train and evaluate once; `seconds` is None where the target is not reached."""
+    run = train(task, name, setting, seed)
+    last: list[float] = []
+
+    def nats(snapshot: Snapshot) -> float:
+        last.append(figures(task, snapshot)["test_log_likelihood"])
+        return last[-1]
+
+    seconds = crossing(run.snapshots, nats, TASKS[task].target)
+    found = {
+        "seconds": seconds if seconds is None else round(seconds, 3),
+        "nats_at_the_end": round(last[0], 2),
+        "seconds_in_all": round(run.snapshots[-1].seconds, 3),
+        "command_seconds": round(run.command_seconds, 2),
+    }
+    say(f"{task}, {name}: {json.dumps(setting)} seed {seed}: {json.dumps(found)}")
+    return found
+
+
+def order(trial: dict[str, Any]) -> tuple[float, float]:
+    """Sort trials by the seconds to the target; those that miss it by their nats, after all."""
+    seconds = trial["seconds"]
+    return (math.inf if seconds is None else seconds), -trial["nats_at_the_end"]
+
+
+def tuned(task: str, name: str) -> list[dict[str, Any]]:
+    """Try each of the contestant's settings once."""
+    return [
+        {"setting": setting, **attempt(task, name, setting, seed=0)}
+        for setting in SETTINGS[task][name]
+    ]
+
+
+def row_of(task: str, name: str, trials: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
+    """Run the best of the `trials` with seeds 1, 2, ... and return medians over them."""
+    setting = min(trials, key=order)["setting"]
+    runs = [attempt(task, name, setting, seed) for seed in range(1, seeds + 1)]
+    reached = sorted(math.inf if run["seconds"] is None else run["seconds"] for run in runs)
+    median = reached[len(reached) // 2]
+    return {
+        "task": task,
+        "who": name,
+        "seconds": None if math.isinf(median) else median,
+        "command_seconds": statistics.median(run["command_seconds"] for run in runs),
+        "setting": setting,
+        "tried": len(trials),
+        "by_seed": runs,
+    }
+
+
+def main() -> None:
+    parser = harness.command_line(__doc__, "json")
+    parser.add_argument("--seeds", type=int, default=3)
+    parser.add_argument("--tune", action="store_true", help="try all settings anew")
+    harness.add_only(parser, dict.fromkeys(name for task in SETTINGS.values() for name in task))
+    arguments = parser.parse_args()
+    file = None if arguments.json in (None, "-") else Path(arguments.json)
+    kept = json.loads(file.read_text()) if file is not None and file.exists() else {}
+    trials = kept.get("trials", {})
+    rows = {(row["task"], row["who"]): row for row in kept.get("rows", [])}
+    for task in TASKS:
+        for name in SETTINGS[task]:
+            if name not in arguments.only:
+                continue
+            tried = trials.setdefault(task, {})
+            if arguments.tune or name not in tried:
+                tried[name] = tuned(task, name)
+            rows[task, name] = row_of(task, name, tried[name], arguments.seeds)
+            content = {
+                "command": "python -m benchmarks.time_to_likelihood --tune",
+                **harness.conditions("torch", "ray", "scikit-learn", "ebmkit", "rbms", "torchebm"),
+                "targets": {task: TASKS[task].target for task in TASKS},
+                "rows": [rows[key] for key in sorted(rows, key=str)],
+                "trials": trials,
+            }
+            if file is not None:
+                harness.write(content, file)
+    if file is None:
+        harness.write(content, arguments.json)
+
+
+if __name__ == "__main__":
+    main()
