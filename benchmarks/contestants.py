@@ -1,6 +1,6 @@
 """Other libraries' training loops, for `benchmarks.time_to_likelihood`.
 
-    python -m benchmarks.contestants CONTESTANT SEED SETTING FILE
+    python -m benchmarks.contestants TASK CONTESTANT SEED SETTING FILE
 
 One run in a process of its own. SETTING is JSON. FILE gets the snapshots of the run: the seconds
 that its loop had computed, and the weights, in the order of this project's own parameters.
@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -83,7 +84,7 @@ def make_optimizer(
     return torch.optim.AdamW(
         parameters,
         setting["rate"],
-        betas=setting["betas"],
+        betas=(float(setting["betas"][0]), float(setting["betas"][1])),
         weight_decay=setting.get("decay", 0.0),
         maximize=maximize,
     )
@@ -138,7 +139,7 @@ def rbms(setting: Setting, seed: int) -> list[Snapshot]:
     def optimizer(parameters: list[Tensor], lr: float, maximize: bool) -> torch.optim.Optimizer:
         weight, visible, hidden = parameters
         watch = Watch(setting, lambda: (weight.T, visible, hidden))
-        made = make_optimizer(setting, parameters, maximize)
+        made = make_optimizer({**setting, "rate": lr}, parameters, maximize)
         watch.follow(made)
         watches.append(watch)
         return made
@@ -244,7 +245,7 @@ class Perceptron(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         layers: list[nn.Module] = []
-        for width, other in zip(WIDTHS, WIDTHS[1:], strict=False):
+        for width, other in pairwise(WIDTHS):
             layers += [nn.Linear(width, other), nn.SiLU()]
         self.net = nn.Sequential(*layers[:-1])
         last = layers[-2]
@@ -269,13 +270,14 @@ def noisy_digits(batch: int) -> Iterator[Tensor]:
 
 
 def ebmkit_deep(setting: Setting, seed: int) -> list[Snapshot]:
-    """Run `ebm.Trainer.fit` with MALA, persistent chains and its moving average."""
+    """Run `ebm.Trainer.fit` with MALA or ULA, a replay buffer and its moving average."""
     import ebm
 
     torch.manual_seed(seed)
     shape, chains = WIDTHS[:1], setting["chains"]
     buffer = ebm.ReplayBuffer(chains, shape, reinit_prob=setting["restart"])
-    sampler = ebm.MALA(step_size=setting["step_size"], steps=setting["transitions"])
+    kind = {"mala": ebm.MALA, "ula": ebm.LangevinDynamics}[setting["kernel"]]
+    sampler = kind(step_size=setting["step_size"], steps=setting["transitions"])
     kept: list[Snapshot] = _ebmkit(
         setting, Perceptron(), sampler, buffer, noisy_digits(setting["batch"])
     )
@@ -327,21 +329,23 @@ def torchebm(setting: Setting, seed: int) -> list[Snapshot]:
     return watch.kept
 
 
-CONTESTANTS: dict[str, Callable[[Setting, int], list[Snapshot]]] = {
-    "scikit-learn": scikit_learn,
-    "rbms": rbms,
-    "rbms, its step alone": rbms_step,
-    "ebmkit, RBM": ebmkit_rbm,
-    "ebmkit": ebmkit_deep,
-    "torchebm": torchebm,
+CONTESTANTS: dict[str, dict[str, Callable[[Setting, int], list[Snapshot]]]] = {
+    "digits RBM": {
+        "scikit-learn": scikit_learn,
+        "rbms": rbms,
+        "rbms, its step alone": rbms_step,
+        "ebmkit": ebmkit_rbm,
+    },
+    "digits perceptron": {"ebmkit": ebmkit_deep, "torchebm": torchebm},
 }
 
 
 def main() -> None:
-    name, seed, setting, file = sys.argv[1:]
+    task, name, seed, setting, file = sys.argv[1:]
     settings = json.loads(setting)
     torch.set_num_threads(settings.get("threads", 1))
-    torch.save([tuple(kept) for kept in CONTESTANTS[name](settings, int(seed))], file)
+    kept = CONTESTANTS[task][name](settings, int(seed))
+    torch.save([tuple(snapshot) for snapshot in kept], file)
 
 
 if __name__ == "__main__":

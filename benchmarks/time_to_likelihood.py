@@ -1,6 +1,6 @@
 """Seconds until a model reaches a held-out log-likelihood: this project and its peers.
 
-    python -m benchmarks.time_to_likelihood [--tune] [--seeds 3] [--only NAME ...] [--json [FILE]]
+    python -m benchmarks.time_to_likelihood [--tune] [--seeds 3] [--only NAME[:TASK]] [--json [FILE]]
 
 The digits RBM 64x16 is to reach -18.5 nats a test row, with log Z by enumeration; the default
 perceptron is to reach -10, with log Z by AIS. This project's runs go through
@@ -25,10 +25,10 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from functools import cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import torch
 
@@ -37,14 +37,19 @@ from benchmarks import harness
 from benchmarks.contestants import Setting, Snapshot
 from benchmarks.harness import say
 from benchmarks.likelihood_settings import SETTINGS
-from pipeline.assembly.data import open_data
+from pipeline.assembly.data import noisy_sample, open_data
 from pipeline.assembly.energies import make_energy
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import Figures
+from pipeline.common.types import Progress
 from pipeline.config.compose import compose
+from pipeline.config.run import RunConfig
+from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
+from pipeline.energies.laws import Gaussian
 from pipeline.evaluation import likelihood
+from pipeline.evaluation.ais import Bridge, reverse_annealed_log_partition
 
+Value = TypeVar("Value")
 OURS = {"this project, inline": "inline", "this project, Ray": "local"}
 COMMON = (
     "metrics.port=0",
@@ -87,8 +92,7 @@ def train(task: str, name: str, setting: Setting, seed: int) -> Run:
         if name in OURS:
             return through_the_front_door(TASKS[task], OURS[name], setting, seed, Path(folder))
         file = Path(folder) / "snapshots.pt"
-        loop = setting.get("loop", name)
-        arguments = [loop, str(seed), json.dumps(setting), str(file)]
+        arguments = [task, name, str(seed), json.dumps(setting), str(file)]
         command = [sys.executable, "-m", "benchmarks.contestants", *arguments]
         quiet = subprocess.DEVNULL
         began = time.perf_counter()
@@ -133,7 +137,7 @@ def checkpoints(output: Path, wall_seconds: float) -> list[Snapshot]:
 
 
 @cache
-def model_of(task: str) -> tuple[Any, Any, Energy]:
+def model_of(task: str) -> tuple[RunConfig, DataSet, Energy]:
     """Return the task's configuration, its data and its energy."""
     config = compose([*TASKS[task].given])
     data = open_data(config)
@@ -141,29 +145,54 @@ def model_of(task: str) -> tuple[Any, Any, Energy]:
 
 
 @torch.no_grad()
-def figures(task: str, snapshot: Snapshot) -> Figures:
-    """Evaluate the weights on the held-out rows: exactly for the RBM, by AIS for the perceptron."""
+def nats(task: str, snapshot: Snapshot, backward: bool = False) -> float | None:
+    """Evaluate the weights on the held-out rows: exactly for the RBM, by AIS for the perceptron.
+
+    AIS goes from a Gaussian to the model, as in the summary of a run, or `backward`, from training
+    rows that run under the model to the Gaussian: the former flatters a likelihood on average, the
+    latter does the contrary. None for an exact one `backward`.
+    """
     config, data, energy = model_of(task)
     for own, other in zip(energy.parameters(), snapshot.weights, strict=True):
         own.copy_(other.view_as(own))
     log_z = energy.log_partition()
     if log_z is not None:
-        return likelihood.exact(energy, log_z, data.held_out, data.sample)
+        figures = likelihood.exact(energy, log_z, data.held_out, data.sample)
+        return None if backward else figures["test_log_likelihood"]
     noise = torch_generator(config.data.split_seed, "held-out-noise")
     rows = data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
-    annealing = likelihood.by_annealing(energy, data, rows, config)
+    if not backward:
+        figures = _result(likelihood.by_annealing(energy, data, rows, config))
+        return figures["test_log_likelihood"]
+    settings, path = config.evaluation, Bridge(Gaussian.fit(data.sample, data.noise), energy)
+    starts = noisy_sample(config, data)[: settings.ais_particles]
+    generator = torch_generator(config.seed, "ais-backward")
+    annealing = reverse_annealed_log_partition(
+        path, settings.ais_temperatures, starts, generator, likelihood.FIRST_STEP
+    )
+    return float((-energy(rows).double() - _result(annealing).log_z).mean())
+
+
+def _result(work: Generator[Progress, None, Value]) -> Value:
     while True:
         try:
-            next(annealing)
+            next(work)
         except StopIteration as end:
-            found: Figures = end.value
-            return found
+            result: Value = end.value
+            return result
+
+
+class Passing(NamedTuple):
+    """The seconds at which a target was passed, and the first snapshot after it."""
+
+    seconds: float
+    after: Snapshot
 
 
 def crossing(
-    snapshots: list[Snapshot], nats: Callable[[Snapshot], float], target: float
-) -> float | None:
-    """Return the seconds at which `nats` passes `target`; None where the last is below it.
+    snapshots: list[Snapshot], evaluate: Callable[[Snapshot], float], target: float
+) -> Passing | None:
+    """Return where `evaluate` passes `target`; None where the last snapshot is below it.
 
     The pair of snapshots around it is found by bisection, so that few are evaluated: of a curve
     that passes the target several times, one passing is found. Between the two the curve is taken
@@ -172,7 +201,7 @@ def crossing(
     values: dict[int, float] = {}
 
     def reached(index: int) -> bool:
-        values[index] = nats(snapshots[index])
+        values[index] = evaluate(snapshots[index])
         return values[index] >= target
 
     below, above = -1, len(snapshots) - 1
@@ -181,35 +210,44 @@ def crossing(
     while above - below > 1:
         middle = (below + above) // 2
         below, above = (below, middle) if reached(middle) else (middle, above)
-    after = snapshots[above].seconds
+    after = snapshots[above]
     if below < 0 or not math.isfinite(values[below]):
-        return after
+        return Passing(after.seconds, after)
     before = snapshots[below].seconds
     share = (target - values[below]) / (values[above] - values[below])
-    return before + share * (after - before)
+    return Passing(before + share * (after.seconds - before), after)
 
 
 # the benchmark
 
 
-def attempt(task: str, name: str, setting: Setting, seed: int) -> dict[str, Any]:
-    """Train and evaluate once; `seconds` is None where the target is not reached."""
+def attempt(
+    task: str, name: str, setting: Setting, seed: int, backward: bool = False
+) -> dict[str, Any]:
+    """Train and evaluate once; `seconds` is None where the target is not reached.
+
+    `backward` adds the likelihood by AIS backward at the snapshot after the target was passed.
+    """
     run = train(task, name, setting, seed)
-    last: list[float] = []
+    found: list[float] = []
 
-    def nats(snapshot: Snapshot) -> float:
-        last.append(figures(task, snapshot)["test_log_likelihood"])
-        return last[-1]
+    def evaluate(snapshot: Snapshot) -> float:
+        found.append(nats(task, snapshot) or math.nan)
+        return found[-1]
 
-    seconds = crossing(run.snapshots, nats, TASKS[task].target)
-    found = {
-        "seconds": seconds if seconds is None else round(seconds, 3),
-        "nats_at_the_end": round(last[0], 2),
+    passing = crossing(run.snapshots, evaluate, TASKS[task].target)
+    figures: dict[str, Any] = {
+        "seconds": passing and round(passing.seconds, 3),
+        "nats_at_the_end": round(found[0], 2),
         "seconds_in_all": round(run.snapshots[-1].seconds, 3),
         "command_seconds": round(run.command_seconds, 2),
     }
-    say(f"{task}, {name}: {json.dumps(setting)} seed {seed}: {json.dumps(found)}")
-    return found
+    if backward and passing is not None:
+        forward, back = (nats(task, passing.after, way) for way in (False, True))
+        if back is not None:
+            figures["nats_after"] = {"forward": forward, "backward": back}
+    say(f"{task}, {name}: {json.dumps(setting)} seed {seed}: {json.dumps(figures)}")
+    return figures
 
 
 def order(trial: dict[str, Any]) -> tuple[float, float]:
@@ -229,7 +267,7 @@ def tuned(task: str, name: str) -> list[dict[str, Any]]:
 def row_of(task: str, name: str, trials: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
     """Run the best of the `trials` with seeds 1, 2, ... and return medians over them."""
     setting = min(trials, key=order)["setting"]
-    runs = [attempt(task, name, setting, seed) for seed in range(1, seeds + 1)]
+    runs = [attempt(task, name, setting, seed, backward=True) for seed in range(1, seeds + 1)]
     reached = sorted(math.inf if run["seconds"] is None else run["seconds"] for run in runs)
     median = reached[len(reached) // 2]
     return {
@@ -247,29 +285,27 @@ def main() -> None:
     parser = harness.command_line(__doc__, "json")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tune", action="store_true", help="try all settings anew")
-    harness.add_only(parser, dict.fromkeys(name for task in SETTINGS.values() for name in task))
+    harness.add_only_row(parser, "contestant")
     arguments = parser.parse_args()
     file = None if arguments.json in (None, "-") else Path(arguments.json)
     kept = json.loads(file.read_text()) if file is not None and file.exists() else {}
     trials = kept.get("trials", {})
     rows = {(row["task"], row["who"]): row for row in kept.get("rows", [])}
-    for task in TASKS:
-        for name in SETTINGS[task]:
-            if name not in arguments.only:
-                continue
-            tried = trials.setdefault(task, {})
-            if arguments.tune or name not in tried:
-                tried[name] = tuned(task, name)
-            rows[task, name] = row_of(task, name, tried[name], arguments.seeds)
-            content = {
-                "command": "python -m benchmarks.time_to_likelihood --tune",
-                **harness.conditions("torch", "ray", "scikit-learn", "ebmkit", "rbms", "torchebm"),
-                "targets": {task: TASKS[task].target for task in TASKS},
-                "rows": [rows[key] for key in sorted(rows, key=str)],
-                "trials": trials,
-            }
-            if file is not None:
-                harness.write(content, file)
+    there = [(name, task) for task in TASKS for name in SETTINGS[task]]
+    for name, task in harness.chosen(there, arguments.only, parser):
+        tried = trials.setdefault(task, {})
+        if arguments.tune or name not in tried:
+            tried[name] = tuned(task, name)
+        rows[task, name] = row_of(task, name, tried[name], arguments.seeds)
+        content = {
+            "command": "python -m benchmarks.time_to_likelihood --tune",
+            **harness.conditions("torch", "ray", "scikit-learn", "ebmkit", "rbms", "torchebm"),
+            "targets": {task: TASKS[task].target for task in TASKS},
+            "rows": [rows[task, name] for name, task in there if (task, name) in rows],
+            "trials": trials,
+        }
+        if file is not None:
+            harness.write(content, file)
     if file is None:
         harness.write(content, arguments.json)
 

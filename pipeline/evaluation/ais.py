@@ -174,6 +174,31 @@ def reverse_log_partition(
     return ratio._replace(log_z=path.base_log_partition() - ratio.log_z)
 
 
+def reverse_annealed_log_partition(
+    path: Energy, temperatures: int, starts: Tensor, generator: torch.Generator, step_size: float
+) -> Generator[Progress, None, AISResult]:
+    """Does the same with MALA transitions, along the betas of `annealed_log_partition` backward.
+
+    `temperatures` transitions of the model draw from it, from `starts` [N, *shape] on, one particle
+    each. The bound from above holds as far as these are draws.
+    """
+    level = torch.ones(temperatures + 1)
+    drawn = yield from _anneal(
+        path, level, starts, mala.kernel, generator, "draws of the model", step_size
+    )
+    betas = torch.linspace(1, 0, temperatures + 1).square()
+    ratio = yield from _anneal(
+        path,
+        betas,
+        drawn.particles,
+        mala.kernel,
+        generator,
+        "reverse annealed importance sampling",
+        step_size,
+    )
+    return ratio._replace(log_z=path.base_log_partition() - ratio.log_z)
+
+
 def _gibbs_step(
     generator: torch.Generator, state: EnergyState, target: Target
 ) -> tuple[EnergyState, Info]:

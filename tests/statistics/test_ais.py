@@ -22,13 +22,16 @@ from torch import Tensor
 from pipeline.config.compose import compose
 from pipeline.data.base import in_memory
 from pipeline.energies.discrete import all_states
+from pipeline.energies.laws import Gaussian
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.energies.target import Target
 from pipeline.evaluation import ais, likelihood
 from pipeline.evaluation.ais import (
     AISResult,
+    Bridge,
     RatesBridge,
     gibbs_log_partition,
+    reverse_annealed_log_partition,
     reverse_log_partition,
 )
 from pipeline.kernels import gibbs
@@ -277,3 +280,16 @@ def test_a_run_reports_both_estimates(
     assert "by reverse AIS" in capsys.readouterr().out
     assert main([*short, "evaluation.ais_temperatures=0"]) == 0
     assert "test_pseudo_log_likelihood" in json.loads((tmp_path / "summary.json").read_text())
+
+
+def test_continuous_annealing_comes_back_to_the_same_log_z() -> None:
+    """A Gaussian is reached from a wider one elsewhere; the particles start far from draws."""
+    law = Gaussian(torch.zeros(6), 4 * torch.eye(6))
+    model = Gaussian(torch.ones(6), 0.25 * torch.eye(6))
+    generator = torch.Generator().manual_seed(0)
+    starts = torch.randn(100, 6, generator=generator) - 1
+    found = run(
+        reverse_annealed_log_partition(Bridge(law, model), 300, starts, generator, step_size=0.05)
+    )
+    assert found.standard_error < 0.1
+    assert abs(found.log_z - model.log_partition()) < LIMIT * found.standard_error
