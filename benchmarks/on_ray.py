@@ -91,7 +91,7 @@ def phase(runner: RayRunner, config: RunConfig, steps: int) -> Phase:
 
     At its end nothing is under way, and the cores are free.
     """
-    for _ in range(config.trainer.lag + 2):  # what was there from before
+    for _ in range(config.lag + 2):  # what was there from before
         runner.step()
     reports, rounds = [], []
     clock = time.perf_counter()

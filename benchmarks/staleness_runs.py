@@ -109,10 +109,8 @@ class SteeredRunner:
         self._data = open_data(config)
         self._learner = make_learner(config, self._data)
         self._pools = [make_chains(config, self._data.shape, pool) for pool in range(config.pools)]
-        self._window: deque[Weights] = deque(
-            [self._learner.publish()], maxlen=config.trainer.lag + 1
-        )
-        self._bound = config.trainer.lag
+        self._window: deque[Weights] = deque([self._learner.publish()], maxlen=config.lag + 1)
+        self._bound = config.lag
 
     def step(self) -> tuple[StepReport]:
         window = self._window

@@ -135,6 +135,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
             f" restarts {summary['restarts']}"
         ),
         *_at_work(summary),
+        *([summary["lag_choice"]["words"]] if "lag_choice" in summary else []),
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
         *(

@@ -11,7 +11,7 @@ from pipeline.assembly.kernels import make_kernel
 from pipeline.chains.pool import Pool
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.process import keep_freed_memory
-from pipeline.config.kernels import ReplicaExchangeKernel, TunedKernel
+from pipeline.config.kernels import KernelSection, ReplicaExchangeKernel, TunedKernel
 from pipeline.config.run import RunConfig
 
 
@@ -30,12 +30,36 @@ def make_plan(config: RunConfig) -> ChainPlan:
         ladder_rounds=ladder.adapt_rounds if ladder else 0,
         target_acceptance=tuned.target_acceptance if tuned else None,
         adapt_rounds=tuned.adapt_rounds if tuned else None,
-        gradient_dtype=torch.bfloat16 if getattr(within, "force", None) == "bfloat16" else None,
+        gradient_dtype=gradient_dtype(within),
         replayed=getattr(config.contrastive, "replayed", 0),
         start_at_data=config.starts_at_data,
         batches_carry_rows=config.batches_carry_rows,
         per_context=config.chains.per_context,
     )
+
+
+def moving_plan(config: RunConfig) -> ChainPlan | None:
+    """The way that the learner moves stale negatives: by the kernel that moves the chains, on the
+    model's own law where those are on a ladder. None where they are not moved.
+    """
+    if not config.refresh:
+        return None
+    within = config.kernel.within
+    tuned = within if isinstance(within, TunedKernel) else None
+    return ChainPlan(
+        make_kernel(within),
+        within.parameters,
+        config.refresh,
+        restart=0.0,
+        target_acceptance=tuned.target_acceptance if tuned else None,
+        adapt_rounds=tuned.adapt_rounds if tuned else None,
+        gradient_dtype=gradient_dtype(within),
+    )
+
+
+def gradient_dtype(kernel: KernelSection) -> torch.dtype | None:
+    """The precision of a kernel's gradients, where it is not the energy's."""
+    return torch.bfloat16 if getattr(kernel, "force", None) == "bfloat16" else None
 
 
 def make_chains(

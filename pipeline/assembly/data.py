@@ -60,13 +60,13 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
     """There are enough of them, and a box holds them."""
     if (
         config.conditional
-        and config.reweight
-        and config.trainer.lag
+        and (config.reweight or config.refresh)
+        and config.lag
         and not keeps_chains(config, data)
     ):
         remedy = (
             f"fewer than the {data.rows} training rows: chains start anew, and cannot be"
-            " reweighted; keep as many, or use lag 0"
+            " reweighted or moved; keep as many, or use lag 0"
         )
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
     if isinstance(config.energy, LabelledSection):

@@ -113,12 +113,31 @@ class RoundReport(NamedTuple):
     usage: Usage
 
 
+class LagChoice(NamedTuple):
+    """The findings of a run that chooses its lag, so far.
+
+    `treatment` is what stale negatives get now: plain, reweighted, moved, or none, in lock-step.
+    `bias` has, by treatment, the squared error that the newest trial found it to bring into the
+    gradient, as a ratio of the gradient's own square; `ess` is that trial's, a ratio, None where no
+    weights are valid. `possible` is the most that lag could make of lock-step's speed, and `gain`
+    what it was measured to make of it, both ratios, None until they are known. `settled`: it will
+    look no further.
+    """
+
+    treatment: str
+    bias: dict[str, float]
+    ess: float | None
+    possible: float | None
+    gain: float | None
+    settled: bool
+
+
 class StepReport(NamedTuple):
     """The learner's account of one step.
 
     `parts` holds the mean of each part of the objective before its weight; `ess` are ratios in (0,
     1] by group; `seconds` are by stage; `energy_moments` are of the batches; `usage` is by rank, of
-    the step before.
+    the step before; `lag_choice` is there where the run chooses its lag.
     """
 
     version: int
@@ -134,6 +153,7 @@ class StepReport(NamedTuple):
     seconds: dict[str, float]
     energy_moments: tuple[EnergyMoments, ...]
     usage: tuple[Usage, ...]
+    lag_choice: LagChoice | None = None
 
 
 class Flow(NamedTuple):

@@ -11,7 +11,8 @@ from pipeline.config.data import DataSection
 from pipeline.config.energies import Domain, EnergySection
 from pipeline.config.kernels import KernelSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
-from pipeline.config.run import LEAST_PER_CONTEXT, RunConfig
+from pipeline.config.run import RunConfig
+from pipeline.config.staleness import check_staleness
 
 
 def check_combinations(config: RunConfig) -> None:
@@ -27,7 +28,7 @@ def check_combinations(config: RunConfig) -> None:
     else:
         _check_batches(config)
         _check_ladder(config, config.contrastive)
-        _check_staleness(config, config.contrastive)
+        check_staleness(config, config.contrastive)
     _check_pools(config)
     _check_ranks(config)
     _check_devices(config)
@@ -163,6 +164,10 @@ def _check_without_chains(config: RunConfig) -> None:
         raise ConfigError(
             "trainer.lag", trainer.lag, f"objective={name} has no chains to lag; use 0"
         )
+    if trainer.refresh:
+        raise ConfigError(
+            "trainer.refresh", trainer.refresh, f"objective={name} has no negatives; use null"
+        )
     if trainer.reweight is True:
         raise ConfigError(
             "trainer.reweight", "true", f"objective={name} has no negatives; use auto"
@@ -214,31 +219,6 @@ def _check_ladder(config: RunConfig, objective: ObjectiveSection) -> None:
         raise ConfigError("kernel", kernel.name, remedy)
 
 
-def _check_staleness(config: RunConfig, objective: ObjectiveSection) -> None:
-    """Old negatives are used only where they may be."""
-    trainer, per_context = config.trainer, config.chains.per_context
-    if trainer.reweight is True and not config.reweightable:
-        invariant = config.kernel.leaves_invariant(config.energy)
-        if config.conditional and objective.equilibrium_negatives and invariant:
-            remedy = (
-                "weights are normalised over one context's chains; use"
-                f" chains.per_context={LEAST_PER_CONTEXT} or more"
-            )
-            raise ConfigError("chains.per_context", per_context, remedy)
-        culprit = (
-            f"objective={objective.name}"
-            if invariant
-            else f"kernel={config.kernel.name} with its noise, or in a box"
-        )
-        remedy = f"not valid for {culprit}: its negatives are not from exp(-E); use auto"
-        raise ConfigError("trainer.reweight", "true", remedy)
-    most = 1 if config.conditional and objective.equilibrium_negatives else 2
-    if trainer.lag > most and not config.reweightable:
-        raise ConfigError(
-            "trainer.lag", trainer.lag, f"these negatives cannot be reweighted; use at most {most}"
-        )
-
-
 def _check_pools(config: RunConfig) -> None:
     """The bounds on pools agree, and on the rounds of each."""
     chains, trainer = config.chains, config.trainer
@@ -254,14 +234,14 @@ def _check_pools(config: RunConfig) -> None:
             chains.max_pools,
             f"a run begins with chains.pools={chains.pools}; use that or more",
         )
-    given = "at lag 0" if trainer.lag == 0 else "with trainer.lag_mode=exact"
+    given = "at lag 0" if config.lag == 0 else "with trainer.lag_mode=exact"
     if config.assigned_rounds and config.most_pools > config.pools:
         remedy = (
             f"{given} each step consumes the rounds of given pools; for pools that come and go use"
             " a bound of 1 or more"
         )
         raise ConfigError("chains.max_pools", chains.max_pools, remedy)
-    if config.assigned_rounds and trainer.inflight is not None and trainer.inflight <= trainer.lag:
+    if config.assigned_rounds and trainer.inflight is not None and trainer.inflight <= config.lag:
         raise ConfigError(
             "trainer.inflight",
             trainer.inflight,

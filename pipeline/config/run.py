@@ -31,6 +31,10 @@ from pipeline.config.sections import (
 )
 
 LEAST_PER_CONTEXT = 8
+CHOSEN_LAG = 1
+"""The bound on lag that trainer.lag=auto may choose: sampling and learning overlap from 1 on."""
+CHOSEN_REFRESH = 2
+"""The transitions that trainer.lag=auto may choose to move negatives by, unless told otherwise."""
 GROUPS = (*PARTS, "trainer", "cluster", "experiment")
 
 
@@ -113,26 +117,61 @@ class RunConfig(Section):
         return [(first + number) % self.chains.pools for number in range(self.batches_per_step)]
 
     @property
-    def reweightable(self) -> bool:
-        """True where importance weights for stale negatives are valid: an invariant kernel,
-        negatives near equilibrium, and at least 8 of them under each context, for a softmax over
-        one chain is 1.
+    def at_equilibrium(self) -> bool:
+        """True where negatives are taken for draws of exp(-E): an objective whose chains are near
+        equilibrium, and a kernel that leaves it invariant.
         """
-        objective = self.contrastive
+        near = self.contrastive is not None and self.contrastive.equilibrium_negatives
+        return near and self.kernel.leaves_invariant(self.energy)
+
+    @property
+    def reweightable(self) -> bool:
+        """True where importance weights for stale negatives are valid: of negatives at equilibrium,
+        at least 8 under each context, for a softmax over one chain is 1.
+        """
         enough = not self.conditional or self.chains.per_context >= LEAST_PER_CONTEXT
-        equilibrium = objective is not None and objective.equilibrium_negatives
-        return equilibrium and enough and self.kernel.leaves_invariant(self.energy)
+        return self.at_equilibrium and enough
 
     @property
     def reweight(self) -> bool:
-        return self.reweightable if self.trainer.reweight == "auto" else self.trainer.reweight
+        """True where stale negatives get importance weights; those that are moved get none."""
+        if self.trainer.reweight == "auto":
+            return self.reweightable and not self.trainer.refresh
+        return self.trainer.reweight
+
+    @property
+    def chooses_lag(self) -> bool:
+        """True where the run finds out by itself whether lag is free. One process has nothing to
+        overlap.
+        """
+        return self.trainer.lag == "auto" and self.cluster.name != "inline"
+
+    @property
+    def lag(self) -> int:
+        """The most versions that negatives may be old by; where the run chooses, the most that it
+        may choose.
+        """
+        if self.trainer.lag == "auto":
+            return CHOSEN_LAG if self.chooses_lag else 0
+        return self.trainer.lag
+
+    @property
+    def refresh(self) -> int:
+        """The transitions that stale negatives are moved by before they are learned from; where the
+        run chooses, those that it may choose. 0: none are moved.
+        """
+        if not (self.lag and self.at_equilibrium):
+            return 0
+        if self.trainer.refresh is None:
+            return CHOSEN_REFRESH if self.chooses_lag else 0
+        return self.trainer.refresh
 
     @property
     def assigned_rounds(self) -> bool:
         """True where step t consumes round t (lock-step, exact lag), False where it takes those
         that come first.
         """
-        return self.trainer.lag == 0 or self.trainer.lag_mode == "exact"
+        return self.lag == 0 or self.trainer.lag_mode == "exact"
 
     @property
     def batches_carry_rows(self) -> bool:

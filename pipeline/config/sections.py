@@ -26,7 +26,10 @@ class Trainer(Section):
     negatives: PositiveInt | None = about(
         "negatives a step, whole batches of chains.per_pool; null: all pools' chains"
     )
-    lag: NonNegativeInt = about("how many versions old negatives may be; 0 is lock-step")
+    lag: Literal["auto"] | NonNegativeInt = about(
+        "how many versions old negatives may be; 0: lock-step; auto: 1 while the run finds that it"
+        " is quicker and free, else 0"
+    )
     inflight: PositiveInt | None = about(
         "rounds that a pool may have been asked for at once; null: one more than the lag"
     )
@@ -34,7 +37,11 @@ class Trainer(Section):
         "bound: at most `lag`; exact: step t consumes what version t-lag made"
     )
     reweight: Literal["auto"] | bool = about(
-        "importance weights for stale negatives; auto: where they are valid"
+        "importance weights for stale negatives; auto: where they are valid and nothing is moved"
+    )
+    refresh: NonNegativeInt | None = about(
+        "transitions that the trainer moves stale negatives by, under the newest weights, before it"
+        " learns from them; null: 0, or 2 where lag=auto finds them worth it"
     )
     min_ess: Probability = about(
         "the bound on lag goes down while the smoothed ESS ratio of the weights is below this"

@@ -32,11 +32,12 @@ def weigh(
     received: Sequence[Negatives],
     version: int,
     share: float,
+    reweight: bool,
     energy_now: Tensor,
 ) -> Weighed:
     """From the energies [M] of the batches' negatives, end to end, under the weights of `version`
     to their weights, of mean `share` (1 over all ranks), normalised within each pool, version and
-    context. See `pipeline.training.staleness`.
+    context; uniform unless stale ones are to be `reweight`ed. See `pipeline.training.staleness`.
     """
     weights, ess = [], []
     spreads: list[Tensor] = []
@@ -45,7 +46,7 @@ def weigh(
         counts = batch.age.to(now.device) >= config.chains.burn_in
         contexts = len(now) // config.chains.per_context if config.conditional else 1
         then, lag = batch.energy.to(now.device), version - batch.version
-        piece, ratio = batch_weights(then, now, counts, lag, config.reweight, contexts)
+        piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
         weights.append(piece * (share * len(now)))
         ess.append(ratio)
         spreads += torch.var_mean(now.double(), correction=0)

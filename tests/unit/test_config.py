@@ -36,7 +36,8 @@ GPUS = ["cluster.pool_gpus=0.5"]
 def test_every_shipped_yaml_loads() -> None:
     """Each choice of each group, with what it needs, composes to a valid configuration.
 
-    Run folders are named by digests: those of `digests.json` are from before parts had a registry.
+    Run folders are named by digests: those of `digests.json` change where a key, or a
+    default, does.
     """
     digests = json.loads((Path(__file__).parent / "digests.json").read_text())
     assert compose().digest() == digests[""]

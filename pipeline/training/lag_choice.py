@@ -1,0 +1,100 @@
+"""The choice of what is done about negatives that are one version old, by what it does to the
+gradient.
+
+Not from the literature in this form. A lag of one feeds each update back into the chains one step
+late. To first order plain stale negatives change the gradient by b = -Cov_p(grad E) (theta_t -
+theta_{t-1}), so |b|^2 / |g|^2 is the square of the loop's gain, the curvature times the learning
+rate as the updates feel it: a delay is harmless where that is small, and where it is not, training
+oscillates. docs/staleness_deep.json has the trials that `TOLERANCE` and the floor on the ESS rest
+on.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from typing import NamedTuple
+
+from torch import Tensor
+
+TOLERANCE = 0.01
+"""The largest |b|^2 / |g|^2 that counts as free: an error of a tenth of the gradient."""
+
+
+class Treatment(StrEnum):
+    """The things that can be done about stale negatives, the cheapest first, and lock-step."""
+
+    PLAIN = "plain"
+    REWEIGHTED = "reweighted"
+    MOVED = "moved"
+    NONE = "none"
+
+
+class Ratio(NamedTuple):
+    """An estimate and its standard error."""
+
+    value: float
+    error: float
+
+
+class Halves(NamedTuple):
+    """The gradients [P] that two halves of the chains give, which are independent of each other."""
+
+    one: Tensor
+    other: Tensor
+
+
+def squared_bias(stale: Halves, fresh: Halves) -> float:
+    """(s_A - f_A) . (s_B - f_B), an unbiased estimate of |b|^2, b = E[s - f].
+
+    A and B are disjoint sets of chains: given the weights they are independent, so the product's
+    mean is E[s_A - f_A] . E[s_B - f_B] = |b|^2, however large the noise that a half has. `stale`
+    and `fresh` are of the same chains, one round apart, so that most of it cancels. It may be
+    negative.
+    """
+    return float((stale.one - fresh.one).double() @ (stale.other - fresh.other).double())
+
+
+def relative_bias(squares: Sequence[float], norms: Sequence[float]) -> Ratio:
+    """mean(squares) / mean(norms^2), over steps, with the standard error of its numerator.
+
+    `squares` are `squared_bias` of a few steps; `norms` are of the gradients that those steps
+    learned from, both sides and all ranks.
+    """
+    count, scale = len(squares), sum(norm**2 for norm in norms) / len(norms)
+    mean = sum(squares) / count
+    variance = sum((square - mean) ** 2 for square in squares) / max(count - 1, 1)
+    if not scale > 0:
+        return Ratio(math.inf, math.inf)
+    return Ratio(mean / scale, math.sqrt(variance / count) / scale)
+
+
+def choose(bias: Mapping[Treatment, Ratio], ess: float | None, least_ess: float) -> Treatment:
+    """The cheapest treatment that is free: plain or moved negatives whose relative bias, with its
+    standard error, is at most `TOLERANCE`; reweighted ones whose `ess`, a ratio, is at least
+    `least_ess`; else none.
+
+    Reweighted negatives are judged by their ESS alone, None where they are not valid. Their
+    estimate is of the law now, which chains that got k transitions since the weights changed are
+    still on their way to: what lies between the two is not the bias of either.
+    """
+    for treatment in (Treatment.PLAIN, Treatment.REWEIGHTED, Treatment.MOVED):
+        if treatment is Treatment.REWEIGHTED:
+            if ess is not None and ess >= least_ess:
+                return treatment
+        elif treatment in bias and sum(bias[treatment]) <= TOLERANCE:
+            return treatment
+    return Treatment.NONE
+
+
+def possible_gain(interval: float, ahead: float, step: float) -> float:
+    """The most that lag can make of lock-step's speed, a ratio of 1 or more.
+
+    A step of lock-step takes `interval` seconds, of which the learner computes for `step` after its
+    negatives came, and for `ahead` before, beside the pools. They take interval - step, with the
+    way there and back. Under a lag the slower of the two sets the pace:
+
+        interval / max(interval - step, ahead + step)
+    """
+    return max(1.0, interval / max(interval - step, ahead + step, 1e-9))
