@@ -61,7 +61,7 @@ class RayRunner:
         self.pools = PoolRoster(config, self.servers, pool, (shape, context_shape))
         self._stretches = Stretches(config, self.servers, self.pools)
         self._version = 0
-        self._lag_bound = config.trainer.lag
+        self._lag_bound = 0 if config.chooses_lag else config.lag
         self._asked = 0  # rounds that rows were dealt to
         self._warm_start: Checkpoint | None = None
         self._server_restarts = RestartBudget(config.cluster.server_restarts)
@@ -99,7 +99,7 @@ class RayRunner:
         self._version = version
         # weights by reference, oldest first: an assigned round may look `lag` versions back, others
         # take the newest
-        back = self._config.trainer.lag if self._config.assigned_rounds else 0
+        back = self._config.lag if self._config.assigned_rounds else 0
         self._weights: deque[tuple[int, ObjectRef]] = deque(maxlen=back + 1)
 
     def stretch(self, most: int) -> list[tuple[StepReport, list[RoundReport], Flow]]:
@@ -264,7 +264,7 @@ class RayRunner:
         up to version + lag.
         """
         self._take_weights()
-        pools, lag = self.pools, self._config.trainer.lag
+        pools, lag = self.pools, self._config.lag
         asked = {(round.step, round.pool) for round in pools.rounds.values()}
         asked |= {(round.step, round.pool) for round in pools.fleet.finished}
         there = set(pools.fleet.available().tolist())

@@ -7,6 +7,7 @@ from functools import partial
 
 from torch import Tensor
 
+from pipeline.assembly.chains import moving_plan
 from pipeline.assembly.data import first_contexts, keeps_chains, noisy_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.refusals import refusing
@@ -37,7 +38,7 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     positives = data.positives(config.seed, ranks.rank, ranks.size)
     fast, kept = fast_weights(config), keeps_chains(config, data)
     with refusing("trainer", config.trainer):
-        return Learner(config, energy, terms, positives, fast, kept, ranks)
+        return Learner(config, energy, terms, positives, fast, kept, ranks, moving_plan(config))
 
 
 def make_terms(

@@ -35,7 +35,7 @@ class InlineRunner:
             make_chains(config, self._data.shape, pool, self._data.context_shape)
             for pool in range(config.pools)
         ]
-        lag = config.trainer.lag if config.trainer.lag_mode == "exact" else 0
+        lag = config.lag if config.trainer.lag_mode == "exact" else 0
         self._window: deque[Weights] = deque(maxlen=lag + 1)
 
     def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:

@@ -94,7 +94,14 @@ METRICS = (
         ("pool", "pair"),
     ),
     Metric("ebm_lag_steps", "histogram", "steps", "Lag of a batch when it was consumed", (), LAGS),
-    Metric("ebm_lag_bound_steps", "gauge", "steps", "Bound on the lag, as the ESS steers it"),
+    Metric("ebm_lag_bound_steps", "gauge", "steps", "Bound on the lag, as it is steered"),
+    Metric(
+        "ebm_lag_treatment",
+        "gauge",
+        "1",
+        "1 for what stale negatives get in a run that chooses its lag (none: lock-step), else 0",
+        ("treatment",),
+    ),
     Metric(
         "ebm_ess_floor_ratio",
         "gauge",
@@ -275,6 +282,10 @@ class RunMetrics:
         self["ebm_gradient_norm"].set(step.gradient_norm)
         self["ebm_learning_rate"].set(step.learning_rate)
         self["ebm_lag_bound_steps"].set(step.lag_bound)
+        if step.lag_choice is not None:
+            for treatment in ("none", "plain", "reweighted", "moved"):
+                chosen = step.lag_choice.treatment == treatment
+                self["ebm_lag_treatment"].labels(treatment).set(chosen)
         for lag in step.lags:
             self["ebm_lag_steps"].observe(lag)
         for ratio in step.ess:

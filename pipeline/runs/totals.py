@@ -6,7 +6,8 @@ import math
 import time
 from typing import Any
 
-from pipeline.common.types import Flow, RoundReport, StepReport
+from pipeline.common.types import Flow, LagChoice, RoundReport, StepReport
+from pipeline.runs.lag import in_words
 
 
 class Totals:
@@ -20,6 +21,7 @@ class Totals:
         self._work = Work() if apart else None
         self.steps = self.negatives = self.transitions = self.lags = self.batches = self.max_lag = 0
         self.ess, self.ess_count = 0.0, 0
+        self.lag_choice: LagChoice | None = None
         self.skipped = self.dropped = self.restarts = self.reseeded = 0
         self.start()
 
@@ -49,6 +51,7 @@ class Totals:
         self.ess += sum(finite)
         self.ess_count += len(finite)
         self.skipped += report.skipped
+        self.lag_choice = report.lag_choice
         self.reseeded += sum(round.reseeded for round in rounds)
         self.add_flow(flow)
         if self._work is not None:
@@ -61,7 +64,8 @@ class Totals:
 
     def figures(self) -> dict[str, Any]:
         """Returns the sums, and means and speeds made of them, by their names in summary.json."""
-        seconds = max(self.seconds, 1e-9)
+        seconds, choice = max(self.seconds, 1e-9), self.lag_choice
+        found = {} if choice is None else {"words": in_words(choice), **choice._asdict()}
         return {
             "wall_seconds": round(seconds, 3),
             "steps": self.steps,
@@ -70,6 +74,7 @@ class Totals:
             "transitions_per_second": self.transitions / seconds,
             "mean_lag": self.lags / max(self.batches, 1),
             "max_lag": self.max_lag,
+            **({"lag_choice": found} if found else {}),
             "mean_ess": self.ess / max(self.ess_count, 1) if self.ess_count else None,
             "restarts": self.restarts,
             "dropped_batches": self.dropped,

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim.swa_utils import get_ema_multi_avg_fn
 
+from pipeline.chains.sampler import ChainPlan
 from pipeline.common.errors import CheckpointError, DivergenceError
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
@@ -43,7 +44,7 @@ from pipeline.training.ranks import (
     stored,
     whole,
 )
-from pipeline.training.staleness import LagController
+from pipeline.training.stale_negatives import StaleNegatives
 
 MAX_SKIPPED_IN_A_ROW = 20
 NOTHING = np.empty(0, np.float32)
@@ -53,7 +54,8 @@ class Learner:
     """Owns the weights, their moving average, the optimizer and the positives. One `step` is one
     optimizer update of the weighted sum of the `terms`. The `energy` and the objectives that are
     given stay as they are: the learner has copies. With `fast` weights, those are what it publishes
-    its own with, for chains. `keeps_chains`: pools keep chains for each training row.
+    its own with, for chains. `keeps_chains`: pools keep chains for each training row. `moving`:
+    the way that stale negatives are moved, where they may be.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
     weights. A report is of a rank's own rows (`pipeline.training.ranks.merged` makes one of all of
@@ -74,6 +76,7 @@ class Learner:
         fast: Callable[[Sequence[Tensor]], FastWeights] | None = None,
         keeps_chains: bool = False,
         ranks: Ranks = ALONE,
+        moving: ChainPlan | None = None,
     ) -> None:
         self._config, self._ranks = config, ranks
         self._device = torch.device(config.device)
@@ -96,10 +99,7 @@ class Learner:
         self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
         self._intake = Intake(config, self.energy, self._device, self._parameters[0].dtype)
         self._rows = RowQueue(config, self.energy, positives, keeps_chains, ranks)
-        trainer = config.trainer
-        # what is not reweighted has no ESS to steer by
-        steered = config.reweight and trainer.lag_mode == "bound" and not config.assigned_rounds
-        self._controller = LagController(trainer.lag, trainer.min_ess, steered)
+        self._stale = StaleNegatives(config, self.energy, self._terms, moving, ranks)
         self._skipped_in_a_row = 0
         self._usage = Usage(0.0, 0, 0)
         # the state of the stream of draws before the positives that are prepared, where they are
@@ -159,6 +159,7 @@ class Learner:
         clock.lap("positives")
         clock.seconds["positives"] += ahead
         side, received = self._intake.receive(batches)
+        self._stale.move(side, received, self.version)
         count = 0 if side is None else len(side.position)
         # of its negatives, or, where positives come with them and are as uneven, of all that this
         # rank learns from
@@ -175,7 +176,8 @@ class Learner:
             self._optimizer.zero_grad(set_to_none=True)
             # positives last: the last pass of a model that is split is to be one of them
             sides.append(self._positives(received))
-        weighing = Weighing(partial(weigh, self._config, received, self.version, share))
+        reweight = self._stale.reweight
+        weighing = Weighing(partial(weigh, self._config, received, self.version, share, reweight))
         self._gradient.add(sides, weighing, scale)
         own, parts = self._gradient.take()
         ess, moments = weighing.result[1:] if weighing.result is not None else ((), ())
@@ -183,15 +185,15 @@ class Learner:
             self._learned, (own, sum(ess), len(ess))
         )
         loss = total / self._ranks.size
+        self._stale.look(side, received, self.version)
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
         norm, skipped = self._update(loss, rate)
-        if batches_of_all:
-            self._controller.observe(all_ess / batches_of_all)
         self._before = None
         self._prepared_seconds = 0.0
         self._rows.next_step()
         self.version += 1
+        self._stale.observe(self.version, all_ess / max(batches_of_all, 1), norm)
         clock.lap("update")
         weights = self.publish()
         clock.lap("publish")
@@ -204,13 +206,15 @@ class Learner:
             negatives=count,
             lags=lags,
             ess=ess,
-            lag_bound=self._controller.bound,
+            lag_bound=self._stale.bound,
             skipped=skipped,
             seconds=clock.seconds,
             energy_moments=moments,
             usage=(self._usage,),
+            lag_choice=self._stale.choice,
         )
         self._usage = used(spent, self._device)
+        self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
@@ -298,7 +302,7 @@ class Learner:
             "optimizer": optimizer_state(self._optimizer),
             "objectives": self._objectives.state_dict(),
             "fast": None if self._fast is None else self._fast.values,
-            "controller": self._controller.state_dict(),
+            "controller": self._stale.state_dict(),
             **self._own_state(),
         }
 
@@ -307,6 +311,7 @@ class Learner:
         return {
             "generator": self._generator.get_state() if self._before is None else self._before,
             "device": self._device.type,
+            "refresh": self._stale.own_state(),
             **self._rows.state_dict(),
         }
 
@@ -329,11 +334,12 @@ class Learner:
         self._objectives.load_state_dict(state["objectives"])
         if self._fast is not None:
             self._fast.values = [tensor.to(self._device) for tensor in state["fast"]]
-        self._controller.load_state_dict(state["controller"])
+        self._stale.load_state_dict(state["controller"])
         ranks, own = [state, *others], self._ranks.rank
         # a stream cannot move from one kind of device to another
         if own < len(ranks) and ranks[own]["device"] == self._device.type:
             self._generator.set_state(ranks[own]["generator"])
+            self._stale.load_own_state(ranks[own].get("refresh"))
         self._rows.load_state_dict(ranks)
 
 

@@ -17,6 +17,7 @@ from pipeline.objectives.base import NegativeSide, Term
 from pipeline.training.lag_choice import Treatment
 from pipeline.training.lag_probe import LagProbe
 from pipeline.training.lag_trial import LagTrial, Pace, Seen
+from pipeline.training.ranks import ALONE, Ranks
 from pipeline.training.refresh import Refresher
 from pipeline.training.staleness import LagController
 
@@ -24,8 +25,8 @@ from pipeline.training.staleness import LagController
 class StaleNegatives:
     """Steers the bound on lag, and says what stale negatives get: what the configuration says, or
     where the run chooses, what its trials find to be free (`LagTrial`). `energy` has the learner's
-    weights; `moving` says how negatives are moved, None where they never are. Number `rank` of the
-    ranks has a random stream of its own.
+    weights; `moving` says how negatives are moved, None where they never are. Each of the `ranks`
+    moves its own, with a random stream of its own; what they choose is the same on each.
     """
 
     def __init__(
@@ -34,17 +35,17 @@ class StaleNegatives:
         energy: Energy,
         terms: Sequence[Term],
         moving: ChainPlan | None,
-        rank: int,
+        ranks: Ranks = ALONE,
     ) -> None:
         # what is not reweighted has no ESS to steer by
         steered = (
             config.reweight and config.trainer.lag_mode == "bound" and not config.assigned_rounds
         )
-        self._config = config
+        self._config, self._ranks = config, ranks
         self._controller = LagController(config.lag, config.trainer.min_ess, steered)
         self._refresher: Refresher | None = None
         if moving is not None:
-            generator = torch_generator(config.seed, "refresh", rank, device=config.device)
+            generator = torch_generator(config.seed, "refresh", ranks.rank, device=config.device)
             self._refresher = Refresher(energy, moving, generator)
         self._trial: LagTrial | None = None
         if config.chooses_lag:
@@ -53,6 +54,7 @@ class StaleNegatives:
             self._probe = LagProbe(config, energy, term, self._refresher)
         self._ended: float | None = None  # when the last step did
         self._pace: Pace | None = None
+        self._seen: list[Seen] = []  # what every rank saw of this step
 
     @property
     def reweight(self) -> bool:
@@ -90,22 +92,21 @@ class StaleNegatives:
         context = None if side.context is None else side.context[rows]
         side.position[rows] = self._refresher.move(side.position[rows], context)
 
-    def look(self, side: NegativeSide | None, received: Sequence[Negatives], version: int) -> Seen:
-        """This rank's part in the choice, before the weights of `version` are updated."""
-        if self._trial is None or not self._trial.probing:
-            return Seen(self._pace)
-        return Seen(self._pace, self._probe.look(side, received, version))
+    def look(self, side: NegativeSide | None, received: Sequence[Negatives], version: int) -> None:
+        """Sees what there is to see of a step, before the weights of `version` are updated."""
+        if self._trial is None:
+            return
+        look = self._probe.look(side, received, version) if self._trial.probing else None
+        self._seen = self._ranks.gather(Seen(self._pace, look))
 
-    def observe(
-        self, version: int, seen: Sequence[Seen], ess: Sequence[float], norm: float
-    ) -> None:
-        """Takes in the update that made `version`: what every rank saw, the `ess` of all batches,
-        and the gradient's norm.
+    def observe(self, version: int, ess: float, norm: float) -> None:
+        """Takes in the update that made `version`: the mean ESS of all ranks' batches, 0 where
+        there are none, and the gradient's norm.
         """
-        if ess and (self._trial is None or self.reweight):
-            self._controller.observe(sum(ess) / len(ess))
+        if self._trial is None or self.reweight:
+            self._controller.observe(ess)
         if self._trial is not None:
-            self._trial.observe(version, seen, norm)
+            self._trial.observe(version, self._seen, norm)
 
     def end(self, ahead: float, step: float) -> None:
         """A step ended now, in which the learner computed for so many seconds, `ahead` of its
