@@ -10,6 +10,8 @@ Runs with paired seeds are judged by held-out log-likelihoods, nats a row:
 `8gaussians`  the deep energy in the plane of `experiment=toy`, MALA and Adam, by quadrature
 `digits64`    the deep energy of `make train` on digits with their noise, 64 dimensions, by annealed
               importance sampling
+`deep`        the same at short lags and at the learning rate of `make train`; stale negatives are
+              also moved two transitions under the newest weights (`trainer.refresh=2`)
 
 Lags are made, not met with: at a lag of s, step t consumes what version max(0, t - s) made
 (`trainer.lag_mode=exact`). In a steered run s is the bound that the learner's `LagController` sets
@@ -36,7 +38,7 @@ import numpy as np
 from benchmarks import harness
 from benchmarks.harness import say
 from benchmarks.staleness_picture import Row, draw
-from benchmarks.staleness_runs import TASKS, Task, Trial, quick, run, trials_of
+from benchmarks.staleness_runs import MOVED, TASKS, Task, Trial, quick, run, trials_of
 
 TOLERANCE = 0.1  # nats that a reweighted RBM may lose at the largest lag, beside 2 standard errors
 
@@ -65,12 +67,14 @@ def rows_of(name: str, task: Task, results: Results) -> list[Row]:
             groups[trial.learning_rate, trial.lag, trial.way][trial.seed] = result
     rows = []
     for (rate, lag, way), runs in groups.items():
-        for reweight in (False, True) if way == "lock-step" and task.plain else (way != "plain",):
+        weighted = way not in ("plain", "moved")
+        for reweight in (False, True) if way == "lock-step" and task.plain else (weighted,):
             head = {
                 "task": name,
                 "lag": lag,
                 "learning_rate": rate,
                 "reweight": reweight,
+                "moved": MOVED if way == "moved" else 0,
                 "steered": way == "steered",
             }
             rows.append(head | _figures(runs, groups.get((rate, 0, "lock-step"), {})))
@@ -85,7 +89,10 @@ def rows_of(name: str, task: Task, results: Results) -> list[Row]:
                     ],
                 }
     return sorted(
-        rows, key=lambda row: (row["learning_rate"], row["steered"], row["lag"], row["reweight"])
+        rows,
+        key=lambda row: tuple(
+            row[key] for key in ("learning_rate", "steered", "lag", "reweight", "moved")
+        ),
     )
 
 
@@ -189,9 +196,8 @@ def table(rows: Sequence[Row]) -> str:
             if row["mean_ess"] is None or not row["lag"]
             else f"{row['mean_ess']:.2f} / {row['worst_ess']:.3f}"
         )
-        weights, more = (
-            ("reweighted" if row["reweight"] else "plain", more) if row["lag"] else ("", "")
-        )
+        way = "reweighted" if row["reweight"] else "moved" if row["moved"] else "plain"
+        weights, more = (way, more) if row["lag"] else ("", "")
         if row["lag"] or row["reweight"]:  # lock-step once
             lines.append(
                 f"| {row['task']} | {row['learning_rate']:g} | {lag} | {weights} | {nats} | {more}"
@@ -272,7 +278,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         verdict = "met" if target["met"] else "NOT MET"
         what = f"{target['task']}, rate {target['learning_rate']:g}: {target['what']}"
         say(f"{what}: {target['difference']}: {verdict}")
-    command = "python -m benchmarks.staleness --docs docs"
+    command = "python -m benchmarks.staleness"
+    command += " --docs docs" if given.docs else f" --only {' '.join(given.only)}"
     content = {
         "command": command + (" --quick" if given.quick else ""),
         "settings": {name: " ".join(task.arguments) for name, task in tasks.items()},

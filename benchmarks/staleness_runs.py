@@ -30,7 +30,8 @@ class Task(NamedTuple):
     """A model and its data, and the runs that are made of it.
 
     `lags` are exact ones, 0 the first; `bounds` are those of steered runs. Where `plain`, negatives
-    are also counted as they are.
+    are also counted as they are, and where `moved`, also after transitions under the newest
+    weights.
     """
 
     arguments: tuple[str, ...]
@@ -39,6 +40,7 @@ class Task(NamedTuple):
     bounds: tuple[int, ...]
     plain: bool
     seeds: int
+    moved: bool = False
 
 
 class Trial(NamedTuple):
@@ -64,11 +66,22 @@ TASKS = {
         False,
         2,
     ),
+    "deep": Task(
+        ("trainer.steps=1500", "evaluation.ais_temperatures=2000", "evaluation.ais_particles=100"),
+        (1e-3, 4e-3),
+        (0, 1, 4),
+        (),
+        True,
+        2,
+        moved=True,
+    ),
 }
+MOVED = 2  # transitions
 SETTINGS = {
     "lock-step": ("trainer.lag=0",),
     "plain": ("trainer.lag_mode=exact", "trainer.reweight=false"),
     "reweighted": ("trainer.lag_mode=exact", "trainer.reweight=true"),
+    "moved": ("trainer.lag_mode=exact", f"trainer.refresh={MOVED}"),
     "steered": ("trainer.lag_mode=bound", "trainer.reweight=true"),
 }
 
@@ -82,11 +95,8 @@ def quick(task: Task) -> Task:
 
 def trials_of(name: str, task: Task) -> Iterator[Trial]:
     """Give the task's trials: every way, for each seed and rate."""
-    exact = [
-        (lag, way)
-        for lag in task.lags[1:]
-        for way in (("plain", "reweighted") if task.plain else ("reweighted",))
-    ]
+    kinds = {"plain": task.plain, "reweighted": True, "moved": task.moved}
+    exact = [(lag, way) for lag in task.lags[1:] for way, made in kinds.items() if made]
     ways = [(0, "lock-step"), *exact, *((bound, "steered") for bound in task.bounds)]
     for seed in range(task.seeds):
         for rate in task.rates:
@@ -146,7 +156,10 @@ def run(trial: Trial) -> dict[str, Any]:
         for _ in range(config.trainer.steps):
             report = runner.step()[0]
             lags.append(report.lags[0])
-            if trial.way != "plain":  # negatives that are counted as they are have no weights
+            if trial.way in (
+                "reweighted",
+                "steered",
+            ):  # negatives that are counted as they are have no weights
                 ess.append(sum(report.ess) / len(report.ess))
         *_, figures = runner.evaluate("")  # no samples: nothing is written
         assert isinstance(figures, dict)
