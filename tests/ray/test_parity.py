@@ -58,6 +58,7 @@ def weights(runner: RayRunner) -> np.ndarray:
         ["ladder"],
         ["deep", "trainer.negatives=8", "trainer.lag=3", "trainer.lag_mode=exact"],
         ["rbm", "objective=cd", "trainer.batch_size=40", "trainer.lag=2", "trainer.lag_mode=exact"],
+        ["deep", "trainer.lag=2", "trainer.lag_mode=exact", "trainer.refresh=2"],
         ["rbm", "objective=fast_pcd"],
         ["deep", "objective=improved_cd", "objective.replayed=2", "kernel=ula"],
         ["deep", "objective=hutchinson"],
@@ -101,3 +102,20 @@ def test_a_checkpoint_passes_from_one_to_the_other(small: Small, tmp_path: Path)
     again = through_ray(config, tmp_path, STEPS - STEPS // 2)
     assert np.array_equal(weights(again), inline(config))
     again.close()
+
+
+def test_a_run_that_chooses_its_lag_keeps_to_it(small: Small, tmp_path: Path) -> None:
+    """No batch is older than the bound of the step before, in lock-step, while it looks, and under
+    whatever it chooses; which that is depends on the machine.
+    """
+    runner = through_ray(small("rbm", "trainer.lag=auto", "trainer.steps=160"), tmp_path, 0)
+    bound, looked = 0, False
+    for _ in range(160):
+        report, _, _ = runner.step()
+        assert max(report.lags) <= bound
+        bound, choice = report.lag_bound, report.lag_choice
+        assert choice is not None
+        assert (bound == 0) or choice.treatment != "none"
+        looked = looked or choice.possible is not None
+    runner.close()
+    assert looked
