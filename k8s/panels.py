@@ -227,13 +227,14 @@ CHAINS = (
 FLOW = (
     Chart(
         "Lag",
-        "How many versions old batches were when they were consumed, and the bound that the ESS"
-        " steers.",
+        "How many versions old batches were when they were consumed, and the bound that is steered."
+        " Under trainer.lag=auto, 1 for what stale negatives get.",
         "none",
         (
             Query(mean("ebm_lag_steps"), "mean"),
             Query(quantile(0.9, "ebm_lag_steps"), "nine in ten at most"),
             Query(f"ebm_lag_bound_steps{RUN}", "bound"),
+            Query(f"ebm_lag_treatment{RUN}", "{{treatment}}"),
         ),
         width=8,
         low=0,

@@ -139,6 +139,47 @@ def test_configuration_is_frozen_and_typed() -> None:
             "no negatives",
         ),
         (["objective=fast_pcd", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
+        (["trainer.lag=soon"], "trainer.lag", "soon", "'auto'"),
+        (["objective=hutchinson", "trainer.lag=auto"], "trainer.lag", "auto", "no chains"),
+        (["objective=hutchinson", "trainer.refresh=1"], "trainer.refresh", "1", "no negatives"),
+        (["trainer.refresh=2"], "trainer.refresh", "2", "at trainer.lag=0 no negatives are stale"),
+        (
+            ["objective=cd", "trainer.lag=1", "trainer.refresh=2"],
+            "trainer.refresh",
+            "2",
+            "not valid for objective=cd",
+        ),
+        (
+            ["kernel=ula", "kernel.noise=0.1", "trainer.lag=auto", "trainer.refresh=2"],
+            "trainer.refresh",
+            "2",
+            "not valid for kernel=ula",
+        ),
+        (
+            ["trainer.lag=1", "trainer.refresh=2", "trainer.reweight=true"],
+            "trainer.refresh",
+            "2",
+            "get no weights",
+        ),
+        (
+            [*TWO, FSDP, "trainer.lag=1", "trainer.refresh=2"],
+            "trainer.refresh",
+            "2",
+            "no rank has the whole model",
+        ),
+        ([*TWO, FSDP, "trainer.lag=auto"], "trainer.lag", "auto", "no rank has the whole model"),
+        (
+            ["trainer.lag=auto", "trainer.lag_mode=exact"],
+            "trainer.lag_mode",
+            "exact",
+            "use bound",
+        ),
+        (
+            ["trainer.lag=auto", "trainer.reweight=true"],
+            "trainer.reweight",
+            "true",
+            "use auto, or false",
+        ),
         (["objective=sliced", "energy.box=[-2,2]"], "objective", "sliced", "use energy.box=null"),
         (["objective=sliced", "objective.probe=hutch_pp"], "objective.probes", "1", "at least 3"),
         (["objective=sliced", "objective.probe=basis"], "objective.probe", "basis", "'rademacher'"),
@@ -525,3 +566,23 @@ def test_refusal_exits_with_2_and_writes_nothing(arguments: list[str], tmp_path:
     assert done.stderr.startswith(f"refused: {key}=")
     assert len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_lag_that_the_run_chooses() -> None:
+    """At most 1, by first come; in one process there is nothing to choose. Negatives are moved by
+    what is given, or 2, where they are draws of the model's law.
+    """
+    auto = compose(["trainer.lag=auto"])
+    assert (auto.chooses_lag, auto.lag, auto.refresh, auto.assigned_rounds) == (True, 1, 2, False)
+    alone = compose(["trainer.lag=auto", "cluster=inline"])
+    assert (alone.chooses_lag, alone.lag, alone.refresh) == (False, 0, 0)
+    assert alone.assigned_rounds
+    assert compose(["trainer.lag=auto", "trainer.refresh=0"]).refresh == 0
+    assert compose(["trainer.lag=auto", "trainer.refresh=5"]).refresh == 5
+    assert compose(["trainer.lag=auto", "objective=cd"]).refresh == 0
+    assert compose(["trainer.lag=3"]).refresh == 0
+
+
+def test_what_is_moved_gets_no_weights() -> None:
+    assert compose(["trainer.lag=1"]).reweight
+    assert not compose(["trainer.lag=1", "trainer.refresh=2"]).reweight

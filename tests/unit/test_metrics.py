@@ -9,8 +9,9 @@ import pytest
 from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage
+from pipeline.common.types import EnergyMoments, Flow, LagChoice, RoundReport, StepReport, Usage
 from pipeline.runs.metrics import METRICS, RunMetrics
+from pipeline.runs.totals import Totals
 
 STEP = StepReport(
     version=3,
@@ -144,3 +145,30 @@ def test_a_row_holds_the_same_series() -> None:
     assert row["ebm_loss"] == -1.5
     assert row['ebm_acceptance_ratio{pool="1"}'] == 0.6
     assert not any("_bucket" in key or "_created" in key for key in row)
+
+
+def test_what_stale_negatives_get_is_one_of_four() -> None:
+    """In a run that chooses its lag; in others there is no such series."""
+    metrics = RunMetrics("mine")
+    metrics.observe(STEP, [ROUND], FLOW)
+    assert not any("treatment" in key for key in metrics.row())
+    for treatment in ("plain", "moved"):
+        choice = LagChoice(treatment, {"plain": 0.02}, None, 1.9, 1.5, False)
+        metrics.observe(STEP._replace(lag_choice=choice), [ROUND], FLOW)
+        ones = [key for key, value in metrics.row().items() if "treatment" in key and value]
+        assert ones == [f'ebm_lag_treatment{{treatment="{treatment}"}}']
+
+
+def test_a_summary_says_what_was_found_out_about_lag() -> None:
+    totals = Totals()
+    totals.add(STEP, [ROUND], FLOW)
+    assert "lag_choice" not in totals.figures()
+    choice = LagChoice("moved", {"plain": 0.02, "moved": 0.001}, 0.4, 1.9, 1.5, False)
+    totals.add(STEP._replace(lag_choice=choice), [ROUND], FLOW)
+    found = totals.figures()["lag_choice"]
+    assert found["bias"] == {"plain": 0.02, "moved": 0.001}
+    assert found["words"] == (
+        "lag: negatives one version old, moved under the newest weights first"
+        " (|error|^2 / |gradient|^2: plain 0.020, moved 0.001; ESS of the weights 0.40);"
+        " 1.50 times the steps of lock-step"
+    )

@@ -63,7 +63,7 @@ def side_of(energy: torch.nn.Module, version: int, *made: int) -> tuple[Negative
 def test_only_stale_negatives_move(small: Small) -> None:
     config = small("deep", *EXACT, "trainer.refresh=1")
     energy = make_energy(config, (8, 8))
-    stale = StaleNegatives(config, energy, [], moving_plan(config), 0)
+    stale = StaleNegatives(config, energy, [], moving_plan(config))
     side, received = side_of(energy, 7, 7, 5, 7)
     before = side.position.clone()
     stale.move(side, received, 7)
@@ -73,9 +73,11 @@ def test_only_stale_negatives_move(small: Small) -> None:
     assert not stale.reweight
 
 
-@pytest.mark.parametrize("kind", ["deep", "ladder", "rbm"])
+@pytest.mark.parametrize("kind", ["deep", "ladder", "rbm", "conditional"])
 def test_a_run_moves_its_stale_negatives_and_no_others(small: Small, kind: str) -> None:
-    """On a ladder the model's rung, by the inner kernel. The first step's are fresh."""
+    """On a ladder the model's rung, by the inner kernel; under contexts each under its own. The
+    first step's are fresh.
+    """
 
     def run(*more: str, steps: int) -> np.ndarray:
         runner = InlineRunner(small(kind, *EXACT, "trainer.reweight=false", *more))
