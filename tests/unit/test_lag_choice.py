@@ -29,7 +29,7 @@ from pipeline.training.lag_trial import Look
 from pipeline.training.refresh import Refresher
 
 Small = Callable[..., RunConfig]
-SHIFT, STEP, ROWS = 0.3, 0.25, 500
+SHIFT, STEP, ROWS, DIMENSION = 0.3, 0.25, 500, 30
 FREE, COSTLY = Ratio(0.4 * TOLERANCE, 0.4 * TOLERANCE), Ratio(0.9 * TOLERANCE, 0.2 * TOLERANCE)
 
 
@@ -37,8 +37,8 @@ class Hill(Energy):
     """E(x) = |x - theta|^2 / 2, so that p is N(theta, 1), and grad_theta E = theta - x."""
 
     def __init__(self) -> None:
-        super().__init__((3,))
-        self.middle = nn.Parameter(torch.zeros(3))
+        super().__init__((DIMENSION,))
+        self.middle = nn.Parameter(torch.zeros(DIMENSION))
 
     def forward(self, x: Tensor) -> Tensor:
         return (x - self.middle).square().sum(1) / 2
@@ -53,10 +53,10 @@ def looks(config: RunConfig, count: int) -> list[Look]:
     probe, found = LagProbe(config, energy, term, refresher), []
     for version in range(count + 1):
         with torch.no_grad():
-            energy.middle += torch.tensor([SHIFT, 0.0, 0.0])
+            energy.middle[0] += SHIFT
             received = []
             for pool in range(2):
-                x = energy.middle + torch.randn(ROWS, 3, generator=generator)
+                x = energy.middle + torch.randn(ROWS, DIMENSION, generator=generator)
                 age = torch.zeros(ROWS, dtype=torch.int64)
                 received.append(Negatives(x, energy(x), age, pool, 0, version, version))
         side = NegativeSide(torch.cat([batch.position for batch in received]))
@@ -92,7 +92,7 @@ def test_only_one_version_is_looked_at(small: Small) -> None:
     probe = LagProbe(small("deep"), energy, term, None)
 
     def look(version: int, *made: int) -> Look | None:
-        x = torch.randn(4, 3)
+        x = torch.randn(4, DIMENSION)
         age = torch.zeros(4, dtype=torch.int64)
         received = [Negatives(x, energy(x).detach(), age, 0, 0, 0, other) for other in made]
         return probe.look(NegativeSide(x.repeat(len(made), 1)), received, version)
