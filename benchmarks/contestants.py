@@ -106,7 +106,7 @@ def scikit_learn(setting: Setting, seed: int) -> list[Snapshot]:
         arrays = (model.components_, model.intercept_visible_, model.intercept_hidden_)
         return [torch.from_numpy(array) for array in arrays]
 
-    class Model(BernoulliRBM):  # type: ignore[misc]
+    class Model(BernoulliRBM):
         def _fit(self, rows: Any, random: Any) -> None:
             if not hasattr(self, "watch"):
                 self.watch = Watch(setting, weights)
@@ -291,7 +291,7 @@ def torchebm(setting: Setting, seed: int) -> list[Snapshot]:
     from torchebm.samplers import LangevinDynamics
     from torchebm.utils.ema import EMA
 
-    class Model(BaseModel):  # type: ignore[misc]
+    class Model(BaseModel):
         def __init__(self) -> None:
             super().__init__(device="cpu")
             self.energy = Perceptron()
