@@ -216,7 +216,7 @@ class ParameterServer:
             lost.append(pool)
             return None
 
-    @ray.method(num_returns=2, concurrency_group="weights")
+    @ray.method(num_returns=2)
     def weights(self, version: int) -> tuple[Weights, bool]:
         """The weights that a step made, once, and that they are there; they are put into the object
         store while the next step begins. Raises `ServerOutOfStepError` where there are none.

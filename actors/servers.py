@@ -30,9 +30,11 @@ class ServerRanks:
         options: dict[str, Any] = {"num_cpus": cluster.server_cpus, "num_gpus": cluster.server_gpus}
         if cluster.server_labels:
             options["label_selector"] = cluster.server_labels
-        actor = ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"weights": 1})(
-            make
-        )
+        # a second thread puts weights into the object store while the next step begins; in lock-step
+        # it would have nothing to do but to ask for the interpreter's lock, hundreds of times a second
+        self._beside = {} if config.trainer.lag == 0 else {"concurrency_group": "weights"}
+        groups = {"weights": 1} if self._beside else None
+        actor = ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups=groups)(make)
         self.actors = [
             actor.options(**options).remote(config) for _ in range(config.trainer.replicas)
         ]
@@ -140,7 +142,7 @@ class ServerRanks:
         """The weights that the last step made, one object, once it is there. Raises those of
         `LOST`.
         """
-        weights, there = self.first.weights.remote(version)
+        weights, there = self.first.weights.options(**self._beside).remote(version)
         # rounds that wait for weights which never come would look like pools that died
         get(there, self._config.cluster.timeout, "the parameter server's weights")
         return weights

@@ -107,7 +107,7 @@ class TrivialServer:
         nothing: Any = b""  # a version, without weights
         return Weights(version, nothing)
 
-    @ray.method(num_returns=2, concurrency_group="weights")
+    @ray.method(num_returns=2)
     def weights(self, version: int) -> tuple[Any, bool]:
         return self.made(version), True
 
