@@ -163,7 +163,8 @@ def matmuls(energy: Energy, x: Tensor) -> Advance:
             torch.addmm(visible, units, weight)
     else:
         assert isinstance(energy, MLPEnergy)
-        layers = [(layer.weight.detach(), layer.bias.detach()) for layer in energy.layers]  # type: ignore[union-attr, operator]
+        modules: Any = energy.layers
+        layers = [(layer.weight.detach(), layer.bias.detach()) for layer in modules]
         values = [x, *(torch.rand(len(x), len(bias)) for _, bias in layers)]
 
         def product() -> None:
@@ -200,9 +201,14 @@ def sides(model: str, energy: Energy, pair: Pair, x: Tensor) -> dict[str, Advanc
 
 
 def with_threads(threads: int, advance: Advance, transitions: int) -> float:
-    """Return what so many transitions take, seconds, with `threads` in torch and in NumPy."""
+    """Return what so many transitions take, seconds, with `threads` in torch and in NumPy.
+
+    Some run untimed first: threads of the library before wait for work for a while, on the
+    processors that this one needs.
+    """
     torch.set_num_threads(threads)
     with threadpool_limits(threads, user_api="blas"):
+        advance(1 + transitions // 3)
         return harness.seconds(partial(advance, transitions))
 
 
