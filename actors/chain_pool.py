@@ -14,6 +14,7 @@ from actors.lines import LineBroken, Lines
 from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
 from pipeline.common.errors import OutOfStepError
+from pipeline.common.process import keep_to_core
 from pipeline.common.types import Part, RoundReport, Rows, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint, write_part
@@ -42,6 +43,8 @@ class ChainPool:
         context_shape: tuple[int, ...] | None,
     ) -> None:
         torch.set_num_threads(config.cluster.threads)
+        if config.cluster.pin:
+            keep_to_core(pool)
         self._config, self._number = config, pool
         self._lines = Lines()
         self._pool = make_chains(config, shape, pool, context_shape)

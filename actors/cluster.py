@@ -114,3 +114,12 @@ def _check_size(config: RunConfig) -> None:
                 f"the cluster has {have.get(kind, 0.0)}"
             )
             raise ConfigError(f"cluster.pool_{key}", per_pool, remedy)
+
+
+def on_cores_of_its_own(config: RunConfig) -> RunConfig:
+    """The configuration as its actors get it. They keep to cores only on a Ray of the run's own,
+    and with a thread each: of others' processes, and their cores, nobody knows here.
+    """
+    cluster = config.cluster
+    pin = cluster.pin and cluster.threads == 1 and not os.environ.get("RAY_ADDRESS")
+    return config.model_copy(update={"cluster": cluster.model_copy(update={"pin": pin})})

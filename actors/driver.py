@@ -19,6 +19,7 @@ from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.chain_pool import ChainPool
+from actors.cluster import on_cores_of_its_own
 from actors.members import Finished
 from actors.parameter_server import ParameterServer
 from actors.policy import RestartBudget, made_under, missing
@@ -52,6 +53,7 @@ class RayRunner:
         server: type = ParameterServer,
         watch: Callable[[Flow], None] | None = None,
     ) -> None:
+        config = on_cores_of_its_own(config)
         self._config, self._watch = config, watch
         self._store = CheckpointStore(output, config.checkpoint.keep)
         self.servers = ServerRanks(config, server)

@@ -16,6 +16,7 @@ from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.learner import make_learner
 from pipeline.common.errors import ServerOutOfStepError
+from pipeline.common.process import keep_to_core
 from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint, write_part
@@ -67,6 +68,8 @@ class ParameterServer:
         is then at. Several ranks meet at `address` first.
         """
         size = self._config.trainer.replicas
+        if self._config.cluster.pin and size > 1:
+            keep_to_core(rank)  # where a pool is, which rests when ranks learn
         if size > 1:
             self._ranks.leave()  # where a damaged checkpoint was tried before this one
             self._ranks = Ranks.join(

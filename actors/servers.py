@@ -30,8 +30,8 @@ class ServerRanks:
         options: dict[str, Any] = {"num_cpus": cluster.server_cpus, "num_gpus": cluster.server_gpus}
         if cluster.server_labels:
             options["label_selector"] = cluster.server_labels
-        # a second thread puts weights into the object store while the next step begins; in lock-step
-        # it would have nothing to do but to ask for the interpreter's lock, hundreds of times a second
+        # a second thread puts weights into the object store while the next step begins; in
+        # lock-step it would only ask for the interpreter's lock, hundreds of times a second
         self._beside = {} if config.trainer.lag == 0 else {"concurrency_group": "weights"}
         groups = {"weights": 1} if self._beside else None
         actor = ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups=groups)(make)

@@ -1,6 +1,6 @@
 """Seconds until a model reaches a held-out log-likelihood: this project and its peers.
 
-    python -m benchmarks.time_to_likelihood [--tune] [--seeds 3] [--only NAME[:TASK]] [--json [FILE]]
+    python -m benchmarks.time_to_likelihood [--tune] [--only NAME[:TASK]] [--json [FILE]]
 
 The digits RBM 64x16 is to reach -18.5 nats a test row, with log Z by enumeration; the default
 perceptron is to reach -10, with log Z by AIS. This project's runs go through

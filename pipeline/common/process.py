@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import os
 import time
 from functools import cache, lru_cache
 
@@ -48,3 +49,16 @@ def keep_freed_memory() -> None:
     if mallopt is not None:
         mallopt(M_TRIM_THRESHOLD, LARGE)
         mallopt(M_MMAP_THRESHOLD, LARGE)
+
+
+def keep_to_core(place: int) -> None:
+    """Has this thread, and those that it starts, run on one core alone: the one numbered `place`
+    of those that it may use, counted round.
+
+    A step of a few milliseconds is over before the system has moved a process to a core that is
+    free: without this, one that wakes another shares a core with it. Where the system has no such
+    call it does nothing.
+    """
+    if hasattr(os, "sched_setaffinity"):
+        cores = sorted(os.sched_getaffinity(0))
+        os.sched_setaffinity(0, {cores[place % len(cores)]})

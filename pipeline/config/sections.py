@@ -145,6 +145,10 @@ class Cluster(Section):
         "torch threads of each pool and of each rank; auto: an even share of this machine's cores,"
         " on a cluster the CPUs that a pool asks for"
     )
+    pin: bool = Field(
+        False,
+        description="keep each process to a core of its own, where the run has this machine alone",
+    )
     pool_cpus: NonNegativeFloat = about("CPUs that Ray reserves for a pool")
     pool_gpus: NonNegativeFloat = about("GPUs for a pool (fractions share one)")
     pool_labels: dict[str, str] = about(

@@ -32,6 +32,7 @@ from pipeline.common.errors import ArgumentError
 from pipeline.common.types import Rows, StepReport
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import unflatten_
+from pipeline.training.exchange import MOST, Exchange
 
 Thing = TypeVar("Thing")
 Pass = Callable[[], Tensor]
@@ -52,8 +53,9 @@ class Ranks:
     ranks, in the same order.
     """
 
-    def __init__(self, rank: int, size: int, device: str) -> None:
+    def __init__(self, rank: int, size: int, device: str, exchange: Exchange | None = None) -> None:
         self.rank, self.size, self.device = rank, size, device
+        self._exchange = exchange
 
     @classmethod
     def alone(cls) -> Ranks:
@@ -77,12 +79,15 @@ class Ranks:
             world_size=size,
             timeout=timedelta(seconds=timeout),
         )
-        return cls(rank, size, device)
+        few = backend == "gloo" and size <= MOST
+        return cls(rank, size, device, Exchange(rank, size, address, timeout) if few else None)
 
     def leave(self) -> None:
         """Ends the group, also one that lost a rank; the process may then join another. Alone,
         there is none.
         """
+        if self._exchange is not None:
+            self._exchange.close()
         if self.size > 1:
             dist.destroy_process_group()
 
@@ -98,9 +103,20 @@ class Ranks:
         """The sum over ranks of each of the `numbers`."""
         if self.size == 1:
             return list(numbers)
-        totals = torch.tensor(numbers, dtype=torch.float64, device=self.device)
-        dist.all_reduce(totals)
-        return totals.tolist()
+        return self.total(torch.tensor(numbers, dtype=torch.float64, device=self.device)).tolist()
+
+    def total(self, values: Tensor) -> Tensor:
+        """The sum over ranks of the `values` [N], the same bits on each; they may be
+        overwritten.
+        """
+        if self._exchange is None:
+            dist.all_reduce(values)
+            return values
+        first, *others = map(torch.from_numpy, self._exchange.all(values.numpy()))
+        total = first + others[0]
+        for other in others[1:]:
+            total += other
+        return total
 
     def share(self, rows: int) -> float:
         """R M_r / sum M for this rank's M_r `rows`: what its mean counts in a mean over ranks."""
@@ -186,7 +202,7 @@ class Replicated(Alone):
 
     def __init__(self, energy: Energy, ranks: Ranks) -> None:
         super().__init__(energy)
-        self._size = ranks.size
+        self._ranks = ranks
 
     @torch.no_grad()
     def reduce(self, parameters: Sequence[nn.Parameter], figures: Sequence[float]) -> list[float]:
@@ -197,12 +213,13 @@ class Replicated(Alone):
             torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
             for parameter in parameters
         ]
-        numbers = torch.tensor([*touched, *figures], dtype=torch.float64, device=first.device)
-        gradient = torch.cat([piece.reshape(-1) for piece in pieces])
-        dist.all_reduce(gradient)
-        dist.all_reduce(numbers)
-        gradient /= self._size
-        counts = numbers.tolist()
+        numbers = torch.tensor([*touched, *figures], dtype=first.dtype, device=first.device)
+        both = torch.cat([*(piece.reshape(-1) for piece in pieces), numbers])
+        total = self._ranks.total(both)
+        gradient, counts = (
+            total[: -len(numbers)] / self._ranks.size,
+            total[-len(numbers) :].tolist(),
+        )
         sizes = [parameter.numel() for parameter in parameters]
         for parameter, piece, values, count in zip(
             parameters, pieces, gradient.split(sizes), counts, strict=False
@@ -230,6 +247,7 @@ class Sharded(Alone):
         from torch.distributed.fsdp import fully_shard
 
         super().__init__(energy)
+        self._ranks = ranks
         numbers = [name for name, parameter in energy.named_parameters() if parameter.ndim == 0]
         if numbers:
             remedy = (
@@ -254,11 +272,13 @@ class Sharded(Alone):
             losses.append(_backward(work))
         return losses
 
-    def reduce(self, parameters: Sequence[nn.Parameter], figures: Sequence[float]) -> list[float]:
+    def reduce(
+        self,
+        parameters: Sequence[nn.Parameter],  # noqa: ARG002
+        figures: Sequence[float],
+    ) -> list[float]:
         """The gradient is reduced by then, in the last pass."""
-        numbers = torch.tensor(figures, dtype=torch.float64, device=parameters[0].device)
-        dist.all_reduce(numbers)
-        return numbers.tolist()
+        return self._ranks.sums(*figures)
 
     @contextmanager
     def whole(self) -> Iterator[None]:

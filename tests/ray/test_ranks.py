@@ -230,7 +230,12 @@ def train(
         )
         beside = learner._objectives.state_dict()
         return Trained(
-            weights, learner.averaged(), reports, learner._controller.state_dict(), beside, held
+            weights,
+            learner.averaged(),
+            reports,
+            learner._stale._controller.state_dict(),
+            beside,
+            held,
         )
     finally:
         torch.set_default_dtype(torch.float32)
