@@ -18,8 +18,8 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-TOLERANCE = 0.01
-"""The largest |b|^2 / |g|^2 that counts as free: an error of a tenth of the gradient."""
+TOLERANCE = 0.015
+"""The largest |b|^2 / |g|^2 that counts as free: an error of an eighth of the gradient."""
 
 
 class Treatment(StrEnum):
@@ -71,19 +71,17 @@ def relative_bias(squares: Sequence[float], norms: Sequence[float]) -> Ratio:
 
 
 def choose(bias: Mapping[Treatment, Ratio], ess: float | None, least_ess: float) -> Treatment:
-    """The cheapest treatment that is free: plain or moved negatives whose relative bias, with its
-    standard error, is at most `TOLERANCE`; reweighted ones whose `ess`, a ratio, is at least
-    `least_ess`; else none.
+    """The cheapest treatment that is free, else none: its relative bias, with its standard error,
+    is at most `TOLERANCE`, and the `ess` of weights, a ratio, at least `least_ess`.
 
-    Reweighted negatives are judged by their ESS alone, None where they are not valid. Their
-    estimate is of the law now, which chains that got k transitions since the weights changed are
-    still on their way to: what lies between the two is not the bias of either.
+    Free means: nearly what lock-step does. Weights jump to the law now, to which chains with k
+    transitions since are still on their way. Where they do not get there within a round,
+    reweighting changes the gradient by more than the lag did, whatever the ESS.
     """
     for treatment in (Treatment.PLAIN, Treatment.REWEIGHTED, Treatment.MOVED):
-        if treatment is Treatment.REWEIGHTED:
-            if ess is not None and ess >= least_ess:
-                return treatment
-        elif treatment in bias and sum(bias[treatment]) <= TOLERANCE:
+        free = treatment in bias and sum(bias[treatment]) <= TOLERANCE
+        heavy = treatment is Treatment.REWEIGHTED and (ess is None or ess < least_ess)
+        if free and not heavy:
             return treatment
     return Treatment.NONE
 

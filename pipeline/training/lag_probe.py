@@ -28,8 +28,9 @@ class Taken(NamedTuple):
 
 class LagProbe:
     """Compares, under the weights that `energy` has, the gradient of a step's fresh negatives with
-    that of the ones of the step before, made one version earlier: as they are, and moved by the
-    `refresher`, where there is one. `term` is the objective that consumes chains.
+    that of the ones of the step before, made one version earlier: as they are, reweighted where
+    that is valid, and moved by the `refresher`, where there is one. `term` is the objective that
+    consumes chains.
     """
 
     def __init__(
@@ -55,26 +56,28 @@ class LagProbe:
             return None
         fresh = self._gradients(now, version)
         squares = {Treatment.PLAIN: squared_bias(self._gradients(before, version), fresh)}
+        ess = None
+        if self._config.reweight:
+            weighted = self._gradients(before, version, reweight=True)
+            squares[Treatment.REWEIGHTED] = squared_bias(weighted, fresh)
+            ratios = self._weighed(before, version, reweight=True).ess
+            ess = sum(ratios) / len(ratios)
         if self._refresher is not None:
             position = self._refresher.move(before.side.position, before.side.context)
             moved = before._replace(side=before.side._replace(position=position))
             squares[Treatment.MOVED] = squared_bias(self._gradients(moved, version), fresh)
-        return Look(squares, self._ess(before, version) if self._config.reweight else None)
+        return Look(squares, ess)
 
-    def _ess(self, taken: Taken, version: int) -> float:
-        """The mean ESS of the importance weights of the batches, a ratio."""
-        ratios = self._weighed(taken, version, reweight=True).ess
-        return sum(ratios) / len(ratios)
-
-    def _gradients(self, taken: Taken, version: int) -> Halves:
+    def _gradients(self, taken: Taken, version: int, reweight: bool = False) -> Halves:
         """The gradients that the first and the second half of every batch's chains give."""
-        return Halves(*(self._gradient(self._half(taken, half), version) for half in range(2)))
+        halves = (self._half(taken, half) for half in range(2))
+        return Halves(*(self._gradient(half, version, reweight) for half in halves))
 
-    def _gradient(self, taken: Taken, version: int) -> Tensor:
-        """The gradient [P] of the objective's parts that are of negatives; these have no weights
-        but for chains in their burn-in, which do not count.
+    def _gradient(self, taken: Taken, version: int, reweight: bool) -> Tensor:
+        """The gradient [P] of the objective's parts that are of negatives. Chains in their burn-in
+        do not count.
         """
-        weights = self._weighed(taken, version, reweight=False).weights
+        weights = self._weighed(taken, version, reweight).weights
         total = weights.new_zeros(sum(parameter.numel() for parameter in self._parameters))
         for piece, share in self._rows.split_negatives(taken.side._replace(weights=weights)):
             parts = self._term.objective.parts(self._energy, Batch(negatives=piece))

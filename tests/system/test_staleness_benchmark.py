@@ -14,6 +14,7 @@ from benchmarks import staleness
 from benchmarks.staleness import rows_of, targets_of
 from benchmarks.staleness_runs import (
     COMMON,
+    MOVED,
     QUICK,
     SETTINGS,
     TASKS,
@@ -118,6 +119,29 @@ def test_differences_are_between_runs_of_one_seed() -> None:
     assert target["allowed"] == pytest.approx(-0.1 - 2 / math.sqrt(3))
 
 
+def test_moved_negatives_have_a_row_of_their_own() -> None:
+    """Beside those that are counted as they are, which have no weights either."""
+    task = Task((), (0.2,), (0, 1), (), True, 1, moved=True)
+    nats = {"lock-step": -20.0, "plain": -23.0, "reweighted": -26.0, "moved": -22.0}
+    figures = {"log_z_standard_error": 0.1, "mean_ess": 0.4, "worst_ess": 0.1, "seconds": 1.0}
+    results = {
+        trial: figures | {"nats": nats[trial.way], "lag_curve": [], "settled_lag": 1.0}
+        for trial in trials_of("deep", task)
+    }
+    rows = rows_of("deep", task, results)
+    assert [
+        (row["lag"], row["reweight"], row["moved"], row["difference_to_lock_step"]) for row in rows
+    ] == [
+        (0, False, 0, 0.0),
+        (0, True, 0, 0.0),
+        (1, False, 0, -3.0),
+        (1, False, MOVED, -2.0),
+        (1, True, 0, -6.0),
+    ]
+    lines = staleness.table(rows).splitlines()
+    assert [line.split(" | ")[3] for line in lines[3:]] == ["plain", "moved", "reweighted"]
+
+
 @pytest.mark.slow
 def test_the_whole_in_small(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -128,7 +152,7 @@ def test_the_whole_in_small(
     content = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert content == json.loads((tmp_path / "staleness.json").read_text())
     assert {row["learning_rate"] for row in content["rows"]} == {0.05, 0.2}
-    assert {row["task"] for row in content["deep_rows"]} == {"8gaussians", "digits64"}
+    assert {row["task"] for row in content["deep_rows"]} == {"8gaussians", "digits64", "deep"}
     assert all(
         row["standard_error"] >= 0 and row["seeds"] == 2
         for row in content["rows"] + content["deep_rows"]
@@ -148,4 +172,5 @@ def test_every_trial_is_a_valid_run(name: str) -> None:
     for trial in trials_of(name, task._replace(rates=task.rates[:1], seeds=1)):
         config = compose(trial.arguments)
         assert config.assigned_rounds == (trial.way != "steered")
-        assert config.reweight == (trial.way != "plain")
+        assert config.reweight == (trial.way not in ("plain", "moved"))
+        assert config.refresh == (MOVED if trial.way == "moved" else 0)

@@ -68,11 +68,12 @@ def looks(config: RunConfig, count: int) -> list[Look]:
 @pytest.mark.parametrize("chunks", ["null", "150"])
 def test_bias_and_ess_are_those_of_two_normal_laws(small: Small, chunks: str) -> None:
     """|b|^2 is the shift's square; ULA of step e takes (1 - e) of it away each time; log-weights of
-    variance s^2 have an ESS of exp(-s^2).
+    variance s^2 have an ESS of exp(-s^2), and leave no bias of exact draws.
     """
     found = looks(small("deep", f"trainer.chunk_rows={chunks}"), 40)
     assert len(found) == 40
-    expected = {Treatment.PLAIN: 1.0, Treatment.MOVED: (1 - STEP) ** 4}
+    moved = (1 - STEP) ** 4
+    expected = {Treatment.PLAIN: 1.0, Treatment.REWEIGHTED: 0.0, Treatment.MOVED: moved}
     for treatment, share in expected.items():
         value, error = relative_bias([look.squares[treatment] for look in found], [2.0] * 40)
         assert value == pytest.approx(share * SHIFT**2 / 4, abs=5 * error)
@@ -122,22 +123,26 @@ def test_a_gradient_that_is_nothing_is_infinitely_wrong() -> None:
 
 
 @pytest.mark.parametrize(
-    ("plain", "moved", "ess", "expected"),
+    ("plain", "reweighted", "moved", "ess", "expected"),
     [
-        (FREE, FREE, 0.9, Treatment.PLAIN),
-        (COSTLY, FREE, 0.9, Treatment.REWEIGHTED),
-        (COSTLY, FREE, 0.7, Treatment.MOVED),
-        (COSTLY, FREE, None, Treatment.MOVED),
-        (COSTLY, COSTLY, 0.7, Treatment.NONE),
-        (COSTLY, None, None, Treatment.NONE),
+        (FREE, FREE, FREE, 0.9, Treatment.PLAIN),
+        (COSTLY, FREE, FREE, 0.9, Treatment.REWEIGHTED),
+        (COSTLY, FREE, FREE, 0.7, Treatment.MOVED),
+        (COSTLY, COSTLY, FREE, 0.9, Treatment.MOVED),
+        (COSTLY, COSTLY, COSTLY, 0.9, Treatment.NONE),
+        (COSTLY, FREE, COSTLY, 0.7, Treatment.NONE),
+        (COSTLY, None, None, None, Treatment.NONE),
     ],
 )
 def test_the_cheapest_that_is_free(
-    plain: Ratio, moved: Ratio | None, ess: float | None, expected: Treatment
+    plain: Ratio,
+    reweighted: Ratio | None,
+    moved: Ratio | None,
+    ess: float | None,
+    expected: Treatment,
 ) -> None:
-    bias = {Treatment.PLAIN: plain}
-    if moved is not None:
-        bias[Treatment.MOVED] = moved
+    found = zip(Treatment, (plain, reweighted, moved), strict=False)
+    bias = {treatment: ratio for treatment, ratio in found if ratio is not None}
     assert choose(bias, ess, 0.8) is expected
 
 

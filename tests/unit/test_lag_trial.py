@@ -33,10 +33,15 @@ def run(
     lock_step: Pace = WORTH,
     lagging: Pace = QUICKER,
 ) -> list[int]:
-    """The bounds after each step, of a run in which treatments have these relative biases."""
+    """The bounds after each step, of a run in which treatments have these relative biases, and
+    reweighted negatives none.
+    """
     bounds = []
     for version in range(first + 1, first + steps + 1):
-        look = Look({Treatment.PLAIN: plain, Treatment.MOVED: moved}, ess)
+        squares = {Treatment.PLAIN: plain, Treatment.MOVED: moved}
+        if ess is not None:
+            squares[Treatment.REWEIGHTED] = 0.0
+        look = Look(squares, ess)
         pace = lagging if trial.bound else lock_step
         trial.observe(version, [Seen(pace, look if trial.probing else None)], 1.0)
         bounds.append(trial.bound)
@@ -82,7 +87,7 @@ def test_what_is_not_free_is_never_done(trial: LagTrial) -> None:
     assert not any(run(trial, plain=0.1, ess=0.3))
     words = in_words(trial.choice)
     assert words.startswith("lag: lock-step; stale negatives were not free (")
-    assert words.endswith("plain 0.100, moved 1.000; ESS of the weights 0.30)")
+    assert words.endswith("plain 0.100, moved 1.000, reweighted 0.000; ESS of the weights 0.30)")
 
 
 def test_what_becomes_free_late_is_done_late(trial: LagTrial) -> None:
@@ -103,10 +108,10 @@ def test_the_treatment_changes_with_what_is_found(trial: LagTrial) -> None:
 def test_ranks_are_of_one_mind(trial: LagTrial) -> None:
     """What each of two sees alone would be free for the one only; it is their mean that counts."""
     for version in range(1, STEPS + 1):
-        looks = [Look({Treatment.PLAIN: square}, None) for square in (0.0, 0.03)]
+        looks = [Look({Treatment.PLAIN: square}, None) for square in (0.0, 0.04)]
         trial.observe(version, [Seen(WORTH, look if trial.probing else None) for look in looks], 1)
         assert not trial.bound
-    assert trial.choice.bias == {"plain": pytest.approx(0.015)}
+    assert trial.choice.bias == {"plain": pytest.approx(0.02)}
 
 
 def test_a_resumed_run_looks_anew(trial: LagTrial) -> None:
