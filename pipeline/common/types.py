@@ -117,11 +117,11 @@ class LagChoice(NamedTuple):
     """The findings of a run that chooses its lag, so far.
 
     `treatment` is what stale negatives get now: plain, reweighted, moved, or none, in lock-step.
-    `bias` has, by treatment, the squared error that the newest trial found it to bring into the
-    gradient, as a ratio of the gradient's own square; `ess` is that trial's, a ratio, None where no
-    weights are valid. `possible` is the most that lag could make of lock-step's speed, and `gain`
-    what it was measured to make of it, both ratios, None until they are known. `settled`: it will
-    look no further.
+    `bias` has, by treatment, the square of the error that the newest trial found it to bring into
+    the gradient, as a ratio of the variance that fresh negatives give it; `ess` is that trial's, a
+    ratio, None where no weights are valid. `possible` is the most that lag could make of
+    lock-step's speed, and `gain` what it was measured to make of it, both ratios, None until they
+    are known. `settled`: it will look no further.
     """
 
     treatment: str

@@ -22,7 +22,7 @@ def in_words(choice: LagChoice) -> str:
     if not choice.bias:
         return "lag: lock-step; the run ended while it looked at what lag would do"
     figures = ", ".join(f"{name} {ratio:.3f}" for name, ratio in choice.bias.items())
-    found = f"|error|^2 / |gradient|^2: {figures}"
+    found = f"bias^2 / variance of the gradient: {figures}"
     if choice.ess is not None:
         found += f"; ESS of the weights {choice.ess:.2f}"
     if choice.treatment == "none":

@@ -14,7 +14,7 @@ from pipeline.energies.base import Energy
 from pipeline.objectives.base import Batch, NegativeSide, Replayed, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.training.intake import Weighed, weigh
-from pipeline.training.lag_choice import Halves, Treatment, squared_bias
+from pipeline.training.lag_choice import Halves, Treatment, squared_bias, variance
 from pipeline.training.lag_trial import Look
 from pipeline.training.refresh import Refresher
 
@@ -66,7 +66,7 @@ class LagProbe:
             position = self._refresher.move(before.side.position, before.side.context)
             moved = before._replace(side=before.side._replace(position=position))
             squares[Treatment.MOVED] = squared_bias(self._gradients(moved, version), fresh)
-        return Look(squares, ess)
+        return Look(squares, variance(fresh), ess)
 
     def _gradients(self, taken: Taken, version: int, reweight: bool = False) -> Halves:
         """The gradients that the first and the second half of every batch's chains give."""

@@ -37,11 +37,12 @@ class Pace(NamedTuple):
 
 
 class Look(NamedTuple):
-    """One step's figures: the estimates of the squared bias by treatment, and the ESS, a ratio,
-    None where weights are not valid.
+    """One step's figures: the estimates of the squared bias by treatment, the variance of the
+    fresh gradient, and the ESS, a ratio, None where weights are not valid.
     """
 
     squares: dict[Treatment, float]
+    variance: float
     ess: float | None
 
 
@@ -82,7 +83,6 @@ class LagTrial:
         self._left = 0  # steps left of the stage, of one that ends by itself
         self._paces: deque[Pace] = deque(maxlen=TIMED_STEPS)
         self._looks: list[Look] = []
-        self._norms: list[float] = []
         self._lock_step: float | None = None  # seconds of a step
         self._possible: float | None = None
         self._gain: float | None = None
@@ -99,10 +99,8 @@ class LagTrial:
         """The bound on lag: of the negatives that come next."""
         return CHOSEN_LAG if self.stage in (Stage.TRY, Stage.KEEP) else 0
 
-    def observe(self, version: int, seen: Sequence[Seen], norm: float) -> None:
-        """Takes in the step that ended at `version`: what every rank saw of it, and the gradient's
-        norm.
-        """
+    def observe(self, version: int, seen: Sequence[Seen]) -> None:
+        """Takes in the step that ended at `version`: what every rank saw of it."""
         if self._due is None:
             resumed = [version] if version > 1 else []
             self._due = [*resumed, *(part for part in self._parts if part > version)]
@@ -110,7 +108,7 @@ class LagTrial:
         if paces and self.stage in (Stage.WATCH, Stage.TRY):
             self._paces.append(Pace(*(fmean(times) for times in zip(*paces, strict=True))))
         if self.stage is Stage.PROBE:
-            self._look([rank.look for rank in seen if rank.look is not None], norm)
+            self._look([rank.look for rank in seen if rank.look is not None])
         elif self.stage is Stage.TRY:
             self._left -= 1
             if not self._left:
@@ -134,25 +132,27 @@ class LagTrial:
             self.stage = Stage.SETTLED
             return
         self.stage, self._left = Stage.PROBE, PROBE_STEPS
-        self._looks, self._norms = [], []
+        self._looks = []
 
-    def _look(self, looks: Sequence[Look], norm: float) -> None:
-        """A step of the probe; at its end the choice."""
+    def _look(self, looks: Sequence[Look]) -> None:
+        """A step of the probe, each rank's look at its own chains; at its end the choice."""
         if looks:
             squares = {
                 name: fmean(look.squares[name] for look in looks) for name in looks[0].squares
             }
             ratios = [look.ess for look in looks if look.ess is not None]
-            self._looks.append(Look(squares, fmean(ratios) if ratios else None))
-            self._norms.append(norm)
+            # the gradient is a mean over ranks, and has so much less noise
+            noise = fmean(look.variance for look in looks) / len(looks)
+            self._looks.append(Look(squares, noise, fmean(ratios) if ratios else None))
         self._left -= 1
         if self._left:
             return
         if len(self._looks) < PROBE_STEPS // 2:  # pools came and went: too little was seen
             self.stage, self.treatment = Stage.WATCH, Treatment.NONE
             return
+        variances = [look.variance for look in self._looks]
         self._bias = {
-            name: relative_bias([look.squares[name] for look in self._looks], self._norms)
+            name: relative_bias([look.squares[name] for look in self._looks], variances)
             for name in self._looks[0].squares
         }
         ratios = [look.ess for look in self._looks if look.ess is not None]

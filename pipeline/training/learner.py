@@ -193,7 +193,7 @@ class Learner:
         self._prepared_seconds = 0.0
         self._rows.next_step()
         self.version += 1
-        self._stale.observe(self.version, all_ess / max(batches_of_all, 1), norm)
+        self._stale.observe(self.version, all_ess / max(batches_of_all, 1))
         clock.lap("update")
         weights = self.publish()
         clock.lap("publish")

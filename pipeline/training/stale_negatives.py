@@ -99,14 +99,14 @@ class StaleNegatives:
         look = self._probe.look(side, received, version) if self._trial.probing else None
         self._seen = self._ranks.gather(Seen(self._pace, look))
 
-    def observe(self, version: int, ess: float, norm: float) -> None:
-        """Takes in the update that made `version`: the mean ESS of all ranks' batches, 0 where
-        there are none, and the gradient's norm.
+    def observe(self, version: int, ess: float) -> None:
+        """Takes in the update that made `version`, and the mean ESS of all ranks' batches, 0 where
+        there are none.
         """
         if self._trial is None or self.reweight:
             self._controller.observe(ess)
         if self._trial is not None:
-            self._trial.observe(version, self._seen, norm)
+            self._trial.observe(version, self._seen)
 
     def end(self, ahead: float, step: float) -> None:
         """A step ended now, in which the learner computed for so many seconds, `ahead` of its

@@ -67,8 +67,9 @@ def looks(config: RunConfig, count: int) -> list[Look]:
 
 @pytest.mark.parametrize("chunks", ["null", "150"])
 def test_bias_and_ess_are_those_of_two_normal_laws(small: Small, chunks: str) -> None:
-    """|b|^2 is the shift's square; ULA of step e takes (1 - e) of it away each time; log-weights of
-    variance s^2 have an ESS of exp(-s^2), and leave no bias of exact draws.
+    """|b|^2 is the shift's square, V the variance of a mean over all rows. ULA of step e takes
+    (1 - e) of the shift away each time. Log-weights of variance s^2 have an ESS of exp(-s^2), and
+    leave no bias of exact draws.
     """
     found = looks(small("deep", f"trainer.chunk_rows={chunks}"), 40)
     assert len(found) == 40
@@ -76,8 +77,10 @@ def test_bias_and_ess_are_those_of_two_normal_laws(small: Small, chunks: str) ->
     expected = {Treatment.PLAIN: 1.0, Treatment.REWEIGHTED: 0.0, Treatment.MOVED: moved}
     for treatment, share in expected.items():
         value, error = relative_bias([look.squares[treatment] for look in found], [2.0] * 40)
-        assert value == pytest.approx(share * SHIFT**2 / 4, abs=5 * error)
-        assert error < 0.15 * SHIFT**2 / 4
+        assert value == pytest.approx(share * SHIFT**2 / 2, abs=5 * error)
+        assert error < 0.15 * SHIFT**2 / 2
+    noise = sum(look.variance for look in found) / 40
+    assert noise == pytest.approx(DIMENSION / (2 * ROWS), rel=5 * math.sqrt(2 / (40 * DIMENSION)))
     ratios = [look.ess for look in found if look.ess is not None]
     assert sum(ratios) / 40 == pytest.approx(math.exp(-(SHIFT**2)), abs=0.01)
 

@@ -41,9 +41,9 @@ def run(
         squares = {Treatment.PLAIN: plain, Treatment.MOVED: moved}
         if ess is not None:
             squares[Treatment.REWEIGHTED] = 0.0
-        look = Look(squares, ess)
+        look = Look(squares, 1.0, ess)
         pace = lagging if trial.bound else lock_step
-        trial.observe(version, [Seen(pace, look if trial.probing else None)], 1.0)
+        trial.observe(version, [Seen(pace, look if trial.probing else None)])
         bounds.append(trial.bound)
     return bounds
 
@@ -84,34 +84,34 @@ def test_what_is_not_quicker_is_tried_once(trial: LagTrial) -> None:
 
 
 def test_what_is_not_free_is_never_done(trial: LagTrial) -> None:
-    assert not any(run(trial, plain=0.1, ess=0.3))
+    assert not any(run(trial, plain=0.5, ess=0.3))
     words = in_words(trial.choice)
     assert words.startswith("lag: lock-step; stale negatives were not free (")
-    assert words.endswith("plain 0.100, moved 1.000, reweighted 0.000; ESS of the weights 0.30)")
+    assert words.endswith("plain 0.500, moved 1.000, reweighted 0.000; ESS of the weights 0.30)")
 
 
 def test_what_becomes_free_late_is_done_late(trial: LagTrial) -> None:
-    assert not any(run(trial, plain=0.1, steps=1100))
+    assert not any(run(trial, plain=0.5, steps=1100))
     bounds = run(trial, plain=0.0, first=1100, steps=900)
     assert spans(bounds)[0] == (1299 - 1100 + PROBE_STEPS, 1599 - 1100)
 
 
 def test_the_treatment_changes_with_what_is_found(trial: LagTrial) -> None:
-    run(trial, plain=0.1, moved=0.0, ess=0.3, steps=300)
+    run(trial, plain=0.5, moved=0.0, ess=0.3, steps=300)
     assert trial.treatment is Treatment.MOVED
-    run(trial, plain=0.1, moved=0.0, ess=0.99, first=300, steps=300)
+    run(trial, plain=0.5, moved=0.0, ess=0.99, first=300, steps=300)
     assert trial.treatment is Treatment.REWEIGHTED
-    run(trial, plain=0.1, moved=0.1, ess=0.3, first=600, steps=300)
+    run(trial, plain=0.5, moved=0.5, ess=0.3, first=600, steps=300)
     assert (trial.treatment, trial.bound) == (Treatment.NONE, 0)
 
 
 def test_ranks_are_of_one_mind(trial: LagTrial) -> None:
     """What each of two sees alone would be free for the one only; it is their mean that counts."""
     for version in range(1, STEPS + 1):
-        looks = [Look({Treatment.PLAIN: square}, None) for square in (0.0, 0.04)]
-        trial.observe(version, [Seen(WORTH, look if trial.probing else None) for look in looks], 1)
+        looks = [Look({Treatment.PLAIN: square}, 2.0, None) for square in (0.0, 0.6)]
+        trial.observe(version, [Seen(WORTH, look if trial.probing else None) for look in looks])
         assert not trial.bound
-    assert trial.choice.bias == {"plain": pytest.approx(0.02)}
+    assert trial.choice.bias == {"plain": pytest.approx(0.3)}
 
 
 def test_a_resumed_run_looks_anew(trial: LagTrial) -> None:
@@ -129,7 +129,7 @@ def test_a_run_that_ends_too_soon_says_so(trial: LagTrial) -> None:
 def test_too_few_looks_decide_nothing(trial: LagTrial) -> None:
     """Where pools come and go, negatives are rarely all fresh."""
     for version in range(1, 399):
-        trial.observe(version, [Seen(WORTH)], 1.0)
+        trial.observe(version, [Seen(WORTH)])
         assert not trial.bound
     assert not trial.probing
     assert trial.choice.bias == {}

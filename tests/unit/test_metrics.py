@@ -169,6 +169,6 @@ def test_a_summary_says_what_was_found_out_about_lag() -> None:
     assert found["bias"] == {"plain": 0.02, "moved": 0.001}
     assert found["words"] == (
         "lag: negatives one version old, moved under the newest weights first"
-        " (|error|^2 / |gradient|^2: plain 0.020, moved 0.001; ESS of the weights 0.40);"
+        " (bias^2 / variance of the gradient: plain 0.020, moved 0.001; ESS of the weights 0.40);"
         " 1.50 times the steps of lock-step"
     )

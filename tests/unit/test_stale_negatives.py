@@ -39,7 +39,7 @@ def test_moves_carry_chains_to_the_law_now(tiny_rbm: BernoulliRBM) -> None:
     refresher = Refresher(tiny_rbm, plan, torch.Generator().manual_seed(0))
     with torch.no_grad():
         for parameter in tiny_rbm.parameters():
-            parameter.mul_(0.7)  # the weights that it had when it was made are not asked for
+            parameter.data = 0.7 * parameter  # as where weights are filled anew
     moved = refresher.move(torch.zeros(20_000, 5, dtype=torch.float64))
     v = states(5)
     with torch.no_grad():
@@ -134,6 +134,7 @@ def test_a_look_changes_nothing(small: Small) -> None:
     looking = lock_step(learner, choosing, 5)
     assert np.array_equal(looking, lock_step(make_learner(plain, data), plain, 5))
     assert len(trial._looks) == 4
+    assert all(square for look in trial._looks for square in look.squares.values())
     assert {*trial._looks[0].squares} == {*Treatment} - {Treatment.NONE}
 
 
