@@ -12,6 +12,7 @@ Runs with paired seeds are judged by held-out log-likelihoods, nats a row:
               importance sampling
 `deep`        the same at short lags and at the learning rate of `make train`; stale negatives are
               also moved two transitions under the newest weights (`trainer.refresh=2`)
+`deep_slow`   the same at a learning rate that keeps the weights' ESS near 0.9
 
 Lags are made, not met with: at a lag of s, step t consumes what version max(0, t - s) made
 (`trainer.lag_mode=exact`). In a steered run s is the bound that the learner's `LagController` sets

@@ -55,6 +55,7 @@ class Trial(NamedTuple):
 
 
 LAGS = (0, 4, 16, 64)
+DEEP = ("trainer.steps=1500", "evaluation.ais_temperatures=2000", "evaluation.ais_particles=100")
 TASKS = {
     "rbm": Task(("experiment=digits_rbm",), (0.05, 0.2), LAGS, (), True, 10),
     "8gaussians": Task(("experiment=toy", "trainer.steps=2000"), (5e-3,), LAGS, (), True, 2),
@@ -66,15 +67,8 @@ TASKS = {
         False,
         2,
     ),
-    "deep": Task(
-        ("trainer.steps=1500", "evaluation.ais_temperatures=2000", "evaluation.ais_particles=100"),
-        (1e-3, 4e-3),
-        (0, 1, 4),
-        (),
-        True,
-        2,
-        moved=True,
-    ),
+    "deep": Task(DEEP, (1e-3, 4e-3), (0, 1, 4), (), True, 1, moved=True),
+    "deep_slow": Task(DEEP, (2e-4,), (0, 1), (), True, 1),
 }
 MOVED = 2  # transitions
 SETTINGS = {

@@ -152,7 +152,7 @@ def test_the_whole_in_small(
     content = json.loads(capsys.readouterr().out.splitlines()[-1])
     assert content == json.loads((tmp_path / "staleness.json").read_text())
     assert {row["learning_rate"] for row in content["rows"]} == {0.05, 0.2}
-    assert {row["task"] for row in content["deep_rows"]} == {"8gaussians", "digits64", "deep"}
+    assert {row["task"] for row in content["deep_rows"]} == {*TASKS} - {"rbm"}
     assert all(
         row["standard_error"] >= 0 and row["seeds"] == 2
         for row in content["rows"] + content["deep_rows"]
