@@ -4,7 +4,7 @@ gradient.
 Not from the literature in this form. A lag of one feeds each update back into the chains one step
 late. To first order plain stale negatives change the gradient by b = -Cov_p(grad E) (theta_t -
 theta_{t-1}). The unit of its square is the variance V of the gradient that fresh negatives give: a
-bias with |b|^2 = V / 5 adds a fifth to the mean square error that is there anyway. The
+bias with |b|^2 = V / 7 adds a seventh to the mean square error that is there anyway. The
 trials that `TOLERANCE` rests on: docs/architecture.md, "A lag that knows when it is free".
 """
 
@@ -17,7 +17,7 @@ from typing import NamedTuple
 
 from torch import Tensor
 
-TOLERANCE = 0.2
+TOLERANCE = 0.15
 """The largest |b|^2 / V that counts as free."""
 
 
