@@ -93,7 +93,7 @@ class ChainPool:
                 own = self._lines[rank_of(turn.index(self._number), len(turn), ranks)]
                 rows = own.receive()
                 weights = self._lines[0].receive_weights()
-                start = None if rows is None else Rows(*rows).map(torch.from_numpy)
+                start = None if rows is None else Rows(*rows).map(torch.tensor)
                 last, report = self._pool.advance(weights, start)
                 reports.append(report)
                 own.send_batch(last)

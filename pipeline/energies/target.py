@@ -58,6 +58,7 @@ class Target:
         """Takes over weights that changed."""
         for own, theirs in self._pairs:
             own.data = theirs.data
+        self._energy.requires_grad_(False)  # one that is bound to contexts encodes them anew
         if self._rough is not None:
             self._rough.load_state_dict(self._energy.state_dict())
         self.bind(self._context)

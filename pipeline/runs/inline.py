@@ -52,7 +52,10 @@ class InlineRunner:
             pool.load_state_dict(state)
         self._window.append(self._learner.publish())
 
-    def stretch(self, most: int) -> list[tuple[StepReport, list[RoundReport], Flow]]:  # noqa: ARG002
+    def stretch(
+        self,
+        most: int,  # noqa: ARG002
+    ) -> list[tuple[StepReport, list[RoundReport], Flow]]:
         """Makes one step."""
         return [self.step()]
 

@@ -24,13 +24,13 @@ class Again:
 
 class Processes:
     """What stands for `ray.remote` and `ray.kill`: an actor that is killed waits for the next run
-    that asks for one of its class, with whatever resources.
+    that asks for one of its class and its threads, with whatever resources.
     """
 
     def __init__(self) -> None:
         self.remote_, self.kill_ = ray.remote, ray.kill
-        self.free: list[tuple[type, Any]] = []
-        self.made: dict[int, tuple[type, Any]] = {}  # by the id of the actor's handle
+        self.free: list[tuple[Any, Any]] = []
+        self.made: dict[int, tuple[Any, Any]] = {}  # by the id of the actor's handle
 
     def remote(self, *arguments: Any, **options: Any) -> Any:
         if arguments:
@@ -38,7 +38,8 @@ class Processes:
 
         def actor_class(make: type) -> ActorClass:
             again = type(make.__name__, (Again, make), {})
-            return ActorClass(self, make, self.remote_(**options)(again))
+            kind = (make, str(options.get("concurrency_groups")))
+            return ActorClass(self, kind, self.remote_(**options)(again))
 
         return actor_class
 
@@ -51,22 +52,22 @@ class Processes:
 
 
 class ActorClass:
-    """What stands for the actor class of `make`."""
+    """What stands for an actor class, of a `kind`: the class it was made of, and its threads."""
 
-    def __init__(self, processes: Processes, make: type, actor: Any) -> None:
-        self._processes, self._make, self._actor = processes, make, actor
+    def __init__(self, processes: Processes, kind: Any, actor: Any) -> None:
+        self._processes, self._kind, self._actor = processes, kind, actor
 
     def options(self, **options: Any) -> ActorClass:
-        return ActorClass(self._processes, self._make, self._actor.options(**options))
+        return ActorClass(self._processes, self._kind, self._actor.options(**options))
 
     def remote(self, *arguments: Any) -> Any:
         for kept in self._processes.free:
-            if kept[0] is self._make:
+            if kept[0] == self._kind:
                 self._processes.free.remove(kept)
                 kept[1].again.remote(*arguments)
                 return kept[1]
         actor = self._actor.remote(*arguments)
-        self._processes.made[id(actor)] = (self._make, actor)
+        self._processes.made[id(actor)] = (self._kind, actor)
         return actor
 
 
