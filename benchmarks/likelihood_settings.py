@@ -75,14 +75,14 @@ def deep(steps: int, rate: float, transitions: int, step_size: float, **more: An
 
 # a buffer that is drawn from with replacement wants more chains than a batch
 BUFFER: Setting = {"chains": 512, "restart": 0.001}
-RBMS = [adam(200, 0.13, 250), adam(250, 0.07, 250), adam(300, 0.1, 250), sgd(600, 1.0, 250)]
+RBMS = [adam(300, 0.07, 250), adam(400, 0.07, 250), adam(300, 0.1, 500), sgd(600, 1.0, 250)]
 SETTINGS: dict[str, dict[str, list[Setting]]] = {
     "digits RBM": {
         "this project, inline": [
             rbm(100, 0.18, 1500, 1),
             rbm(110, 0.18, 1000, 1),
             rbm(120, 0.15, 1000, 1),
-            rbm(140, 0.15, 500, 1),
+            rbm(160, 0.15, 500, 1),
         ],
         "this project, Ray": [
             rbm(100, 0.18, 1500, 1),
@@ -91,17 +91,17 @@ SETTINGS: dict[str, dict[str, list[Setting]]] = {
             rbm(120, 0.15, 1000, 2, "trainer.lag=1"),
         ],
         "scikit-learn": [
-            sgd(1500, 0.6, 100),
-            sgd(1500, 1.0, 100),
-            sgd(1300, 1.0, 100),
-            sgd(1600, 0.8, 80),
+            sgd(1500, 0.8, 100),
+            sgd(1800, 0.6, 100),
+            sgd(2000, 0.6, 80),
+            sgd(2250, 0.5, 100),
         ],
         "rbms": RBMS,
         "rbms, its step alone": RBMS,
         "ebmkit": [
-            adam(400, 0.1, 200),
-            adam(450, 0.15, 150),
-            sgd(800, 1.0, 200),
+            adam(450, 0.1, 200),
+            adam(600, 0.1, 150),
+            sgd(900, 1.0, 200),
             sgd(1500, 0.7, 100),
         ],
     },

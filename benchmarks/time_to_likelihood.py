@@ -1,6 +1,6 @@
 """Seconds until a model reaches a held-out log-likelihood: this project and its peers.
 
-    python -m benchmarks.time_to_likelihood [--tune] [--only NAME[:TASK]] [--json [FILE]]
+    python -m benchmarks.time_to_likelihood [--tune] [--seeds 3] [--only NAME[:TASK]] [--json FILE]
 
 The digits RBM 64x16 is to reach -18.5 nats a test row, with log Z by enumeration; the default
 perceptron is to reach -10, with log Z by AIS. This project's runs go through
@@ -9,8 +9,8 @@ its checkpoints. Peers run the loops of `benchmarks.contestants`. All weights ar
 the same code on the same rows.
 
 `--tune` tries every setting of `SETTINGS` once, as many for each contestant, and keeps the trials
-in FILE. Without it the trials are those that FILE holds. The quickest setting is then run with
-other seeds.
+in FILE. Without it the trials are those that FILE holds. The setting that was the quickest to reach
+a little more than the target is then run with other seeds.
 
 Seconds are those of the training loop, after imports; a checkpoint or a snapshot stops the clock.
 `command_seconds` are those of the whole process, from the shell, to the end of all its steps.
@@ -62,16 +62,21 @@ CHECKPOINTS = 8
 
 
 class Task(NamedTuple):
-    """A model that is to reach `target` nats a held-out row; `given` are its overrides."""
+    """A model that is to reach `target` nats a held-out row; `given` are its overrides.
+
+    Settings are compared by the seconds to `margin` more: what just reaches the target with one
+    seed misses it with others.
+    """
 
     target: float
+    margin: float
     given: tuple[str, ...]
 
 
 TASKS = {
-    "digits RBM": Task(-18.5, ("experiment=digits_rbm",)),
+    "digits RBM": Task(-18.5, 0.15, ("experiment=digits_rbm",)),
     "digits perceptron": Task(
-        -10.0, ("evaluation.ais_temperatures=1000", "evaluation.ais_particles=100")
+        -10.0, 0.5, ("evaluation.ais_temperatures=1000", "evaluation.ais_particles=100")
     ),
 }
 
@@ -222,11 +227,12 @@ def crossing(
 
 
 def attempt(
-    task: str, name: str, setting: Setting, seed: int, backward: bool = False
+    task: str, name: str, setting: Setting, seed: int, tuning: bool = False
 ) -> dict[str, Any]:
     """Train and evaluate once; `seconds` is None where the target is not reached.
 
-    `backward` adds the likelihood by AIS backward at the snapshot after the target was passed.
+    Unless it is for `tuning`, the likelihood by AIS both ways, at the snapshot after the target was
+    passed, is added where there is one.
     """
     run = train(task, name, setting, seed)
     found: list[float] = []
@@ -235,18 +241,19 @@ def attempt(
         found.append(nats(task, snapshot) or math.nan)
         return found[-1]
 
-    passing = crossing(run.snapshots, evaluate, TASKS[task].target)
+    target = TASKS[task].target + (TASKS[task].margin if tuning else 0.0)
+    passing = crossing(run.snapshots, evaluate, target)
     figures: dict[str, Any] = {
         "seconds": passing and round(passing.seconds, 3),
         "nats_at_the_end": round(found[0], 2),
         "seconds_in_all": round(run.snapshots[-1].seconds, 3),
         "command_seconds": round(run.command_seconds, 2),
     }
-    if backward and passing is not None:
+    if passing is not None and not tuning:
         forward, back = (nats(task, passing.after, way) for way in (False, True))
         if back is not None:
             figures["nats_after"] = {"forward": forward, "backward": back}
-    say(f"{task}, {name}: {json.dumps(setting)} seed {seed}: {json.dumps(figures)}")
+    say(f"{task}, {name}, seed {seed}: {json.dumps(figures)}")
     return figures
 
 
@@ -259,7 +266,7 @@ def order(trial: dict[str, Any]) -> tuple[float, float]:
 def tuned(task: str, name: str) -> list[dict[str, Any]]:
     """Try each of the contestant's settings once."""
     return [
-        {"setting": setting, **attempt(task, name, setting, seed=0)}
+        {"setting": setting, **attempt(task, name, setting, seed=0, tuning=True)}
         for setting in SETTINGS[task][name]
     ]
 
@@ -267,7 +274,7 @@ def tuned(task: str, name: str) -> list[dict[str, Any]]:
 def row_of(task: str, name: str, trials: list[dict[str, Any]], seeds: int) -> dict[str, Any]:
     """Run the best of the `trials` with seeds 1, 2, ... and return medians over them."""
     setting = min(trials, key=order)["setting"]
-    runs = [attempt(task, name, setting, seed, backward=True) for seed in range(1, seeds + 1)]
+    runs = [attempt(task, name, setting, seed) for seed in range(1, seeds + 1)]
     reached = sorted(math.inf if run["seconds"] is None else run["seconds"] for run in runs)
     median = reached[len(reached) // 2]
     return {
@@ -300,7 +307,7 @@ def main() -> None:
         content = {
             "command": "python -m benchmarks.time_to_likelihood --tune",
             **harness.conditions("torch", "ray", "scikit-learn", "ebmkit", "rbms", "torchebm"),
-            "targets": {task: TASKS[task].target for task in TASKS},
+            "tasks": {task: TASKS[task]._asdict() for task in TASKS},
             "rows": [rows[task, name] for name, task in there if (task, name) in rows],
             "trials": trials,
         }
