@@ -65,7 +65,7 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m benchmarks.pipeline --json docs/pipeline_benchmark.json
 	$(PY) -m benchmarks.scaling --docs docs
 	$(PY) -m benchmarks.systems --docs docs
-	$(PY) -m benchmarks.time_to_likelihood --tune --json docs/time_to_likelihood.json
+	$(PY) -m benchmarks.time_to_likelihood --tune --docs docs
 	$(PY) -m benchmarks.compositions --docs docs
 	$(PY) -m benchmarks.every_objective --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'

@@ -1,6 +1,7 @@
 """Seconds until a model reaches a held-out log-likelihood: this project and its peers.
 
     python -m benchmarks.time_to_likelihood [--tune] [--seeds 3] [--only NAME[:TASK]] [--json FILE]
+        [--docs FOLDER]
 
 The digits RBM 64x16 is to reach -18.5 nats a test row, with log Z by enumeration; the default
 perceptron is to reach -10, with log Z by AIS. This project's runs go through
@@ -9,7 +10,8 @@ its checkpoints. Peers run the loops of `benchmarks.contestants`. All weights ar
 the same code on the same rows.
 
 `--tune` tries every setting of `SETTINGS` once, as many for each contestant, and keeps the trials
-in FILE. Without it the trials are those that FILE holds. The setting that was the quickest to reach
+in FILE. Without it the trials are those that FILE holds. `--docs` has it as time_to_likelihood.json
+in FOLDER, and puts a table into FOLDER/performance.md. The setting that was the quickest to reach
 a little more than the target is then run with other seeds.
 
 Seconds are those of the training loop, after imports; a checkpoint or a snapshot stops the clock.
@@ -288,13 +290,40 @@ def row_of(task: str, name: str, trials: list[dict[str, Any]], seeds: int) -> di
     }
 
 
+def table(rows: list[dict[str, Any]]) -> str:
+    """Return the rows as a table of Markdown; times are beside the quickest peer's of the task."""
+    lines = [
+        "| model | who | seconds | by seed | quickest peer / this | whole command, seconds |\n"
+        "|---|---|---|---|---|---|"
+    ]
+    for row in rows:
+        peers = [
+            other["seconds"]
+            for other in rows
+            if other["task"] == row["task"] and other["who"] not in OURS and other["seconds"]
+        ]
+        ratio = f"{min(peers) / row['seconds']:.2f}" if peers and row["seconds"] else ""
+        by_seed = ", ".join(_shown(run["seconds"]) for run in row["by_seed"])
+        lines.append(
+            f"| {row['task']} | {row['who']} | {_shown(row['seconds'])} | {by_seed} | {ratio} |"
+            f" {row['command_seconds']:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+def _shown(seconds: float | None) -> str:
+    return "not reached" if seconds is None else f"{seconds:.3g}"
+
+
 def main() -> None:
-    parser = harness.command_line(__doc__, "json")
+    parser = harness.command_line(__doc__, "json", "docs")
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--tune", action="store_true", help="try all settings anew")
     harness.add_only_row(parser, "contestant")
     arguments = parser.parse_args()
     file = None if arguments.json in (None, "-") else Path(arguments.json)
+    if arguments.docs:
+        file = arguments.docs / "time_to_likelihood.json"
     kept = json.loads(file.read_text()) if file is not None and file.exists() else {}
     trials = kept.get("trials", {})
     rows = {(row["task"], row["who"]): row for row in kept.get("rows", [])}
@@ -313,6 +342,9 @@ def main() -> None:
         }
         if file is not None:
             harness.write(content, file)
+        if arguments.docs:
+            page = arguments.docs / "performance.md"
+            harness.insert(table(content["rows"]), page, "benchmarks.time_to_likelihood")
     if file is None:
         harness.write(content, arguments.json)
 
