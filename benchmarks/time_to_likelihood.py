@@ -156,8 +156,9 @@ def nats(task: str, snapshot: Snapshot, backward: bool = False) -> float | None:
     """Evaluate the weights on the held-out rows: exactly for the RBM, by AIS for the perceptron.
 
     AIS goes from a Gaussian to the model, as in the summary of a run, or `backward`, from training
-    rows that run under the model to the Gaussian: the former flatters a likelihood on average, the
-    latter does the contrary. None for an exact one `backward`.
+    rows that run under the model to the Gaussian. The former flatters a likelihood on average, and
+    the latter does the contrary as far as those rows have become draws of the model. None for an
+    exact one `backward`.
     """
     config, data, energy = model_of(task)
     for own, other in zip(energy.parameters(), snapshot.weights, strict=True):
