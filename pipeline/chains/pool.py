@@ -12,10 +12,10 @@ from torch import Tensor
 
 from pipeline.chains import batch as negatives
 from pipeline.chains.kept import KeptChains
-from pipeline.chains.sampler import ChainPlan, Sampler
+from pipeline.chains.sampler import Advance, ChainPlan, Sampler
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import RoundReport, Rows, Weights
+from pipeline.common.types import RoundReport, Rows, Usage, Weights
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import Adoption
 from pipeline.kernels.base import per_chain
@@ -33,14 +33,14 @@ class Pool:
     def __init__(
         self, energy: Energy, plan: ChainPlan, count: int, *, pool: int, seed: int, device: str
     ) -> None:
-        self._energy = copy.deepcopy(energy).to(device)  # whose weights change
-        self._adoption = Adoption(self._energy)
-        self._plan, self._count = plan, count
+        self.energy = copy.deepcopy(energy).to(device)  # whose weights change
+        self._adoption = Adoption(self.energy)
+        self.plan, self.count = plan, count
         self._pool, self._seed, self._device = pool, seed, torch.device(device)
         self.incarnation = 0
         self.round = 0  # the number of the next one
-        self._generator = torch_generator(seed, "chains", pool, device=self._device)
-        self._sampler = Sampler(self._energy, plan, count, self._generator)
+        self.generator = torch_generator(seed, "chains", pool, device=self._device)
+        self.sampler = Sampler(self.energy, plan, count, self.generator)
         self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
         self._kept = KeptChains(plan.per_context)
         self._unplaced = True  # until weights come: an energy's base law may depend on them
@@ -55,12 +55,40 @@ class Pool:
         fresh position.
         """
         clock, spent = time.perf_counter(), time.process_time()
-        self._adopt(weights)
-        sampler, transitions = self._sampler, self._plan.transitions
+        self.adopt(weights)
+        seats, restarted = self.begin(start)
+        done = self.sampler.advance(self.generator, self.plan.transitions)
+        batch, report = self.finish(done, weights.version, restarted, seats)
+        usage = used(spent, self.sampler.position.device)
+        return batch, report._replace(seconds=time.perf_counter() - clock, usage=usage)
+
+    def adopt(self, weights: Weights) -> None:
+        """Takes the weights over, whatever their version: a parameter server that began again
+        gives the numbers of its dead predecessor to other weights.
+        """
+        self._adoption(weights.flat)
+        self.sampler.refresh()
+
+    def begin(self, start: Rows | None = None) -> tuple[Rows | None, int]:
+        """Puts the chains where a round starts from, under the weights of now. Returns the rows
+        that they were sent, one for each chain, and how many started anew from noise.
+        """
+        if self._unplaced:
+            self.sampler.position = self.energy.sample_base(
+                len(self.sampler.position), self.generator
+            )
+            self._unplaced = False
         seats = None if start is None else self._seat(start)
-        restarted = self._restart()
-        done = sampler.advance(self._generator, transitions)
-        self._age += transitions
+        return seats, self._restart()
+
+    def finish(
+        self, done: Advance, version: int, restarted: int, seats: Rows | None = None
+    ) -> tuple[pa.RecordBatch, RoundReport]:
+        """Ends a round under weights of `version` whose transitions are `done`, by the sampler
+        itself or together with others; the report says nothing yet of time and memory.
+        """
+        sampler, plan = self.sampler, self.plan
+        self._age += plan.transitions
         energy, reseeded = self._reseed(done.energy, done.broken)
         previous, noise = done.previous, done.noise
         # a chain made anew has no past: it replays to where it is
@@ -72,79 +100,67 @@ class Pool:
             )
         if seats is not None and seats.number is not None:
             self._kept.put(seats.number, sampler.position, self._age)
-        acceptance = done.acceptance[-self._count :]
+        acceptance = done.acceptance[-self.count :]
         batch = negatives.encode(
-            sampler.position[-self._count :],
-            energy[-self._count :],
+            sampler.position[-self.count :],
+            energy[-self.count :],
             acceptance,
             self._age,
             pool=self._pool,
             incarnation=self.incarnation,
             round=self.round,
-            version=weights.version,
+            version=version,
             previous=previous,
             noise=noise,
             context=None if seats is None else seats.context,
             number=None if seats is None else seats.number,
-            start=seats.position if seats is not None and self._plan.batches_carry_rows else None,
+            start=seats.position if seats is not None and plan.batches_carry_rows else None,
         )
         report = RoundReport(
             pool=self._pool,
             incarnation=self.incarnation,
             round=self.round,
-            version=weights.version,
-            transitions=transitions * len(sampler.position),
+            version=version,
+            transitions=plan.transitions * len(sampler.position),
             acceptance=float(acceptance.mean()),
             step_size=sampler.step_size,
             swaps=tuple(done.swaps.tolist()),
             reseeded=reseeded,
             restarted=restarted,
-            seconds=time.perf_counter() - clock,
-            usage=used(spent, sampler.position.device),
+            seconds=0.0,
+            usage=Usage(0.0, 0, 0),
         )
         self.round += 1
         return batch, report
-
-    def _adopt(self, weights: Weights) -> None:
-        """Takes the weights over, whatever their version: a parameter server that began again
-        gives the numbers of its dead predecessor to other weights.
-        """
-        self._adoption(weights.flat)
-        self._sampler.refresh()
-        if self._unplaced:
-            self._sampler.position = self._energy.sample_base(
-                len(self._sampler.position), self._generator
-            )
-            self._unplaced = False
 
     def _seat(self, start: Rows) -> Rows:
         """Puts the chains at and under the rows sent, `per_context` one after the other for each;
         returns the rows, one for each chain.
         """
-        copies = self._plan.per_context
+        copies = self.plan.per_context
         rows = start.map(lambda field: field.to(self._device).repeat_interleave(copies, 0))
-        if self._plan.start_at_data:
-            position, age = self._energy.with_latents(rows.position), torch.zeros_like(self._age)
+        if self.plan.start_at_data:
+            position, age = self.energy.with_latents(rows.position), torch.zeros_like(self._age)
         else:
             position, age = (
-                self._energy.sample_base(self._count, self._generator),
+                self.energy.sample_base(self.count, self.generator),
                 torch.zeros_like(self._age),
             )
             if rows.number is not None:
                 position, age = self._kept.take(rows.number, position)
-        self._sampler.position, self._age = position, age
-        self._sampler.bind(rows.context)
+        self.sampler.position, self._age = position, age
+        self.sampler.bind(rows.context)
         return rows
 
     def _restart(self) -> int:
         """Starts every chain (of a ladder's lowest rung) anew from noise with the plan's
         probability; returns how many did.
         """
-        if not self._plan.restart:
+        if not self.plan.restart:
             return 0
-        chosen = torch.zeros(len(self._sampler.position), dtype=torch.bool, device=self._device)
-        uniform = torch.rand(self._count, generator=self._generator, device=self._device)
-        chosen[: self._count] = uniform < self._plan.restart
+        chosen = torch.zeros(len(self.sampler.position), dtype=torch.bool, device=self._device)
+        uniform = torch.rand(self.count, generator=self.generator, device=self._device)
+        chosen[: self.count] = uniform < self.plan.restart
         self._replace(chosen)
         return int(chosen.sum())
 
@@ -155,26 +171,26 @@ class Pool:
         count = int(broken.sum())
         if count:
             self._replace(broken)
-            energy = torch.where(broken, self._sampler.energy(self._sampler.position), energy)
+            energy = torch.where(broken, self.sampler.energy(self.sampler.position), energy)
         return energy, count
 
     def _replace(self, chosen: Tensor) -> None:
         """Puts noise for the positions of the rows `chosen` [R N] bool."""
-        position = self._sampler.position
-        fresh = self._energy.sample_base(len(position), self._generator)
-        self._sampler.position = torch.where(per_chain(chosen, position), fresh, position)
-        self._age = torch.where(chosen[-self._count :], 0, self._age)
+        position = self.sampler.position
+        fresh = self.energy.sample_base(len(position), self.generator)
+        self.sampler.position = torch.where(per_chain(chosen, position), fresh, position)
+        self._age = torch.where(chosen[-self.count :], 0, self._age)
 
     def state_dict(self) -> dict[str, Any]:
         """Everything that a resumed pool needs: positions, ages, what was adapted, the random
         stream, the round's number.
         """
         return {
-            "position": self._sampler.position.cpu(),
-            "tuning": self._sampler.tuning(),
+            "position": self.sampler.position.cpu(),
+            "tuning": self.sampler.tuning(),
             "age": self._age.cpu(),
             "kept": self._kept.state_dict(),
-            "generator": self._generator.get_state(),
+            "generator": self.generator.get_state(),
             "device": self._device.type,
             "round": self.round,
             "incarnation": self.incarnation,
@@ -185,16 +201,16 @@ class Pool:
         another kind of device.
         """
         self._unplaced = False
-        self._sampler.position = state["position"].to(self._device)
-        self._sampler.load_tuning(state["tuning"])
+        self.sampler.position = state["position"].to(self._device)
+        self.sampler.load_tuning(state["tuning"])
         self._age = state["age"].to(self._device)
         self._kept.load_state_dict(state["kept"], self._device)
         self.round, self.incarnation = state["round"], state["incarnation"]
         if state["device"] == self._device.type:
-            self._generator.set_state(state["generator"])
+            self.generator.set_state(state["generator"])
         else:  # a stream cannot move from one kind of device to another: a new one begins
             self.incarnation += 1
-            self._generator = torch_generator(
+            self.generator = torch_generator(
                 self._seed, "chains", self._pool, self.incarnation, device=self._device
             )
 
@@ -203,7 +219,7 @@ class Pool:
         pool's.
         """
         self.incarnation, self.round = self.incarnation + 1, 0
-        self._generator = torch_generator(
+        self.generator = torch_generator(
             self._seed, "chains", self._pool, self.incarnation, device=self._device
         )
 
@@ -215,24 +231,24 @@ class Pool:
         contexts that are not in the batch, from noise.
         """
         self.incarnation, self.round = incarnation, round
-        self._generator = torch_generator(
+        self.generator = torch_generator(
             self._seed, "chains", self._pool, incarnation, device=self._device
         )
         self._age.zero_()
         self._unplaced = last is None and rows is None
         if last is None and rows is not None:
-            position = self._energy.with_latents(
-                self._energy.into_domain(rows.position.to(self._device))
+            position = self.energy.with_latents(
+                self.energy.into_domain(rows.position.to(self._device))
             )
-            self._sampler.position = position.repeat(self._plan.rungs, *(1,) * (position.ndim - 1))
+            self.sampler.position = position.repeat(self.plan.rungs, *(1,) * (position.ndim - 1))
         if last is not None:
             chains = negatives.decode(last)
             position = chains.position.to(self._device, copy=True).view(
-                self._count, *self._energy.shape
+                self.count, *self.energy.shape
             )
             # a batch holds the model's rung alone: every rung starts from it
-            position = position.repeat(self._plan.rungs, *(1,) * len(self._energy.shape))
+            position = position.repeat(self.plan.rungs, *(1,) * len(self.energy.shape))
             self._age = chains.age.to(self._device, copy=True)
-            self._sampler.position = position
+            self.sampler.position = position
             if chains.number is not None:
                 self._kept.put(chains.number.to(self._device, copy=True), position, self._age)

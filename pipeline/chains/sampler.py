@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source
 from pipeline.energies.base import Energy
 from pipeline.energies.target import Target
 from pipeline.kernels.adaptation import Ladder, StepSizes
@@ -53,6 +54,18 @@ class Advance(NamedTuple):
     swaps: Tensor
     previous: Tensor | None = None
     noise: Tensor | None = None
+
+    def chunk(self, pieces: int) -> list[Advance]:
+        """As many `pieces`, each of the next of equal blocks of chains."""
+        by_row = [field.chunk(pieces) for field in self[:3]]
+        previous, noise = self.previous, self.noise
+        past = (
+            [[None] * pieces] * 2
+            if previous is None or noise is None
+            else [previous.chunk(pieces), noise.chunk(pieces, 1)]
+        )
+        swaps = [self.swaps] * pieces
+        return [Advance(*piece) for piece in zip(*by_row, swaps, *past, strict=True)]
 
 
 class Sampler:
@@ -105,7 +118,7 @@ class Sampler:
         """`[R N]`, each rung's own."""
         return self._target.energy(position)
 
-    def advance(self, generator: torch.Generator, transitions: int) -> Advance:
+    def advance(self, generator: Source, transitions: int) -> Advance:
         """`transitions` of the kernel; then step sizes and rungs are adapted."""
         kernel, parameters = self._plan.kernel, self._parameters()
         state = kernel.init(self.position, self._target)

@@ -5,9 +5,39 @@ runs can be repeated.
 from __future__ import annotations
 
 import zlib
+from collections.abc import Iterable
+from typing import NamedTuple
 
 import numpy as np
 import torch
+from torch import Tensor
+
+
+class Streams(NamedTuple):
+    """Random streams of one batch: each of the `generators` fills the next of as many equal blocks
+    of rows, with the numbers that it would fill them with alone.
+    """
+
+    generators: tuple[torch.Generator, ...]
+
+
+Source = torch.Generator | Streams
+"""A stream of all rows of a batch, or one for each block of them."""
+
+
+def blocks(rows: Tensor, source: Source) -> Iterable[tuple[Tensor, torch.Generator]]:
+    """Returns the blocks of `rows` [N, ...], views, each with the generator that fills it."""
+    if isinstance(source, torch.Generator):
+        return [(rows, source)]
+    return zip(rows.chunk(len(source.generators)), source.generators, strict=True)
+
+
+def uniform_like(x: Tensor, source: Source, low: float = 0.0, high: float = 1.0) -> Tensor:
+    """Returns uniform draws in [low, high) of the shape [N, ...], dtype and device of `x`."""
+    drawn = torch.empty_like(x)
+    for block, generator in blocks(drawn, source):
+        block.uniform_(low, high, generator=generator)
+    return drawn
 
 
 def seed_sequence(

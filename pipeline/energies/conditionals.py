@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from pipeline.common.rng import random_words
+from pipeline.common.rng import Source, blocks, random_words, uniform_like
 
 WORTH_BULK = 1 << 15
 """So many coins at once on a CPU are worth a stream of bits of their own."""
@@ -23,7 +23,7 @@ class Conditional(Protocol):
     value, by component.
     """
 
-    def sample(self, generator: torch.Generator) -> Tensor: ...
+    def sample(self, generator: Source) -> Tensor: ...
 
     def log_prob(self, value: Tensor) -> Tensor: ...
 
@@ -33,14 +33,14 @@ class Bernoulli(NamedTuple):
 
     logits: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: Source) -> Tensor:
         return coins(torch.sigmoid(self.logits), generator)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return torch.where(value > 0.5, logsigmoid(self.logits), logsigmoid(-self.logits))
 
 
-def coins(means: Tensor, generator: torch.Generator) -> Tensor:
+def coins(means: Tensor, generator: Source) -> Tensor:
     """1 with probability `means` [N, ...], which it may overwrite, and else 0; of their shape.
 
     Many at once on a CPU have 16 bits k each, drawn in bulk: u = (k + v) / 2^16 < p is p - k / 2^16
@@ -49,9 +49,11 @@ def coins(means: Tensor, generator: torch.Generator) -> Tensor:
     components are independent, each 1 with probability p to 40 bits. Two rows have v decide at
     the same component with a chance of 2^-32.
     """
+    if not isinstance(generator, torch.Generator):
+        return torch.cat([coins(block, own) for block, own in blocks(means, generator)])
     if means.device.type != "cpu" or means.dtype != torch.float32 or means.numel() < WORTH_BULK:
         # comparing uniforms with the means is several times faster on a CPU than torch.bernoulli
-        return torch.empty_like(means).uniform_(generator=generator).lt_(means)
+        return uniform_like(means, generator).lt_(means)
     bits = random_words(math.ceil(means.numel() / 4), generator).view(np.uint16)
     k = torch.from_numpy(bits)[: means.numel()].view(means.shape)
     v = torch.empty_like(means[0]).uniform_(generator=generator)
@@ -65,19 +67,19 @@ class Categorical(NamedTuple):
 
     logits: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: Source) -> Tensor:
         return draw(self.logits.softmax(-1), generator).to(self.logits.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.logits.log_softmax(-1).gather(-1, value.long()[..., None])[..., 0]
 
 
-def draw(probabilities: Tensor, generator: torch.Generator) -> Tensor:
+def draw(probabilities: Tensor, generator: Source) -> Tensor:
     """Indices drawn with `probabilities` [..., q], which it overwrites, by inversion of their sums;
     int64 [...].
     """
     sums = probabilities.cumsum_(-1)
-    uniform = torch.empty_like(sums[..., :1]).uniform_(generator=generator)
+    uniform = uniform_like(sums[..., :1], generator)
     # less than the last sum, whatever that has been rounded to: what has no probability is never
     # drawn
     return torch.searchsorted(sums, uniform.mul_(sums[..., -1:]), right=True)[..., 0]
@@ -89,10 +91,11 @@ class Normal(NamedTuple):
     mean: Tensor
     std: Tensor
 
-    def sample(self, generator: torch.Generator) -> Tensor:
-        return (
-            torch.empty_like(self.mean).normal_(generator=generator).mul_(self.std).add_(self.mean)
-        )
+    def sample(self, generator: Source) -> Tensor:
+        drawn = torch.empty_like(self.mean)
+        for block, own in blocks(drawn, generator):
+            block.normal_(generator=own)
+        return drawn.mul_(self.std).add_(self.mean)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return (

@@ -18,6 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, pad, softplus
 
+from pipeline.common.rng import Source
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Bernoulli, Conditional
 from pipeline.energies.discrete import ENUMERABLE_STATES, log_sum_over_states
@@ -32,7 +33,7 @@ class Redrawn(NamedTuple):
     layers: Sequence[Tensor]
     laws: Mapping[int, Bernoulli]
 
-    def sample(self, generator: torch.Generator) -> Tensor:
+    def sample(self, generator: Source) -> Tensor:
         drawn = [
             self.laws[i].sample(generator) if i in self.laws else layer
             for i, layer in enumerate(self.layers)

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, Protocol
 import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source, blocks, uniform_like
 from pipeline.energies.target import Target
 
 # numbers in a row from which, on a CPU, copying some rows is quicker than choosing among all
@@ -57,11 +58,15 @@ class Kernel(NamedTuple):
 
     `replay(previous, noise, target, **parameters) -> position`, where there is one: the same
     transition as a function of the weights, for a `target` whose `gradient` has a graph.
+
+    `streams`: `step` also takes `Streams` for the generator, and moves each block of chains as it
+    would alone, as far as the target's arithmetic is the same for a row in any batch.
     """
 
     init: Callable[[Tensor, Target], Any]
     step: Callable[..., tuple[Any, Info]]
     replay: Callable[..., Tensor] | None = None
+    streams: bool = False
 
 
 def init_energy(position: Tensor, target: Target) -> EnergyState:
@@ -72,9 +77,7 @@ def init_gradient(position: Tensor, target: Target) -> GradientState:
     return GradientState(position, *target.energy_and_gradient(position))
 
 
-def metropolis(
-    generator: torch.Generator, log_ratio: Tensor, moved: Any, state: Any
-) -> tuple[Any, Tensor]:
+def metropolis(generator: Source, log_ratio: Tensor, moved: Any, state: Any) -> tuple[Any, Tensor]:
     """The accept step: `moved` with probability min(1, exp(log_ratio)) [N], else `state`; and that
     probability.
 
@@ -82,7 +85,7 @@ def metropolis(
     proposal is never entered.
     """
     acceptance = log_ratio.nan_to_num(nan=-torch.inf, posinf=-torch.inf).clamp_(max=0).exp_()
-    accepted = torch.empty_like(acceptance).uniform_(generator=generator) < acceptance
+    accepted = uniform_like(acceptance, generator) < acceptance
     return choose(accepted, moved, state), acceptance
 
 
@@ -125,9 +128,12 @@ def levels_of(target: Target) -> int:
     return target.levels
 
 
-def normal_like(x: Tensor, generator: torch.Generator) -> Tensor:
-    """Standard normal draws of the shape, dtype and device of `x`."""
-    return torch.empty_like(x).normal_(generator=generator)
+def normal_like(x: Tensor, generator: Source) -> Tensor:
+    """Standard normal draws of the shape [N, ...], dtype and device of `x`."""
+    drawn = torch.empty_like(x)
+    for block, own in blocks(drawn, generator):
+        block.normal_(generator=own)
+    return drawn
 
 
 def per_chain(values: Tensor, like: Tensor) -> Tensor:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source
 from pipeline.energies.target import Target
 from pipeline.kernels.base import Info, Kernel
 
@@ -22,7 +22,7 @@ def init(
     return State(position)
 
 
-def step(generator: torch.Generator, state: State, target: Target) -> tuple[State, Info]:
+def step(generator: Source, state: State, target: Target) -> tuple[State, Info]:
     """Each block in turn from its exact conditional given the one before (Geman & Geman 1984;
     Hinton 2002 for RBMs).
     """
@@ -32,4 +32,4 @@ def step(generator: torch.Generator, state: State, target: Target) -> tuple[Stat
     return State(value), Info(value.new_ones(len(value)))
 
 
-kernel = Kernel(init, step)
+kernel = Kernel(init, step, streams=True)

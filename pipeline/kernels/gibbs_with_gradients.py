@@ -5,14 +5,13 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source
 from pipeline.energies.conditionals import draw
 from pipeline.energies.target import Target
 from pipeline.kernels.base import GradientState, Info, Kernel, init_gradient, levels_of, metropolis
 
 
-def step(
-    generator: torch.Generator, state: GradientState, target: Target
-) -> tuple[GradientState, Info]:
+def step(generator: Source, state: GradientState, target: Target) -> tuple[GradientState, Info]:
     """One site to another level, chosen by the energy's first-order change (Grathwohl et al. 2021,
     algorithms 1 and 2):
 
@@ -83,4 +82,4 @@ def _site_and_level(position: Tensor, move: Tensor, target: Target) -> tuple[Ten
     return move // levels, (move % levels).to(position.dtype)
 
 
-kernel = Kernel(init_gradient, step)
+kernel = Kernel(init_gradient, step, streams=True)

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source, uniform_like
 from pipeline.energies.base import reflect, squared_norm
 from pipeline.energies.target import Target
 from pipeline.kernels.base import (
@@ -22,7 +23,7 @@ from pipeline.kernels.base import (
 
 
 def step(
-    generator: torch.Generator,
+    generator: Source,
     state: GradientState,
     target: Target,
     *,
@@ -62,7 +63,7 @@ def step(
 
 
 def _scale(
-    generator: torch.Generator,
+    generator: Source,
     state: GradientState,
     step_size: Scale,
     jitter: float,
@@ -72,9 +73,7 @@ def _scale(
     x = state.position
     epsilon = torch.as_tensor(step_size, dtype=x.dtype, device=x.device).expand(len(x))
     if jitter:
-        epsilon = epsilon * (
-            1 + jitter * torch.empty_like(state.energy).uniform_(-1, 1, generator=generator)
-        )
+        epsilon = epsilon * (1 + jitter * uniform_like(state.energy, generator, -1, 1))
     root = x.new_tensor(mass).sqrt()
     return per_chain(epsilon, x) / (root if root.ndim == 0 else root.view(x.shape[1:]))
 
@@ -95,4 +94,4 @@ def _drift(
     return position, momentum.mul_(sign)
 
 
-kernel = Kernel(init_gradient, step)
+kernel = Kernel(init_gradient, step, streams=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from pipeline.common.rng import Source
 from pipeline.energies.base import squared_norm
 from pipeline.energies.target import Target
 from pipeline.kernels.base import (
@@ -19,7 +18,7 @@ from pipeline.kernels.base import (
 
 
 def step(
-    generator: torch.Generator, state: GradientState, target: Target, *, step_size: Scale
+    generator: Source, state: GradientState, target: Target, *, step_size: Scale
 ) -> tuple[GradientState, Info]:
     """Langevin proposal, then Metropolis-Hastings (Besag 1994; Roberts & Tweedie 1996):
 
@@ -47,4 +46,4 @@ def step(
     return state, Info(acceptance)
 
 
-kernel = Kernel(init_gradient, step)
+kernel = Kernel(init_gradient, step, streams=True)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-
+from pipeline.common.rng import Source
 from pipeline.energies.base import reflect
 from pipeline.energies.target import Target
 from pipeline.kernels.base import (
@@ -19,7 +18,7 @@ from pipeline.kernels.base import (
 
 
 def step(
-    generator: torch.Generator, state: EnergyState, target: Target, *, step_size: Scale
+    generator: Source, state: EnergyState, target: Target, *, step_size: Scale
 ) -> tuple[EnergyState, Info]:
     """x' = x + epsilon xi, xi standard normal, accepted with probability min(1, exp(E(x) - E(x')))
     (Metropolis et al. 1953).
@@ -36,4 +35,4 @@ def step(
     return state, Info(acceptance)
 
 
-kernel = Kernel(init_energy, step)
+kernel = Kernel(init_energy, step, streams=True)

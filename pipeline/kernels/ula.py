@@ -8,6 +8,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source
 from pipeline.energies.target import Target
 from pipeline.kernels.base import (
     GradientState,
@@ -32,7 +33,7 @@ class Differentiable(Protocol):
 
 
 def step(
-    generator: torch.Generator,
+    generator: Source,
     state: GradientState,
     target: Target,
     *,
@@ -87,4 +88,4 @@ def _sigma(step_size: Scale, noise: float | None) -> Scale:
     return (2 * step_size) ** 0.5 if noise is None else noise
 
 
-kernel = Kernel(init_gradient, step, replay)
+kernel = Kernel(init_gradient, step, replay, streams=True)

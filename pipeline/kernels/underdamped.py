@@ -7,6 +7,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
+from pipeline.common.rng import Source
 from pipeline.config.fields import NonNegativeFloat, PositiveFloat, PositiveInt, about
 from pipeline.config.kernels import Force, TunedKernel
 from pipeline.energies.base import reflect, squared_norm
@@ -35,7 +36,7 @@ class UnderdampedKernel(TunedKernel):
 
 
 def step(
-    generator: torch.Generator,
+    generator: Source,
     state: GradientState,
     target: Target,
     *,
@@ -95,4 +96,4 @@ def _drift(
     return position, momentum * sign
 
 
-kernel = Kernel(init_gradient, step)
+kernel = Kernel(init_gradient, step, streams=True)

@@ -13,13 +13,14 @@ import torch
 from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data
 from pipeline.assembly.learner import make_learner
+from pipeline.chains.together import Together
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint, write_part
 
 
 class InlineRunner:
-    """Carries a run in this process: the pools one after the other, then the learner.
+    """Carries a run in this process: the pools, as one batch where they may be, then the learner.
 
     Under `lag_mode=exact` step t consumes what version max(0, t - lag) made, from a window of past
     weights (which a resumed run starts to fill anew); otherwise the lag is 0, which every bound
@@ -35,6 +36,9 @@ class InlineRunner:
             make_chains(config, self._data.shape, pool, self._data.context_shape)
             for pool in range(config.pools)
         ]
+        self._together = (
+            None if config.sends_starts else Together(self._pools, config.batches_per_step)
+        )
         lag = config.lag if config.trainer.lag_mode == "exact" else 0
         self._window: deque[Weights] = deque(maxlen=lag + 1)
 
@@ -62,20 +66,28 @@ class InlineRunner:
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
         """Makes a round of each pool whose turn it is, and one step from their batches."""
         config, step = self._config, self._learner.version
-        batches: list[pa.RecordBatch] = []
-        reports: list[RoundReport] = []
-        for number, pool in enumerate(config.pools_of_step(step)):
-            start = None
-            if config.batches_carry_rows:
-                start = self._learner.deal()
-            elif config.sends_starts:
-                start = self._learner.starts(step).chunk(config.batches_per_step)[number]
-            batch, report = self._pools[pool].advance(self._window[0], start)
-            batches.append(batch)
-            reports.append(report)
-        done, weights = self._learner.step(batches)
+        if self._together is not None:
+            rounds = self._together.advance(config.pools_of_step(step), self._window[0])
+        else:
+            rounds = self._rounds_with_rows(step)
+        done, weights = self._learner.step([batch for batch, _ in rounds])
         self._window.append(weights)
+        reports = [report for _, report in rounds]
         return done, reports, Flow(0, 0, len(self._pools), {}, {}, 0, False, {})
+
+    def _rounds_with_rows(self, step: int) -> list[tuple[pa.RecordBatch, RoundReport]]:
+        """A round of each pool whose turn it is, sent the rows that its chains begin at or run
+        under.
+        """
+        config, rounds = self._config, []
+        for number, pool in enumerate(config.pools_of_step(step)):
+            start = (
+                self._learner.deal()
+                if config.batches_carry_rows
+                else self._learner.starts(step).chunk(config.batches_per_step)[number]
+            )
+            rounds.append(self._pools[pool].advance(self._window[0], start))
+        return rounds
 
     def save(self, folder: str) -> list[Part]:
         """Writes every part of a checkpoint to `folder`."""

@@ -210,7 +210,7 @@ def test_weights_are_mapped_not_copied(small: Small, kind: str) -> None:
     before = weights.flat.copy()
     pool.advance(weights)
     begin, end = weights.flat.ctypes.data, weights.flat.ctypes.data + weights.flat.nbytes
-    inside = [begin <= parameter.data_ptr() < end for parameter in pool._energy.parameters()]
+    inside = [begin <= parameter.data_ptr() < end for parameter in pool.energy.parameters()]
     assert all(inside) or kind == "conv", "kernels of convolutions lie in memory in another order"
     assert any(inside)
     assert (weights.flat == before).all()

@@ -114,7 +114,7 @@ def test_forgetting_any_part_of_the_state_is_caught(small: Small, tmp_path: Path
         elif forget == "optimizer":
             resumed._learner._optimizer.load_state_dict(fresh._learner._optimizer.state_dict())
         else:
-            resumed._pools[1]._generator.set_state(fresh._pools[1]._generator.get_state())
+            resumed._pools[1].generator.set_state(fresh._pools[1].generator.get_state())
         for _ in range(4):
             resumed.step()
         assert not np.array_equal(whole, final_weights(resumed)), forget
