@@ -56,7 +56,7 @@ class Advance(NamedTuple):
     noise: Tensor | None = None
 
     def chunk(self, pieces: int) -> list[Advance]:
-        """As many `pieces`, each of the next of equal blocks of chains."""
+        """Returns so many `pieces`, each of the next of equal blocks of chains."""
         by_row = [field.chunk(pieces) for field in self[:3]]
         previous, noise = self.previous, self.noise
         past = (

@@ -278,7 +278,7 @@ def test_a_step_size_configured_anew_is_taken(small: Small) -> None:
         small("deep", "kernel.target_acceptance=0.6", "kernel.step_size=0.003"), (8, 8), 0
     )
     other.load_state_dict(chains.state_dict())
-    assert other._sampler.step_size == pytest.approx(0.003)
+    assert other.sampler.step_size == pytest.approx(0.003)
     same = make_chains(config, (8, 8), 0)
     same.load_state_dict(chains.state_dict())
-    assert same._sampler.step_size == report.step_size
+    assert same.sampler.step_size == report.step_size
