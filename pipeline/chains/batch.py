@@ -8,7 +8,8 @@ memory.
 
 from __future__ import annotations
 
-from functools import cache
+import math
+from functools import cache, lru_cache
 
 import numpy as np
 import pyarrow as pa
@@ -75,6 +76,7 @@ def encode(
     row.
     """
     rows, replayed = len(position), 0 if noise is None else len(noise)
+    chain, *owner = _same_every_round(rows, pool, incarnation)
     past = (
         []
         if previous is None or noise is None
@@ -86,29 +88,32 @@ def encode(
         *([] if number is None else [pa.array(number.cpu().numpy())]),
         *([] if start is None else [fixed_size_lists(start)]),
         fixed_size_lists(position),
-        pa.array(np.arange(rows, dtype=np.int64)),
+        chain,
         pa.array(energy.cpu().numpy()),
         pa.array(acceptance.cpu().numpy()),
         pa.array(age.cpu().numpy()),
-        *(
-            pa.array(np.full(rows, value, kind))
-            for value, kind in (
-                (pool, np.int32),
-                (incarnation, np.int32),
-                (round, np.int64),
-                (version, np.int64),
-            )
-        ),
+        *owner,
+        pa.array(np.full(rows, round)),
+        pa.array(np.full(rows, version)),
     ]
-    widths = [0 if values is None else values[0].numel() for values in (context, start)]
-    kind = schema(position[0].numel(), replayed, widths[0], number is not None, widths[1])
+    widths = [0 if values is None else math.prod(values.shape[1:]) for values in (context, start)]
+    dimension = math.prod(position.shape[1:])
+    kind = schema(dimension, replayed, widths[0], number is not None, widths[1])
     return pa.RecordBatch.from_arrays(columns, schema=kind)
+
+
+@lru_cache(maxsize=64)
+def _same_every_round(rows: int, pool: int, incarnation: int) -> tuple[pa.Array, ...]:
+    """The columns `chain`, `pool` and `incarnation`: made once, and shared by a pool's batches."""
+    chain = np.arange(rows, dtype=np.int64)
+    owner = (np.full(rows, number, np.int32) for number in (pool, incarnation))
+    return pa.array(chain), *map(pa.array, owner)
 
 
 def fixed_size_lists(values: Tensor) -> pa.FixedSizeListArray:
     """Returns `values` [N, *shape] as an Arrow array of N lists of one length."""
-    flat = values.reshape(len(values), -1).cpu().contiguous().numpy()
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat.reshape(-1)), flat.shape[1])
+    flat = values.cpu().contiguous().view(-1).numpy()
+    return pa.FixedSizeListArray.from_arrays(pa.array(flat), math.prod(values.shape[1:]))
 
 
 def decode(batch: pa.RecordBatch) -> Negatives:

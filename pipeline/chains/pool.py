@@ -69,6 +69,11 @@ class Pool:
         self._adoption(weights.flat)
         self.sampler.refresh()
 
+    def join(self, other: Pool) -> None:
+        """From now on both have one energy: what either adopts are both pools' weights."""
+        self.energy, self._adoption = other.energy, other._adoption
+        self.sampler.join(other.sampler)
+
     def begin(self, start: Rows | None = None) -> tuple[Rows | None, int]:
         """Puts the chains where a round starts from, under the weights of now. Returns the rows
         that they were sent, one for each chain, and how many started anew from noise.

@@ -106,6 +106,10 @@ class Sampler:
             else self._steps.values[-1]
         )
 
+    def join(self, other: Sampler) -> None:
+        """From now on both sample from the other's target: its energy, contexts and rungs."""
+        self._target = other._target
+
     def bind(self, context: Tensor | None) -> None:
         """From now on under `context` [N, *context_shape], one a chain, on every rung the same."""
         self._target.bind(context)
@@ -136,7 +140,7 @@ class Sampler:
                 swaps += info.swaps
         self.position = state.position
         energy = state.energy if hasattr(state, "energy") else self._target.energy(self.position)
-        lost = broken(state) | ~energy.isfinite()
+        lost = broken((*state, energy))
         drawn = torch.stack(noise) if noise else None
         report = Advance(
             energy, lost, acceptance / transitions, swaps / transitions, previous, drawn

@@ -32,6 +32,9 @@ class Together:
     def __init__(self, pools: Sequence[Pool], abreast: int) -> None:
         self._pools = pools
         self.as_one = abreast > 1 and agree(pools[0], abreast)
+        if self.as_one:
+            for pool in pools[1:]:
+                pool.join(pools[0])
 
     def advance(
         self, numbers: Sequence[int], weights: Weights
@@ -43,10 +46,8 @@ class Together:
         if not self.as_one:
             return [pool.advance(weights) for pool in pools]
         clock, spent = time.perf_counter(), time.process_time()
-        restarted = []
-        for pool in pools:
-            pool.adopt(weights)
-            restarted.append(pool.begin()[1])
+        pools[0].adopt(weights)
+        restarted = [pool.begin()[1] for pool in pools]
         sampler = pools[0].sampler
         sampler.position = torch.cat([pool.sampler.position for pool in pools])
         streams = Streams(tuple(pool.generator for pool in pools))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple, Protocol
 
 import torch
@@ -108,14 +108,16 @@ def choose(accepted: Tensor, moved: Any, state: Any) -> Any:
     return moved
 
 
-def broken(state: Any) -> Tensor:
-    """[N] bool: which chains are not finite, in their position or in anything cached with it."""
-    if math.isfinite(sum(field.sum() for field in state)):  # mostly, and at once
-        return torch.zeros(len(state.position), dtype=torch.bool, device=state.position.device)
+def broken(fields: Sequence[Tensor]) -> Tensor:
+    """[N] bool: which chains are not finite in any of the `fields` [N, ...] that are theirs: the
+    position, and what is cached with it.
+    """
+    if math.isfinite(sum(field.sum() for field in fields)):  # mostly, and at once
+        return torch.zeros(len(fields[0]), dtype=torch.bool, device=fields[0].device)
     return ~torch.stack(
         [
             field.flatten(1).isfinite().all(1) if field.ndim > 1 else field.isfinite()
-            for field in state
+            for field in fields
         ]
     ).all(0)
 

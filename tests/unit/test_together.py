@@ -119,8 +119,9 @@ def test_gibbs_draws_the_same_coins(least: int, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr("pipeline.energies.conditionals.WORTH_BULK", least)
     energy = whole_numbers_rbm()
     ours, theirs = (pools(energy, gibbs.kernel, {}) for _ in range(2))
+    # the probe's own weights are no whole numbers
+    monkeypatch.setattr("pipeline.chains.together.agree", lambda *_: True)
     together = Together(ours, 2)
-    together.as_one = True  # the probe's own weights are no whole numbers
     compare(energy, ours, theirs, together)
 
 
@@ -144,16 +145,18 @@ def test_pools_that_have_something_of_their_own_stay_apart() -> None:
 
 
 @pytest.mark.parametrize("overrides", [["deep"], ["rbm"], ["deep", "trainer.negatives=8"]])
-def test_a_run_ends_the_same_either_way(small: Small, overrides: list[str]) -> None:
+def test_a_run_ends_the_same_either_way(
+    small: Small, overrides: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Whatever the probe says here of the sizes of matrices, weights and chains are those of pools
     that run one after the other.
     """
     config = small(*overrides, "cluster=inline")
     ends = []
     for apart in (False, True):
+        if apart:
+            monkeypatch.setattr("pipeline.chains.together.agree", lambda *_: False)
         runner = InlineRunner(config)
-        assert runner._together is not None
-        runner._together.as_one &= not apart
         runner.start(None, None)
         for _ in range(4):
             runner.step()
