@@ -148,15 +148,18 @@ class ServerRanks:
         return weights
 
     def report(self, step: list[ray.ObjectRef]) -> StepReport:
-        """The report of all ranks on their `step`, when it is done.
+        """The report of all ranks on their `step`, when it is done. Raises as `answers` does."""
+        return merged(self.answers(step, self._config.cluster.timeout))
+
+    def answers(self, asked: list[ray.ObjectRef], timeout: float) -> list[Any]:
+        """Every rank's answer to what it was `asked`, when all are there.
 
         Raises those of `LOST` where a rank died, or a batch did; the first failure, but that of a
-        rank for which another died before it.
+        rank for which another died before it; and `NotInTime` after `timeout` seconds.
         """
-        timeout = self._config.cluster.timeout
-        reports: dict[ray.ObjectRef, StepReport] = {}
+        answers: dict[ray.ObjectRef, Any] = {}
         failures: list[Exception] = []
-        pending = step
+        pending = asked
         while pending:
             # a rank that waits for a dead one is told by its connection, at the latest by its own
             # timeout
@@ -167,7 +170,7 @@ class ServerRanks:
                 break
             for rank in done:
                 try:
-                    reports[rank] = get(rank, timeout, "the parameter server's step")
+                    answers[rank] = get(rank, timeout, "the parameter server's step")
                 except (*LOST, PipelineError) as error:
                     raise error from None
                 except RayTaskError as error:
@@ -179,7 +182,7 @@ class ServerRanks:
                 f"{len(pending)} of the parameter server's ranks did not answer within"
                 f" {timeout:g} s"
             )
-        return merged([reports[rank] for rank in step])
+        return [answers[rank] for rank in asked]
 
     def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
         """Asks every rank for its parts of a checkpoint, which `parts` waits for."""
