@@ -65,10 +65,10 @@ class ChainPool:
         self._expect(round)
         return self._pool.advance(weights, None if start is None else start.map(torch.tensor))
 
-    def connect(self, secret: bytes, addresses: Sequence[tuple[str, int]], timeout: float) -> bool:
+    def connect(self, secret: bytes, addresses: Sequence[tuple[str, int]], patience: float) -> bool:
         """Opens lines to the ranks at the `addresses`, in their order; returns whether it could."""
         try:
-            self._lines.connect(secret, self._number, addresses, timeout)
+            self._lines.connect(secret, self._number, addresses, patience)
         except LineBroken as error:
             log.warning("pool %d reaches no rank of the parameter server: %s", self._number, error)
             return False
@@ -83,7 +83,7 @@ class ChainPool:
         them where a line breaks. Raises `OutOfStepError`.
         """
         self._expect(round)
-        last, reports = None, []
+        last, reports, whole = None, [], False
         try:
             for step in range(first, first + steps):
                 turn = self._config.pools_of_step(step)
@@ -97,8 +97,12 @@ class ChainPool:
                 last, report = self._pool.advance(weights, start)
                 reports.append(report)
                 own.send_batch(last)
+            whole = True
         except LineBroken:
-            self._lines.close()
+            pass
+        finally:
+            if not whole:  # whatever it failed for, nobody shall wait for it
+                self._lines.close()
         return last, reports
 
     def save(self, round: int, folder: str) -> Part:

@@ -12,8 +12,10 @@ from __future__ import annotations
 
 import hmac
 import pickle
+import selectors
 import socket
 import struct
+import time
 from collections.abc import Collection
 from contextlib import suppress
 from typing import Any
@@ -26,7 +28,13 @@ from pipeline.common.types import Rows, Weights
 HEADER = struct.Struct("<qq8s")
 """Of weights: their version, how many bytes they are, and the numpy name of their type."""
 LENGTH = struct.Struct("<q")
+GREETING = struct.Struct("<32sq")
+"""Of whoever opens a line: the secret, and the number that it has here."""
 LARGEST = 1 << 40  # bytes; a longer message is no message
+DOOR_SECONDS = 10.0
+"""For lines to be opened: long for a connection, short for a run that waits."""
+LEAST_SECONDS = 1.0
+"""For the other end to answer, however little time is left."""
 
 
 class LineBroken(Exception):  # noqa: N818 - it names what happened
@@ -87,6 +95,10 @@ class Line:
         except (OSError, ValueError, StopIteration) as error:  # pa.ArrowInvalid is a ValueError
             raise LineBroken(str(error)) from error
 
+    def wait_at_most(self, seconds: float) -> None:
+        """Waits from now on for so long, and for `LEAST_SECONDS` at least."""
+        self._socket.settimeout(max(seconds, LEAST_SECONDS))
+
     def close(self) -> None:
         """Ends the line: whoever waits at the other end is told."""
         with suppress(OSError):  # the other end may have done so before
@@ -134,53 +146,104 @@ class Lines:
         return self._lines[number]
 
     def listen(self, host: str) -> tuple[str, int]:
-        """Opens a door on this machine, known to the others as `host`, and returns its address."""
+        """Opens a door on this machine, known to the others as `host`, and returns its address.
+
+        Raises `LineBroken` where it cannot.
+        """
         self.close()
-        self._door = socket.create_server((host, 0))
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        try:
+            # whoever comes before `accept` waits in the backlog
+            self._door = socket.create_server((host, 0), family=family, backlog=4096)
+        except OSError as error:
+            raise LineBroken(f"{host}: {error}") from error
         return host, self._door.getsockname()[1]
 
-    def accept(self, secret: bytes, numbers: Collection[int], timeout: float) -> None:
-        """Waits for all of the `numbers` to come through the door, each with the `secret`, and
-        closes it. Raises `LineBroken` where they do not within `timeout` seconds.
+    def accept(self, secret: bytes, numbers: Collection[int], patience: float) -> None:
+        """Waits for all of the `numbers` to come through the door, each with the `secret` of 32
+        bytes, and closes it. Their lines wait `patience` seconds for the other end.
+
+        A stranger, who says something else or nothing, keeps nobody waiting. Raises `LineBroken`
+        where not all come within `DOOR_SECONDS`.
         """
         assert self._door is not None, "accept comes after listen"
-        with self._door as door:
+        deadline = time.monotonic() + DOOR_SECONDS
+        with self._door as door, selectors.DefaultSelector() as there:
             self._door = None
-            door.settimeout(timeout)
-            while set(numbers) - set(self._lines):
-                try:
-                    connected, _ = door.accept()
-                except OSError as error:
-                    raise LineBroken(f"nobody came: {error}") from error
-                line = Line(connected, timeout)
-                told = bytes(line._exactly(bytearray(len(secret))))
-                if not hmac.compare_digest(told, secret):
-                    line.close()
-                    continue
-                self._lines[line.receive()] = line
+            door.setblocking(False)
+            there.register(door, selectors.EVENT_READ)
+            try:
+                while absent := set(numbers) - set(self._lines):
+                    seconds = deadline - time.monotonic()
+                    if seconds < 0:
+                        raise LineBroken(f"{sorted(absent)} did not come")
+                    for key, _ in there.select(seconds):
+                        if key.fileobj is door:
+                            _let_in(door, there)
+                        elif (said := _hear(key, there)) is not None:
+                            self._admit(key.fileobj, said, secret, patience)
+            finally:
+                strangers: list[Any] = [key.fileobj for key in there.get_map().values()]
+                for stranger in strangers:
+                    stranger.close()
+
+    def _admit(self, guest: Any, said: bytes, secret: bytes, patience: float) -> None:
+        """Keeps the line of a `guest` who `said` the secret."""
+        told, number = GREETING.unpack(said)
+        if hmac.compare_digest(told, secret):
+            self._lines[number] = Line(guest, patience)
+        else:
+            guest.close()
 
     def connect(
-        self, secret: bytes, own: int, addresses: Collection[tuple[str, int]], timeout: float
+        self, secret: bytes, own: int, addresses: Collection[tuple[str, int]], patience: float
     ) -> None:
         """Opens a line to each of the `addresses`, which are numbered in order, as number `own`.
+        They wait `patience` seconds for the other end.
 
-        Raises `LineBroken` where one cannot be reached within `timeout` seconds.
+        Raises `LineBroken` where one cannot be reached within `DOOR_SECONDS`; then there are none.
         """
         self.close()
         for number, address in enumerate(addresses):
             try:
-                line = Line(socket.create_connection(address, timeout), timeout)
+                connected = socket.create_connection(address, DOOR_SECONDS)
+                connected.sendall(GREETING.pack(secret, own))
             except OSError as error:
+                self.close()
                 raise LineBroken(f"{address[0]}:{address[1]}: {error}") from error
-            line._send(secret)
-            line.send(own)
-            self._lines[number] = line
+            self._lines[number] = Line(connected, patience)
 
     def close(self) -> None:
-        """Ends all of them."""
+        """Ends all of them, and shuts the door."""
+        if self._door is not None:
+            self._door.close()
+            self._door = None
         for line in self._lines.values():
             line.close()
         self._lines = {}
+
+
+def _let_in(door: socket.socket, there: selectors.BaseSelector) -> None:
+    """Takes in a guest, who has said nothing yet."""
+    with suppress(OSError):  # gone again
+        guest, _ = door.accept()
+        guest.setblocking(False)
+        there.register(guest, selectors.EVENT_READ, bytearray())
+
+
+def _hear(key: selectors.SelectorKey, there: selectors.BaseSelector) -> bytes | None:
+    """Returns the whole greeting of a guest who has something to say, once it is there."""
+    guest: Any = key.fileobj
+    heard = b""
+    with suppress(OSError):
+        heard = guest.recv(GREETING.size - len(key.data))
+    key.data.extend(heard)
+    whole = len(key.data) == GREETING.size
+    if whole or not heard:
+        there.unregister(guest)
+    if not heard:
+        guest.close()
+    return bytes(key.data) if whole else None
 
 
 def sent_rows(rows: Rows | None) -> Any:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple, TypeVar
@@ -23,6 +24,7 @@ from pipeline.storage.checkpoint import Checkpoint, write_part
 from pipeline.training.learner import Learner
 from pipeline.training.ranks import Ranks, free_address
 
+log = logging.getLogger(__name__)
 Thing = TypeVar("Thing")
 
 
@@ -139,18 +141,27 @@ class ParameterServer:
         """The size of what is published."""
         return self._started.publish().flat.nbytes if self._started is not None else 0
 
-    def listen(self) -> tuple[str, int]:
-        """Opens a door for lines, and returns its address."""
-        return self._lines.listen(ray.util.get_node_ip_address())
-
-    def accept(self, secret: bytes, pools: Sequence[int], timeout: float) -> bool:
-        """Waits for the `pools` to open their lines; returns whether all came in time."""
+    def listen(self) -> tuple[str, int] | None:
+        """Opens a door for lines, and returns its address; None where it cannot."""
         try:
-            self._lines.accept(secret, pools, timeout)
-        except LineBroken:
+            return self._lines.listen(ray.util.get_node_ip_address())
+        except LineBroken as error:
+            log.warning("no door for lines: %s", error)
+            return None
+
+    def accept(self, secret: bytes, pools: Sequence[int]) -> bool:
+        """Takes in the lines that the `pools` opened; returns whether all are there."""
+        try:
+            self._lines.accept(secret, pools, self._config.cluster.pool_timeout)
+        except LineBroken as error:
+            log.warning("not all lines could be opened: %s", error)
             self._lines.close()
             return False
         return True
+
+    def hang_up(self) -> None:
+        """Ends its lines, and shuts the door."""
+        self._lines.close()
 
     @ray.method(num_returns=2)
     def stretch(self, version: int, steps: int) -> tuple[Weights, Stretch]:
@@ -197,24 +208,36 @@ class ParameterServer:
         if self._config.sends_starts:
             rows = [*learner.starts(step).chunk(len(own))]
         lost: list[int] = []
+        # one span of patience for all: pools of a node that is gone hang all at once
+        patience = self._config.cluster.pool_timeout
+        until = time.monotonic() + patience
         for pool, its in zip(own, rows, strict=True):
-            self._try(pool, lost, Line.send, sent_rows(its))
+            self._try(pool, lost, until, Line.send, sent_rows(its))
         if self._ranks.rank == 0:
             for pool in turn:
-                self._try(pool, lost, Line.send_weights, weights)
+                self._try(pool, lost, until, Line.send_weights, weights)
         learner.prepare()
-        clock = time.perf_counter()
-        batches = [self._try(pool, lost, Line.receive_batch) for pool in own]
-        waited = time.perf_counter() - clock
+        clock = time.monotonic()
+        batches = [self._try(pool, lost, clock + patience, Line.receive_batch) for pool in own]
+        waited = time.monotonic() - clock
         lost = [pool for pool in own if pool in lost]
         return lost, [batch for batch in batches if batch is not None], waited
 
-    def _try(self, pool: int, lost: list[int], do: Callable[..., Any], *arguments: Any) -> Any:
-        """Uses the line to a pool, which is `lost` where it breaks."""
+    def _try(
+        self,
+        pool: int,
+        lost: list[int],
+        until: float,
+        do: Callable[..., Any],
+        *arguments: Any,
+    ) -> Any:
+        """Uses the line to a pool, which is `lost` where it breaks, or does not answer `until`."""
         if pool in lost:
             return None
         try:
-            return do(self._lines[pool], *arguments)
+            line = self._lines[pool]
+            line.wait_at_most(until - time.monotonic())
+            return do(line, *arguments)
         except LineBroken:
             lost.append(pool)
             return None

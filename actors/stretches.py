@@ -51,7 +51,7 @@ class Stretches:
 
     def __init__(self, config: RunConfig, servers: ServerRanks, pools: PoolRoster) -> None:
         self._config, self._servers, self._pools = config, servers, pools
-        self._connected = False
+        self._lines_to: list[tuple[int, str]] | None = None  # those of `_processes` with lines
         self._barred = config.trainer.lag != 0
         self._step_seconds = SECONDS  # until one was made
         self._steps = 1  # of the last stretch
@@ -66,119 +66,124 @@ class Stretches:
     def _members(self) -> list[PoolMember]:
         return self._pools.members[: self._config.pools]
 
+    @property
+    def _processes(self) -> list[tuple[int, str]]:
+        """What tells the process of each pool from those that it had before."""
+        return [(pool.incarnation, pool.node) for pool in self._members]
+
     def make(self, version: int, most: int) -> Made | None:
         """A stretch of at most so many steps from `version`; None where there are no lines.
 
         Pools that are lost are sent for. Raises those of `LOST` where a rank of the parameter
         server was, and `NotInTime` where one hangs.
         """
-        if not self._connected and not self._connect():
+        if self._lines_to != self._processes and not self._connect():
             return None
         steps = max(1, min(most, 2 * self._steps, int(SECONDS / self._step_seconds)))
-        clock = time.perf_counter()
+        clock, cluster = time.perf_counter(), self._config.cluster
         asked = [rank.stretch.remote(version, steps) for rank in self._servers.actors]
         members = self._members
         made = [pool.actor.stretch.remote(pool.rounds, version, steps) for pool in members]
         try:
-            accounts = self._accounts([account for _, account in asked])
+            ranks = [account for _, account in asked]
+            said = self._servers.answers(ranks, cluster.timeout + cluster.pool_timeout)
         except LOST:
-            self._connected = False
-            self._take_in(members, made)
+            self._lines_to = None
+            # they may be at a long round, which is no fault of theirs
+            self._take_in(members, made, cluster.pool_timeout)
             raise
+        accounts = [Stretch(*account) for account in said]
         reports = [
             merged(ranks) for ranks in zip(*(rank.reports for rank in accounts), strict=True)
         ]
-        rounds = self._take_in(members, made)
-        self._connected = len(reports) == steps and not any(rank.lost for rank in accounts)
-        self._pools.dropped["object_lost"] += len(rounds) - sum(len(step.lags) for step in reports)
+        rounds = self._take_in(members, made, GRACE_SECONDS)
+        if len(reports) < steps or any(rank.lost for rank in accounts):
+            self._lines_to = None
         self._steps = len(reports) or 1
         self._step_seconds = (time.perf_counter() - clock) / self._steps
         of_step: dict[int, list[RoundReport]] = {}
         for round in rounds:
             of_step.setdefault(round.version, []).append(round)
         waited = [max(times) for times in zip(*(rank.waited for rank in accounts), strict=True)]
-        by_step = [of_step.get(report.version - 1, []) for report in reports]
+        by_step = [of_step.pop(report.version - 1, []) for report in reports]
+        # a pool that died took its word on rounds with it that steps have learned from
+        unused = [len(of) - len(at.lags) for of, at in zip(by_step, reports, strict=True)]
+        self._pools.dropped["object_lost"] += sum(max(0, count) for count in unused)
+        self._pools.dropped["object_lost"] += sum(map(len, of_step.values()))
         return Made(reports, by_step, waited, asked[0][0])
 
     def _connect(self) -> bool:
         """Opens the lines; where that fails, no stretches are made in this run."""
+        self._lines_to = None
+        if not self._config.pools:
+            self._lines_to = []
+            return True
+        timeout = self._config.cluster.timeout
+        size = get(self._servers.first.weights_bytes.remote(), timeout, "the parameter server")
+        if size > LARGEST:
+            self._barred = True
+            return False
+        processes, opened = self._processes, self._open()
+        if opened:
+            self._lines_to = processes
+            return True
+        for rank in self._servers.actors:  # one that died says so here
+            get(rank.hang_up.remote(), timeout, "the parameter server")
+        if opened is False:
+            self._barred = True
+            log.warning(
+                "the actors could not open lines to one another: every step is asked for by calls,"
+                " which is slower"
+            )
+        return False
+
+    def _open(self) -> bool | None:
+        """Whether all lines could be opened; None where a pool was lost meanwhile."""
         cluster, secret = self._config.cluster, secrets.token_bytes(32)
-        timeout = cluster.timeout
-        if self._config.pools:
-            doors = [rank.listen.remote() for rank in self._servers.actors]
-            addresses = [get(door, timeout, "the parameter server") for door in doors]
-            size = get(self._servers.first.weights_bytes.remote(), timeout, "the parameter server")
-            if size > LARGEST:
-                self._barred = True
-                return False
-            numbers = [pool.number for pool in self._members]
-            accepted = [
-                rank.accept.remote(secret, numbers, cluster.pool_timeout)
-                for rank in self._servers.actors
-            ]
-            # a pool waits for weights as long as a rank is at a step, and waits for pools
-            patience = cluster.timeout + cluster.pool_timeout
-            opened = [
-                pool.actor.connect.remote(secret, addresses, patience) for pool in self._members
-            ]
-            there = self._answers(opened)
-            if not all(there):
-                # of those that died, the next look at the pools says so
-                self._barred = any(answer is False for answer in there)
-                return False
-            if not all(get(rank, timeout, "the parameter server") for rank in accepted):
-                self._barred = True
-                return False
-        self._connected = True
-        return True
+        ranks, who = self._servers.actors, "the parameter server"
+        doors = [rank.listen.remote() for rank in ranks]
+        addresses = [get(door, cluster.timeout, who) for door in doors]
+        if None in addresses:
+            return False
+        # a pool waits for weights as long as a rank is at a step, and waits for pools
+        patience = cluster.timeout + cluster.pool_timeout
+        members = self._members
+        opened = [pool.actor.connect.remote(secret, addresses, patience) for pool in members]
+        there = [
+            self._answer(pool, reference, cluster.pool_timeout)
+            for pool, reference in zip(members, opened, strict=True)
+        ]
+        if not all(there):
+            # of those that died, the next look at the pools says so
+            return False if False in there else None
+        numbers = [pool.number for pool in members]
+        accepted = [rank.accept.remote(secret, numbers) for rank in ranks]
+        return all(get(rank, cluster.timeout, who) for rank in accepted)
 
-    def _answers(self, opened: Sequence[ray.ObjectRef]) -> list[bool | None]:
-        """Each pool's word on whether it could open its lines; None of one that was lost."""
-        answers: list[bool | None] = []
-        for pool, reference in zip(self._members, opened, strict=True):
-            try:
-                answers.append(get(reference, self._config.cluster.timeout, "a pool"))
-            except LOST:
-                self._pools.lose(pool)
-                answers.append(None)
-        return answers
+    def _answer(self, pool: PoolMember, reference: ray.ObjectRef, seconds: float) -> Any:
+        """The pool's answer, None where it died, or gives none within so many `seconds` and is
+        ended; then it is sent for.
+        """
+        try:
+            return get(reference, seconds, f"pool {pool.number}")
+        except LOST:
+            pass
+        except NotInTime:
+            log.warning("pool %d does not answer", pool.number)
+            ray.kill(pool.actor, no_restart=False)
+        self._pools.lose(pool)
+        return None
 
-    def _accounts(self, asked: Sequence[ray.ObjectRef]) -> list[Stretch]:
-        """Every rank's account, when all are done."""
-        cluster = self._config.cluster
-        limit = cluster.timeout + cluster.pool_timeout
-        done, _ = ray.wait(asked, num_returns=len(asked), timeout=limit, fetch_local=False)
-        failures: list[Exception] = []
-        accounts = []
-        for rank in asked:
-            if rank not in done:
-                raise NotInTime(f"the parameter server did not answer within {limit:g} s")
-            try:
-                accounts.append(Stretch(*get(rank, limit, "the parameter server's steps")))
-            except Exception as error:
-                failures.append(error)
-        if failures:
-            # a rank that lost another says so in torch's words: the death is the cause
-            raise next((error for error in failures if isinstance(error, LOST)), failures[0])
-        return accounts
-
-    def _take_in(self, members: Sequence[PoolMember], made: Sequence[Any]) -> list[RoundReport]:
-        """The rounds that pools made; those that died are sent for, those that hang are ended."""
+    def _take_in(
+        self, members: Sequence[PoolMember], made: Sequence[Any], seconds: float
+    ) -> list[RoundReport]:
+        """The rounds that pools made, of those that say so within so many `seconds`."""
         accounts = [account for _, account in made]
         if accounts:
-            ray.wait(accounts, num_returns=len(accounts), timeout=GRACE_SECONDS, fetch_local=False)
+            ray.wait(accounts, num_returns=len(accounts), timeout=seconds, fetch_local=False)
         rounds: list[RoundReport] = []
         for pool, (last, account) in zip(members, made, strict=True):
-            if not ready(account):
-                log.warning("pool %d does not answer", pool.number)
-                ray.kill(pool.actor, no_restart=False)
-                self._pools.lose(pool)
-                continue
-            try:
-                reports = get(account, GRACE_SECONDS, f"pool {pool.number}")
-            except LOST:
-                self._pools.lose(pool)
-                continue
+            reports = self._answer(pool, account, GRACE_SECONDS if ready(account) else 0.0)
             if reports:
                 self._pools.made(pool, last, reports)
                 rounds += reports
