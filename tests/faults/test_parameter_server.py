@@ -116,15 +116,15 @@ RANKS = (
 
 
 def test_two_ranks_learn_what_one_learns(small: Small, start: Start, tmp_path: Path) -> None:
-    """Through Ray, in lock-step: same rows, same chains, the same weights to rounding, and one
-    checkpoint for both.
+    """Through Ray, in lock-step, by a call and in a stretch: same rows, same chains, the same
+    weights to rounding, and one checkpoint for both.
     """
     config = small("deep", *RANKS)
     runner = start(config)
     alone = InlineRunner(small("deep", "optimizer.name=sgd"))
     alone.start(None, None)
-    for _ in range(3):
-        report, rounds, _ = runner.step()
+    made = [runner.step(), *runner.stretch(1), *runner.stretch(1)]
+    for report, rounds, _ in made:
         expected = alone.step()[0]
         assert report.negatives == expected.negatives == 16
         assert len(rounds) == len(report.lags) == 2

@@ -43,8 +43,11 @@ class Processes:
 
         return actor_class
 
-    def kill(self, actor: Any) -> None:
-        self.free.append(self.made[id(actor)])
+    def kill(self, actor: Any, no_restart: bool = True) -> None:
+        if no_restart:
+            self.free.append(self.made[id(actor)])
+        else:
+            self.kill_(actor, no_restart=False)
 
     def close(self) -> None:
         for _, actor in self.made.values():

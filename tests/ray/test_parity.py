@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import ray
 
+from actors import stretches
 from actors.driver import RayRunner
+from actors.lines import LineBroken
 from pipeline.assembly.data import open_data
+from pipeline.common.errors import DivergenceError
 from pipeline.config.run import RunConfig
 from pipeline.runs.inline import InlineRunner
 from pipeline.storage.checkpoint import CheckpointStore
@@ -29,12 +34,27 @@ def _reused(local_ray: None) -> Iterator[None]:  # noqa: ARG001 - it comes first
         yield
 
 
-def through_ray(config: RunConfig, output: Path, steps: int = STEPS) -> RayRunner:
+@pytest.fixture(autouse=True)
+def _long_stretches(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 1, 2, 4, ... steps, however slow the machine is."""
+    monkeypatch.setattr(stretches, "SECONDS", 600.0)
+
+
+def begun(config: RunConfig, output: Path) -> RayRunner:
     data = open_data(config)
     runner = RayRunner(config, str(output), data.shape, data.context_shape)
     runner.start(CheckpointStore(str(output), 3).latest(), None)
-    for _ in range(steps):
-        runner.step()
+    return runner
+
+
+def through_ray(config: RunConfig, output: Path, steps: int = STEPS) -> RayRunner:
+    """In stretches that the actors make among themselves, where they can."""
+    runner, made, longest = begun(config, output), 0, 0
+    while made < steps:
+        done = runner.stretch(steps - made)
+        made, longest = made + len(done), max(longest, len(done))
+    if steps:
+        assert (longest > 1) == (config.trainer.lag == 0)
     return runner
 
 
@@ -54,6 +74,9 @@ def weights(runner: RayRunner) -> np.ndarray:
     "overrides",
     [
         ["deep"],
+        ["rbm"],
+        ["deep", "chains.pools=4", "cluster.pool_cpus=0.25", "trainer.negatives=16"],
+        ["rbm", "objective=cd", "trainer.batch_size=40"],
         ["conv"],
         ["ladder"],
         ["deep", "trainer.negatives=8", "trainer.lag=3", "trainer.lag_mode=exact"],
@@ -83,6 +106,69 @@ def test_one_process_and_ray_end_bitwise_equal(
     config = small(*overrides)
     runner = through_ray(config, tmp_path)
     assert np.array_equal(weights(runner), inline(config))
+    runner.close()
+
+
+@pytest.mark.parametrize("kind", ["deep", "conditional"])
+def test_lock_step_by_single_calls_ends_bitwise_equal(
+    small: Small, tmp_path: Path, kind: str
+) -> None:
+    """As where lines cannot be opened; by turns with stretches, too."""
+    config = small(kind)
+    runner = begun(config, tmp_path)
+    for _ in range(STEPS // 2):
+        runner.step()
+    made = STEPS // 2
+    while made < STEPS - 1:
+        made += len(runner.stretch(STEPS - 1 - made))
+    runner.step()
+    assert np.array_equal(weights(runner), inline(config))
+    runner.close()
+
+
+def test_where_lines_cannot_be_opened_the_run_goes_on_by_calls(
+    small: Small, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Where the parameter server has no door, or a pool does not reach it. It is said once."""
+    config = small("deep")
+    for actors, name in (("servers.actors", "listen"), ("pools.members", "connect")):
+        caplog.clear()
+        runner = begun(config, tmp_path)
+        last = operator.attrgetter(actors)(runner)[-1]
+        ray.get(getattr(last, "actor", last).__ray_call__.remote(without_lines, name))
+        made = [runner.stretch(STEPS) for _ in range(STEPS)]
+        assert [len(steps) for steps in made] == [1] * STEPS
+        assert not any(flow.restarts for steps in made for _, _, flow in steps)
+        assert caplog.text.count("could not open lines") == 1
+        assert np.array_equal(weights(runner), inline(config))
+        runner.close()
+
+
+def without_lines(actor: Any, name: str) -> None:
+    """In the actor's process: lines fail there from now on."""
+
+    def broken(*_: Any) -> None:
+        raise LineBroken("tried")
+
+    setattr(actor._lines, name, broken)
+
+
+def stretch_on(runner: RayRunner | InlineRunner) -> None:
+    for _ in range(100):
+        runner.stretch(100)
+
+
+def test_a_run_that_diverges_says_the_same(small: Small, tmp_path: Path) -> None:
+    """In a stretch as in one process, and at the same step."""
+    config = small("deep", "optimizer.learning_rate=1e30")
+    said = []
+    alone, runner = InlineRunner(config), begun(config, tmp_path)
+    alone.start(None, None)
+    for one in (alone, runner):
+        with pytest.raises(DivergenceError) as failure:
+            stretch_on(one)
+        said.append(str(failure.value))
+    assert said[0] == said[1]
     runner.close()
 
 
