@@ -19,9 +19,12 @@ from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import pytest
 from ray._private.services import find_gcs_addresses
 
+from pipeline.config.compose import compose
+from pipeline.runs.inline import InlineRunner
 from pipeline.storage.checkpoint import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
@@ -243,6 +246,22 @@ def check_interrupted(log: str, output: Path) -> None:
     assert find(str(output)).step == int(said[1]) > 0
 
 
+def check_bitwise(output: Path, arguments: tuple[str, ...]) -> None:
+    """The newest checkpoint, of whatever step, is one process's at that step, and goes on as it
+    does.
+    """
+    config, checkpoint = compose([*TRAIN[2:], *arguments]), find(str(output))
+    whole, resumed = InlineRunner(config), InlineRunner(config)
+    whole.start(None, None)
+    while whole.step()[0].version < checkpoint.step:
+        pass
+    resumed.start(checkpoint, None)
+    for _ in range(3):
+        assert np.array_equal(whole._learner.publish().flat, resumed._learner.publish().flat)
+        whole.step()
+        resumed.step()
+
+
 def check_refused(command: Command, output: Path, *words: str) -> None:
     """Status 2, one line with `words` on standard error, nothing written."""
     assert command.status() == 2, f"{command.out}\n{command.err}"
@@ -302,6 +321,7 @@ def test_an_interrupt_leaves_a_checkpoint(
     assert command.status() == status, f"{command.out}\n{command.err}"
     assert "Traceback" not in command.err
     check_interrupted(command.out, tmp_path / "run")
+    check_bitwise(tmp_path / "run", LONG)
 
 
 @pytest.mark.parametrize("cluster", ["ray", "local"])
