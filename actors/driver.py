@@ -109,7 +109,7 @@ class RayRunner:
         (`actors.stretches`), or else one step. Raises as `step` does.
         """
         self.pools.look_after()
-        if not self._stretches.possible():
+        if not self._stretches.possible(self._lag_bound):
             return [self.step()]
         clock = time.perf_counter()
         try:
@@ -121,6 +121,7 @@ class RayRunner:
         if made is None or not made.reports:
             return [self.step()]
         self._version = made.reports[-1].version
+        self._lag_bound = made.reports[-1].lag_bound
         self._weights = deque([(self._version, made.weights)], maxlen=self._weights.maxlen)
         each = (time.perf_counter() - clock) / len(made.reports)
         steps = []

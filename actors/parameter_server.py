@@ -169,7 +169,8 @@ class ParameterServer:
         after them (of rank 0), and what it says of each.
 
         It ends before them where a pool is lost: a step goes on with the batches of the others, as
-        long as there are any, and is the last. Raises `ServerOutOfStepError`.
+        long as there are any, and is the last. So it does where a run that chooses its lag leaves
+        lock-step. Raises `ServerOutOfStepError`.
         """
         learner, reports, waited = self._learner(version), [], []
         lost: list[int] = []
@@ -183,7 +184,7 @@ class ParameterServer:
                 report, weights = learner.step(batches)
                 reports.append(report)
                 waited.append(seconds)
-                if everywhere:
+                if everywhere or (self._config.chooses_lag and report.lag_bound):
                     break
         finally:
             if lost or len(reports) < steps:

@@ -52,13 +52,17 @@ class Stretches:
     def __init__(self, config: RunConfig, servers: ServerRanks, pools: PoolRoster) -> None:
         self._config, self._servers, self._pools = config, servers, pools
         self._lines_to: list[tuple[int, str]] | None = None  # those of `_processes` with lines
-        self._barred = config.trainer.lag != 0
+        # a run that chooses its lag is in lock-step while the bound is 0; rows that chains are sent
+        # then belong to no step
+        self._barred = config.lag > 0 and (not config.chooses_lag or config.sends_starts)
         self._step_seconds = SECONDS  # until one was made
         self._steps = 1  # of the last stretch
 
-    def possible(self) -> bool:
-        """Return whether every actor is there, with nothing under way."""
+    def possible(self, lag_bound: int) -> bool:
+        """Return whether the run is in lock-step and every actor there, with nothing under way."""
         if self._barred or self._pools.in_flight:
+            return False
+        if self._config.chooses_lag and lag_bound > 0:
             return False
         return all(pool.life is Life.THERE for pool in self._members)
 
