@@ -63,15 +63,16 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m benchmarks.digits_rbm --json docs/digits_rbm.json
 	$(PY) -m benchmarks.staleness --docs docs --processes 2
 	$(PY) -m benchmarks.pipeline --json docs/pipeline_benchmark.json
+	$(PY) -m benchmarks.front_door --json docs/front_door.json
 	$(PY) -m benchmarks.scaling --docs docs
 	$(PY) -m benchmarks.systems --docs docs
-	$(PY) -m benchmarks.time_to_likelihood --tune --docs docs
 	$(PY) -m benchmarks.compositions --docs docs
 	$(PY) -m benchmarks.every_objective --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-peers.txt -e '.[dev,peers]'
 	$(PY) -m benchmarks.peers --json docs/peers_benchmark.json
+	$(PY) -m benchmarks.time_to_likelihood --tune --docs docs
 
 docs: setup  ## the pages and lists that are made from the code
 	$(PY) -m pipeline.reference kernels > docs/kernels.md
