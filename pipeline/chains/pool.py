@@ -9,6 +9,7 @@ from typing import Any
 import pyarrow as pa
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from pipeline.chains import batch as negatives
 from pipeline.chains.kept import KeptChains
@@ -163,11 +164,11 @@ class Pool:
         """
         if not self.plan.restart:
             return 0
-        chosen = torch.zeros(len(self.sampler.position), dtype=torch.bool, device=self._device)
         uniform = torch.rand(self.count, generator=self.generator, device=self._device)
-        chosen[: self.count] = uniform < self.plan.restart
-        self._replace(chosen)
-        return int(chosen.sum())
+        chosen = uniform < self.plan.restart
+        count = int(chosen.sum())
+        self._replace(pad(chosen, (0, len(self.sampler.position) - len(chosen))), count)
+        return count
 
     def _reseed(self, energy: Tensor, broken: Tensor) -> tuple[Tensor, int]:
         """Makes the chains anew that are `broken` [R N] bool; returns the energies [R N] of all,
@@ -175,14 +176,16 @@ class Pool:
         """
         count = int(broken.sum())
         if count:
-            self._replace(broken)
+            self._replace(broken, count)
             energy = torch.where(broken, self.sampler.energy(self.sampler.position), energy)
         return energy, count
 
-    def _replace(self, chosen: Tensor) -> None:
-        """Puts noise for the positions of the rows `chosen` [R N] bool."""
+    def _replace(self, chosen: Tensor, count: int) -> None:
+        """Puts noise for the positions of the rows `chosen` [R N] bool, so many."""
         position = self.sampler.position
-        fresh = self.energy.sample_base(len(position), self.generator)
+        fresh = self.energy.sample_base(len(position), self.generator)  # though none be chosen
+        if not count:
+            return
         self.sampler.position = torch.where(per_chain(chosen, position), fresh, position)
         self._age = torch.where(chosen[-self.count :], 0, self._age)
 

@@ -35,25 +35,29 @@ def weigh(
     reweight: bool,
     energy_now: Tensor,
 ) -> Weighed:
-    """From the energies [M] of the batches' negatives, end to end, under the weights of `version`
-    to their weights, of mean `share` (1 over all ranks), normalised within each pool, version and
-    context; uniform unless stale ones are to be `reweight`ed. See `pipeline.training.staleness`.
+    """From the energies [M] of the batches' negatives, end to end and as many in each, under the
+    weights of `version` to their weights, of mean `share` (1 over all ranks), normalised within
+    each pool, version and context; uniform unless stale ones are to be `reweight`ed. See
+    `pipeline.training.staleness`.
     """
+    by_batch = energy_now.view(len(received), -1)
+    chains = by_batch.shape[1]
+    contexts = chains // config.chains.per_context if config.conditional else 1
     weights, ess = [], []
-    spreads: list[Tensor] = []
-    pieces = energy_now.split([len(batch.energy) for batch in received])
-    for batch, now in zip(received, pieces, strict=True):
-        counts = batch.age.to(now.device) >= config.chains.burn_in
-        contexts = len(now) // config.chains.per_context if config.conditional else 1
-        then, lag = batch.energy.to(now.device), version - batch.version
-        piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
-        weights.append(piece * (share * len(now)))
+    for batch, now in zip(received, by_batch, strict=True):
+        lag = version - batch.version
+        if config.chains.burn_in == 0 and (lag == 0 or not reweight):  # all count, and evenly
+            piece, ratio = torch.full_like(now, 1 / chains, dtype=torch.float64), 1.0
+        else:
+            counts = batch.age.to(now.device) >= config.chains.burn_in
+            then = batch.energy.to(now.device)
+            piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
+        weights.append(piece * (share * chains))
         ess.append(ratio)
-        spreads += torch.var_mean(now.double(), correction=0)
-    numbers = torch.stack(spreads).view(-1, 2).tolist()  # one transfer for all batches
+    spreads = torch.stack(torch.var_mean(by_batch.double(), 1, correction=0))
     moments = tuple(
-        EnergyMoments(batch.pool, mean, variance, len(now))
-        for batch, now, (variance, mean) in zip(received, pieces, numbers, strict=True)
+        EnergyMoments(batch.pool, mean, variance, chains)
+        for batch, variance, mean in zip(received, *spreads.tolist(), strict=True)
     )
     return Weighed(torch.cat(weights).to(energy_now.dtype), tuple(ess), moments)
 
