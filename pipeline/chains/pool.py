@@ -194,7 +194,7 @@ class Pool:
         stream, the round's number.
         """
         return {
-            "position": self.sampler.position.cpu(),
+            "position": self.sampler.position.cpu().clone(),  # no view of all pools' chains
             "tuning": self.sampler.tuning(),
             "age": self._age.cpu(),
             "kept": self._kept.state_dict(),

@@ -49,15 +49,20 @@ def coins(means: Tensor, generator: Source) -> Tensor:
     components are independent, each 1 with probability p to 40 bits. Two rows have v decide at
     the same component with a chance of 2^-32.
     """
-    if not isinstance(generator, torch.Generator):
-        return torch.cat([coins(block, own) for block, own in blocks(means, generator)])
-    if means.device.type != "cpu" or means.dtype != torch.float32 or means.numel() < WORTH_BULK:
+    pieces = list(blocks(means, generator))
+    if (
+        means.device.type != "cpu"
+        or means.dtype != torch.float32
+        or pieces[0][0].numel() < WORTH_BULK
+    ):
         # comparing uniforms with the means is several times faster on a CPU than torch.bernoulli
         return uniform_like(means, generator).lt_(means)
-    bits = random_words(math.ceil(means.numel() / 4), generator).view(np.uint16)
-    k = torch.from_numpy(bits)[: means.numel()].view(means.shape)
-    v = torch.empty_like(means[0]).uniform_(generator=generator)
-    return means.sub_(k.to(means.dtype), alpha=2**-16).gt_(v.mul_(2**-16))
+    for block, own in pieces:
+        bits = random_words(math.ceil(block.numel() / 4), own).view(np.uint16)
+        k = torch.from_numpy(bits)[: block.numel()].view(block.shape)
+        v = torch.empty_like(block[0]).uniform_(generator=own)
+        block.sub_(k.to(block.dtype), alpha=2**-16).gt_(v.mul_(2**-16))
+    return means
 
 
 class Categorical(NamedTuple):

@@ -87,6 +87,7 @@ def compare(energy: Energy, ours: list[Pool], theirs: list[Pool], together: Toge
         state, same = one.state_dict(), other.state_dict()
         for name in ("position", "age", "generator"):
             assert torch.equal(state[name], same[name]), name
+        assert state["position"].untyped_storage().nbytes() == state["position"].nbytes
 
 
 @pytest.mark.parametrize(
