@@ -290,8 +290,8 @@ MUTANTS = [
     mutant(
         "batches: version and round exchanged",
         "pipeline/chains/batch.py",
-        "(round, np.int64), (version, np.int64)",
-        "(version, np.int64), (round, np.int64)",
+        "(rows, round)), pa.array(np.full(rows, version))",
+        "(rows, version)), pa.array(np.full(rows, round))",
         "tests/unit/test_negatives.py",
         "-m=not ray",
     ),
@@ -321,8 +321,8 @@ MUTANTS = [
     mutant(
         "a revived pool: the stream that it had before",
         "pipeline/chains/pool.py",
-        'self._generator = torch_generator( self._seed, "chains", self._pool, incarnation,',
-        'self._generator = torch_generator(self._seed, "chains", self._pool, 0,',
+        'self.generator = torch_generator( self._seed, "chains", self._pool, incarnation,',
+        'self.generator = torch_generator(self._seed, "chains", self._pool, 0,',
         "tests/unit/test_chains.py",
         "-k=revived",
     ),
@@ -370,8 +370,8 @@ MUTANTS = [
     mutant(
         "exact lag: the newest weights instead of the oldest",
         "pipeline/runs/inline.py",
-        "self._window[0]",
-        "self._window[-1]",
+        "pools_of_step(step), self._window[0]",
+        "pools_of_step(step), self._window[-1]",
         "tests/system/test_staleness_benchmark.py",
         "-k=exact_lag",
     ),
