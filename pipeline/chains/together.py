@@ -17,7 +17,7 @@ from pipeline.common.rng import Source, Streams
 from pipeline.common.types import RoundReport, Weights
 
 WHOLE_VECTORS = 64  # rows in a multiple of this leave torch's vector loops no scalar rest
-PROBED_TRANSITIONS = 2, 50  # of such, and of others
+PROBED_TRANSITIONS = 2, 20  # of such, and of others
 SHIFT = 0.05  # standard deviation of what a probe adds to weights, which may begin at 0
 
 
