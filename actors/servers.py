@@ -13,7 +13,7 @@ from pipeline.common.errors import PipelineError
 from pipeline.common.types import Figures, Part, Progress, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
-from pipeline.training.ranks import merged
+from pipeline.training.reports import merged
 
 START_SECONDS = 60.0
 """A restarted process that takes longer to answer is asked again."""

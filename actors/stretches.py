@@ -24,7 +24,7 @@ from actors.servers import ServerRanks
 from actors.waiting import LOST, NotInTime, get, ready
 from pipeline.common.types import RoundReport, StepReport
 from pipeline.config.run import RunConfig
-from pipeline.training.ranks import merged
+from pipeline.training.reports import merged
 
 log = logging.getLogger(__name__)
 SECONDS = 0.25

@@ -58,8 +58,8 @@ class Learner:
     the way that stale negatives are moved, where they may be.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
-    weights. A report is of a rank's own rows (`pipeline.training.ranks.merged` makes one of all of
-    them), but for the loss, the gradient's norm and what follows from them. But for `starts`,
+    weights. A report is of a rank's own rows (`pipeline.training.reports.merged` makes one of all
+    of them), but for the loss, the gradient's norm and what follows from them. But for `starts`,
     every method is called on all ranks, in the same order.
 
     The version counts the steps; a step that was skipped (a loss or gradient that is not finite)

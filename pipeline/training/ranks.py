@@ -20,7 +20,6 @@ import socket
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from datetime import timedelta
-from itertools import chain
 from typing import Any, TypeVar
 
 import numpy as np
@@ -29,7 +28,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from pipeline.common.errors import ArgumentError
-from pipeline.common.types import Rows, StepReport
+from pipeline.common.types import Rows
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import unflatten_
 from pipeline.training.exchange import MOST, Exchange
@@ -125,26 +124,6 @@ class Ranks:
 
 
 ALONE = Ranks.alone()
-
-
-def merged(reports: Sequence[StepReport]) -> StepReport:
-    """One report of a step on all its rows, from each rank's own. The loss, the gradient's norm
-    and what was decided are the same in each; parts are means over ranks, and a rank without a
-    part has no rows of it, and counts as 0.
-    """
-    first = reports[0]
-    names = dict.fromkeys(name for report in reports for name in report.parts)
-    return first._replace(
-        parts={
-            name: sum(report.parts.get(name, 0.0) for report in reports) / len(reports)
-            for name in names
-        },
-        negatives=sum(report.negatives for report in reports),
-        lags=tuple(chain.from_iterable(report.lags for report in reports)),
-        ess=tuple(chain.from_iterable(report.ess for report in reports)),
-        energy_moments=tuple(chain.from_iterable(report.energy_moments for report in reports)),
-        usage=tuple(chain.from_iterable(report.usage for report in reports)),
-    )
 
 
 def share_of(pieces: Sequence[Rows], rank: int, size: int) -> Rows:

@@ -34,7 +34,8 @@ from pipeline.energies.base import Energy
 from pipeline.energies.weights import flatten, unflatten_
 from pipeline.storage.checkpoint import CheckpointStore, find
 from pipeline.training.learner import Learner
-from pipeline.training.ranks import ALONE, Ranks, free_address, merged, share_of
+from pipeline.training.ranks import ALONE, Ranks, free_address, share_of
+from pipeline.training.reports import merged
 from tests.conftest import SMALL, SMALL_DEEP
 
 pytestmark = pytest.mark.slow  # processes of their own
