@@ -72,7 +72,7 @@ class Stretches:
 
     @property
     def _processes(self) -> list[tuple[int, str]]:
-        """What tells the process of each pool from those that it had before."""
+        """The marks of each pool's process, which those that it had before do not bear."""
         return [(pool.incarnation, pool.node) for pool in self._members]
 
     def make(self, version: int, most: int) -> Made | None:
@@ -142,7 +142,7 @@ class Stretches:
         return False
 
     def _open(self) -> bool | None:
-        """Whether all lines could be opened; None where a pool was lost meanwhile."""
+        """Opens them, and returns whether it could; None where a pool was lost meanwhile."""
         cluster, secret = self._config.cluster, secrets.token_bytes(32)
         ranks, who = self._servers.actors, "the parameter server"
         doors = [rank.listen.remote() for rank in ranks]
