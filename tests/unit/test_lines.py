@@ -308,11 +308,12 @@ def test_a_pool_that_does_not_come_is_not_waited_for(
 def test_a_greeting_may_come_in_pieces(rank: Lines) -> None:
     accepting = behind(rank.accept, SECRET, [6], PATIENCE)
     slow, said = stranger(rank, b""), pickle.dumps(9, protocol=5)
-    for byte in GREETING.pack(SECRET, 6) + LENGTH.pack(len(said)):
+    greeting = GREETING.pack(SECRET, 6)
+    for byte in greeting[:-1]:
         slow.sendall(bytes([byte]))
         time.sleep(0.001)
+    slow.sendall(greeting[-1:] + LENGTH.pack(len(said)) + said)
     accepting.join(PATIENCE)
-    slow.sendall(said)
     assert rank[6].receive() == 9, "what came after the greeting was lost"
 
 
@@ -355,5 +356,6 @@ def test_a_pool_that_fails_in_a_stretch_ends_its_lines(
     rank[0].send_weights(Weights(0, np.zeros(3, np.float32)))  # of no model here
     with pytest.raises(ValueError, match="do not fit"):
         pool.stretch(0, 0, 1)
-    with pytest.raises(LineBroken):
+    with pytest.raises(LineBroken) as failure:
         rank[0].receive_batch()
+    assert not isinstance(failure.value.__cause__, TimeoutError)
