@@ -39,9 +39,10 @@ class Trainer(Section):
     reweight: Literal["auto"] | bool = about(
         "importance weights for stale negatives; auto: where they are valid and nothing is moved"
     )
-    refresh: NonNegativeInt | None = about(
-        "transitions that the trainer moves stale negatives by, under the newest weights, before it"
-        " learns from them; null: 0, or 2 where lag=auto finds them worth it"
+    refresh: NonNegativeInt | None = Field(
+        None,
+        description="transitions that the trainer moves stale negatives by, under the newest"
+        " weights, before it learns from them; null: 0, or 2 where lag=auto finds them worth it",
     )
     min_ess: Probability = about(
         "the bound on lag goes down while the smoothed ESS ratio of the weights is below this"
@@ -50,7 +51,7 @@ class Trainer(Section):
         "parameter-server ranks, each with its share of positives and pools"
     )
     sharding: Literal["none", "fsdp"] = about(
-        "none: every rank holds the whole model (DDP); fsdp: parameters and optimizer state are"
+        "none: every rank holds the whole model; fsdp: parameters and optimizer state are"
         " sharded over ranks (FSDP2)"
     )
     chunk_rows: PositiveInt | None = about(

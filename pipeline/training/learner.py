@@ -26,7 +26,7 @@ from pipeline.config.run import RunConfig
 from pipeline.data.base import Positives
 from pipeline.energies.base import Energy
 from pipeline.energies.deep import iterate_spectral_norms
-from pipeline.objectives.base import Batch, PositiveSide, Term
+from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.storage.checkpoint import Checkpoint, write_part
@@ -104,7 +104,7 @@ class Learner:
         self._usage = Usage(0.0, 0, 0)
         # the state of the stream of draws before the positives that are prepared, where they are
         self._before: Tensor | None = None
-        self._prepared_seconds = 0.0
+        self._ahead = (0.0, 0.0)  # seconds, and of processor time, that preparing them took
         self.version = 0
 
     def publish(self) -> Weights:
@@ -137,11 +137,11 @@ class Learner:
         waits = self._config.batches_carry_rows or self._layout.split
         if waits or self._before is not None:
             return
-        clock = time.perf_counter()
+        clock, spent = time.perf_counter(), time.process_time()
         self._before = self._generator.get_state()
         self._optimizer.zero_grad(set_to_none=True)
         self._gradient.add([self._positives([])], Weighing(None))
-        self._prepared_seconds = time.perf_counter() - clock
+        self._ahead = time.perf_counter() - clock, time.process_time() - spent
 
     def _positives(self, received: Sequence[Negatives]) -> Batch:
         """The positives of the next step, which stay in the queue until it is made."""
@@ -154,32 +154,18 @@ class Learner:
         objective consumes chains, or where other ranks have them all.
         """
         clock, spent = _Stopwatch(), time.process_time()
-        ahead = self._prepared_seconds
+        ahead, spent_ahead = self._ahead
         self.prepare()
         clock.lap("positives")
         clock.seconds["positives"] += ahead
         side, received = self._intake.receive(batches)
         self._stale.move(side, received, self.version)
-        count = 0 if side is None else len(side.position)
-        # of its negatives, or, where positives come with them and are as uneven, of all that this
-        # rank learns from
-        share, scale = self._ranks.share(count), 1.0
-        if self._config.batches_carry_rows:
-            share, scale = 1.0, share
-        clock.lap("staging")
         lags = tuple(self.version - batch.version for batch in received)
         assert min(lags, default=0) >= 0, (
             f"negatives of version {self.version - min(lags)} cannot reach {self.version}"
         )
-        sides = [] if side is None else [Batch(negatives=side)]
-        if self._before is None:
-            self._optimizer.zero_grad(set_to_none=True)
-            # positives last: the last pass of a model that is split is to be one of them
-            sides.append(self._positives(received))
-        reweight = self._stale.reweight
-        weighing = Weighing(partial(weigh, self._config, received, self.version, share, reweight))
-        self._gradient.add(sides, weighing, scale)
-        own, parts = self._gradient.take()
+        clock.lap("staging")
+        weighing, own, parts = self._add_negatives(side, received)
         ess, moments = weighing.result[1:] if weighing.result is not None else ((), ())
         total, all_ess, batches_of_all = self._layout.reduce(
             self._learned, (own, sum(ess), len(ess))
@@ -189,8 +175,7 @@ class Learner:
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
         norm, skipped = self._update(loss, rate)
-        self._before = None
-        self._prepared_seconds = 0.0
+        self._before, self._ahead = None, (0.0, 0.0)
         self._rows.next_step()
         self.version += 1
         self._stale.observe(self.version, all_ess / max(batches_of_all, 1))
@@ -203,7 +188,7 @@ class Learner:
             parts=parts,
             gradient_norm=norm,
             learning_rate=rate,
-            negatives=count,
+            negatives=0 if side is None else len(side.position),
             lags=lags,
             ess=ess,
             lag_bound=self._stale.bound,
@@ -213,9 +198,31 @@ class Learner:
             usage=(self._usage,),
             lag_choice=self._stale.choice,
         )
-        self._usage = used(spent, self._device)
+        self._usage = used(spent - spent_ahead, self._device)
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
+
+    def _add_negatives(
+        self, side: NegativeSide | None, received: Sequence[Negatives]
+    ) -> tuple[Weighing, float, dict[str, float]]:
+        """Adds the gradient of the negatives, and of the positives where that was not there yet:
+        the weights of the negatives, this rank's value of the objective, and the mean of each of
+        its parts.
+        """
+        # of its negatives, or, where positives come with them and are as uneven, of all that this
+        # rank learns from
+        share, scale = self._ranks.share(0 if side is None else len(side.position)), 1.0
+        if self._config.batches_carry_rows:
+            share, scale = 1.0, share
+        sides = [] if side is None else [Batch(negatives=side)]
+        if self._before is None:
+            self._optimizer.zero_grad(set_to_none=True)
+            # positives last: the last pass of a model that is split is to be one of them
+            sides.append(self._positives(received))
+        reweight = self._stale.reweight
+        weighing = Weighing(partial(weigh, self._config, received, self.version, share, reweight))
+        self._gradient.add(sides, weighing, scale)
+        return weighing, *self._gradient.take()
 
     def _update(self, loss: float, rate: float) -> tuple[float, bool]:
         """Clips and applies the gradient, unless it or the loss is not finite; its norm before,
