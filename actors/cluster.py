@@ -12,6 +12,7 @@ import socket
 import ray
 
 from pipeline.common.errors import ConfigError
+from pipeline.config.cores import usable_cores
 from pipeline.config.run import RunConfig
 
 
@@ -118,8 +119,10 @@ def _check_size(config: RunConfig) -> None:
 
 def on_cores_of_its_own(config: RunConfig) -> RunConfig:
     """The configuration as its actors get it. They keep to cores only on a Ray of the run's own,
-    and with a thread each: of others' processes, and their cores, nobody knows here.
+    with a thread each, and where there are no more cores than actors: with some to spare, the
+    system finds a free one at once, and others may be waiting for the first.
     """
-    cluster = config.cluster
-    pin = cluster.pin and cluster.threads == 1 and not os.environ.get("RAY_ADDRESS")
+    cluster, actors = config.cluster, config.most_pools + config.trainer.replicas
+    pin = cluster.pin and cluster.threads == 1 and usable_cores() <= actors
+    pin = pin and not os.environ.get("RAY_ADDRESS")
     return config.model_copy(update={"cluster": cluster.model_copy(update={"pin": pin})})

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import os
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 import ray
 
-from actors.cluster import connect
+from actors import cluster as actors_cluster
+from actors.cluster import connect, on_cores_of_its_own
 from pipeline.common.errors import ConfigError
+from pipeline.common.process import keep_to_core
 from pipeline.config.compose import compose
 
 
@@ -46,3 +51,42 @@ def test_a_local_path_on_several_nodes_is_refused() -> None:
 def test_what_a_cluster_cannot_hold_is_refused(overrides: list[str], words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         connect(compose(overrides), "s3://bucket/run")
+
+
+@pytest.mark.parametrize(
+    ("cores", "overrides", "address", "pins"),
+    [
+        (2, [], "", True),
+        (3, [], "", True),
+        (4, [], "", False),  # with a core to spare the system finds it
+        (4, ["trainer.replicas=2"], "", True),
+        (2, ["cluster.threads=2"], "", False),
+        (2, ["cluster.pin=false"], "", False),
+        (2, [], "ray://elsewhere", False),
+        (2, ["cluster=ray"], "", False),
+    ],
+)
+def test_actors_keep_to_cores_where_those_are_scarce_and_their_own(
+    monkeypatch: pytest.MonkeyPatch,
+    cores: int,
+    overrides: list[str],
+    address: str,
+    pins: bool,
+) -> None:
+    monkeypatch.setattr(actors_cluster, "usable_cores", lambda: cores)
+    monkeypatch.setenv("RAY_ADDRESS", address)
+    assert on_cores_of_its_own(compose(overrides)).cluster.pin is pins
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="the system has no such call")
+def test_a_thread_keeps_to_one_of_the_cores_it_may_use() -> None:
+    allowed = sorted(os.sched_getaffinity(0))
+
+    def keep(place: int) -> set[int]:
+        keep_to_core(place)
+        return os.sched_getaffinity(0)
+
+    for place in range(len(allowed) + 1):
+        with ThreadPoolExecutor(1) as thread:
+            assert thread.submit(keep, place).result() == {allowed[place % len(allowed)]}
+    assert sorted(os.sched_getaffinity(0)) == allowed
