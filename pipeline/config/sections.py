@@ -148,8 +148,8 @@ class Cluster(Section):
     )
     pin: bool = Field(
         False,
-        description="keep each pool and rank to one core, on a Ray of the run's own that has no more"
-        " cores than those",
+        description="keep each pool and rank to one core, on a Ray of the run's own that has no"
+        " more cores than those",
     )
     pool_cpus: NonNegativeFloat = about("CPUs that Ray reserves for a pool")
     pool_gpus: NonNegativeFloat = about("GPUs for a pool (fractions share one)")
