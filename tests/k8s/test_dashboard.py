@@ -38,6 +38,7 @@ def test_a_scrape_has_the_names_that_are_counted_on() -> None:
     metrics.observe(STEP, [ROUND], FLOW)
     metrics["ebm_run_info"].labels("name", "energy", "kernel", "objective").set(1)
     metrics["ebm_recorder_failures"].labels("series")
+    metrics["ebm_lag_treatment"].labels("none")
     assert {
         sample.name for family in metrics.registry.collect() for sample in family.samples
     } == set(expressions.served())
