@@ -127,7 +127,8 @@ class RayRunner:
         steps = []
         for report, rounds, waited in zip(made.reports, made.rounds, made.waited, strict=True):
             flow = self._flow({"wait_for_pools": waited, "wait_for_step": max(0, each - waited)})
-            steps.append((report, rounds, flow))
+            ago = each * (self._version - report.version)
+            steps.append((report, rounds, flow._replace(ago=ago)))
         return [*steps[:-1], (*steps[-1][:2], steps[-1][2]._replace(server_leaves=self._leaves()))]
 
     def _leaves(self) -> bool:

@@ -162,7 +162,7 @@ class Flow(NamedTuple):
     So many rounds are `in_flight`, finished batches are `waiting`, and `pools` are there. `dropped`
     counts batches by reason and `restarts` actors by role, both since the step before. So many
     pools moved to another node (`handovers`). `server_leaves` says that a node of the parameter
-    server is about to leave. `seconds` were waited, by stage.
+    server is about to leave. `seconds` were waited, by stage. The step ended so many seconds `ago`.
     """
 
     in_flight: int
@@ -173,6 +173,7 @@ class Flow(NamedTuple):
     handovers: int
     server_leaves: bool
     seconds: dict[str, float]
+    ago: float = 0.0
 
 
 class Part(NamedTuple):

@@ -225,7 +225,8 @@ class Run:
             report.version % self._config.metrics.every == 0
             or report.version == self._config.trainer.steps
         ):
-            self._recording.record(report.version, self._metrics.row())
+            made_at = time.time() - flow.ago
+            self._recording.record(report.version, {"time": made_at, **self._metrics.row()})
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
         """Writes a checkpoint, and returns whether it stands. A failure is counted. Raises

@@ -53,6 +53,10 @@ def through_ray(config: RunConfig, output: Path, steps: int = STEPS) -> RayRunne
     while made < steps:
         done = runner.stretch(steps - made)
         made, longest = made + len(done), max(longest, len(done))
+        # a row of metrics has the time of its step, and not that at which the driver heard of it
+        ago = [flow.ago for _, _, flow in done]
+        assert ago == sorted(set(ago), reverse=True), "steps end one after the other"
+        assert ago[-1:] in ([], [0.0])
     if steps:
         assert (longest > 1) == (config.trainer.lag == 0)
     return runner

@@ -41,7 +41,9 @@ class Recorder(Protocol):
         """
 
     def record(self, step: int, figures: dict[str, float]) -> None:
-        """Takes the value of every series at `step`, each `metrics.every` steps and at the end."""
+        """Takes the value of every series at `step`, each `metrics.every` steps and at the end, and
+        `time`, Unix seconds, when the step was made: it may be told of a little later.
+        """
 
     def finish(self, summary: Figures | None) -> None:
         """Ends, with what `summary.json` holds, or None where the run did not come to its end."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterable, Iterator
 
 from pipeline.common.types import Figures
@@ -33,7 +32,7 @@ class Series:
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Adds a row, which `flush` writes."""
-        self.rows.append({"step": step, "time": time.time(), **figures})
+        self.rows.append({"step": step, **figures})
 
     def rewind(self, step: int) -> None:
         """Drops the rows of later steps than `step`, here and in the file."""
