@@ -7,7 +7,7 @@ Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under
 command goes on from its newest checkpoint.
 
     python -m pipeline.train
-        a deep energy on handwritten digits, 3 minutes
+        a deep energy on handwritten digits, 1 to 3 minutes
     python -m pipeline.train experiment=digits_rbm seed=1
         an RBM, its likelihood computed exactly
     python -m pipeline.train experiment=toy data.law=two_moons
@@ -168,7 +168,7 @@ def _at_work(summary: dict[str, Any]) -> list[str]:
     if pools is not None:
         line += f", pools {pools:.0%}"
     if alone is not None:
-        line += f"; one process on one core would have taken about {alone:.0f} s"
+        line += f"; one process on one core would have taken at most about {alone:.0f} s"
     return [line]
 
 

@@ -109,12 +109,13 @@ class Work:
 
     def figures(self, seconds: float) -> dict[str, Any]:
         """Returns the shares of the run's `seconds` that pools were at rounds and the parameter
-        server at steps, and the seconds that one process, on one core, would have taken.
+        server at steps, and the seconds that one process, on one core, would have taken at most.
 
         The latter are the processor seconds of rounds and steps: waiting is not among them, what a
-        process of an actor does beside its work is. They are None where a GPU did the work, whose
-        time nobody counts, and of several ranks, which spend more on their exchange than one
-        process would on all of their rows. The share of pools is None where there are none.
+        process of an actor does beside its work is, and one process may run its pools as one batch.
+        They are None where a GPU did the work, whose time nobody counts, and of several ranks,
+        which spend more on their exchange than one process would on all of their rows. The share of
+        pools is None where there are none.
         """
         steps, told = max(self._steps, 1), max(self._told, 1)
         pools = self._pools / steps

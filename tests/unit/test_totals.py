@@ -60,9 +60,14 @@ def test_nothing_is_said_that_is_not_known() -> None:
         (
             0.784,
             51.6,
-            "50% of the time, pools 78%; one process on one core would have taken about 52 s",
+            "50% of the time, pools 78%;"
+            " one process on one core would have taken at most about 52 s",
         ),
-        (None, 51.6, "50% of the time; one process on one core would have taken about 52 s"),
+        (
+            None,
+            51.6,
+            "50% of the time; one process on one core would have taken at most about 52 s",
+        ),
         (0.784, None, "50% of the time, pools 78%"),
     ],
 )
