@@ -223,7 +223,7 @@ class Step:
         noise = torch.randn(1, *x.shape, generator=generator).to(device)
         x = x.to(device)
         negatives = NegativeSide(y, past=Replayed(y, noise, y))
-        self._batch = Batch(PositiveSide(x), negatives)
+        self._sides = [Batch(negatives=negatives), Batch(PositiveSide(x))]
         self._weighing = Weighing(lambda energies: Weighed(torch.ones_like(energies), (), ()))
         self._device = device
         self._gradients = [p for p in self._learner.energy.parameters() if p.requires_grad]
@@ -239,7 +239,7 @@ class Step:
     def _loss(self) -> float:
         """Work out the gradient of a step, and return the objective's value."""
         self._learner._optimizer.zero_grad(set_to_none=True)
-        self._learner._gradient.add(self._batch.sides(), self._weighing)
+        self._learner._gradient.add(self._sides, self._weighing)
         return self._learner._gradient.take()[0]
 
     def seconds(self, times: int) -> float:

@@ -65,11 +65,6 @@ class Batch(NamedTuple):
     positives: PositiveSide | None = None
     negatives: NegativeSide | None = None
 
-    def sides(self) -> list[Batch]:
-        """The negatives and the positives apart, the positives last."""
-        negatives = [] if self.negatives is None else [Batch(negatives=self.negatives)]
-        return negatives if self.positives is None else [*negatives, Batch(self.positives)]
-
 
 class Objective(nn.Module):
     """A loss: a sum of parts, of the positives and, where it `consumes_chains`, of the negatives.
