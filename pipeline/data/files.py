@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
-from pipeline.storage.paths import locate
+from pipeline.storage.files import locate
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 PIECE = 8 << 20

@@ -15,7 +15,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.rng import numpy_generator
 from pipeline.config.data import DigitsData, IDXData
 from pipeline.data.base import DataSet, encode_grey, in_memory, split
-from pipeline.storage.paths import locate
+from pipeline.storage.files import locate
 
 
 def digits(config: DigitsData) -> DataSet:

@@ -25,7 +25,7 @@ from pipeline.evaluation.report import sample_contexts
 from pipeline.evaluation.samples import Drawn, draw_from_noise
 from pipeline.runs.display import Display
 from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
-from pipeline.storage.paths import write_file
+from pipeline.storage.files import write_file
 
 if TYPE_CHECKING:
     from pipeline.config.sample import Settings

@@ -29,7 +29,7 @@ from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
 from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
-from pipeline.storage.paths import write_file
+from pipeline.storage.files import write_file
 
 if TYPE_CHECKING:
     from pipeline.config.evaluate import Settings

@@ -20,7 +20,7 @@ from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recording import Recording
 from pipeline.runs.totals import Totals
 from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, candidates
-from pipeline.storage.paths import locate, write_file
+from pipeline.storage.files import locate, write_file
 
 log = logging.getLogger(__name__)
 Start = tuple[Checkpoint | None, Checkpoint | None]

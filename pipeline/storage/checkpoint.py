@@ -26,7 +26,7 @@ from pipeline.common.version import VERSION
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import signature, unflatten_
-from pipeline.storage.paths import locate, write_file
+from pipeline.storage.files import locate, write_file
 
 log = logging.getLogger(__name__)
 # 1: before chains kept what they had adapted; 2: before objectives had random streams; 3: before

@@ -6,7 +6,7 @@ import io
 
 from matplotlib.figure import Figure
 
-from pipeline.storage.paths import write_file
+from pipeline.storage.files import write_file
 
 
 def write_figure(figure: Figure, output: str, name: str) -> None:

@@ -1,33 +1,12 @@
-"""The places of files: where a run's go, and how any file system is reached."""
+"""Places: of the files that a run writes, and of the data that it reads."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-import fsspec
-
-from pipeline.common.errors import ConfigError
 from pipeline.config.run import RunConfig
-
-
-def locate(url: str, key: str = "output") -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns the file system of `url`, and the path there without a slash at its end.
-
-    Raises `ConfigError` about `key` where no installed file system serves the URL.
-    """
-    try:
-        file_system, path = fsspec.core.url_to_fs(url)
-    except (ValueError, ImportError) as error:
-        raise ConfigError(key, url, str(error)) from error
-    return file_system, path.rstrip("/")
-
-
-def write_file(folder: str, name: str, content: bytes) -> None:
-    """Writes `content` as `folder/name`, on any file system; the folder is made."""
-    file_system, path = locate(folder)
-    file_system.makedirs(path, exist_ok=True)
-    file_system.pipe_file(f"{path}/{name}", content)
+from pipeline.storage.files import locate
 
 
 def resolve_output(config: RunConfig) -> str:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.common.types import Figures
 from pipeline.runs.recorders.base import RecordedRun
-from pipeline.storage.paths import locate
+from pipeline.storage.files import locate
 
 
 class Series:
