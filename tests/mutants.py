@@ -183,9 +183,16 @@ MUTANTS = [
     mutant(
         "contrastive divergence: sign of the negatives",
         "pipeline/objectives/contrastive.py",
-        'self._side("negative", energies, weights, -1.0)',
-        'self._side("negative", energies, weights, 1.0)',
+        "self.of_energies(energies, weights, -1.0)",
+        "self.of_energies(energies, weights, 1.0)",
         "tests/statistics/test_contrastive.py",
+    ),
+    mutant(
+        "a step's gradient by hand: sign of the negatives",
+        "pipeline/training/gradient.py",
+        "-1.0 if negatives else 1.0",
+        "1.0 if negatives else 1.0",
+        "tests/unit/test_gradient.py",
     ),
     mutant(
         "fast weights: their sign",

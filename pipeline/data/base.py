@@ -138,7 +138,8 @@ class TensorPositives:
     def next(self, count: int) -> Rows:
         """Returns the next `count` rows of this rank, with their noise and numbers."""
         number = self._take(count * self._ranks)[self._rank * count : (self._rank + 1) * count]
-        position = self._noisy(self._rows[number], self._rank, self._ranks)
+        rows = self._rows.index_select(0, number)
+        position = self._noisy(rows, self._rank, self._ranks)
         return Rows(position, None if self._context is None else self._context[number], number)
 
     def _take(self, count: int) -> Tensor:

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor, nn
 
 from pipeline.energies.conditionals import Conditional
+
+Pull = Callable[[Tensor], None]
+"""Adds sum_i s_i grad_theta E(x_i), for `slopes` s [N], to the `grad` of the parameters."""
 
 
 class Energy(nn.Module):
@@ -143,6 +146,12 @@ class Energy(nn.Module):
         """The gradient alone, where a model can have it for less."""
         return self.energy_and_gradient(x, beta)[1]
 
+    def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:  # noqa: ARG002
+        """E(x) [N] without a graph, and the way back to the weights by hand. None where a model
+        has no such way: autograd does it then.
+        """
+        return None
+
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
         """The block's law given the value of the block before it."""
         raise NotImplementedError(f"{type(self).__name__} has no block {block!r}")
@@ -194,6 +203,20 @@ class Energy(nn.Module):
         """`log_sum` as a number, worked out in float64."""
         value = copy.deepcopy(self).double().log_sum()
         return None if value is None else float(value)
+
+
+def add_gradient(parameter: Tensor, pulled: Tensor, values: Tensor) -> None:
+    """Adds `pulled`' `values`, of [N, m] and [N, n], to the `grad` of a `parameter` [m, n]."""
+    if parameter.grad is None:
+        parameter.grad = pulled.T @ values
+    else:
+        parameter.grad.addmm_(pulled.T, values)
+
+
+def add_sum(parameter: Tensor, pulled: Tensor) -> None:
+    """Adds the sum over rows of `pulled` [N, m] to the `grad` of a `parameter` [m]."""
+    total = pulled.sum(0)
+    parameter.grad = total if parameter.grad is None else parameter.grad.add_(total)
 
 
 def squared_norm(x: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 from torch.nn.functional import linear, silu
 
+from pipeline.energies.base import Pull, add_gradient, add_sum
 from pipeline.energies.deep import DeepEnergy, maybe_normalised, small
 
 silu_backward = torch.ops.aten.silu_backward
@@ -40,6 +41,7 @@ class MLPEnergy(DeepEnergy):
         # the same modules without nn.Module's bookkeeping, which costs small networks a few per
         # cent
         self._linears = cast(tuple[nn.Linear, ...], tuple(self.layers))
+        self._by_hand = not spectral_norm  # whose weights are functions of what is learned
 
     def network(self, x: Tensor) -> Tensor:
         first, *others = self._linears
@@ -63,6 +65,29 @@ class MLPEnergy(DeepEnergy):
         return self._backward(
             x, silu_inputs(linear(x.flatten(1), first.weight, first.bias), others), beta
         )
+
+    @torch.no_grad()
+    def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:
+        if not self._by_hand:
+            return None
+        values, inputs = [x.flatten(1)], []
+        *hidden, last = self._linears
+        for layer in hidden:
+            inputs.append(linear(values[-1], layer.weight, layer.bias))
+            values.append(silu(inputs[-1]))
+        energies = linear(values[-1], last.weight, last.bias).squeeze(1)
+
+        @torch.no_grad()
+        def pull(slopes: Tensor) -> None:
+            pulled = slopes[:, None]
+            for number in range(len(hidden), -1, -1):
+                layer = self._linears[number]
+                add_gradient(layer.weight, pulled, values[number])
+                add_sum(layer.bias, pulled)
+                if number:
+                    pulled = silu_backward(pulled @ layer.weight, inputs[number - 1])
+
+        return self.with_base(energies, x), pull
 
     def gradient_and_curvature(self, x: Tensor, directions: Tensor) -> tuple[Tensor, Tensor]:
         """The values of double backward in half the time and memory: see `GradientAndCurvature`."""

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import linear, softplus
 
-from pipeline.energies.base import Energy
+from pipeline.energies.base import Energy, Pull, add_gradient, add_sum
 from pipeline.energies.conditionals import Bernoulli, Categorical, Conditional, Normal
 from pipeline.energies.discrete import (
     ENUMERABLE_STATES,
@@ -104,6 +104,24 @@ class RestrictedBoltzmannMachine(Energy):
         pull = (means if beta is None else beta[:, None] * means) @ self.weight
         return energy, self.visible_gradient(x, pull)
 
+    @torch.no_grad()
+    def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:
+        """dE/dW = -p(h = 1 | v) phi(v)', dE/dc = -p(h = 1 | v), dE/db = -phi(v)."""
+        features = self.features(x)
+        field = linear(features, self.weight, self.hidden_bias)
+        energies = -(features @ self.visible_bias) - softplus(field).sum(1)
+
+        @torch.no_grad()
+        def pull(slopes: Tensor) -> None:
+            means = field.sigmoid_().mul_(slopes[:, None]).neg_()
+            add_gradient(self.weight, means, features)
+            add_sum(self.hidden_bias, means)
+            total = slopes.neg() @ features
+            grad = self.visible_bias.grad
+            self.visible_bias.grad = total if grad is None else grad.add_(total)
+
+        return energies, pull
+
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
         """p(h | v), Bernoulli [N, m], for "hidden"; p(v | h), [N, *shape], for "visible"."""
         if block == "hidden":
@@ -175,6 +193,10 @@ class GaussianRBM(RestrictedBoltzmannMachine):
 
     def features(self, x: Tensor) -> Tensor:
         return x.flatten(1) * torch.exp(-self.log_variance)
+
+    def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:
+        """None: A and phi have parameters of their own, and autograd does it."""
+        return Energy.energies_and_pull(self, x)
 
     def visible_energy(self, x: Tensor) -> Tensor:
         return ((x.flatten(1) - self.visible_bias).square() * torch.exp(-self.log_variance)).sum(

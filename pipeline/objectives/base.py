@@ -76,6 +76,8 @@ class Objective(nn.Module):
     """
 
     consumes_chains: ClassVar[bool] = False
+    # whether each side's parts are those that `of_energies` makes of its energies
+    of_energies_alone: ClassVar[bool] = False
 
     def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
         """Hook for what is best started from the data, `[S, *shape]`, and the untrained energy;
@@ -105,6 +107,15 @@ class Objective(nn.Module):
     ) -> Iterator[Part]:
         """The parts that are means over the negatives, whose `energies` [M] are given with a graph
         and whose `weights` [M] have none. Asked of objectives that consume chains alone.
+        """
+        raise NotImplementedError
+
+    def of_energies(
+        self, energies: Tensor, weights: Tensor | None, sign: float
+    ) -> tuple[list[Part], Tensor]:
+        """The parts of a side, of data (`sign` 1) or chains (-1), from its `energies` [N], and N
+        times the derivative of their sum in these, [N]. Asked of objectives that learn
+        `of_energies_alone`. Without `weights` [N] each row counts 1.
         """
         raise NotImplementedError
 

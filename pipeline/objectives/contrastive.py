@@ -25,6 +25,7 @@ class ContrastiveDivergence(Objective):
     """
 
     consumes_chains = True
+    of_energies_alone = True
 
     def __init__(self, energy_l2: float) -> None:
         super().__init__()
@@ -33,7 +34,7 @@ class ContrastiveDivergence(Objective):
     def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named positive and energy_l2."""
         values = energy.given(positives.context)(positives.position)
-        yield from self._side("positive", values, torch.ones_like(values), 1.0)
+        yield from self.of_energies(values, None, 1.0)[0]
 
     def of_negatives(
         self,
@@ -43,12 +44,20 @@ class ContrastiveDivergence(Objective):
         weights: Tensor,
     ) -> Iterator[Part]:
         """Parts named negative and energy_l2."""
-        yield from self._side("negative", energies, weights, -1.0)
+        yield from self.of_energies(energies, weights, -1.0)[0]
 
-    def _side(self, name: str, values: Tensor, weights: Tensor, sign: float) -> Iterator[Part]:
-        yield Part(name, (weights * values).sum(), len(values), sign)
-        if self.energy_l2:
-            yield Part("energy_l2", (weights * values.square()).sum(), len(values), self.energy_l2)
+    def of_energies(
+        self, energies: Tensor, weights: Tensor | None, sign: float
+    ) -> tuple[list[Part], Tensor]:
+        """The derivative is w (sign + 2 l2 E)."""
+        name, rows = "positive" if sign > 0 else "negative", len(energies)
+        weighted = energies if weights is None else weights * energies
+        parts = [Part(name, weighted.sum(), rows, sign)]
+        slopes = torch.ones_like(energies) if weights is None else weights
+        if not self.energy_l2:
+            return parts, sign * slopes
+        parts.append(Part("energy_l2", weighted @ energies, rows, self.energy_l2))
+        return parts, (sign * slopes).add_(weighted, alpha=2 * self.energy_l2)
 
 
 class FastWeights:

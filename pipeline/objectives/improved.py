@@ -48,6 +48,8 @@ class ImprovedContrastiveDivergence(ContrastiveDivergence):
     use entropy=0 there.
     """
 
+    of_energies_alone = False
+
     def __init__(self, energy_l2: float, kl: float, entropy: float, replay: Replay) -> None:
         super().__init__(energy_l2)
         self._kl, self._entropy, self._replay = kl, entropy, replay

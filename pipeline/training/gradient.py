@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.objectives.base import Batch, NegativeSide, Objective, PositiveSide, Term
+from pipeline.objectives.base import Batch, NegativeSide, Objective, Part, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.training.intake import Weighing
 from pipeline.training.ranks import Alone
@@ -61,12 +61,35 @@ class Gradient:
 
     def _loss(self, term: Term, chunk: Batch, share: float, weighing: Weighing) -> Tensor:
         losses = []
-        for part in term.objective.parts(self._energy, chunk, weighing):
+        parts = self._by_hand(term, chunk, share, weighing)
+        for part in parts or term.objective.parts(self._energy, chunk, weighing):
             mean = part.total * (share / part.rows)
             losses.append(mean * (term.weight * part.weight))
             name, value = term.name + part.name, mean.detach()
             self._parts[name] = self._parts[name] + value if name in self._parts else value
         return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    @torch.no_grad()
+    def _by_hand(
+        self, term: Term, chunk: Batch, share: float, weighing: Weighing
+    ) -> list[Part] | None:
+        """The parts of the loss of the chunk's one side, without a graph and their gradient added,
+        where both the objective and the energy know it by hand; else None.
+        """
+        objective, negatives = term.objective, chunk.negatives
+        side = negatives or chunk.positives
+        if self._layout.split or not objective.of_energies_alone or side is None:
+            return None
+        found = self._energy.given(side.context).energies_and_pull(side.position)
+        if found is None:
+            return None
+        energies, pull = found
+        weights = None
+        if negatives is not None:
+            weights = weighing(energies) if negatives.weights is None else negatives.weights
+        parts, slopes = objective.of_energies(energies, weights, -1.0 if negatives else 1.0)
+        pull(slopes.mul_(term.weight * share / len(energies)))
+        return parts
 
     def _chunks(
         self, objective: Objective, side: Batch, weighing: Weighing

@@ -43,23 +43,22 @@ def weigh(
     by_batch = energy_now.view(len(received), -1)
     chains = by_batch.shape[1]
     contexts = chains // config.chains.per_context if config.conditional else 1
-    weights, ess = [], []
-    for batch, now in zip(received, by_batch, strict=True):
-        lag = version - batch.version
-        if config.chains.burn_in == 0 and (lag == 0 or not reweight):  # all count, and evenly
-            piece, ratio = torch.full_like(now, 1 / chains, dtype=torch.float64), 1.0
-        else:
+    weights = torch.full_like(energy_now, share)
+    ess = []
+    for batch, now, piece in zip(received, by_batch, weights.view_as(by_batch), strict=True):
+        lag, ratio = version - batch.version, 1.0
+        if config.chains.burn_in or (lag and reweight):  # else all count, and evenly
             counts = batch.age.to(now.device) >= config.chains.burn_in
             then = batch.energy.to(now.device)
-            piece, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
-        weights.append(piece * (share * chains))
+            shares, ratio = batch_weights(then, now, counts, lag, reweight, contexts)
+            piece.copy_(shares * (share * chains))
         ess.append(ratio)
     spreads = torch.stack(torch.var_mean(by_batch.double(), 1, correction=0))
     moments = tuple(
         EnergyMoments(batch.pool, mean, variance, chains)
         for batch, variance, mean in zip(received, *spreads.tolist(), strict=True)
     )
-    return Weighed(torch.cat(weights).to(energy_now.dtype), tuple(ess), moments)
+    return Weighed(weights, tuple(ess), moments)
 
 
 class Weighing:

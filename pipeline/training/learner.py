@@ -231,8 +231,11 @@ class Learner:
         limit = self._config.optimizer.clip_norm
         # the norm is taken of every gradient, so that a NaN in one is seen behind a loss that is
         # finite
-        most = math.inf if limit is None else limit
-        norm = float(whole(nn.utils.clip_grad_norm_(self._learned, most)))
+        gradients = [p.grad for p in self._learned if p.grad is not None]
+        total = nn.utils.get_total_norm(gradients)
+        if limit is not None:
+            nn.utils.clip_grads_with_norm_(self._learned, limit, total)
+        norm = float(whole(total))
         if not (math.isfinite(loss) and math.isfinite(norm)):
             self._skipped_in_a_row += 1
             if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:

@@ -372,7 +372,8 @@ def _layers(energy: Energy) -> list[nn.Module]:
 
 def _backward(work: Pass) -> Tensor:
     loss = work()
-    loss.backward()
+    if loss.requires_grad:  # else its gradient is there already
+        loss.backward()
     return loss.detach()
 
 

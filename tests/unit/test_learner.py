@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -127,7 +128,7 @@ class NanGradient(torch.autograd.Function):
         return gradients[0] * math.nan
 
 
-@pytest.mark.parametrize("kind", ["loss", "gradient"])
+@pytest.mark.parametrize("kind", ["loss", "gradient", "gradient by hand"])
 def test_what_is_not_finite_never_reaches_the_optimizer(small: Small, kind: str) -> None:
     """The step is skipped and said to be; weights, average and optimizer stay as they were; later
     steps go on.
@@ -135,17 +136,27 @@ def test_what_is_not_finite_never_reaches_the_optimizer(small: Small, kind: str)
     learner, rounds = make(small("deep", "optimizer.warmup=0"))
     learner.step(rounds())
     batches, before, average = rounds(), learner.publish().flat, learner.averaged()
-    whole = learner.energy.forward
-    learner.energy.forward = (  # type: ignore[method-assign]
-        (lambda x: whole(x) * math.nan)
-        if kind == "loss"
-        else (lambda x: NanGradient.apply(whole(x)))
+    whole, pair = learner.energy.forward, learner.energy.energies_and_pull
+    odd = {
+        "loss": lambda x: whole(x) * math.nan,
+        "gradient": lambda x: NanGradient.apply(whole(x)),
+        "gradient by hand": whole,
+    }
+
+    def by_hand(x: torch.Tensor) -> Any:
+        energies, pull = pair(x)
+        return energies, lambda slopes: pull(slopes * math.nan)
+
+    learner.energy.forward = odd[kind]  # type: ignore[method-assign]
+    learner.energy.energies_and_pull = (  # type: ignore[method-assign]
+        by_hand if kind == "gradient by hand" else lambda _: None
     )
     report, weights = learner.step(batches)
     assert report.skipped
     assert np.array_equal(weights.flat, before)
     assert np.array_equal(learner.averaged(), average)
     learner.energy.forward = whole  # type: ignore[method-assign]
+    learner.energy.energies_and_pull = pair  # type: ignore[method-assign]
     report, weights = learner.step(rounds())
     assert not report.skipped
     assert np.isfinite(weights.flat).all()
@@ -157,6 +168,7 @@ def test_a_run_that_keeps_diverging_stops_with_advice(small: Small) -> None:
     batches = rounds()
     whole = learner.energy.forward
     learner.energy.forward = lambda x: whole(x) * math.nan  # type: ignore[method-assign]
+    learner.energy.energies_and_pull = lambda _: None  # type: ignore[method-assign]
     for _ in range(MAX_SKIPPED_IN_A_ROW - 1):
         learner.step(batches)
     with pytest.raises(DivergenceError, match=r"lower optimizer\.learning_rate"):
