@@ -24,6 +24,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.common.types import Rows, Weights
+from pipeline.training.exchange import fill
 
 HEADER = struct.Struct("<qq8s")
 """Of weights: their version, how many bytes they are, and the numpy name of their type."""
@@ -114,16 +115,10 @@ class Line:
 
     def _exactly(self, into: Any) -> Any:
         """Fills the buffer `into`, and returns it."""
-        view, filled = memoryview(into), 0
         try:
-            while filled < len(view):
-                count = self._incoming.readinto(view[filled:])
-                if not count:
-                    raise LineBroken("the other end is gone")
-                filled += count
+            return fill(into, self._incoming.readinto)
         except OSError as error:
             raise LineBroken(str(error)) from error
-        return into
 
     @staticmethod
     def _checked(length: int) -> int:

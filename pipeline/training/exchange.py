@@ -10,10 +10,14 @@ from __future__ import annotations
 import hmac
 import secrets
 import socket
+from collections.abc import Callable
+from typing import TypeVar
 from urllib.parse import urlsplit
 
 import numpy as np
 import torch.distributed as dist
+
+Filled = TypeVar("Filled", bytearray, memoryview)
 
 MOST = 4
 """Ranks up to which each sends its array to each other one."""
@@ -40,7 +44,7 @@ class Exchange:
             while len(self._others) < size - 1:
                 connected, _ = door.accept()
                 connected.settimeout(timeout)
-                told = bytes(_receive(connected, bytearray(len(secret) + 1)))
+                told = bytes(fill(bytearray(len(secret) + 1), connected.recv_into))
                 if hmac.compare_digest(told[:-1], secret):
                     self._others[told[-1]] = connected
                 else:
@@ -61,7 +65,7 @@ class Exchange:
                 # of two ranks the first sends first, lest both wait for room
                 if self._rank < other:
                     connected.sendall(array.view(np.uint8).data)
-                _receive(connected, arrays[other].view(np.uint8).data)
+                fill(arrays[other].view(np.uint8).data, connected.recv_into)
                 if self._rank > other:
                     connected.sendall(array.view(np.uint8).data)
         except OSError as error:
@@ -82,12 +86,15 @@ def _own_host(address: str) -> str:
         return str(towards.getsockname()[0])
 
 
-def _receive(connected: socket.socket, into: bytearray | memoryview) -> bytearray | memoryview:
-    """Fills `into`, and returns it. Raises `OSError` where the other end is gone."""
+def fill(into: Filled, read_into: Callable[[memoryview], int | None]) -> Filled:
+    """Fills `into` by `read_into`, which returns how many bytes it put there, and returns it.
+
+    Raises `OSError` where the other end is gone.
+    """
     view, filled = memoryview(into), 0
     while filled < len(view):
-        count = connected.recv_into(view[filled:])
+        count = read_into(view[filled:])
         if not count:
-            raise ConnectionResetError("it closed its connection")
+            raise ConnectionResetError("the other end is gone")
         filled += count
     return into
