@@ -55,6 +55,10 @@ class DamagedError(CheckpointError):
     """A part of a checkpoint is gone, or is not what was written. An older one may be whole."""
 
 
+class LostLeaseError(PipelineError):
+    """Another run has taken the output over: this one may no longer write there."""
+
+
 class DivergenceError(PipelineError):
     """Too many steps in a row had a loss or a gradient that is not finite."""
 

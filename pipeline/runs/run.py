@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from pipeline.common.errors import CheckpointError, DamagedError, PipelineError
+from pipeline.common.errors import CheckpointError, DamagedError, LostLeaseError, PipelineError
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
@@ -21,6 +21,7 @@ from pipeline.runs.recording import Recording
 from pipeline.runs.totals import Totals
 from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, candidates
 from pipeline.storage.files import locate, write_file
+from pipeline.storage.lease import Lease
 
 log = logging.getLogger(__name__)
 Start = tuple[Checkpoint | None, Checkpoint | None]
@@ -64,28 +65,36 @@ class Run:
 
     def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
         self._config, self._output, self._energy, self._display = config, output, energy, display
-        self._store = CheckpointStore(output, config.checkpoint.keep)
+        self._lease = Lease(output, display.say)
+        self._store = CheckpointStore(output, config.checkpoint.keep, self._lease.check)
         self._name = output.rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
         self._saved: str | None = None
+        self._step = 0  # where the runner stands
         self._totals = Totals(apart=config.cluster.name != "inline")
 
     def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
         `Interrupted`.
 
-        A run that is done already says so, and starts nothing.
+        A run that is done already says so, and starts nothing. Raises `ConfigError` where another
+        run writes to the same output, and `LostLeaseError` where one has taken it over.
         """
-        starts = self._starts()
-        first = next(starts)
-        done = self._summary_of(first[0])
+        done = self._summary_of(next(self._starts())[0])
         if done is not None:
             self._display.say(
                 f"this run is done: step {done['version']} of {self._config.trainer.steps}; "
                 "trainer.steps=... goes on from there, resume=never starts over"
             )
             return done
+        with self._lease:
+            return self._execute(make_runner)
+
+    def _execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
+        """Carries the run out; its output is this process's."""
+        starts = self._starts()  # looked for again: who held the output may have gone on until now
+        first = next(starts)
         summary: Figures | None = None
         try:
             self._recording.start(
@@ -99,10 +108,14 @@ class Run:
                 ) from error
             try:
                 with Interruption() as interruption:
-                    version = self._begin(runner, first, starts)
-                    version = self._train(runner, version, interruption)
-                    summary = self._finish(runner, version, interruption)
-                    return summary
+                    try:
+                        version = self._begin(runner, first, starts)
+                        version = self._train(runner, version, interruption)
+                        summary = self._finish(runner, version, interruption)
+                        return summary
+                    except LostLeaseError as error:
+                        kept = self._save_aside(runner)
+                        raise LostLeaseError(f"{error}; {kept}") from error
             finally:
                 runner.close()
         finally:
@@ -167,7 +180,8 @@ class Run:
             except DamagedError as error:
                 self._display.say(f"{error}; an older checkpoint is looked for")
                 checkpoint, warm_start = next(others)
-        self._saved = checkpoint.folder if checkpoint else None
+        self._saved, self._step = checkpoint.folder if checkpoint else None, version
+        self._lease.check()  # to start may have taken minutes
         if self._config.resume == "never":
             self._store.clear()  # only now that the new run stands
         self._recording.rewind(version)
@@ -182,6 +196,8 @@ class Run:
         self._metrics["ebm_training"].set(1)
         with self._display.training(version, config.trainer.steps):
             while version < config.trainer.steps and interruption.signal is None:
+                if self._lease.lost:
+                    self._lease.check()
                 every = config.checkpoint.every
                 ahead = min((version // every + 1) * every, config.trainer.steps) - version
                 made = runner.stretch(ahead)
@@ -216,6 +232,7 @@ class Run:
         self._totals.add_flow(flow)
 
     def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
+        self._step = report.version
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)
@@ -230,12 +247,15 @@ class Run:
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
         """Writes a checkpoint, and returns whether it stands. A failure is counted. Raises
-        `PipelineError` where the `final` one fails.
+        `PipelineError` where the `final` one fails, and `LostLeaseError`.
         """
         folder = self._store.folder(step)
         try:
+            self._lease.check()
             parts = runner.save(folder)
             self._saved = self._store.commit(step, parts, self._config, self._energy).folder
+        except LostLeaseError:
+            raise
         except Exception as error:
             self._metrics["ebm_checkpoint_failures"].inc()
             if final:
@@ -250,11 +270,28 @@ class Run:
         self._metrics["ebm_checkpoint_timestamp_seconds"].set(time.time())
         return True
 
+    def _save_aside(self, runner: Runner) -> str:
+        """Writes a checkpoint where the new owner of the output writes nothing, and says in words
+        where. The folder has the form of an output: another run can go on from there.
+        """
+        output = f"{self._output.rstrip('/')}/displaced-{self._lease.owner}"
+        store = CheckpointStore(output, self._config.checkpoint.keep)
+        stopped = f"this run stopped at step {self._step} of {self._config.trainer.steps}"
+        try:
+            parts = runner.save(store.folder(self._step))
+            store.commit(self._step, parts, self._config, self._energy)
+        except Exception as error:
+            self._metrics["ebm_checkpoint_failures"].inc()
+            return f"{stopped}, and could not write a checkpoint to {output}: {error}"
+        return f"{stopped}, and output={output} goes on from there"
+
     def _finish(self, runner: Runner, version: int, interruption: Interruption) -> Figures:
         """Evaluates, draws, writes `summary.json`, and returns what is in it."""
         figures: Figures = {}
         with self._display.working():
             for item in runner.evaluate(self._output):
+                if self._lease.lost:
+                    self._lease.check()
                 if interruption.signal is not None:
                     raise Interrupted(
                         interruption.signal,
@@ -267,6 +304,7 @@ class Run:
                     figures = item
         from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
 
+        self._lease.check()
         draw_curves(self._recording.rows, self._output, self._config.name)
         summary = {
             "name": self._config.name,
@@ -277,5 +315,6 @@ class Run:
             "evaluation": self._config.evaluation.model_dump(),
             **figures,
         }
+        self._lease.check()
         write_file(self._output, "summary.json", json.dumps(summary, indent=1).encode())
         return summary

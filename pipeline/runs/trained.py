@@ -20,6 +20,8 @@ from pipeline.energies.composition import Conjunction, Disjunction, Negation, ch
 from pipeline.evaluation.conditional import log_z_on_grid, reach
 from pipeline.evaluation.likelihood import log_z_by_quadrature
 from pipeline.storage.checkpoint import Checkpoint, find_averaged
+from pipeline.storage.files import names
+from pipeline.storage.lease import FOLDER
 from pipeline.storage.paths import resolve_output
 
 NEGATED = 0.5  # weight of what is negated, where none is given
@@ -63,12 +65,15 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
 
 def output_of(run: Trained, wanted: str | None, name: str) -> str:
     """Returns where files go: `wanted`, else a folder `name` in the run's own. Raises `ConfigError`
-    for a URL that nothing serves.
+    for a URL that nothing serves, and where a run has its files: another run alone writes there.
     """
     default = (
         f"{run.checkpoint.folder.rpartition('/checkpoints/')[0] or run.checkpoint.folder}/{name}"
     )
-    return resolve_output(run.config.model_copy(update={"output": wanted or default}))
+    output = resolve_output(run.config.model_copy(update={"output": wanted or default}))
+    if not {"checkpoints", FOLDER}.isdisjoint(names(output)):
+        raise ConfigError("output", output, "a run has its files there; give a folder of its own")
+    return output
 
 
 def contexts_of(run: Trained, given: Any) -> Tensor:

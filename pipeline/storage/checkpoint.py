@@ -14,7 +14,7 @@ import io
 import json
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
@@ -151,11 +151,14 @@ def _lookup(config: dict[str, Any], key: str) -> Any:
 
 
 class CheckpointStore:
-    """The checkpoints of one run under `output`."""
+    """The checkpoints of one run under `output`.
 
-    def __init__(self, output: str, keep: int) -> None:
+    `check` is called before anything is written or removed, and raises where it may not be.
+    """
+
+    def __init__(self, output: str, keep: int, check: Callable[[], None] = lambda: None) -> None:
         self._root = f"{output.rstrip('/')}/checkpoints"
-        self._keep = keep
+        self._keep, self._check = keep, check
 
     def folder(self, step: int) -> str:
         return f"{self._root}/{step:08d}"
@@ -164,6 +167,7 @@ class CheckpointStore:
         """Makes a folder of written parts a checkpoint, by its manifest; then removes all but the
         newest few.
         """
+        self._check()
         manifest = {
             "format": FORMAT,
             "pipeline": VERSION,
@@ -184,6 +188,7 @@ class CheckpointStore:
         """Keeps the newest few that are complete, `step` the newest; half-written ones and later
         ones were given up.
         """
+        self._check()
         complete = [n for n in self._steps() if n <= step and self._has_manifest(n)]
         for other in self._steps():
             if other not in complete[-self._keep :]:
@@ -212,6 +217,7 @@ class CheckpointStore:
 
     def clear(self) -> None:
         """Removes them all."""
+        self._check()
         for step in self._steps():
             self._remove(step)
 

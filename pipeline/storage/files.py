@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import errno
+import os
+from contextlib import suppress
+
 import fsspec
 
 from pipeline.common.errors import ConfigError
@@ -82,3 +86,69 @@ def remove(url: str) -> None:
     """Removes the file, or the folder with all that is in it, at `url`."""
     file_system, path = locate(url)
     file_system.rm(path, recursive=True)
+
+
+def create_file(url: str, content: bytes) -> bool:
+    """Creates the file at `url`, and returns whether it did: False where there is one already.
+
+    Of several that create it at the same time, one alone does, on this machine's file systems, in
+    memory, and where the store writes on a condition: S3, Google's and Azure's do, by the clients
+    s3fs, gcsfs and adlfs. Other file systems are asked whether the file is there, and it is then
+    written. Two that ask at the same moment both write it, and both may be told that they created
+    it; the file is that of the last. `content` must name its writer, so that whoever reads it
+    later can tell. Raises what the file system raises for any other failure.
+    """
+    file_system, path = locate(url)
+    file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
+    if _is_local(file_system):
+        return _create_local(path, content)
+    try:
+        if not exists(url):
+            _pipe_new(file_system, path, content)
+    except OSError:
+        # stores name a conflict in several ways: whether there is a file tells
+        if not exists(url):
+            raise
+    # a request that was repeated because its answer was lost has met its own file
+    return read_file(url) == content
+
+
+def _create_local(path: str, content: bytes) -> bool:
+    try:
+        file = open(path, "xb")
+    except FileExistsError:
+        return False
+    try:
+        with file:
+            file.write(content)
+    except OSError:  # the disk is full: an empty file would stand for its writer
+        os.remove(path)
+        raise
+    return True
+
+
+def _pipe_new(file_system: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
+    """Writes a file on condition that there is none, where the file system can."""
+    try:
+        file_system.pipe_file(path, content, mode="create")
+        return
+    except (TypeError, ValueError, NotImplementedError):  # its client knows no conditions
+        pass
+    except OSError as error:
+        if error.errno != errno.ENOSYS:  # what s3fs makes of a server that knows none
+            raise
+    file_system.pipe_file(path, content)
+
+
+def remove_if_empty(folder: str) -> None:
+    """Removes the folder at the URL where nothing is in it. In stores without folders of their own
+    it does nothing.
+    """
+    file_system, path = locate(folder)
+    if _is_local(file_system):
+        with suppress(OSError):
+            os.rmdir(path)
+
+
+def _is_local(file_system: fsspec.AbstractFileSystem) -> bool:
+    return "file" in file_system.protocol
