@@ -21,7 +21,7 @@ from pipeline.evaluation.conditional import log_z_on_grid, reach
 from pipeline.evaluation.likelihood import log_z_by_quadrature
 from pipeline.storage.checkpoint import Checkpoint, find_averaged
 from pipeline.storage.files import names
-from pipeline.storage.lease import FOLDER
+from pipeline.storage.lease import LEASE_FOLDER
 from pipeline.storage.paths import resolve_output
 
 NEGATED = 0.5  # weight of what is negated, where none is given
@@ -71,7 +71,7 @@ def output_of(run: Trained, wanted: str | None, name: str) -> str:
         f"{run.checkpoint.folder.rpartition('/checkpoints/')[0] or run.checkpoint.folder}/{name}"
     )
     output = resolve_output(run.config.model_copy(update={"output": wanted or default}))
-    if not {"checkpoints", FOLDER}.isdisjoint(names(output)):
+    if not {"checkpoints", LEASE_FOLDER}.isdisjoint(names(output)):
         raise ConfigError("output", output, "a run has its files there; give a folder of its own")
     return output
 

@@ -115,11 +115,11 @@ def create_file(url: str, content: bytes) -> bool:
 
 def _create_local(path: str, content: bytes) -> bool:
     try:
-        file = open(path, "xb")
+        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
     try:
-        with file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
     except OSError:  # the disk is full: an empty file would stand for its writer
         os.remove(path)

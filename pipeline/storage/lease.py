@@ -48,7 +48,7 @@ from pipeline.storage.files import (
 )
 
 log = logging.getLogger(__name__)
-FOLDER = "lease"
+LEASE_FOLDER = "lease"
 HEARTBEAT = 5.0  # seconds between two renewals
 POLL = 1.0  # seconds between two looks at a holder that is watched
 # six heartbeats: storage that is away for a while, or a machine that is paused, costs some of them
@@ -126,7 +126,7 @@ class Lease:
 
     def __init__(self, output: str, say: Callable[[str], None]) -> None:
         self._output, self._say = output.rstrip("/"), say
-        self._folder = f"{self._output}/{FOLDER}"
+        self._folder = f"{self._output}/{LEASE_FOLDER}"
         self._holder = Holder(
             owner=secrets.token_hex(6),
             host=socket.gethostname(),
@@ -180,7 +180,7 @@ class Lease:
                 if self._is_lost():
                     return
                 self._holder = self._holder._replace(released=True)
-                if self._generation == 1 and names(self._output) == [FOLDER]:
+                if self._generation == 1 and names(self._output) == [LEASE_FOLDER]:
                     self._leave_nothing()
                 else:
                     self._write()
@@ -251,11 +251,14 @@ class Lease:
     def _is_lost(self) -> bool:
         """Looks who holds the output. The lock is held."""
         newest = max(self._generations(), default=0)
+        content = self._read(max(newest, self._generation))
         # a file that is gone names nobody: somebody cleaned up, and it is written again
-        content = None if self.lost else self._read(max(newest, self._generation))
-        holder = content and _parsed(content)
-        if content is not None and (not holder or holder.owner != self.owner):
-            self._lost = str(holder or "another run")
+        if content is not None:
+            holder = _parsed(content)
+            if holder is None:  # the new owner is just writing it
+                self._lost = self._lost or "another run"
+            elif holder.owner != self.owner:
+                self._lost = str(holder)
         return self.lost
 
     def _leave_nothing(self) -> None:

@@ -4,6 +4,7 @@ damaged checkpoint gives way to an older one.
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,12 +20,13 @@ from actors.driver import RayRunner
 from actors.parameter_server import ParameterServer
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
-from pipeline.common.errors import DamagedError
+from pipeline.common.errors import DamagedError, LostLeaseError
 from pipeline.config.run import RunConfig
 from pipeline.runs.display import Display
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.run import Run
 from pipeline.storage.checkpoint import CheckpointStore, find
+from pipeline.storage.lease import Lease
 from tests.unit.test_checkpoint import flip, part, save, trained
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -120,6 +122,33 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(
     np.testing.assert_allclose(
         learned, expected._learner.publish().flat, atol=1e-3 if overrides else 0, rtol=0
     )
+
+
+def test_a_run_whose_output_was_taken_over_keeps_its_work(
+    small: Small, tmp_path: Path, make: Start, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Actors write the checkpoint elsewhere, and a run in one process goes on from it."""
+    config = small("rbm")
+    save_parts = RayRunner.save
+
+    def succeeded(self: RayRunner, folder: str) -> Any:
+        if "displaced" not in folder:
+            content = Lease(str(tmp_path), print)._holder._replace(owner="thenewone")
+            (tmp_path / "lease/2.json").write_text(json.dumps(content._asdict()))
+        return save_parts(self, folder)
+
+    monkeypatch.setattr(RayRunner, "save", succeeded)
+    run = Run(config, str(tmp_path), make_energy(config, (8, 8)), Display())
+    with pytest.raises(LostLeaseError, match="thenewone"):
+        run.execute(lambda _: make(config, tmp_path))
+    assert CheckpointStore(str(tmp_path), 3).latest() is None
+    (aside,) = tmp_path.glob("displaced-*")
+    checkpoint = find(str(aside))
+    assert checkpoint.step == 10
+    whole = trained(config, 10)
+    resumed = InlineRunner(config)
+    resumed.start(checkpoint, None)
+    assert np.array_equal(resumed._learner.publish().flat, whole._learner.publish().flat)
 
 
 def test_a_parameter_server_comes_back_from_the_newest_whole_checkpoint(
