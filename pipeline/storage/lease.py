@@ -57,7 +57,7 @@ SAME_START = 2.0  # seconds: the start of a process is told as exactly
 
 
 class Holder(NamedTuple):
-    """Who holds a lease: what its file says.
+    """The holder of a lease, as its file tells.
 
     `owner` is drawn anew for each process of a run. `machine` tells where `pid` is a process id,
     and `started` is when that process started, in seconds after the machine's start. `since` is for
@@ -93,7 +93,7 @@ class Holder(NamedTuple):
 
 @cache
 def _machine() -> str:
-    """What process ids are of: a start of this machine, and a namespace of its processes.
+    """The space that process ids are of: a start of this machine, and a namespace of processes.
 
     Containers may share the name of a host, and after a restart of the machine process ids begin
     anew.
@@ -106,7 +106,7 @@ def _machine() -> str:
 
 
 def _started(process: psutil.Process) -> float:
-    """When it started, in seconds after the machine did: unmoved by a clock that is set."""
+    """Seconds from the start of the machine to that of `process`: setting a clock moves both."""
     return float(process.create_time() - psutil.boot_time())
 
 
@@ -149,7 +149,7 @@ class Lease:
 
     @property
     def lost(self) -> bool:
-        """Whether it was lost, as far as was seen by now. It reads no file."""
+        """True once it was seen that the lease is lost. No file is read."""
         return self._lost is not None
 
     def __enter__(self) -> Lease:

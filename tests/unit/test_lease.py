@@ -34,7 +34,7 @@ def output(request: pytest.FixtureRequest, tmp_path: Path) -> str:
 
 @pytest.fixture
 def lines() -> list[str]:
-    """What leases say."""
+    """The lines that leases say."""
     return []
 
 
@@ -70,7 +70,7 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def holder(output: str) -> Holder:
-    """Who holds the lease of `output` by its newest file."""
+    """Returns the holder of the lease of `output` by its newest file."""
     newest = max(names(f"{output}/lease"), key=lambda name: int(name.removesuffix(".json")))
     while True:
         found = lease._parsed(read_file(f"{output}/lease/{newest}"))
