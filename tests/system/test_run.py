@@ -347,7 +347,8 @@ def test_runs_can_live_on_any_file_system() -> None:
     names = {
         path.rpartition("/")[2] for path in fsspec.filesystem("memory").ls("/a-run", detail=False)
     }
-    assert names == {"checkpoints", "metrics.jsonl", "samples.png", "curves.png", "summary.json"}
+    written = {"checkpoints", "metrics.jsonl", "samples.png", "curves.png", "summary.json"}
+    assert names == {*written, "lease"}
 
 
 def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> None:
