@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -47,7 +48,8 @@ class ChainPool:
             keep_to_core(pool)
         self._config, self._number = config, pool
         self._lines = Lines()
-        self._pool = make_chains(config, shape, pool, context_shape)
+        self._make = partial(make_chains, config, shape, pool, context_shape)
+        self._pool = self._make()
         self._handed_over = False
 
     def _expect(self, round: int) -> None:
@@ -117,6 +119,11 @@ class ChainPool:
         return PoolStatus(
             self._pool.round, self._pool.incarnation, ray.get_runtime_context().get_node_id()
         )
+
+    def begin_anew(self) -> PoolStatus:
+        """Begins with new chains, whatever it had: the run goes back to its beginning."""
+        self._pool = self._make()
+        return self.begin()
 
     def restore(self, checkpoint: Checkpoint, of: int) -> PoolStatus:
         """Takes up the chains of a checkpoint's pool number `of`: this one, or another, from whose

@@ -63,27 +63,36 @@ class RayRunner:
         self.pools = PoolRoster(config, self.servers, pool, (shape, context_shape))
         self._stretches = Stretches(config, self.servers, self.pools)
         self._version = 0
-        self._lag_bound = 0 if config.chooses_lag else config.lag
         self._asked = 0  # rounds that rows were dealt to
         self._warm_start: Checkpoint | None = None
+        self._rate_factor: float | None = None
         self._server_restarts = RestartBudget(config.cluster.server_restarts)
         self._leaving_told = False
         self._pools_told = 0
 
     # -- life of a run -----------------------------------------------------------------------------
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
+    def start(
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None = None,
+    ) -> None:
         """Takes up a checkpoint, or another run's weights, or neither, and waits for the pools
-        without which the run does not begin.
+        without which the run does not begin. Rounds under way are given up.
 
         Raises `DamagedError` where a part of the checkpoint is damaged: it may be called again with
         an older one. Raises `ClusterError` where an actor could not start, or they do not come in
         time.
         """
-        config, self._warm_start = self._config, warm_start
+        config, self._warm_start, self._rate_factor = self._config, warm_start, rate_factor
+        self._lag_bound = 0 if config.chooses_lag else config.lag
+        self._stretches.forget()
         needed = config.chains.min_pools or config.pools
         try:
-            version = self.servers.start(checkpoint, warm_start, config.cluster.timeout)
+            version = self.servers.start(
+                checkpoint, warm_start, rate_factor, config.cluster.timeout
+            )
             self.pools.start(checkpoint)
             deadline = Deadline(
                 config.cluster.timeout, f"{needed} pools, without which the run does not begin,"
@@ -352,8 +361,10 @@ class RayRunner:
         for checkpoint in self._store.complete():
             log.warning("the parameter server is being restarted from %s", checkpoint.folder)
             try:
-                return self.servers.restart(checkpoint, self._warm_start, deadline)
+                return self.servers.restart(
+                    checkpoint, self._warm_start, self._rate_factor, deadline
+                )
             except DamagedError as error:
                 log.warning("%s; an older checkpoint is taken", error)
         log.warning("the parameter server is being restarted from the beginning")
-        return self.servers.restart(None, self._warm_start, deadline)
+        return self.servers.restart(None, self._warm_start, self._rate_factor, deadline)

@@ -64,21 +64,27 @@ class ParameterServer:
         return ray.get_runtime_context().get_node_id()
 
     def start(
-        self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, address: str, rank: int
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None,
+        address: str,
+        rank: int,
     ) -> int:
-        """Takes up a checkpoint, or another run's weights, or neither; returns the version that it
-        is then at. Several ranks meet at `address` first.
+        """Takes up a checkpoint, or another run's weights, or neither, and multiplies the learning
+        rate as `Learner.start` does; returns the version that it is then at. Several ranks meet at
+        `address` first.
         """
         size = self._config.trainer.replicas
         if self._config.cluster.pin and size > 1:
             keep_to_core(rank)  # where a pool is, which rests when ranks learn
         if size > 1:
-            self._ranks.leave()  # where a damaged checkpoint was tried before this one
+            self._ranks.leave()  # where it was started before: a damaged checkpoint, a rollback
             self._ranks = Ranks.join(
                 address, rank, size, self._config.device, self._config.cluster.timeout
             )
         self._started = make_learner(self._config, self._data, self._ranks)
-        self._started.start(checkpoint, warm_start)
+        self._started.start(checkpoint, warm_start, rate_factor)
         weights = self._started.publish()
         self._published = {weights.version: weights}
         return weights.version

@@ -58,10 +58,12 @@ TRANSITIONS = {
     (Life.THERE, Event.FORGOTTEN): Life.JOINING,
     (Life.THERE, Event.DRAINED): Life.LEAVING,
     (Life.THERE, Event.LOST): Life.GONE,
+    (Life.LATE, Event.SENT_FOR): Life.JOINING,  # as one that is there
     (Life.LATE, Event.ANSWERED): Life.THERE,
     (Life.LATE, Event.FORGOTTEN): Life.JOINING,
     (Life.LATE, Event.DRAINED): Life.LEAVING,
     (Life.LATE, Event.LOST): Life.GONE,
+    (Life.LEAVING, Event.SENT_FOR): Life.JOINING,  # as one that is there; it leaves later
     (Life.LEAVING, Event.HANDED_OVER): Life.GONE,
     (Life.LEAVING, Event.LOST): Life.GONE,
 }

@@ -71,6 +71,7 @@ class PoolRoster:
         self.dropped: Counter[str] = Counter()
         self.restarts: Counter[str] = Counter()
         self.handovers = 0
+        self._begun = False
         self._drains_seen_at = 0.0
         self._draining: set[str] = set()
 
@@ -87,13 +88,16 @@ class PoolRoster:
         return len(self.rounds) + len(self.fleet.finished)
 
     def start(self, checkpoint: Checkpoint | None) -> None:
-        """Sends every pool its way to its chains."""
+        """Sends every pool its way to its chains. Rounds are given up where the run goes back."""
+        again, self._begun = self._begun, True
+        if again:
+            self.dropped["rolled_back"] += self.forget_rounds()
         parts = checkpoint.manifest["parts"] if checkpoint is not None else {}
         for pool in self.members:
-            pool.done = 0  # it may have joined with a newer checkpoint, which turned out damaged
+            pool.done, pool.last, pool.kept, pool.leaving = 0, None, None, None
             own = f"pool-{pool.number}.pt" in parts
             if checkpoint is None:
-                joining = pool.actor.begin.remote()
+                joining = (pool.actor.begin_anew if again else pool.actor.begin).remote()
             else:
                 joining = pool.actor.restore.remote(
                     checkpoint, pool.number if own else pool.number % self._config.pools

@@ -52,7 +52,11 @@ class ServerRanks:
         )
 
     def start(
-        self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, timeout: float
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None,
+        timeout: float,
     ) -> int:
         """All ranks meet and take up a checkpoint; returns the version that they are then at.
 
@@ -64,7 +68,7 @@ class ServerRanks:
             else ""
         )
         started = [
-            actor.start.remote(checkpoint, warm_start, address, rank)
+            actor.start.remote(checkpoint, warm_start, rate_factor, address, rank)
             for rank, actor in enumerate(self.actors)
         ]
         versions = {
@@ -78,7 +82,11 @@ class ServerRanks:
         return versions.pop()
 
     def restart(
-        self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None, deadline: Deadline
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None,
+        deadline: Deadline,
     ) -> int:
         """Brings all of them back, whichever died: ranks that lost one of theirs cannot go on, and
         may hang. Raises `ClusterError` where they are not back by the `deadline`.
@@ -89,7 +97,7 @@ class ServerRanks:
                     for actor in self.actors:
                         ray.kill(actor, no_restart=False)
                 self._await(deadline)
-                return self.start(checkpoint, warm_start, START_SECONDS)
+                return self.start(checkpoint, warm_start, rate_factor, START_SECONDS)
             except (*LOST, NotInTime):
                 deadline.pause()
 

@@ -66,6 +66,10 @@ class Stretches:
             return False
         return all(pool.life is Life.THERE for pool in self._members)
 
+    def forget(self) -> None:
+        """Has lines opened anew for the next stretch: a failed one may have broken them."""
+        self._lines_to = None
+
     @property
     def _members(self) -> list[PoolMember]:
         return self._pools.members[: self._config.pools]

@@ -97,7 +97,7 @@ class TrivialServer:
     def node(self) -> str:
         return ray.get_runtime_context().get_node_id()
 
-    def start(self, _checkpoint: Any, _warm_start: Any, _address: str, _rank: int) -> int:
+    def start(self, _checkpoint: Any, _warm_start: Any, _factor: Any, *_: Any) -> int:
         return self._version
 
     def publish(self, version: int) -> Any:

@@ -135,6 +135,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
             f" restarts {summary['restarts']}"
         ),
         *_at_work(summary),
+        *_slowed(summary),
         *([summary["lag_choice"]["words"]] if "lag_choice" in summary else []),
         *summary.get("words", []),
         f"  samples     {summary['output']}/samples.png",
@@ -170,6 +171,16 @@ def _at_work(summary: dict[str, Any]) -> list[str]:
     if alone is not None:
         line += f"; one process on one core would have taken at most about {alone:.0f} s"
     return [line]
+
+
+def _slowed(summary: dict[str, Any]) -> list[str]:
+    """The line on rollbacks, of this process or of one before it; none where there were none."""
+    if summary["rate_factor"] == 1:
+        return []
+    return [
+        f"  diverged    rolled back {summary['rollbacks']} times this time; trained on at"
+        f" {summary['rate_factor']:g} of optimizer.learning_rate"
+    ]
 
 
 def usage() -> str:

@@ -60,7 +60,9 @@ class LostLeaseError(PipelineError):
 
 
 class DivergenceError(PipelineError):
-    """Too many steps in a row had a loss or a gradient that is not finite."""
+    """The run diverged: steps had a loss or a gradient that is not finite, or figures that no
+    model of the data has.
+    """
 
 
 class OutOfStepError(PipelineError):

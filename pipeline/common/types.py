@@ -137,7 +137,8 @@ class StepReport(NamedTuple):
 
     `parts` holds the mean of each part of the objective before its weight; `ess` are ratios in (0,
     1] by group; `seconds` are by stage; `energy_moments` are of the batches; `usage` is by rank, of
-    the step before; `lag_choice` is there where the run chooses its lag.
+    the step before; `lag_choice` is there where the run chooses its lag. `rate_factor` is what
+    rollbacks have multiplied the learning rate by.
     """
 
     version: int
@@ -154,6 +155,7 @@ class StepReport(NamedTuple):
     energy_moments: tuple[EnergyMoments, ...]
     usage: tuple[Usage, ...]
     lag_choice: LagChoice | None = None
+    rate_factor: float = 1.0
 
 
 class Flow(NamedTuple):

@@ -229,7 +229,9 @@ class RunConfig(Section):
         places = ("output", "resume", "cluster", "device")
         accounts = ("metrics", "recorders", "checkpoint", "evaluation")
         apart = dict.fromkeys((*places, *accounts), True)
-        return digest(self.model_dump(mode="json", exclude={**apart, "trainer": {"steps"}}))
+        return digest(
+            self.model_dump(mode="json", exclude={**apart, "trainer": {"steps", "rollbacks"}})
+        )
 
 
 def _called(thing: Any) -> str:

@@ -47,6 +47,11 @@ class Trainer(Section):
     min_ess: Probability = about(
         "the bound on lag goes down while the smoothed ESS ratio of the weights is below this"
     )
+    rollbacks: NonNegativeInt | None = Field(
+        3,
+        description="times that a run which diverges goes back to its last good checkpoint, at a"
+        " tenth of the learning rate each time; 0: it stops at once; null: nobody watches",
+    )
     replicas: PositiveInt = about(
         "parameter-server ranks, each with its share of positives and pools"
     )

@@ -31,6 +31,11 @@ class InlineRunner:
         self._config = config
         torch.set_num_threads(config.cluster.threads)
         self._data = open_data(config)
+        self._begin()
+
+    def _begin(self) -> None:
+        """Makes everything as it is at version 0."""
+        config = self._config
         self._learner = make_learner(config, self._data)
         self._pools = [
             make_chains(config, self._data.shape, pool, self._data.context_shape)
@@ -42,16 +47,23 @@ class InlineRunner:
         lag = config.lag if config.trainer.lag_mode == "exact" else 0
         self._window: deque[Weights] = deque(maxlen=lag + 1)
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
-        """Takes up a checkpoint, or another run's weights, or neither. Raises `DamagedError` where
-        a part is damaged; nothing was taken up then.
+    def start(
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None = None,
+    ) -> None:
+        """Takes up a checkpoint, or another run's weights, or neither, also where steps were made
+        already. Raises `DamagedError` where a part is damaged; nothing was taken up then.
         """
         chains = (
             [checkpoint.read(f"pool-{number}.pt") for number in range(len(self._pools))]
             if checkpoint is not None
             else []
         )
-        self._learner.start(checkpoint, warm_start)
+        if self._window:
+            self._begin()
+        self._learner.start(checkpoint, warm_start, rate_factor)
         for pool, state in zip(self._pools, chains, strict=checkpoint is not None):
             pool.load_state_dict(state)
         self._window.append(self._learner.publish())

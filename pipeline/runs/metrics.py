@@ -158,6 +158,12 @@ METRICS = (
         ("pool",),
     ),
     Metric("ebm_restarts", "counter", "restarts", "Actors that died and came back", ("role",)),
+    Metric(
+        "ebm_rollbacks",
+        "counter",
+        "rollbacks",
+        "Times that the run diverged and went back to a good checkpoint, or to its beginning",
+    ),
     Metric("ebm_checkpoints", "counter", "checkpoints", "Checkpoints written"),
     Metric(
         "ebm_checkpoint_failures", "counter", "checkpoints", "Checkpoints that could not be written"
@@ -240,7 +246,8 @@ class RunMetrics:
         # a series that is there from the start, at 0, is one that a rate can be taken of
         for role in ("pool", "parameter_server"):
             self["ebm_restarts"].labels(role)
-        for reason in ("stale", "pool_died", "parameter_server_died", "object_lost"):
+        server = "parameter_server_died"
+        for reason in ("stale", "pool_died", server, "object_lost", "rolled_back"):
             self["ebm_dropped_batches"].labels(reason)
 
     def _make(self, metric: Metric) -> Any:

@@ -9,7 +9,13 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from pipeline.common.errors import CheckpointError, DamagedError, LostLeaseError, PipelineError
+from pipeline.common.errors import (
+    CheckpointError,
+    DamagedError,
+    DivergenceError,
+    LostLeaseError,
+    PipelineError,
+)
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
@@ -18,16 +24,13 @@ from pipeline.runs.interruption import Interrupted, Interruption
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recording import Recording
+from pipeline.runs.rollbacks import Rollbacks, Start
 from pipeline.runs.totals import Totals
 from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, candidates
 from pipeline.storage.files import locate, write_file
 from pipeline.storage.lease import Lease
 
 log = logging.getLogger(__name__)
-Start = tuple[Checkpoint | None, Checkpoint | None]
-"""A checkpoint to resume from, or the one of another run to take weights from, or neither."""
-
-
 Watch = Callable[[Flow], None]
 """A runner's way to tell, between two steps, what has changed since its last `Flow`."""
 
@@ -37,9 +40,18 @@ class Runner(Protocol):
     (`actors.driver`).
     """
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
-        """Takes up a checkpoint, or another run's weights, or neither. Raises `DamagedError` where
-        a part of it is damaged; it may then be called again with an older one.
+    def start(
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None = None,
+    ) -> None:
+        """Takes up a checkpoint, or another run's weights, or neither. From then on the learning
+        rate is multiplied by `rate_factor`; where that is None, by the checkpoint's.
+
+        It may be called again, when steps were made or `DivergenceError` was raised: the run goes
+        back. Raises `DamagedError` where a part of the checkpoint is damaged; it may then be called
+        again with an older one.
         """
 
     def stretch(self, most: int) -> list[tuple[StepReport, list[RoundReport], Flow]]:
@@ -73,6 +85,7 @@ class Run:
         self._saved: str | None = None
         self._step = 0  # where the runner stands
         self._totals = Totals(apart=config.cluster.name != "inline")
+        self._rollbacks = Rollbacks(config, self._store, energy)
 
     def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
@@ -185,6 +198,7 @@ class Run:
         if self._config.resume == "never":
             self._store.clear()  # only now that the new run stands
         self._recording.rewind(version)
+        self._rollbacks.begin(version)
         return version
 
     def _train(self, runner: Runner, version: int, interruption: Interruption) -> int:
@@ -200,10 +214,14 @@ class Run:
                     self._lease.check()
                 every = config.checkpoint.every
                 ahead = min((version // every + 1) * every, config.trainer.steps) - version
-                made = runner.stretch(ahead)
-                for report, rounds, flow in made:
-                    version = report.version
-                    self._observe(report, rounds, flow)
+                try:
+                    made = runner.stretch(ahead)
+                    for report, rounds, flow in made:
+                        version = report.version
+                        self._observe(report, rounds, flow)
+                except DivergenceError as error:
+                    version = saved_at = self._roll_back(runner, error, version)
+                    continue
                 if not made:
                     continue
                 due = version % every == 0 or flow.server_leaves
@@ -226,6 +244,37 @@ class Run:
             )
         return version
 
+    def _roll_back(self, runner: Runner, error: DivergenceError, version: int) -> int:
+        """Puts a run that diverged at `version` back to where it was well, at a lower learning
+        rate, and returns the version that it is then at. Raises `DivergenceError` where it was
+        often enough.
+        """
+        rollbacks = self._rollbacks
+        rollbacks.spend(error)
+        for checkpoint, warm_start in rollbacks.starts():
+            back = checkpoint.step if checkpoint is not None else 0
+            try:
+                runner.start(checkpoint, warm_start, rollbacks.factor)
+                break
+            except DamagedError as damage:
+                log.warning("%s; an older checkpoint is looked for", damage)
+        self._saved = checkpoint.folder if checkpoint is not None else None
+        rollbacks.went_back(back)
+        self._recording.rewind(back)
+        self._metrics["ebm_rollbacks"].inc()
+        self._totals.rollbacks = rollbacks.count
+        log.warning(
+            "the run diverged at step %d: %s. Rollback %d of %d: it goes on from %s at %g of"
+            " optimizer.learning_rate",
+            version,
+            error,
+            rollbacks.count,
+            self._config.trainer.rollbacks,
+            self._saved or "its beginning",
+            rollbacks.factor,
+        )
+        return back
+
     def _watch(self, flow: Flow) -> None:
         """Takes in what a runner tells between two steps."""
         self._metrics.observe_flow(flow)
@@ -244,6 +293,7 @@ class Run:
         ):
             made_at = time.time() - flow.ago
             self._recording.record(report.version, {"time": made_at, **self._metrics.row()})
+        self._rollbacks.observe(report, rounds)
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
         """Writes a checkpoint, and returns whether it stands. A failure is counted. Raises
@@ -264,6 +314,7 @@ class Run:
                 ) from error
             log.warning("no checkpoint at step %d: %s", step, error)
             return False
+        self._rollbacks.saved(step)
         self._recording.flush()
         self._metrics["ebm_checkpoints"].inc()
         self._metrics["ebm_checkpoint_bytes"].set(sum(part.bytes for part in parts))

@@ -22,7 +22,8 @@ class Totals:
         self.steps = self.negatives = self.transitions = self.lags = self.batches = self.max_lag = 0
         self.ess, self.ess_count = 0.0, 0
         self.lag_choice: LagChoice | None = None
-        self.skipped = self.dropped = self.restarts = self.reseeded = 0
+        self.skipped = self.dropped = self.restarts = self.reseeded = self.rollbacks = 0
+        self.rate_factor = 1.0
         self.start()
 
     def start(self) -> None:
@@ -51,7 +52,7 @@ class Totals:
         self.ess += sum(finite)
         self.ess_count += len(finite)
         self.skipped += report.skipped
-        self.lag_choice = report.lag_choice
+        self.lag_choice, self.rate_factor = report.lag_choice, report.rate_factor
         self.reseeded += sum(round.reseeded for round in rounds)
         self.add_flow(flow)
         if self._work is not None:
@@ -80,6 +81,8 @@ class Totals:
             "dropped_batches": self.dropped,
             "skipped_steps": self.skipped,
             "reseeded_chains": self.reseeded,
+            "rollbacks": self.rollbacks,
+            "rate_factor": self.rate_factor,
             **({} if self._work is None else self._work.figures(seconds)),
         }
 

@@ -221,6 +221,12 @@ class CheckpointStore:
         for step in self._steps():
             self._remove(step)
 
+    def drop_after(self, step: int) -> None:
+        """Removes those of later steps than `step`, which were given up."""
+        for other in self._steps():
+            if other > step:
+                self._remove(other)
+
     def _steps(self) -> list[int]:
         """Steps that have a folder, rising; complete or not."""
         file_system, root = locate(self._root)

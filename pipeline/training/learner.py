@@ -106,6 +106,7 @@ class Learner:
         self._before: Tensor | None = None
         self._ahead = (0.0, 0.0)  # seconds, and of processor time, that preparing them took
         self.version = 0
+        self._rate_factor = 1.0
 
     def publish(self) -> Weights:
         """The weights that chains are to run under; on other ranks than the first, none."""
@@ -174,6 +175,7 @@ class Learner:
         self._stale.look(side, received, self.version)
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
+        rate *= self._rate_factor
         norm, skipped = self._update(loss, rate)
         self._before, self._ahead = None, (0.0, 0.0)
         self._rows.next_step()
@@ -197,6 +199,7 @@ class Learner:
             energy_moments=moments,
             usage=(self._usage,),
             lag_choice=self._stale.choice,
+            rate_factor=self._rate_factor,
         )
         self._usage = used(spent - spent_ahead, self._device)
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
@@ -272,9 +275,15 @@ class Learner:
         state = self.energy.state_dict(keep_vars=True).values()
         return self._layout.flat(learned.get(id(tensor), tensor).detach() for tensor in state)
 
-    def start(self, checkpoint: Checkpoint | None, warm_start: Checkpoint | None) -> None:
+    def start(
+        self,
+        checkpoint: Checkpoint | None,
+        warm_start: Checkpoint | None,
+        rate_factor: float | None = None,
+    ) -> None:
         """Takes up a checkpoint; or another run's averaged weights, but not its optimizer or steps;
-        or neither. Raises `CheckpointError` where it does not fit.
+        or neither. From then on the learning rate is multiplied by `rate_factor`; where that is
+        None, by the checkpoint's. Raises `CheckpointError` where it does not fit.
         """
         if checkpoint is not None:
             ranks = checkpoint.manifest["config"]["trainer"].get("replicas", 1)
@@ -284,6 +293,8 @@ class Learner:
             warm_start.check_signature(self.energy, "init_from")
             self._fill(warm_start.read("energy.pt")["weights"].numpy())
             self._average = [parameter.detach().clone() for parameter in self._parameters]
+        if rate_factor is not None:
+            self._rate_factor = rate_factor
 
     def _fill(self, flat: np.ndarray) -> None:
         """Takes up flat weights of a checkpoint."""
@@ -313,6 +324,10 @@ class Learner:
             "objectives": self._objectives.state_dict(),
             "fast": None if self._fast is None else self._fast.values,
             "controller": self._stale.state_dict(),
+            "rate": {
+                "configured": self._config.optimizer.learning_rate,
+                "factor": self._rate_factor,
+            },
             **self._own_state(),
         }
 
@@ -345,6 +360,10 @@ class Learner:
         if self._fast is not None:
             self._fast.values = [tensor.to(self._device) for tensor in state["fast"]]
         self._stale.load_state_dict(state["controller"])
+        # a learning rate that was configured anew is what is wanted
+        rate = state.get("rate", {})
+        if rate.get("configured") == self._config.optimizer.learning_rate:
+            self._rate_factor = rate["factor"]
         ranks, own = [state, *others], self._ranks.rank
         # a stream cannot move from one kind of device to another
         if own < len(ranks) and ranks[own]["device"] == self._device.type:
