@@ -12,9 +12,10 @@ from pipeline.energies.base import Energy
 SOON, LATER = 20, 100
 """So many steps a figure must have been beyond its bound; two steps within it make up for one
 beyond. The longer patience is for what chains on their way from noise may show too."""
-SLACK, EACH = 100.0, 10.0
-"""A gap or a spread of energies may be so many nats, and so many more for each dimension. Near
-equilibrium a spread is about sqrt(d / 2)."""
+SLACK, EACH, FAR = 100.0, 10.0, 100.0
+"""Data may be so many nats above the chains, and `EACH` more for each dimension. Chains may be
+`SLACK` nats and `FAR` for each dimension above the data, or spread: near equilibrium either is
+about sqrt(d / 2), but short runs end above the data for long."""
 NOISE = 10.0
 """Nats that a mean over a batch may be off by."""
 LARGEST = 2.0**20
@@ -52,8 +53,8 @@ class DivergenceWatch:
     """
 
     def __init__(self, energy: Energy) -> None:
-        wide = SLACK + EACH * energy.dimension
-        self._wide = wide
+        self._wide = SLACK + EACH * energy.dimension
+        self._far = SLACK + FAR * energy.dimension
         finite = energy.levels is not None
         self._uniform = energy.base_log_partition() + NOISE if finite else None
         self._first_loss: float | None = None
@@ -98,7 +99,7 @@ class DivergenceWatch:
             yield Figure(f"{name} (nats)", gap, high, SOON, chains)
             # chains that begin at noise come down from there
             name = "the mean energy of the chains less that of the data"
-            yield Figure(f"{name} (nats)", -gap, self._wide, LATER, chains)
+            yield Figure(f"{name} (nats)", -gap, self._far, LATER, chains)
             name, largest = "the mean energy's magnitude", max(abs(positive), abs(negative))
             largest = math.nan if math.isnan(gap) else largest
             yield Figure(f"{name} (nats)", largest, LARGEST, SOON, lower)
@@ -106,7 +107,7 @@ class DivergenceWatch:
             moments = report.energy_moments
             spread = math.sqrt(sum(moment.variance for moment in moments) / len(moments))
             name = "the standard deviation of the chains' energies (nats)"
-            yield Figure(name, spread, self._wide, LATER, chains)
+            yield Figure(name, spread, self._far, LATER, chains)
         if rounds:
             accepted = sum(each.acceptance for each in rounds) / len(rounds)
             remedy = (

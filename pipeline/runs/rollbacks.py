@@ -1,4 +1,4 @@
-"""Where a run that diverges goes back to, how often, and at what learning rate."""
+"""The way back of a run that diverges: to which checkpoint, how often, at what learning rate."""
 
 from __future__ import annotations
 

@@ -258,7 +258,7 @@ class Run:
                 break
             except DamagedError as damage:
                 log.warning("%s; an older checkpoint is looked for", damage)
-        self._saved = checkpoint.folder if checkpoint is not None else None
+        self._saved, self._step = checkpoint.folder if checkpoint is not None else None, back
         rollbacks.went_back(back)
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()

@@ -92,15 +92,15 @@ def test_one_step_in_three_is_no_divergence_and_two_in_three_are() -> None:
     ("wrong", "patience", "said"),
     [
         ({"gap": 121.0}, SOON, "of the data less that of the chains"),
-        ({"gap": -121.0}, LATER, "of the chains less that of the data"),
-        ({"spread": 121.0}, LATER, "standard deviation"),
+        ({"gap": -301.0}, LATER, "of the chains less that of the data"),
+        ({"spread": 301.0}, LATER, "standard deviation"),
         ({"level": 2.0**21}, SOON, "magnitude"),
         ({"gap": math.nan}, SOON, "nan"),
         ({"skipped": True}, SOON, "not finite"),
     ],
 )
 def test_each_figure_has_its_bound(wrong: dict[str, float], patience: int, said: str) -> None:
-    """In the plane energies may be 100 + 2 * 10 nats apart."""
+    """In the plane data may be 100 + 2 * 10 nats above chains, and chains 100 + 2 * 100 above."""
     at, cause = alarm(PLANE, lambda at: report(at, **wrong)) or (0, "")  # type: ignore[arg-type]
     assert at == patience
     assert said in cause
