@@ -32,18 +32,19 @@ def test_a_learning_rate_of_a_thousand_is_recovered_from(
 ) -> None:
     """The run begins again at a tenth, and at a tenth of that, and learns."""
     rate = "optimizer.learning_rate=1000"
-    assert train(tmp_path, *RBM, rate, "trainer.steps=100", "checkpoint.every=50") == 0
+    settings = (rate, "trainer.steps=300", "chains.per_pool=250", "checkpoint.every=150")
+    assert train(tmp_path, *RBM, *settings) == 0
     assert "Rollback 2 of 3: it goes on from its beginning at 0.01 of" in caplog.text
     assert "optimizer.clip_norm" in caplog.text
     assert "rolled back 2 times this time; trained on at 0.01 of" in capsys.readouterr().out
     figures = summary(tmp_path)
-    assert (figures["rollbacks"], figures["version"]) == (2, 100)
+    assert (figures["rollbacks"], figures["version"]) == (2, 300)
     assert figures["rate_factor"] == pytest.approx(0.01)
     assert figures["test_log_likelihood"] > figures["baselines"]["untrained"]
     steps = [
         json.loads(line)["step"] for line in (tmp_path / "metrics.jsonl").read_text().splitlines()
     ]
-    assert steps == list(range(10, 101, 10)), "no row of what was given up"
+    assert steps == list(range(10, 301, 10)), "no row of what was given up"
     last = json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1])
     assert last["ebm_rollbacks_total"] == 2
 
