@@ -54,16 +54,12 @@ def last(output: Path) -> Checkpoint:
         ((), 0),  # it begins again
         ((), 40),  # it goes back to a checkpoint
         (("trainer.lag=1", "trainer.lag_mode=exact", "trainer.reweight=false"), 0),
-        pytest.param(("trainer.replicas=2",), 0, marks=pytest.mark.slow),
     ],
 )
 def test_one_process_and_ray_go_back_alike(
     small: Small, tmp_path: Path, overrides: tuple[str, ...], steps: int
 ) -> None:
-    """By stretches, and by single calls where there is lag, under which pools end a round ahead.
-
-    Two ranks are held against themselves.
-    """
+    """By stretches, and by single calls where there is lag, under which pools end a round ahead."""
     rows = ("chains.per_pool=100", "optimizer.schedule=constant", *QUICK, *overrides)
     figures = []
     for inline in (True, False):
@@ -74,7 +70,7 @@ def test_one_process_and_ray_go_back_alike(
         config = small(
             "rbm", *rows, "optimizer.learning_rate=200", "trainer.steps=80", "checkpoint.every=40"
         )
-        figures.append(execute(config, output, inline and "trainer.replicas=2" not in overrides))
+        figures.append(execute(config, output, inline))
     one, other = last(tmp_path / "True"), last(tmp_path / "False")
     assert figures[0]["rollbacks"] == figures[1]["rollbacks"] >= 1
     assert one.step == other.step == 80
@@ -85,6 +81,17 @@ def test_one_process_and_ray_go_back_alike(
             assert (mine["round"], mine["incarnation"]) == (theirs["round"], theirs["incarnation"])
     assert one.read("learner.pt")["weights"].equal(other.read("learner.pt")["weights"])
     assert one.read("energy.pt")["weights"].equal(other.read("energy.pt")["weights"])
+
+
+@pytest.mark.slow
+def test_several_ranks_go_back_together(small: Small, tmp_path: Path) -> None:
+    config = small(
+        *("rbm", "optimizer.learning_rate=200", "trainer.steps=40", "trainer.replicas=2", *QUICK),
+        *("chains.per_pool=100", "optimizer.schedule=constant"),
+    )
+    figures = execute(config, tmp_path, inline=False)
+    assert figures["rollbacks"] >= 1
+    assert last(tmp_path).step == 40
 
 
 def test_a_stretch_that_raised_is_gone_back_from(small: Small, tmp_path: Path) -> None:
