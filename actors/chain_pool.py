@@ -18,7 +18,8 @@ from pipeline.common.errors import OutOfStepError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Part, RoundReport, Rows, Weights
 from pipeline.config.run import RunConfig
-from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.parts import write_part
 
 log = logging.getLogger(__name__)
 
@@ -110,7 +111,7 @@ class ChainPool:
     def save(self, round: int, folder: str) -> Part:
         """Writes the pool's part of a checkpoint into `folder`. Raises `OutOfStepError`."""
         self._expect(round)
-        return write_part(folder, f"pool-{self._number}.pt", self._pool.state_dict())
+        return write_part(folder, f"pool-{self._number}", self._pool.state_dict())
 
     # -- the ways to chains: each returns where the pool then stands -------------------------------
 
@@ -129,7 +130,7 @@ class ChainPool:
         """Takes up the chains of a checkpoint's pool number `of`: this one, or another, from whose
         positions it goes on with draws of its own.
         """
-        self._pool.load_state_dict(checkpoint.read(f"pool-{of}.pt"))
+        self._pool.load_state_dict(checkpoint.read(f"pool-{of}"))
         if of != self._number:
             self._pool.diverge()
         return self.begin()

@@ -30,7 +30,8 @@ from actors.waiting import Deadline, get, ready
 from pipeline.common.errors import ClusterError, DamagedError, OutOfStepError
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
-from pipeline.storage.checkpoint import Checkpoint, CheckpointStore
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.store import CheckpointStore
 
 log = logging.getLogger(__name__)
 
@@ -55,7 +56,9 @@ class RayRunner:
     ) -> None:
         config = on_cores_of_its_own(config)
         self._config, self._watch = config, watch
-        self._store = CheckpointStore(output, config.checkpoint.keep)
+        self._damaged = 0  # checkpoints found to be so
+        self._store = CheckpointStore(output, config.checkpoint.keep, count=self._count_damaged)
+        self._other_runs: set[str] = set()  # whose checkpoints are in `output` yet, and go soon
         self.servers = ServerRanks(config, server)
         # more pools than there may be room for: ranks have theirs first
         if config.chains.max_pools:
@@ -88,6 +91,8 @@ class RayRunner:
         config, self._warm_start, self._rate_factor = self._config, warm_start, rate_factor
         self._lag_bound = 0 if config.chooses_lag else config.lag
         self._stretches.forget()
+        if checkpoint is None and rate_factor is None:
+            self._other_runs = self._store.runs()
         needed = config.chains.min_pools or config.pools
         try:
             version = self.servers.start(
@@ -212,12 +217,17 @@ class RayRunner:
             handovers=pools.handovers,
             server_leaves=False,
             seconds=seconds,
+            damaged=self._damaged,
         )
+        self._damaged = 0
         pools.dropped.clear()
         pools.restarts.clear()
         pools.handovers = 0
         self._pools_told = flow.pools
         return flow
+
+    def _count_damaged(self, _: str) -> None:
+        self._damaged += 1
 
     def _tell(self) -> None:
         """Hands on that pools came or went, or that an actor is being restarted, without a step."""
@@ -358,13 +368,13 @@ class RayRunner:
         version that it is then at.
         """
         deadline = Deadline(self._config.cluster.timeout, "the parameter server, which died,")
-        for checkpoint in self._store.complete():
+        for checkpoint in self._store.complete(besides=self._other_runs):
             log.warning("the parameter server is being restarted from %s", checkpoint.folder)
             try:
                 return self.servers.restart(
                     checkpoint, self._warm_start, self._rate_factor, deadline
                 )
             except DamagedError as error:
-                log.warning("%s; an older checkpoint is taken", error)
+                self._store.tell_damage(checkpoint.folder, error)
         log.warning("the parameter server is being restarted from the beginning")
         return self.servers.restart(None, self._warm_start, self._rate_factor, deadline)

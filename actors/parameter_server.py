@@ -20,7 +20,8 @@ from pipeline.common.errors import ServerOutOfStepError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
 from pipeline.config.run import RunConfig
-from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.parts import write_part
 from pipeline.training.learner import Learner
 from pipeline.training.ranks import Ranks, free_address
 
@@ -270,7 +271,7 @@ class ParameterServer:
         """
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
         chains.revive(incarnation, round, last)
-        return write_part(folder, f"pool-{pool}.pt", chains.state_dict())
+        return write_part(folder, f"pool-{pool}", chains.state_dict())
 
     @ray.method(num_returns=2)
     def keep(self, thing: Thing) -> tuple[Thing, bool]:

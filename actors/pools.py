@@ -92,10 +92,9 @@ class PoolRoster:
         again, self._begun = self._begun, True
         if again:
             self.dropped["rolled_back"] += self.forget_rounds()
-        parts = checkpoint.manifest["parts"] if checkpoint is not None else {}
         for pool in self.members:
             pool.done, pool.last, pool.kept, pool.leaving = 0, None, None, None
-            own = f"pool-{pool.number}.pt" in parts
+            own = checkpoint is not None and checkpoint.has(f"pool-{pool.number}")
             if checkpoint is None:
                 joining = (pool.actor.begin_anew if again else pool.actor.begin).remote()
             else:

@@ -129,7 +129,7 @@ def checkpoints(output: Path, wall_seconds: float) -> list[Snapshot]:
     """
     rows = (json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines())
     recorded = {row["step"]: row["time"] for row in rows}
-    folders = sorted((output / "checkpoints").iterdir())
+    folders = sorted((output / "checkpoints").glob("[0-9]*"))
     written = [(folder / "manifest.json").stat().st_mtime for folder in folders]
     began, paused, kept = written[-1] - wall_seconds, 0.0, []
     for folder, end in zip(folders, written, strict=True):

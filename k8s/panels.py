@@ -360,11 +360,14 @@ FAULTS = (
     Chart(
         "Checkpoints",
         "Since the driver started: checkpoints that were written, those that were not for an "
-        "error, and failures of recorders, whose figures may be missing.",
+        "error, those that were found damaged, times that older ones could not be removed, and "
+        "failures of recorders, whose figures may be missing.",
         "none",
         (
             Query(f"ebm_checkpoints_total{RUN}", "written"),
             Query(f"ebm_checkpoint_failures_total{RUN}", "failed"),
+            Query(f"ebm_checkpoints_damaged_total{RUN}", "damaged"),
+            Query(f"ebm_checkpoint_prune_failures_total{RUN}", "not removed"),
             Query(f"ebm_recorder_failures_total{RUN}", "recorder {{recorder}}"),
         ),
         low=0,

@@ -427,18 +427,18 @@ MUTANTS = [
     mutant(
         "checkpoints: checksums are not looked at",
         "pipeline/storage/checkpoint.py",
-        'if hashlib.sha256(content).hexdigest() != self.manifest["parts"][name]["sha256"]',
-        "if not content",
+        "or hashlib.sha256(content).hexdigest() != part.sha256:",
+        "or not content:",
         "tests/unit/test_checkpoint.py",
         "-k=damaged or changed_after",
     ),
     mutant(
         "checkpoints: the oldest are kept",
-        "pipeline/storage/checkpoint.py",
-        "not in complete[-self._keep :]",
-        "not in complete[: self._keep]",
-        "tests/unit/test_checkpoint.py",
-        "-k=kept or retention",
+        "pipeline/storage/retention.py",
+        "set(steps[-kept.newest :])",
+        "set(steps[: kept.newest])",
+        "tests/unit/test_checkpoint_retention.py",
+        "-k=kept",
     ),
     # -- the driver --------------------------------------------------------------------------------
     mutant(

@@ -12,7 +12,7 @@ from pipeline.common.errors import CheckpointError
 from pipeline.config.energies import CustomEnergy, EnergySection, MaxentEnergy
 from pipeline.config.parts import Choice
 from pipeline.energies.base import Energy
-from pipeline.storage.checkpoint import find_averaged
+from pipeline.storage.store import find_averaged
 
 
 def load_energy(
@@ -27,7 +27,7 @@ def load_energy(
     checkpoint, weights = find_averaged(url)
     # the energy's section alone: the rest of an older configuration need not be valid any more
     try:
-        section: EnergySection = Choice("energy").resolve(checkpoint.manifest["config"]["energy"])
+        section: EnergySection = Choice("energy").resolve(checkpoint.manifest.config["energy"])
     except (ValidationError, PydanticCustomError) as error:
         raise CheckpointError(
             f"{checkpoint.folder}: this version knows no such energy ({error})"

@@ -52,7 +52,20 @@ class CheckpointError(PipelineError):
 
 
 class DamagedError(CheckpointError):
-    """A part of a checkpoint is gone, or is not what was written. An older one may be whole."""
+    """The manifest or a part of a checkpoint is gone, or is not what was written. An older
+    checkpoint may be whole.
+    """
+
+
+class FormatError(CheckpointError):
+    """Another version of this package wrote the checkpoint, in the run whose id is `run`."""
+
+    def __init__(self, message: str, run: str) -> None:
+        super().__init__(message, run)  # as they are, so that the error can be pickled
+        self.run = run
+
+    def __str__(self) -> str:
+        return str(self.args[0])
 
 
 class LostLeaseError(PipelineError):

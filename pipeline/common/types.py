@@ -165,6 +165,7 @@ class Flow(NamedTuple):
     counts batches by reason and `restarts` actors by role, both since the step before. So many
     pools moved to another node (`handovers`). `server_leaves` says that a node of the parameter
     server is about to leave. `seconds` were waited, by stage. The step ended so many seconds `ago`.
+    So many checkpoints were found to be `damaged` since the step before.
     """
 
     in_flight: int
@@ -176,6 +177,7 @@ class Flow(NamedTuple):
     server_leaves: bool
     seconds: dict[str, float]
     ago: float = 0.0
+    damaged: int = 0
 
 
 class Part(NamedTuple):

@@ -115,6 +115,15 @@ class Chains(Section):
 class Checkpoint(Section):
     every: PositiveInt = about("steps between checkpoints")
     keep: PositiveInt = about("how many of the newest to keep")
+    keep_every: PositiveInt | None = Field(
+        None, description="steps between those that are kept for good; null: none are"
+    )
+    keep_best: Annotated[str, Field(pattern=r"^(max:)?[a-z]")] | None = Field(
+        None,
+        description="figure of metrics.jsonl: the checkpoint with its lowest value is kept, or"
+        " its highest after max:; null: none is",
+    )
+    patience: PositiveInt = Field(10, description="failed saves in a row that end the run")
 
 
 class Metrics(Section):

@@ -16,7 +16,8 @@ from pipeline.assembly.learner import make_learner
 from pipeline.chains.together import Together
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
 from pipeline.config.run import RunConfig
-from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.parts import write_part
 
 
 class InlineRunner:
@@ -57,7 +58,7 @@ class InlineRunner:
         already. Raises `DamagedError` where a part is damaged; nothing was taken up then.
         """
         chains = (
-            [checkpoint.read(f"pool-{number}.pt") for number in range(len(self._pools))]
+            [checkpoint.read(f"pool-{number}") for number in range(len(self._pools))]
             if checkpoint is not None
             else []
         )
@@ -104,8 +105,7 @@ class InlineRunner:
     def save(self, folder: str) -> list[Part]:
         """Writes every part of a checkpoint to `folder`."""
         parts = [
-            write_part(folder, f"pool-{i}.pt", pool.state_dict())
-            for i, pool in enumerate(self._pools)
+            write_part(folder, f"pool-{i}", pool.state_dict()) for i, pool in enumerate(self._pools)
         ]
         return [*parts, *self._learner.write(folder)]
 

@@ -168,6 +168,18 @@ METRICS = (
     Metric(
         "ebm_checkpoint_failures", "counter", "checkpoints", "Checkpoints that could not be written"
     ),
+    Metric(
+        "ebm_checkpoints_damaged",
+        "counter",
+        "checkpoints",
+        "Checkpoints that were found to be damaged, and passed over",
+    ),
+    Metric(
+        "ebm_checkpoint_prune_failures",
+        "counter",
+        "failures",
+        "Times that older checkpoints could not be removed",
+    ),
     Metric("ebm_checkpoint_bytes", "gauge", "bytes", "Size of the last checkpoint"),
     Metric(
         "ebm_checkpoint_timestamp_seconds",
@@ -209,6 +221,9 @@ METRICS = (
         ("name", "energy", "kernel", "objective"),
     ),
 )
+SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_count", "_sum")}
+ROW_NAMES = {metric.name + suffix for metric in METRICS for suffix in SUFFIXES[metric.kind]}
+"""The names of the figures in a row, without labels."""
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
 
 
@@ -319,6 +334,7 @@ class RunMetrics:
         self["ebm_queue_depth"].set(flow.waiting)
         self["ebm_pools"].set(flow.pools)
         self["ebm_handovers"].inc(flow.handovers)
+        self["ebm_checkpoints_damaged"].inc(flow.damaged)
         for reason, count in flow.dropped.items():
             self["ebm_dropped_batches"].labels(reason).inc(count)
         for role, count in flow.restarts.items():

@@ -9,7 +9,8 @@ from pipeline.common.types import RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.divergence import DivergenceWatch
-from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, candidates
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.store import CheckpointStore, candidates
 
 CALM = 50
 """Steps without suspicion after which a checkpoint is known to be good."""
@@ -113,8 +114,9 @@ class Rollbacks:
             yield None, None
 
     def went_back(self, version: int) -> None:
-        """Says that the run goes on from `version`: what was kept of later ones is given up."""
-        self._store.drop_after(version)
+        """Says that the run goes on from `version`: what was kept of later ones is moved
+        aside."""
+        self._store.go_on_from(version)
         self._good = {step for step in self._good if step <= version}
         self._bad |= {version} - self._good  # unless it proves to be good now
         self._waiting = {version}

@@ -14,7 +14,6 @@ from pipeline.common.errors import (
     DamagedError,
     DivergenceError,
     LostLeaseError,
-    PipelineError,
 )
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
@@ -25,10 +24,12 @@ from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recording import Recording
 from pipeline.runs.rollbacks import Rollbacks, Start
+from pipeline.runs.saving import Saving
 from pipeline.runs.totals import Totals
-from pipeline.storage.checkpoint import Checkpoint, CheckpointStore, candidates
-from pipeline.storage.files import locate, write_file
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.files import read_file, write_file
 from pipeline.storage.lease import Lease
+from pipeline.storage.store import candidates
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Flow], None]
@@ -72,17 +73,18 @@ class Runner(Protocol):
 class Run:
     """One run of `config` on a runner that `make_runner` starts, with its files under `output`.
 
-    Raises `ConfigError` where a recorder is not known.
+    Raises `ConfigError` where a recorder is not known, or no figure is called as
+    `checkpoint.keep_best` says.
     """
 
     def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._lease = Lease(output, display.say)
-        self._store = CheckpointStore(output, config.checkpoint.keep, self._lease.check)
         self._name = output.rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
+        self._saving = Saving(config, output, energy, self._metrics, self._lease)
+        self._store = self._saving.store
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
-        self._saved: str | None = None
         self._step = 0  # where the runner stands
         self._totals = Totals(apart=config.cluster.name != "inline")
         self._rollbacks = Rollbacks(config, self._store, energy)
@@ -127,7 +129,7 @@ class Run:
                         summary = self._finish(runner, version, interruption)
                         return summary
                     except LostLeaseError as error:
-                        kept = self._save_aside(runner)
+                        kept = self._saving.save_aside(runner, self._step)
                         raise LostLeaseError(f"{error}; {kept}") from error
             finally:
                 runner.close()
@@ -164,15 +166,20 @@ class Run:
         """
         if checkpoint is None or checkpoint.step < self._config.trainer.steps:
             return None
-        file_system, root = locate(self._output)
-        path = f"{root}/summary.json"
-        summary = json.loads(file_system.cat_file(path)) if file_system.exists(path) else {}
-        asked = self._config.evaluation.model_dump()
-        return (
+        try:
+            summary = json.loads(read_file(f"{self._output}/summary.json"))
+        except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+            return None  # one that was cut off says nothing
+        asked = {"version": checkpoint.step, "evaluation": self._config.evaluation.model_dump()}
+        # it was written in full, or the line about the end of the run could not be told
+        if not isinstance(summary, dict) or not {*asked, *Totals(apart=False).figures()} <= set(
             summary
-            if summary.get("version") == checkpoint.step and summary.get("evaluation") == asked
-            else None
-        )
+        ):
+            return None
+        if any(summary[key] != value for key, value in asked.items()):
+            return None
+        # the folder may have been moved since
+        return {**summary, "output": self._output, "checkpoint": checkpoint.folder}
 
     def _begin(self, runner: Runner, first: Start, others: Iterator[Start]) -> int:
         """Starts the runner from `first`, or from the next that is whole, and returns the version
@@ -191,12 +198,18 @@ class Run:
                 runner.start(checkpoint, warm_start)
                 break
             except DamagedError as error:
+                if checkpoint is not None:
+                    self._store.tell_damage(checkpoint.folder, error)
                 self._display.say(f"{error}; an older checkpoint is looked for")
                 checkpoint, warm_start = next(others)
-        self._saved, self._step = checkpoint.folder if checkpoint else None, version
+        self._saving.saved, self._step = checkpoint.folder if checkpoint else None, version
         self._lease.check()  # to start may have taken minutes
         if self._config.resume == "never":
-            self._store.clear()  # only now that the new run stands
+            self._store.start_over()  # only now that the new run stands
+        elif moved := self._store.go_on_from(version):
+            self._display.say(
+                f"checkpoints of later steps than {version} were moved aside: {', '.join(moved)}"
+            )
         self._recording.rewind(version)
         self._rollbacks.begin(version)
         return version
@@ -233,9 +246,9 @@ class Run:
         self._totals.stop()
         if interruption.signal is not None:
             kept = (
-                f"the checkpoint is {self._saved}; run it again with resume=auto and it goes on"
-                " from there"
-                if self._saved
+                f"the checkpoint is {self._saving.saved}; run it again with resume=auto and it goes"
+                " on from there"
+                if self._saving.saved
                 else "nothing is lost"
             )
             raise Interrupted(
@@ -258,7 +271,7 @@ class Run:
                 break
             except DamagedError as damage:
                 log.warning("%s; an older checkpoint is looked for", damage)
-        self._saved, self._step = checkpoint.folder if checkpoint is not None else None, back
+        self._saving.saved, self._step = checkpoint.folder if checkpoint is not None else None, back
         rollbacks.went_back(back)
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()
@@ -270,7 +283,7 @@ class Run:
             error,
             rollbacks.count,
             self._config.trainer.rollbacks,
-            self._saved or "its beginning",
+            self._saving.saved or "its beginning",
             rollbacks.factor,
         )
         return back
@@ -296,45 +309,12 @@ class Run:
         self._rollbacks.observe(report, rounds)
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
-        """Writes a checkpoint, and returns whether it stands. A failure is counted. Raises
-        `PipelineError` where the `final` one fails, and `LostLeaseError`.
-        """
-        folder = self._store.folder(step)
-        try:
-            self._lease.check()
-            parts = runner.save(folder)
-            self._saved = self._store.commit(step, parts, self._config, self._energy).folder
-        except LostLeaseError:
-            raise
-        except Exception as error:
-            self._metrics["ebm_checkpoint_failures"].inc()
-            if final:
-                raise PipelineError(
-                    f"the last checkpoint could not be written to {folder}: {error}"
-                ) from error
-            log.warning("no checkpoint at step %d: %s", step, error)
-            return False
-        self._rollbacks.saved(step)
-        self._recording.flush()
-        self._metrics["ebm_checkpoints"].inc()
-        self._metrics["ebm_checkpoint_bytes"].set(sum(part.bytes for part in parts))
-        self._metrics["ebm_checkpoint_timestamp_seconds"].set(time.time())
-        return True
-
-    def _save_aside(self, runner: Runner) -> str:
-        """Writes a checkpoint where the new owner of the output writes nothing, and says in words
-        where. The folder has the form of an output: another run can go on from there.
-        """
-        output = f"{self._output.rstrip('/')}/displaced-{self._lease.owner}"
-        store = CheckpointStore(output, self._config.checkpoint.keep)
-        stopped = f"this run stopped at step {self._step} of {self._config.trainer.steps}"
-        try:
-            parts = runner.save(store.folder(self._step))
-            store.commit(self._step, parts, self._config, self._energy)
-        except Exception as error:
-            self._metrics["ebm_checkpoint_failures"].inc()
-            return f"{stopped}, and could not write a checkpoint to {output}: {error}"
-        return f"{stopped}, and output={output} goes on from there"
+        """Writes a checkpoint, and returns whether it stands. Raises as `Saving.save` does."""
+        stands = self._saving.save(runner, step, final)
+        if stands:
+            self._rollbacks.saved(step)
+            self._recording.flush()
+        return stands
 
     def _finish(self, runner: Runner, version: int, interruption: Interruption) -> Figures:
         """Evaluates, draws, writes `summary.json`, and returns what is in it."""
@@ -347,7 +327,7 @@ class Run:
                     raise Interrupted(
                         interruption.signal,
                         "interrupted while evaluating; training is done, its checkpoint is"
-                        f" {self._saved}",
+                        f" {self._saving.saved}",
                     )
                 if isinstance(item, Progress):
                     self._display.work(item)
@@ -361,7 +341,7 @@ class Run:
             "name": self._config.name,
             "version": version,
             **self._totals.figures(),
-            "checkpoint": self._saved,
+            "checkpoint": self._saving.saved,
             "output": self._output,
             "evaluation": self._config.evaluation.model_dump(),
             **figures,

@@ -19,10 +19,11 @@ from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation, check_alike
 from pipeline.evaluation.conditional import log_z_on_grid, reach
 from pipeline.evaluation.likelihood import log_z_by_quadrature
-from pipeline.storage.checkpoint import Checkpoint, find_averaged
+from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import names
 from pipeline.storage.lease import LEASE_FOLDER
 from pipeline.storage.paths import resolve_output
+from pipeline.storage.store import find_averaged
 
 NEGATED = 0.5  # weight of what is negated, where none is given
 
@@ -49,7 +50,7 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
     """
     checkpoint, weights = find_averaged(url)
     try:
-        config = reconfigured(checkpoint.manifest["config"], overrides)
+        config = reconfigured(checkpoint.manifest.config, overrides)
     except ConfigError as error:
         if overrides:
             raise

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import os
 from contextlib import suppress
 
 import fsspec
 
 from pipeline.common.errors import ConfigError
+
+PIECE = 2**20  # bytes of a file that are hashed at once
 
 
 def locate(url: str, key: str = "output") -> tuple[fsspec.AbstractFileSystem, str]:
@@ -47,6 +50,20 @@ def size(url: str) -> int | None:
         raise IsADirectoryError(url)
     found: int | None = info["size"]
     return found
+
+
+def checksum(url: str) -> tuple[int, str]:
+    """Returns the bytes of the file at `url` and the SHA-256 of its content, which is read piece by
+    piece. Raises `FileNotFoundError` where there is none.
+    """
+    file_system, path = locate(url)
+    file_system.invalidate_cache()
+    found, length = hashlib.sha256(), 0
+    with file_system.open(path, "rb") as file:
+        while piece := file.read(PIECE):
+            found.update(piece)
+            length += len(piece)
+    return length, found.hexdigest()
 
 
 def exists(url: str) -> bool:

@@ -29,7 +29,8 @@ from pipeline.energies.deep import iterate_spectral_norms
 from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import FastWeights
-from pipeline.storage.checkpoint import Checkpoint, write_part
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.parts import write_part
 from pipeline.training.gradient import Gradient
 from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import learning_rate, make_optimizer
@@ -286,12 +287,11 @@ class Learner:
         None, by the checkpoint's. Raises `CheckpointError` where it does not fit.
         """
         if checkpoint is not None:
-            ranks = checkpoint.manifest["config"]["trainer"].get("replicas", 1)
-            others = [checkpoint.read(f"rank-{rank}.pt") for rank in range(1, ranks)]
-            self.load_state_dict(checkpoint.read("learner.pt"), others)
+            others = [checkpoint.read(f"rank-{rank}") for rank in range(1, checkpoint.ranks)]
+            self.load_state_dict(checkpoint.read("learner"), others)
         elif warm_start is not None:
             warm_start.check_signature(self.energy, "init_from")
-            self._fill(warm_start.read("energy.pt")["weights"].numpy())
+            self._fill(warm_start.averaged())
             self._average = [parameter.detach().clone() for parameter in self._parameters]
         if rate_factor is not None:
             self._rate_factor = rate_factor
@@ -309,8 +309,8 @@ class Learner:
         """
         state, averaged = self.state_dict(), {"weights": torch.from_numpy(self.averaged())}
         if self._ranks.rank:
-            return [write_part(folder, f"rank-{self._ranks.rank}.pt", self._own_state())]
-        return [write_part(folder, "learner.pt", state), write_part(folder, "energy.pt", averaged)]
+            return [write_part(folder, f"rank-{self._ranks.rank}", self._own_state())]
+        return [write_part(folder, "learner", state), write_part(folder, "energy", averaged)]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed learner needs, tensors and plain numbers only; the same however the

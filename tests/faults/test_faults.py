@@ -12,7 +12,7 @@ from pipeline.assembly.energies import make_energy
 from pipeline.chains.batch import decode
 from pipeline.common.types import Flow
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 from tests.faults.processes import Small, Start, kill, step_until, wait_until_back
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -63,7 +63,7 @@ def test_a_death_that_nobody_saw_is_found_out(small: Small, start: Start, tmp_pa
     kill(runner.pools.members[0].actor)
     wait_until_back(runner.pools.members[0].actor)
     runner.save(store.folder(steps[-1][0].version))
-    chains = store.folder(steps[-1][0].version) + "/pool-0.pt"
+    chains = store.folder(steps[-1][0].version) + "/pool-0.safetensors"
     assert torch.load(chains, weights_only=True)["incarnation"] == 2
 
 
@@ -101,13 +101,13 @@ def test_a_checkpoint_is_whole_while_a_pool_is_away(
     last = decode(ray.get(runner.pools.members[0].last)).position
     store = CheckpointStore(str(tmp_path), 3)
     checkpoint = store.commit(2, runner.save(store.folder(2)), config, make_energy(config, (8, 8)))
-    assert set(checkpoint.manifest["parts"]) == {
-        "pool-0.pt",
-        "pool-1.pt",
-        "learner.pt",
-        "energy.pt",
+    assert set(checkpoint.manifest.parts) == {
+        "pool-0.safetensors",
+        "pool-1.safetensors",
+        "learner.safetensors",
+        "energy.safetensors",
     }
-    part = checkpoint.read("pool-0.pt")
+    part = checkpoint.read("pool-0")
     assert part["incarnation"] == 1
     assert torch.equal(part["position"].flatten(1), last)
     resumed = InlineRunner(config)

@@ -19,7 +19,7 @@ from actors.parameter_server import ParameterServer
 from pipeline.assembly.energies import make_energy
 from pipeline.common.types import RoundReport, Rows, StepReport, Weights
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 from tests.faults.processes import Small, Start, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -120,7 +120,7 @@ def test_a_pool_that_hangs_slows_nobody_and_is_restarted(
     checkpoint = store.commit(
         at, runner.save(store.folder(at)), config, make_energy(config, (8, 8))
     )
-    assert checkpoint.read("pool-3.pt")["incarnation"] == 1, (
+    assert checkpoint.read("pool-3")["incarnation"] == 1, (
         "a resumed run would draw the numbers that were drawn before"
     )
     resumed = InlineRunner(config)

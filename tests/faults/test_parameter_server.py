@@ -18,7 +18,7 @@ from pipeline.common.errors import ClusterError
 from pipeline.common.types import Flow, StepReport
 from pipeline.energies.weights import unflatten_
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 from tests.faults.processes import Small, Start, kill, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

@@ -19,7 +19,7 @@ from actors.driver import RayRunner
 from actors.parameter_server import ParameterServer
 from pipeline.assembly.energies import make_energy
 from pipeline.common.types import RoundReport
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 from tests.faults.processes import PATIENCE, Small, Start
 from tests.ray.reused import reused_processes
 

@@ -283,7 +283,9 @@ def test_the_job_runs_in_the_manifests_own_words(place: Place) -> None:
         assert summary["version"] == 20
         manifest = json.loads((output / "checkpoints" / "00000020" / "manifest.json").read_text())
         assert manifest["config"]["cluster"]["name"] == "kuberay"
-        assert {"pool-0.pt", "pool-1.pt", "learner.pt"} <= set(manifest["parts"])
+        assert {"pool-0.safetensors", "pool-1.safetensors", "learner.safetensors"} <= set(
+            manifest["parts"]
+        )
         if os.geteuid() == 0:
             assert (output / "summary.json").stat().st_uid == place.user
     finally:

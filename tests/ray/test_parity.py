@@ -18,7 +18,7 @@ from pipeline.assembly.data import open_data
 from pipeline.common.errors import DivergenceError
 from pipeline.config.run import RunConfig
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 from tests.ray.reused import reused_processes
 from tests.unit.test_checkpoint import save
 

@@ -32,7 +32,7 @@ from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import flatten, unflatten_
-from pipeline.storage.checkpoint import CheckpointStore, find
+from pipeline.storage.store import CheckpointStore, find
 from pipeline.training.learner import Learner
 from pipeline.training.ranks import ALONE, Ranks, free_address, share_of
 from pipeline.training.reports import merged
@@ -640,7 +640,7 @@ def test_two_ranks_resume_bitwise(pair: Pair, tmp_path: Path, sharding: str) -> 
     whole = pair(go, settings, 5, None, None, 2)
     pair(go, settings, 3, output, None, 2)
     assert {path.name for path in (tmp_path / "run/checkpoints/00000003").iterdir()} == {
-        *("learner.pt", "energy.pt", "rank-1.pt", "manifest.json")
+        *("learner.safetensors", "energy.safetensors", "rank-1.safetensors", "manifest.json")
     }
     resumed = pair(go, settings, 2, None, output, 2)
     for (flat, averaged, rows), (flat_too, averaged_too, rows_too) in zip(
@@ -663,7 +663,7 @@ def test_the_number_of_ranks_may_change(pair: Pair, tmp_path: Path, sharding: st
     flat, averaged, rows = go(ALONE, one, 6, None, None, 2)
     go(ALONE, one, 2, outputs[0], None, 2)
     pair(go, two, 2, outputs[1], outputs[0], 2)
-    stored = find(outputs[1]).read("learner.pt")
+    stored = find(outputs[1]).read("learner")
     assert stored["optimizer"]["state"][0]["exp_avg"].shape == (16, 64)
     flat_too, averaged_too, rows_too = go(ALONE, one, 2, None, outputs[1], 2)
     np.testing.assert_allclose(flat_too, flat, rtol=0, atol=1e-5)

@@ -25,7 +25,7 @@ from ray._private.services import find_gcs_addresses
 
 from pipeline.config.compose import compose
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import find
+from pipeline.storage.store import find
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 

@@ -25,8 +25,8 @@ from pipeline.config.run import RunConfig
 from pipeline.runs.display import Display
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.run import Run
-from pipeline.storage.checkpoint import CheckpointStore, find
 from pipeline.storage.lease import Lease
+from pipeline.storage.store import CheckpointStore, find
 from tests.unit.test_checkpoint import flip, part, save, trained
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -40,7 +40,7 @@ def note_reads(output: Path) -> None:
     opened = LocalFileSystem._open
 
     def noted(system: LocalFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
-        if mode == "rb" and path.endswith(".pt"):
+        if mode == "rb" and path.endswith(".safetensors"):
             with (output / LOG).open("a") as file:
                 file.write(path.rpartition("/")[2] + "\n")
         return opened(system, path, mode, **options)
@@ -89,15 +89,15 @@ def test_driver_and_actors_read_each_part_once(
     runner = make(config, tmp_path, pool=NotingPool, server=NotingServer)
     runner.start(CheckpointStore(str(tmp_path), 3).latest(), None)
     read = Counter((tmp_path / LOG).read_text().split())
-    assert read == {"learner.pt": 1, "pool-0.pt": 1, "pool-1.pt": 1}
+    assert read == {"learner.safetensors": 1, "pool-0.safetensors": 1, "pool-1.safetensors": 1}
 
 
 @pytest.mark.parametrize(
     ("name", "overrides"),
     [
-        ("pool-1.pt", ()),
-        ("learner.pt", ()),
-        pytest.param("pool-1.pt", ("trainer.replicas=2",), marks=pytest.mark.slow),
+        ("pool-1.safetensors", ()),
+        ("learner.safetensors", ()),
+        pytest.param("pool-1.safetensors", ("trainer.replicas=2",), marks=pytest.mark.slow),
     ],
 )
 def test_a_damaged_checkpoint_gives_way_to_an_older_one(
@@ -117,7 +117,7 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(
     config = small("deep", "trainer.steps=6", *quick, *overrides)
     run = Run(config, str(tmp_path), make_energy(config, (8, 8)), Display())
     run.execute(lambda _: make(config, tmp_path))
-    learned = find(str(tmp_path)).read("learner.pt")["weights"].numpy()
+    learned = find(str(tmp_path)).read("learner")["weights"].numpy()
     # means over two ranks are rounded otherwise
     np.testing.assert_allclose(
         learned, expected._learner.publish().flat, atol=1e-3 if overrides else 0, rtol=0
@@ -160,7 +160,7 @@ def test_a_parameter_server_comes_back_from_the_newest_whole_checkpoint(
     for step in (1, 2):
         runner.step()
         save(runner, config, str(tmp_path), step)  # type: ignore[arg-type]
-    flip(part(tmp_path, 2, "learner.pt"))
+    flip(part(tmp_path, 2, "learner.safetensors"))
     ray.kill(runner.servers.first, no_restart=False)
     assert runner.step()[0].version == 2, "it went on from step 1"
 
@@ -168,6 +168,6 @@ def test_a_parameter_server_comes_back_from_the_newest_whole_checkpoint(
 def test_damage_is_the_same_error_through_ray(small: Small, tmp_path: Path, make: Start) -> None:
     config = small("rbm")
     checkpoint = save(trained(config, 2), config, str(tmp_path), 2)
-    flip(part(tmp_path, 2, "pool-0.pt"))
-    with pytest.raises(DamagedError, match=r"pool-0\.pt: its checksum"):
+    flip(part(tmp_path, 2, "pool-0.safetensors"))
+    with pytest.raises(DamagedError, match=r"pool-0\.safetensors: its checksum"):
         make(config, tmp_path).start(checkpoint, None)

@@ -299,6 +299,6 @@ def test_the_example_in_code_travels_to_the_actors(tmp_path: Path) -> None:
             timeout=120,
         )
         assert "8448 parameters, read back from" in done.stdout
-        part = next((tmp_path / cluster).rglob("energy.pt"))
+        part = next((tmp_path / cluster).rglob("energy.safetensors"))
         ends.append(torch.load(part, weights_only=True)["weights"])
     assert torch.equal(*ends)

@@ -23,8 +23,8 @@ from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
 from pipeline.energies.weights import flatten
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import CheckpointStore, find
 from pipeline.storage.paths import resolve_output
+from pipeline.storage.store import CheckpointStore, find
 from pipeline.train import main
 from tests.conftest import SMALL, undrawn
 
@@ -100,7 +100,7 @@ def test_every_kernel_and_objective_trains(tmp_path: Path, kind: str, overrides:
         train(kind, tmp_path, "evaluation.samples=0", "evaluation.ais_temperatures=0", *overrides)
         == 0
     )
-    weights = find(str(tmp_path)).read("learner.pt")["weights"]
+    weights = find(str(tmp_path)).read("learner")["weights"]
     assert weights.isfinite().all()
     assert not torch.equal(
         weights, torch.from_numpy(flatten(make_energy(compose(list(SMALL[kind])), (8, 8))))
@@ -203,7 +203,7 @@ def test_damaged_checkpoints_are_said_not_replaced(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("rbm", tmp_path) == 0
-    for part in (tmp_path / "checkpoints").glob("*/pool-1.pt"):
+    for part in (tmp_path / "checkpoints").glob("*/pool-1.safetensors"):
         part.write_bytes(b"")
     assert train("rbm", tmp_path) == 2
     assert "resume=never starts over" in capsys.readouterr().err
@@ -239,8 +239,8 @@ def test_init_from_starts_at_another_runs_weights(tmp_path: Path) -> None:
         == 0
     )
     one, two = (
-        find(str(tmp_path / "one")).read("energy.pt")["weights"],
-        find(str(tmp_path / "two")).read("energy.pt")["weights"],
+        find(str(tmp_path / "one")).read("energy")["weights"],
+        find(str(tmp_path / "two")).read("energy")["weights"],
     )
     np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-6)
 
@@ -273,7 +273,7 @@ def test_an_interrupt_writes_a_checkpoint_and_says_so(
     assert train("deep", tmp_path) == 0
     whole = tmp_path / "whole"
     assert train("deep", whole) == 0
-    one, two = (find(str(path)).read("learner.pt")["weights"] for path in (tmp_path, whole))
+    one, two = (find(str(path)).read("learner")["weights"] for path in (tmp_path, whole))
     assert np.array_equal(one.numpy(), two.numpy()), (
         "an interrupted run and a whole one must end bitwise equal"
     )

@@ -15,7 +15,8 @@ from benchmarks import time_to_likelihood as benchmark
 from benchmarks.contestants import Snapshot, Watch
 from benchmarks.likelihood_settings import SETTINGS
 from pipeline.config.compose import compose
-from pipeline.storage.checkpoint import Checkpoint, CheckpointStore
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.store import CheckpointStore
 from pipeline.train import main
 from tests.conftest import undrawn
 

@@ -25,15 +25,10 @@ from pipeline.energies.weights import flatten
 from pipeline.evaluate import main as evaluate_main
 from pipeline.runs.inline import InlineRunner
 from pipeline.sample import main as sample_main
-from pipeline.storage import checkpoint as checkpoints
-from pipeline.storage.checkpoint import (
-    MANIFEST,
-    Checkpoint,
-    CheckpointStore,
-    find,
-    find_averaged,
-    write_part,
-)
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.manifest import MANIFEST, seal
+from pipeline.storage.parts import write_part
+from pipeline.storage.store import CheckpointStore, find, find_averaged
 from pipeline.train import main
 from tests.conftest import SMALL
 
@@ -127,7 +122,7 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(small: Small, tmp_
         save(runner, config, str(tmp_path), step, keep=9)
     store = CheckpointStore(str(tmp_path), 9)
     (tmp_path / "checkpoints" / "00000004" / MANIFEST).unlink()
-    part = tmp_path / "checkpoints" / "00000003" / "pool-1.pt"
+    part = tmp_path / "checkpoints" / "00000003" / "pool-1.safetensors"
     part.write_bytes(part.read_bytes()[:-1])
     latest = store.latest()
     assert latest is not None
@@ -137,7 +132,7 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(small: Small, tmp_
     latest = store.latest()
     assert latest is not None
     assert latest.step == 1
-    (tmp_path / "checkpoints" / "00000001" / "learner.pt").unlink()
+    (tmp_path / "checkpoints" / "00000001" / "learner.safetensors").unlink()
     assert store.latest() is None
     assert store.committed(), "a run must not start over here unasked"
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
@@ -147,12 +142,16 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(small: Small, tmp_
 def test_a_part_changed_after_it_was_found_is_refused(small: Small, tmp_path: Path) -> None:
     config = small("rbm", "cluster=inline")
     checkpoint = save(trained(config, 1), config, str(tmp_path), 1)
-    write_part(checkpoint.folder, "pool-0.pt", {"position": torch.zeros(3)})
+    write_part(checkpoint.folder, "pool-0", {"position": torch.zeros(3)})
+    with pytest.raises(DamagedError, match=r"damaged: pool-0\.safetensors: its size is"):
+        checkpoint.read("pool-0")
+    save(trained(config, 1), config, str(tmp_path), 1)
+    flip(part(tmp_path, 1, "pool-0.safetensors"))
     with pytest.raises(DamagedError, match="checksum"):
-        checkpoint.read("pool-0.pt")
-    (Path(checkpoint.folder) / "pool-1.pt").unlink()
+        checkpoint.read("pool-0")
+    (Path(checkpoint.folder) / "pool-1.safetensors").unlink()
     with pytest.raises(DamagedError, match="gone"):
-        checkpoint.read("pool-1.pt")
+        checkpoint.read("pool-1")
 
 
 def test_a_url_that_nothing_serves_is_refused() -> None:
@@ -186,16 +185,19 @@ def part(output: Path, step: int, name: str) -> Path:
 
 
 class Counted(Counter[str]):
-    """Counts how often each part is opened for reading, and `hashed`, how often one is hashed."""
+    """Counts how often each part of the checkpoint in `folder` is opened for reading, and `hashed`,
+    how often one is hashed.
+    """
 
-    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+    def __init__(self, monkeypatch: pytest.MonkeyPatch, folder: Path) -> None:
         super().__init__()
         self.hashed = 0
         opened, hash_of = LocalFileSystem._open, hashlib.sha256
 
         def noted(system: LocalFileSystem, path: str, mode: str = "rb", **options: Any) -> Any:
-            if mode == "rb" and path.endswith(".pt"):
-                self[path.rpartition("/")[2]] += 1
+            within, _, name = path.rpartition("/")
+            if mode == "rb" and within == str(folder) and name.endswith(".safetensors"):
+                self[name] += 1
             return opened(system, path, mode, **options)
 
         def hashing(*content: bytes) -> Any:
@@ -203,7 +205,7 @@ class Counted(Counter[str]):
             return hash_of(*content)
 
         monkeypatch.setattr(LocalFileSystem, "_open", noted)
-        monkeypatch.setattr(checkpoints.hashlib, "sha256", hashing)
+        monkeypatch.setattr(hashlib, "sha256", hashing)
 
 
 def test_a_resumed_run_reads_and_hashes_each_part_once(
@@ -212,22 +214,22 @@ def test_a_resumed_run_reads_and_hashes_each_part_once(
     """And not what it does not need: the averaged weights alone."""
     config = small("rbm", "cluster=inline")
     save(trained(config, 1), config, str(tmp_path), 1)
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, part(tmp_path, 1, ""))
     trained(config, 0, CheckpointStore(str(tmp_path), 3).latest())
-    assert counted == {"learner.pt": 1, "pool-0.pt": 1, "pool-1.pt": 1}
-    assert counted.hashed == 3
+    assert counted == {"learner.safetensors": 1, "pool-0.safetensors": 1, "pool-1.safetensors": 1}
+    assert counted.hashed == 4, "three parts, and the manifest without its checksum"
 
 
 def test_training_on_reads_each_part_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("rbm", tmp_path) == 0
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, part(tmp_path, 20, ""))
     assert train("rbm", tmp_path, "trainer.steps=30") == 0
-    assert counted == {"learner.pt": 1, "pool-0.pt": 1, "pool-1.pt": 1}
+    assert counted == {"learner.safetensors": 1, "pool-0.safetensors": 1, "pool-1.safetensors": 1}
 
 
 def test_a_run_that_is_done_reads_no_part(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert train("rbm", tmp_path) == 0
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, part(tmp_path, 20, ""))
     assert train("rbm", tmp_path) == 0
     assert not counted
 
@@ -237,7 +239,7 @@ def test_the_other_doors_read_the_averaged_weights_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, door: str
 ) -> None:
     assert train("rbm", tmp_path / "run") == 0
-    counted = Counted(monkeypatch)
+    counted = Counted(monkeypatch, part(tmp_path / "run", 20, ""))
     if door == "load":
         pipeline.load(str(tmp_path / "run"))
     elif door == "sample":
@@ -246,12 +248,16 @@ def test_the_other_doors_read_the_averaged_weights_alone(
         assert evaluate_main([f"run={tmp_path / 'run'}", "evaluation.samples=0"]) == 0
     else:
         assert train("rbm", tmp_path / "other", f"init_from={tmp_path / 'run'}") == 0
-    assert counted == {"energy.pt": 1}
+    assert counted == {"energy.safetensors": 1}
 
 
 @pytest.mark.parametrize(
     ("name", "damage"),
-    [("learner.pt", "flipped"), ("pool-1.pt", "flipped"), ("pool-1.pt", "gone")],
+    [
+        ("learner.safetensors", "flipped"),
+        ("pool-1.safetensors", "flipped"),
+        ("pool-1.safetensors", "gone"),
+    ],
 )
 def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, damage: str
@@ -264,7 +270,7 @@ def test_a_run_goes_on_from_the_newest_checkpoint_that_is_whole(
     assert train("deep", tmp_path / "run", "trainer.steps=30", *quick) == 0
     assert "resuming at step 10 of 30" in capsys.readouterr().out
     assert train("deep", whole, "trainer.steps=30", *quick) == 0
-    one, two = (find(str(url)).read("learner.pt") for url in (tmp_path / "run", whole))
+    one, two = (find(str(url)).read("learner") for url in (tmp_path / "run", whole))
     assert torch.equal(one["weights"], two["weights"])
 
 
@@ -273,8 +279,8 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str
 ) -> None:
     assert train("rbm", tmp_path) == 0
-    DAMAGE[damage](part(tmp_path, 10, "learner.pt"))
-    DAMAGE[damage](part(tmp_path, 20, "pool-0.pt"))
+    DAMAGE[damage](part(tmp_path, 10, "learner.safetensors"))
+    DAMAGE[damage](part(tmp_path, 20, "pool-0.safetensors"))
     assert train("rbm", tmp_path, "trainer.steps=30") == 2
     assert "resume=never starts over" in capsys.readouterr().err
 
@@ -282,11 +288,11 @@ def test_a_run_whose_checkpoints_are_all_damaged_does_not_start_over(
 @pytest.mark.parametrize("damage", DAMAGE)
 def test_load_takes_the_newest_weights_that_are_whole(tmp_path: Path, damage: str) -> None:
     assert train("rbm", tmp_path) == 0
-    DAMAGE[damage](part(tmp_path, 20, "energy.pt"))
+    DAMAGE[damage](part(tmp_path, 20, "energy.safetensors"))
     checkpoint, weights = find_averaged(str(tmp_path))
     assert checkpoint.step == 10
     assert np.array_equal(flatten(pipeline.load(str(tmp_path))), weights)
-    DAMAGE[damage](part(tmp_path, 10, "energy.pt"))
+    DAMAGE[damage](part(tmp_path, 10, "energy.safetensors"))
     with pytest.raises(CheckpointError, match="no complete checkpoint"):
         pipeline.load(str(tmp_path))
 
@@ -295,10 +301,10 @@ def test_a_warm_start_takes_the_newest_weights_that_are_whole(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert train("rbm", tmp_path / "run") == 0
-    flip(part(tmp_path / "run", 20, "energy.pt"))
+    flip(part(tmp_path / "run", 20, "energy.safetensors"))
     warm = ("trainer.steps=10", f"init_from={tmp_path / 'run'}", "resume=never")
     assert train("rbm", tmp_path / "other", *warm) == 0
-    flip(part(tmp_path / "run", 10, "energy.pt"))
+    flip(part(tmp_path / "run", 10, "energy.safetensors"))
     assert train("rbm", tmp_path / "other", *warm) == 2
     assert "no complete checkpoint" in capsys.readouterr().err
     assert find(str(tmp_path / "other")).step == 10, "what is refused leaves the old run"
@@ -335,7 +341,7 @@ def test_a_checkpoint_of_before_resumes(tmp_path: Path, kind: str) -> None:
     assert main([*OLD_RUNS[kind], f"output={tmp_path / 'run'}", "trainer.steps=10"]) == 0
     checkpoint, theirs = find(str(tmp_path / "run")), np.load(BEFORE / kind / "resumed.npz")
     assert checkpoint.step == 10
-    for name, key in (("learner.pt", "weights"), ("energy.pt", "averaged")):
+    for name, key in (("learner", "weights"), ("energy", "averaged")):
         ours = checkpoint.read(name)["weights"].numpy()
         np.testing.assert_allclose(ours, theirs[key], rtol=1e-4, atol=1e-6)
 
@@ -344,7 +350,7 @@ def test_a_checkpoint_of_before_resumes(tmp_path: Path, kind: str) -> None:
 def test_a_checkpoint_of_before_is_loaded_and_evaluated(tmp_path: Path, kind: str) -> None:
     """Though its configuration does not know of recorders."""
     url = str(BEFORE / kind)
-    weights = find(url).read("energy.pt")["weights"].numpy()
+    weights = find(url).read("energy")["weights"].numpy()
     assert np.array_equal(flatten(pipeline.load(url)), weights)
     assert evaluate_main([f"run={url}", f"output={tmp_path}"]) == 0
     figures = json.loads((tmp_path / "summary.json").read_text())["figures"]
@@ -359,26 +365,8 @@ def test_only_the_newest_are_kept(small: Small, tmp_path: Path) -> None:
     for step in (1, 2, 10):
         save(runner, config, str(tmp_path), step, keep=2)
     assert sorted(path.name for path in (tmp_path / "checkpoints").iterdir()) == [
-        "00000002",
-        "00000010",
+        *("00000002", "00000010", "run.json")
     ]
-
-
-def test_retention_counts_whole_checkpoints_and_never_the_newest(
-    small: Small, tmp_path: Path
-) -> None:
-    """A half-written one of a later step, given up since, must not push the good ones out."""
-    config = small("rbm", "cluster=inline")
-    runner = trained(config, 1)
-    save(runner, config, str(tmp_path), 1000, keep=1)
-    store = CheckpointStore(str(tmp_path), 1)
-    runner.save(store.folder(900))
-    runner.save(store.folder(1337))
-    save(runner, config, str(tmp_path), 1200, keep=1)
-    latest = store.latest()
-    assert latest is not None
-    assert latest.step == 1200
-    assert [path.name for path in (tmp_path / "checkpoints").iterdir()] == ["00001200"]
 
 
 @pytest.mark.parametrize(
@@ -416,7 +404,7 @@ def test_load_gives_the_averaged_energy(small: Small, tmp_path: Path, kind: str)
     assert not any(parameter.requires_grad for parameter in energy.parameters())
     manifest = json.loads((Path(checkpoint.folder) / MANIFEST).read_text())
     del manifest["config"]["chains"]["restart"]
-    (Path(checkpoint.folder) / MANIFEST).write_text(json.dumps(manifest))
+    (Path(checkpoint.folder) / MANIFEST).write_bytes(seal(manifest))
     pipeline.load(
         str(tmp_path)
     )  # a configuration of an older version, or a newer one, loads all the same
@@ -429,7 +417,7 @@ def test_load_refuses_parameters_that_do_not_fit(small: Small, tmp_path: Path) -
     path = Path(checkpoint.folder) / MANIFEST
     manifest = json.loads(path.read_text())
     manifest["signature"].pop()
-    path.write_text(json.dumps(manifest))
+    path.write_bytes(seal(manifest))
     with pytest.raises(CheckpointError, match="do not fit"):
         pipeline.load(str(tmp_path))
 
@@ -450,9 +438,10 @@ def test_warm_start_takes_the_weights_alone(small: Small, tmp_path: Path) -> Non
 def test_manifest_says_what_is_there(small: Small, tmp_path: Path) -> None:
     config = small("rbm", "cluster=inline")
     checkpoint = save(trained(config, 1), config, f"file://{tmp_path}", 1)
-    parts = checkpoint.manifest["parts"]
-    assert set(parts) == {"learner.pt", "energy.pt", "pool-0.pt", "pool-1.pt"}
+    parts = checkpoint.manifest.parts
+    names = ("learner", "energy", "pool-0", "pool-1")
+    assert set(parts) == {f"{name}.safetensors" for name in names}
     file_system, path = fsspec.core.url_to_fs(checkpoint.folder)
     for name, part in parts.items():
-        assert file_system.size(f"{path}/{name}") == part["bytes"]
-    assert checkpoint.manifest["config"]["energy"]["hidden"] == 16
+        assert file_system.size(f"{path}/{name}") == part.bytes
+    assert checkpoint.manifest.config["energy"]["hidden"] == 16

@@ -24,7 +24,7 @@ from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.prometheus import Prometheus
 from pipeline.runs.recorders.series import Series
 from pipeline.runs.recording import GROUP, Recording
-from pipeline.storage.checkpoint import find
+from pipeline.storage.store import find
 from pipeline.train import main
 from tests.conftest import SMALL
 from tests.unit.test_metrics import FLOW, ROUND, STEP

@@ -1,0 +1,65 @@
+"""The folders of checkpoints: which of them are this project's, moved aside, and removed.
+
+Somebody's own files may lie beside checkpoints, and within them. Nothing is removed but files that
+this project names, and a folder only where nothing else is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from pipeline.storage import files
+from pipeline.storage.manifest import MANIFEST, STEP_NAME
+from pipeline.storage.parts import FILE
+
+
+def steps_in(root: str) -> list[int]:
+    """Returns the steps whose folders are in `root`, rising: names of eight digits, or more where
+    the step has more. What is in them is not looked at.
+    """
+    return sorted(
+        int(name)
+        for name in files.names(root)
+        if STEP_NAME.fullmatch(name) and f"{int(name):08d}" == name
+    )
+
+
+def holds_only_parts(folder: str) -> bool:
+    """Returns whether `folder` is what an interrupted save leaves: parts, no manifest, and nothing
+    else.
+    """
+    found = files.names(folder)
+    return bool(found) and all(FILE.fullmatch(name) for name in found)
+
+
+def clear_parts(folder: str) -> None:
+    """Removes the parts in `folder`, and the folder where nothing else is in it."""
+    found = files.names(folder)
+    parts = [name for name in found if FILE.fullmatch(name)]
+    if parts and len(parts) == len(found):
+        files.remove(folder)
+    else:
+        for name in parts:
+            files.remove(f"{folder}/{name}")
+
+
+def remove_checkpoint(folder: str) -> None:
+    """Removes the checkpoint in `folder`. The manifest goes first: what is left of an interrupted
+    removal is then no checkpoint.
+    """
+    files.remove(f"{folder}/{MANIFEST}")
+    clear_parts(folder)
+
+
+def set_aside(folders: Sequence[str]) -> list[str]:
+    """Renames the `folders` so that they are not looked for as checkpoints any more, and returns
+    their new URLs. Each can still be opened by its URL.
+    """
+    now = datetime.now(UTC).strftime("%Y%m%dT%H%M%S.%fZ")
+    moved = []
+    for folder in folders:
+        target = f"{folder}.aside-{now}"
+        files.move(folder, target)
+        moved.append(target)
+    return moved
