@@ -16,7 +16,7 @@ from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.learner import make_learner
-from pipeline.common.errors import ServerOutOfStepError
+from pipeline.common.errors import ServerOutOfStepError, StorageError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
 from pipeline.config.run import RunConfig
@@ -177,14 +177,22 @@ class ParameterServer:
 
         It ends before them where a pool is lost: a step goes on with the batches of the others, as
         long as there are any, and is the last. So it does where a run that chooses its lag leaves
-        lock-step. Raises `ServerOutOfStepError`.
+        lock-step, or where the rows of a step cannot be read. Raises `ServerOutOfStepError`, and
+        `StorageError` where those of the first cannot.
         """
-        learner, reports, waited = self._learner(version), [], []
+        learner = self._learner(version)
+        reports: list[StepReport] = []
+        waited: list[float] = []
         lost: list[int] = []
         weights = learner.publish()
         try:
             for step in range(version, version + steps):
-                lost, batches, seconds = self._exchange(learner, step, weights)
+                try:
+                    lost, batches, seconds = self._exchange(learner, step, weights)
+                except StorageError:
+                    if not reports or self._ranks.size > 1:  # others wait for this rank
+                        raise
+                    break
                 everywhere, there = self._ranks.sums(len(lost), len(batches))
                 if self._config.pools and not there:
                     break

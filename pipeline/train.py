@@ -33,6 +33,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.masking import MaskingFormatter
 from pipeline.config.compose import choices, compose, default_choices, describe
 from pipeline.config.cores import crowding
 from pipeline.config.run import GROUPS, RunConfig
@@ -64,10 +65,18 @@ def run(
     from pipeline.assembly.rehearsal import rehearse
     from pipeline.runs.display import Display
     from pipeline.runs.run import Run
-    from pipeline.storage.paths import resolve_output, with_absolute_paths
+    from pipeline.storage.paths import absolute, check_shared, resolve_output, with_absolute_paths
+    from pipeline.storage.probe import check_input, check_output
 
     config = with_absolute_paths(config.carrying(energy, proposal, features))
     output = resolve_output(config)
+    if config.init_from:  # after the output, which is named by it as it was given
+        given = absolute(config.init_from, "init_from")
+        config = config.model_copy(update={"init_from": given})
+    check_shared(config, output)
+    check_output(output)
+    if config.init_from:
+        check_input(config.init_from, "init_from")
     data = open_data(config)
     model = make_energy(config, data.shape, data.context_shape)
     rehearse(config, model, data)
@@ -208,7 +217,9 @@ def main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(usage())
         return 0
-    logging.basicConfig(level=logging.WARNING, format="%(message)s", stream=sys.stderr)
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(MaskingFormatter("%(message)s"))
+    logging.basicConfig(level=logging.WARNING, handlers=[handler])
     try:
         config = compose(arguments)
         from pipeline.runs.interruption import Interrupted

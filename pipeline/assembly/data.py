@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ConfigError, StorageError
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Rows
 from pipeline.config import parts
@@ -15,14 +15,22 @@ from pipeline.config.energies import LabelledSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet
+from pipeline.storage.probe import check_input
 
 
 def open_data(config: RunConfig) -> DataSet:
     """The data set, checked against what the configuration asks of it.
 
-    Raises `ConfigError` where they do not fit, `DataError` where rows cannot be read.
+    Raises `ConfigError` where they do not fit, or where storage does not give them; `DataError`
+    where they are not rows.
     """
-    data: DataSet = parts.make_of("data", config.data.name)(config.data)
+    path = getattr(config.data, "path", None)
+    if path is not None:
+        check_input(path, "data.path")
+    try:
+        data: DataSet = parts.make_of("data", config.data.name)(config.data)
+    except StorageError as error:
+        raise ConfigError("data.path", path, error.words) from error
     if config.energy.takes_context and data.context is None:
         remedy = (
             f"energy={config.energy.name} conditions on a context, and these rows have none; use"

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pipeline.common.masking import masked
+
 
 class ArgumentError(ValueError):
     """The mathematics refuses an argument: `argument` is its name in the code, `value` what it had,
@@ -18,9 +20,14 @@ class ArgumentError(ValueError):
 
 
 class PipelineError(Exception):
-    """The base of the errors below. The process ends with `exit_status`."""
+    """The base of the errors below, whose texts show no secrets. The process ends with
+    `exit_status`.
+    """
 
     exit_status = 1
+
+    def __str__(self) -> str:
+        return str(masked(super().__str__()))
 
 
 class ConfigError(PipelineError):
@@ -36,13 +43,24 @@ class ConfigError(PipelineError):
         self.key, self.value, self.remedy = key, value, remedy
 
     def __str__(self) -> str:
-        return f"{self.key}={self.value}: {self.remedy}"
+        return str(masked(f"{self.key}={self.value}: {self.remedy}"))
 
 
 class DataError(PipelineError):
     """The data could not be read, or is not what the configuration says it is."""
 
     exit_status = 2
+
+
+class StorageError(PipelineError):
+    """The file at `url` could not be read or written; `words` say why, and what would be right."""
+
+    def __init__(self, url: str, words: str) -> None:
+        super().__init__(url, words)  # as they are, so that the error can be pickled
+        self.url, self.words = url, words
+
+    def __str__(self) -> str:
+        return str(masked(f"{self.url}: {self.words}"))
 
 
 class CheckpointError(PipelineError):

@@ -13,6 +13,7 @@ from pipeline.config.fields import (
     Part,
     PositiveInt,
     Shape,
+    Url,
     about,
 )
 from pipeline.config.parts import Choice
@@ -71,7 +72,7 @@ class DigitsData(DataSection):
 class IDXData(DataSection):
     encoding: Encoding
     levels: CategoricalLevels
-    path: str = about(
+    path: Url = about(
         "an IDX file of images, or a folder with train-images-idx3-ubyte[.gz] (and t10k-...)"
     )
 
@@ -114,7 +115,7 @@ class TagsData(DataSection):
 
 
 class ColumnsData(DataSection):
-    path: str = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
+    path: Url = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
     columns: Names = about(
         "one column of fixed-size lists, or numeric columns; empty: all there are but the context's"
     )

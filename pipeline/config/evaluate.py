@@ -6,15 +6,15 @@ from typing import Any
 
 from pydantic import Field
 
-from pipeline.config.fields import Names, NonNegativeInt, Section, about
+from pipeline.config.fields import Names, NonNegativeInt, Section, Url, about
 
 OVERRIDABLE = ("evaluation", "kernel", "data.path")
 
 
 class Settings(Section):
-    run: str = about("URL of the run")
-    points: str | None = Field(None, description="file of points to rank: a path or an fsspec URL")
-    ood: str | None = Field(None, description="noise, shuffled, or a file of rows")
+    run: Url = about("URL of the run")
+    points: Url | None = Field(None, description="file of points to rank: a path or an fsspec URL")
+    ood: Url | None = Field(None, description="noise, shuffled, or a file of rows")
     columns: Names = Field(
         (), description="columns of a Parquet or Arrow file to take, such as [position]; empty: all"
     )
@@ -25,7 +25,7 @@ class Settings(Section):
         ),
     )
     seed: NonNegativeInt = Field(0, description="seed of what ood=noise and ood=shuffled draw")
-    output: str | None = Field(
+    output: Url | None = Field(
         None,
         description="where files go, any fsspec URL; null: evaluation-<hash> in the run's folder",
     )

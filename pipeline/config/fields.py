@@ -6,7 +6,9 @@ import hashlib
 import json
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+
+from pipeline.common.masking import masked
 
 PositiveInt = Annotated[int, Field(ge=1)]
 NonNegativeInt = Annotated[int, Field(ge=0)]
@@ -23,6 +25,8 @@ Names = Annotated[tuple[str, ...], Field(strict=False)]
 Sizes = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Shape = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
+Url = Annotated[str, PlainSerializer(masked, return_type=str, when_used="json")]
+"""A path or a URL. What is stored of a configuration is JSON, and has no secrets of the URL."""
 
 
 class Section(BaseModel):

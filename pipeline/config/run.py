@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.common.errors import ConfigError
 from pipeline.config.data import DataConfig
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
-from pipeline.config.fields import Names, NonNegativeInt, Section, about, digest
+from pipeline.config.fields import Names, NonNegativeInt, Section, Url, about, digest
 from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel
 from pipeline.config.objectives import ObjectiveConfig, ObjectiveSection, terms_of
 from pipeline.config.parts import PARTS
@@ -46,13 +46,13 @@ class RunConfig(Section):
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = about(
         "names the run in its folder and metrics"
     )
-    output: str | None = about(
+    output: Url | None = about(
         "where the run's files go: any fsspec URL; null: runs/<name>-<hash of the configuration>"
     )
     resume: Literal["auto", "never"] = about(
         "auto: go on from the newest checkpoint in output; never: start over"
     )
-    init_from: str | None = about("URL of another run whose weights to start from")
+    init_from: Url | None = about("URL of another run whose weights to start from")
     seed: NonNegativeInt = about("seed of every random stream of the run")
     device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = about("cpu, cuda or cuda:N")
     energy: EnergyConfig

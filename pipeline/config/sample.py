@@ -6,14 +6,14 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.config.fields import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section
+from pipeline.config.fields import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Url
 
 OVERRIDABLE = ("kernel", "data.path")
 
 
 class Settings(Section):
     runs: Annotated[
-        tuple[str, ...],
+        tuple[Url, ...],
         Field(
             strict=False,
             min_length=1,
@@ -43,6 +43,6 @@ class Settings(Section):
     )
     seed: NonNegativeInt = Field(0, description="seed of the chains")
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
-    output: str | None = Field(
+    output: Url | None = Field(
         None, description="where files go, any fsspec URL; null: samples-<hash> in the run's folder"
     )

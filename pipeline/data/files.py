@@ -17,7 +17,7 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
-from pipeline.storage.files import locate
+from pipeline.storage.files import Place, files_below, files_matching, is_folder, locate, open_file
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 PIECE = 8 << 20
@@ -29,7 +29,7 @@ READ = 1 << 20
 class Unit(NamedTuple):
     """The unit numbered `number` of the file at `path`, of so many `rows`."""
 
-    path: str
+    path: Place
     number: int
     rows: int
     parquet: bool  # else Arrow: by the file's first bytes, whatever its name
@@ -48,10 +48,7 @@ class Source:
         self._config = config
         self._names = list(config.columns)
         self.width = 0  # of a row, context and all; known once the first unit is read
-        self._file_system, pattern = locate(config.path, "data.path")
-        self.units = [
-            unit for path in self._paths(pattern) for unit in self._units_of(path) if unit.rows
-        ]
+        self.units = [unit for path in self._paths() for unit in self._units_of(path) if unit.rows]
         self.rows = sum(unit.rows for unit in self.units)
         if not self.rows:
             raise DataError(f"data.path={config.path}: the files there hold no rows")
@@ -74,30 +71,31 @@ class Source:
             )
             raise ConfigError("data.context_shape", list(self.context_shape), remedy)
 
-    def _paths(self, pattern: str) -> list[str]:
-        if self._file_system.isdir(pattern):
-            found = [path for path in self._file_system.find(pattern) if path.endswith(SUFFIXES)]
+    def _paths(self) -> list[Place]:
+        there = locate(self._config.path, "data.path")
+        if is_folder(there):
+            found = [place for place in files_below(there) if place.path.endswith(SUFFIXES)]
         else:
-            found = self._file_system.glob(pattern)
+            found = files_matching(there)
         if not found:
             raise DataError(
                 f"data.path={self._config.path}: no files there; give a file, a folder or a glob of"
                 f" {SUFFIXES}"
             )
-        return sorted(found)
+        return found
 
     @contextmanager
-    def _open(self, path: str) -> Iterator[Any]:
-        """Opens a file for reading. Whatever Arrow or the file system has to say against it becomes
-        a `DataError`.
+    def _open(self, path: Place) -> Iterator[Any]:
+        """Opens a file for reading. Whatever Arrow has to say against it, or that it is not there,
+        becomes a `DataError`.
         """
         try:
-            with self._file_system.open(path, "rb") as file:
+            with open_file(path) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
             raise DataError(f"data.path={path}: cannot be read ({error})") from error
 
-    def _units_of(self, path: str) -> list[Unit]:
+    def _units_of(self, path: Place) -> list[Unit]:
         with self._open(path) as file:
             magic = file.read(6)
             file.seek(0)
@@ -161,7 +159,7 @@ class Source:
             return position, None
         return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
 
-    def _check_names(self, path: str, present: list[str]) -> None:
+    def _check_names(self, path: Place, present: list[str]) -> None:
         """Checks that the file has the columns asked for; where none are, that it has those of the
         first file and no others.
         """
@@ -178,7 +176,7 @@ class Source:
             if missing:
                 raise ConfigError(f"data.{key}", missing, f"{path} has only {', '.join(present)}")
 
-    def _matrix(self, batch: pa.RecordBatch, path: str) -> np.ndarray:
+    def _matrix(self, batch: pa.RecordBatch, path: Place) -> np.ndarray:
         """The columns of positions and of contexts side by side, `[rows, d + c]` float32."""
         positions = [self._numbers(batch, name, path) for name in self._names]
         contexts = [self._numbers(batch, name, path) for name in self._config.context]
@@ -194,7 +192,7 @@ class Source:
             )
         return rows
 
-    def _numbers(self, batch: pa.RecordBatch, name: str, path: str) -> np.ndarray:
+    def _numbers(self, batch: pa.RecordBatch, name: str, path: Place) -> np.ndarray:
         """A column, `[rows, numbers]`."""
         column = batch.column(name)
         if column.null_count:
@@ -214,7 +212,7 @@ class Source:
         values = column.flatten() if listed else column
         return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
-    def _check_levels(self, rows: np.ndarray, path: str) -> None:
+    def _check_levels(self, rows: np.ndarray, path: Place) -> None:
         levels = self._config.discrete_levels
         if levels is not None and not np.isin(rows, np.arange(levels)).all():
             raise DataError(

@@ -7,7 +7,6 @@ import math
 import struct
 import zlib
 
-import fsspec
 import numpy as np
 import torch
 
@@ -15,7 +14,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.common.rng import numpy_generator
 from pipeline.config.data import DigitsData, IDXData
 from pipeline.data.base import DataSet, encode_grey, in_memory, split
-from pipeline.storage.files import locate
+from pipeline.storage.files import Place, exists, is_folder, locate, read_file
 
 
 def digits(config: DigitsData) -> DataSet:
@@ -43,23 +42,23 @@ def idx(config: IDXData) -> DataSet:
     held-out ones. Raises `DataError` where the files are not there or not images of one shape,
     `ConfigError` where more rows are to be kept out than there are.
     """
-    file_system, path = locate(config.path, "data.path")
-    if not file_system.exists(path):
+    there = locate(config.path, "data.path")
+    if not exists(there):
         raise DataError(f"data.path={config.path}: there is nothing there")
-    if not file_system.isdir(path):
-        rows = _encode(read_idx(file_system, path), 255, config)
+    if not is_folder(there):
+        rows = _encode(read_idx(there), 255, config)
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
-    train = _find(file_system, path, "train-images-idx3-ubyte")
+    train = _find(there, "train-images-idx3-ubyte")
     if train is None:
         raise DataError(
             f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
             " there"
         )
-    rows = _encode(read_idx(file_system, train), 255, config)
-    test = _find(file_system, path, "t10k-images-idx3-ubyte")
+    rows = _encode(read_idx(train), 255, config)
+    test = _find(there, "t10k-images-idx3-ubyte")
     if test is None:
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
-    others = _encode(read_idx(file_system, test), 255, config, "test-pixels")
+    others = _encode(read_idx(test), 255, config, "test-pixels")
     if others.shape[1:] != rows.shape[1:]:
         raise DataError(
             f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}"
@@ -85,19 +84,18 @@ def _encode(
     )
 
 
-def _find(file_system: fsspec.AbstractFileSystem, folder: str, stem: str) -> str | None:
+def _find(folder: Place, stem: str) -> Place | None:
     for suffix in ("", ".gz"):
-        path = f"{folder.rstrip('/')}/{stem}{suffix}"
-        if file_system.exists(path):
-            return path
+        if exists(folder / f"{stem}{suffix}"):
+            return folder / f"{stem}{suffix}"
     return None
 
 
-def read_idx(file_system: fsspec.AbstractFileSystem, path: str) -> np.ndarray:
+def read_idx(path: Place) -> np.ndarray:
     """Returns an IDX file of unsigned bytes, gzipped or not, as uint8 `[N, ...]` (LeCun et al., the
     MNIST page). Raises `DataError` where it is none.
     """
-    content = file_system.cat_file(path)
+    content = read_file(path)
     if content[:2] == b"\x1f\x8b":
         try:
             content = gzip.decompress(content)

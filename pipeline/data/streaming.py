@@ -167,13 +167,20 @@ class StreamedPositives:
         return windows
 
     def next(self, count: int) -> Rows:
-        """Returns the next `count` rows of this rank, without numbers. Raises `DataError` where
-        they cannot be read.
+        """Returns the next `count` rows of this rank, without numbers. Raises `DataError` or
+        `StorageError` where they cannot be read; the next call then begins where this one did.
         """
-        rows, filled = (
-            np.empty((count, self._source.width), np.float32),
-            0,
-        )  # a copy: windows are written over
+        began = self._place, self._cursor
+        try:
+            position, context = self._source.split(torch.from_numpy(self._taken(count)))
+        except Exception:
+            (self._place, self._cursor), self._window = began, None
+            raise
+        return Rows(self._noisy(position), context)
+
+    def _taken(self, count: int) -> np.ndarray:
+        """The next rows, `[count, d + c]`: a copy, for windows are written over."""
+        rows, filled = np.empty((count, self._source.width), np.float32), 0
         while filled < count:
             if self._window is None:
                 self._window = self._open(self._place)
@@ -184,8 +191,7 @@ class StreamedPositives:
             rows[filled : filled + len(piece)] = piece
             self._cursor += len(piece)
             filled += len(piece)
-        position, context = self._source.split(torch.from_numpy(rows))
-        return Rows(self._noisy(position), context)
+        return rows
 
     def _open(self, place: Place) -> Window:
         """The window at `place`, to be used next; and sets out to read the one after it."""

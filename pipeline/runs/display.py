@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TaskID, TextColumn, TimeRemainingColumn
 from rich.progress import Progress as Bar
 
+from pipeline.common.masking import masked
 from pipeline.common.types import Progress, RoundReport, StepReport
 
 LINE_SECONDS = 5.0
@@ -38,7 +39,8 @@ class Display:
         self._stage = ""
 
     def say(self, text: str) -> None:
-        """Writes a line of its own, bar or no bar."""
+        """Writes a line of its own, bar or no bar. Secrets in it are masked."""
+        text = masked(text)
         if self._terminal:
             self._console.print(text, markup=False)
         else:

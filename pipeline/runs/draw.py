@@ -15,6 +15,7 @@ from torch import Tensor
 from pipeline.assembly.chains import make_plan
 from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
+from pipeline.common.masking import masked
 from pipeline.common.rng import torch_generator
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
@@ -82,6 +83,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "seconds": round(time.perf_counter() - began, 3),
         "output": output,
     }
+    summary = masked(summary)
     write_file(output, "summary.json", json.dumps(summary, indent=1).encode())
     return summary
 

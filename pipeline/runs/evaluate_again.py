@@ -10,7 +10,6 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import fsspec
 import numpy as np
 import pyarrow as pa
 import pyarrow.csv
@@ -19,6 +18,7 @@ from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError, PipelineError
+from pipeline.common.masking import masked
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.compose import compose_raw
@@ -29,7 +29,7 @@ from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
 from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
-from pipeline.storage.files import write_file
+from pipeline.storage.files import read_file, write_file
 
 if TYPE_CHECKING:
     from pipeline.config.evaluate import Settings
@@ -84,6 +84,7 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
             log_z = found["figures"].get("log_z") if context is None else None
             found["ranking"] = rank(run, points, context, log_z, output)
     found["output"] = output
+    found = masked(found)
     write_file(output, "summary.json", json.dumps(found, indent=1).encode())
     return found
 
@@ -157,9 +158,8 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
 
 def _read_npy(key: str, url: str) -> Tensor:
     try:
-        with fsspec.open(url, "rb") as file:
-            array = np.load(io.BytesIO(file.read()), allow_pickle=False)
-    except (OSError, ValueError, ImportError) as error:
+        array = np.load(io.BytesIO(read_file(url)), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
         raise DataError(f"{key}={url}: cannot be read ({error})") from error
     if (
         array.dtype.kind not in "biuf"

@@ -77,8 +77,12 @@ class InlineRunner:
         return [self.step()]
 
     def step(self) -> tuple[StepReport, list[RoundReport], Flow]:
-        """Makes a round of each pool whose turn it is, and one step from their batches."""
+        """Makes a round of each pool whose turn it is, and one step from their batches. Raises
+        `StorageError` where the step's rows cannot be read; then nothing has changed.
+        """
         config, step = self._config, self._learner.version
+        if not config.batches_carry_rows:
+            self._learner.starts(step)  # first, so that chains have not moved where it fails
         if self._together is not None:
             rounds = self._together.advance(config.pools_of_step(step), self._window[0])
         else:

@@ -14,7 +14,9 @@ from pipeline.common.errors import (
     DamagedError,
     DivergenceError,
     LostLeaseError,
+    StorageError,
 )
+from pipeline.common.masking import masked
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
@@ -80,7 +82,7 @@ class Run:
     def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._lease = Lease(output, display.say)
-        self._name = output.rstrip("/").rpartition("/")[2]
+        self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
         self._saving = Saving(config, output, energy, self._metrics, self._lease)
         self._store = self._saving.store
@@ -235,6 +237,12 @@ class Run:
                 except DivergenceError as error:
                     version = saved_at = self._roll_back(runner, error, version)
                     continue
+                except StorageError as error:
+                    if saved_at != version:
+                        self._save(runner, version)
+                    raise StorageError(
+                        error.url, f"{error.words}; {self._stopped(version)}"
+                    ) from error
                 if not made:
                     continue
                 due = version % every == 0 or flow.server_leaves
@@ -245,16 +253,7 @@ class Run:
             self._save(runner, version, final=True)
         self._totals.stop()
         if interruption.signal is not None:
-            kept = (
-                f"the checkpoint is {self._saving.saved}; run it again with resume=auto and it goes"
-                " on from there"
-                if self._saving.saved
-                else "nothing is lost"
-            )
-            raise Interrupted(
-                interruption.signal,
-                f"interrupted at step {version} of {config.trainer.steps}; {kept}",
-            )
+            raise Interrupted(interruption.signal, f"interrupted at {self._stopped(version)}")
         return version
 
     def _roll_back(self, runner: Runner, error: DivergenceError, version: int) -> int:
@@ -287,6 +286,16 @@ class Run:
             rollbacks.factor,
         )
         return back
+
+    def _stopped(self, version: int) -> str:
+        """Tells where training stopped, and how it goes on."""
+        kept = (
+            f"the checkpoint is {self._saving.saved}; run it again with resume=auto and it goes on"
+            " from there"
+            if self._saving.saved
+            else "nothing is lost"
+        )
+        return f"step {version} of {self._config.trainer.steps}; {kept}"
 
     def _watch(self, flow: Flow) -> None:
         """Takes in what a runner tells between two steps."""
@@ -337,7 +346,7 @@ class Run:
 
         self._lease.check()
         draw_curves(self._recording.rows, self._output, self._config.name)
-        summary = {
+        summary: Figures = {
             "name": self._config.name,
             "version": version,
             **self._totals.figures(),
@@ -347,5 +356,6 @@ class Run:
             **figures,
         }
         self._lease.check()
+        summary = masked(summary)
         write_file(self._output, "summary.json", json.dumps(summary, indent=1).encode())
         return summary

@@ -23,6 +23,7 @@ from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import names
 from pipeline.storage.lease import LEASE_FOLDER
 from pipeline.storage.paths import resolve_output
+from pipeline.storage.probe import check_input, check_output
 from pipeline.storage.store import find_averaged
 
 NEGATED = 0.5  # weight of what is negated, where none is given
@@ -48,6 +49,7 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
     Raises `CheckpointError` where there is none or it does not fit, `DataError` where its data are
     gone.
     """
+    check_input(url, "run")
     checkpoint, weights = find_averaged(url)
     try:
         config = reconfigured(checkpoint.manifest.config, overrides)
@@ -66,7 +68,8 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
 
 def output_of(run: Trained, wanted: str | None, name: str) -> str:
     """Returns where files go: `wanted`, else a folder `name` in the run's own. Raises `ConfigError`
-    for a URL that nothing serves, and where a run has its files: another run alone writes there.
+    for a URL that nothing serves, where no file can be written, and where a run has its files: it
+    alone writes there.
     """
     default = (
         f"{run.checkpoint.folder.rpartition('/checkpoints/')[0] or run.checkpoint.folder}/{name}"
@@ -74,6 +77,7 @@ def output_of(run: Trained, wanted: str | None, name: str) -> str:
     output = resolve_output(run.config.model_copy(update={"output": wanted or default}))
     if not {"checkpoints", LEASE_FOLDER}.isdisjoint(names(output)):
         raise ConfigError("output", output, "a run has its files there; give a folder of its own")
+    check_output(output)
     return output
 
 

@@ -1,171 +1,334 @@
-"""The one place where files are reached: on this machine, or at any URL that fsspec serves."""
+"""The one place where files are reached: on this machine, or at any URL that fsspec serves.
+
+Every operation tries again for a minute where a failure may pass (`pipeline.storage.retries`), and
+raises `StorageError`, whose text is one line without secrets, for those that are left.
+`FileNotFoundError` says that a file is not there, and nothing else does. On a local disk what was
+written is there in full or not at all, also after a loss of power. Buckets are never made.
+"""
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
-from contextlib import suppress
+import re
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import fsspec
+from fsspec.implementations.local import LocalFileSystem
 
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ConfigError, StorageError
+from pipeline.common.masking import masked
+from pipeline.storage.local import append_durably, make_folders, sync_folder, write_durably
+from pipeline.storage.reader import Reader
+from pipeline.storage.retries import failure, patiently
+
+# the first name of a path there is a bucket or a container, and folders need not be made
+OBJECT_STORES = {
+    *("s3", "s3a", "gs", "gcs", "abfs", "abfss", "az", "oss", "oci", "cos", "cosn", "obs", "tos"),
+    *("b2", "r2", "swift", "hf", "http", "https"),
+}
+ONE_SLASH = re.compile(r"([A-Za-z][A-Za-z0-9+.-]+):(?!//|:)/*(.*)", re.DOTALL)
 
 PIECE = 2**20  # bytes of a file that are hashed at once
 
 
-def locate(url: str, key: str = "output") -> tuple[fsspec.AbstractFileSystem, str]:
-    """Returns the file system of `url`, and the path there without a slash at its end.
+class Place(NamedTuple):
+    """A file or folder: its file system, and its path there without a slash at its end."""
 
-    Raises `ConfigError` about `key` where no installed file system serves the URL.
+    file_system: fsspec.AbstractFileSystem
+    path: str
+
+    def __str__(self) -> str:
+        path = self.path if self.local else self.file_system.unstrip_protocol(self.path)
+        return str(masked(path))
+
+    def __truediv__(self, name: str) -> Place:
+        return Place(self.file_system, f"{self.path.rstrip('/')}/{name}")
+
+    @property
+    def local(self) -> bool:
+        return isinstance(self.file_system, LocalFileSystem)
+
+    @property
+    def top(self) -> Place:
+        """The topmost folder on the way: in an object store, the bucket."""
+        root = len(self.path) - len(self.path.lstrip("/"))
+        end = self.path.find("/", root)
+        return self._replace(path=self.path if end < 0 else self.path[:end])
+
+    @property
+    def protocols(self) -> set[str]:
+        names = self.file_system.protocol
+        return {names} if isinstance(names, str) else set(names)
+
+
+def expanded(url: str, key: str = "output") -> str:
+    """Returns `url` with the home folder for a `~` at its start.
+
+    Raises `ConfigError` about `key` where no installed file system serves it, or where slashes are
+    missing, as in `s3:/bucket`.
     """
+    found = ONE_SLASH.fullmatch(url)
+    if found and found[1].lower() in fsspec.available_protocols():
+        protocol, rest = found[1].lower(), found[2]
+        right = f"{protocol}://{'/' if protocol in LocalFileSystem.protocol else ''}{rest}"
+        raise ConfigError(key, url, f"a URL has two slashes behind its colon: {right}")
+    if "://" not in url:
+        return os.path.expanduser(url)
     try:
-        file_system, path = fsspec.core.url_to_fs(url)
+        fsspec.get_filesystem_class(url.partition("://")[0].partition("::")[0])
     except (ValueError, ImportError) as error:
         raise ConfigError(key, url, str(error)) from error
-    return file_system, path.rstrip("/")
+    return url
 
 
-def read_file(url: str) -> bytes:
+def locate(url: str, key: str = "output", limit: float | None = None) -> Place:
+    """Returns the file system of `url`, and the path there without a slash at its end.
+
+    Raises `ConfigError` about `key` where no installed file system serves the URL, and
+    `StorageError` where one that connects at once cannot.
+    """
+    url = expanded(url, key)
+    try:
+        connect = lambda: fsspec.core.url_to_fs(url)  # noqa: E731
+        file_system, path = patiently("reached", url, connect, limit)
+    except StorageError as error:
+        if isinstance(error.__cause__, (ValueError, ImportError)):
+            raise ConfigError(key, url, str(error.__cause__)) from error
+        raise
+    return Place(file_system, path.rstrip("/"))
+
+
+def _located(url: str | Place, limit: float | None = None) -> Place:
+    return url if isinstance(url, Place) else locate(url, limit=limit)
+
+
+def read_file(url: str | Place, limit: float | None = None) -> bytes:
     """Returns the content of the file at `url`. Raises `FileNotFoundError` where there is none."""
-    file_system, path = locate(url)
-    return bytes(file_system.cat_file(path))
+    file_system, path = _located(url, limit)
+    return bytes(patiently("read", str(url), lambda: file_system.cat_file(path), limit))
 
 
-def write_file(folder: str, name: str, content: bytes) -> None:
-    """Writes `content` as `folder/name`, on any file system; the folder is made."""
-    file_system, path = locate(folder)
-    file_system.makedirs(path, exist_ok=True)
-    file_system.pipe_file(f"{path}/{name}", content)
+def write_file(folder: str | Place, name: str, content: bytes, limit: float | None = None) -> None:
+    """Writes `content` as `folder/name`, on any file system; the folder is made, a bucket is not.
+
+    On a local disk the file has its old content until the new one is safe there. Raises
+    `StorageError`.
+    """
+    place = _located(folder, limit)
+
+    def attempt() -> None:
+        make_folder(place)
+        if place.local:
+            write_durably(place.path, name, content)
+        else:
+            place.file_system.pipe_file((place / name).path, content)
+
+    try:
+        patiently("written", f"{folder}/{name}", attempt, limit)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise failure("written", f"{folder}/{name}", error) from error
 
 
-def size(url: str) -> int | None:
+def make_folder(place: Place) -> None:
+    """Makes a folder and those above it. Raises `FileNotFoundError` rather than make the topmost
+    one of a distant file system: it may be a bucket, or a share.
+    """
+    file_system, path = place
+    if place.local:
+        make_folders(path)
+    elif not place.protocols & OBJECT_STORES:
+        if "memory" not in place.protocols:
+            file_system.info(place.top.path)
+        file_system.makedirs(path, exist_ok=True)
+
+
+def append_file(folder: str, name: str, content: bytes) -> bool:
+    """Adds `content` to the file `folder/name`, and returns True; returns False where the file is
+    on no local disk, for others cannot append.
+
+    Raises `StorageError`, at the first failure: part of the content may be there then.
+    """
+    place = locate(folder)
+    if not place.local:
+        return False
+    path = os.path.join(place.path, name)
+    try:
+        append_durably(path, content)
+    except OSError as error:
+        raise failure("written", path, error) from error
+    return True
+
+
+def information(url: str | Place, limit: float | None = None) -> dict[str, Any]:
+    """Returns what the file system says now of the file or folder at `url`: its `type`, and of a
+    file its `size`. Raises `FileNotFoundError` where there is nothing.
+    """
+    place = _located(url, limit)
+
+    def attempt() -> dict[str, Any]:
+        place.file_system.invalidate_cache()
+        return dict(place.file_system.info(place.path))
+
+    return patiently("read", str(url), attempt, limit)
+
+
+def size(url: str | Place) -> int | None:
     """Returns the bytes of the file at `url`, or None where its file system does not tell.
 
     Raises `FileNotFoundError` where there is none, and `IsADirectoryError` for a folder.
     """
-    file_system, path = locate(url)
-    info = file_system.info(path)
+    info = information(url)
     if info["type"] == "directory":
-        raise IsADirectoryError(url)
+        raise IsADirectoryError(str(url))
     found: int | None = info["size"]
     return found
 
 
-def checksum(url: str) -> tuple[int, str]:
+def checksum(url: str | Place) -> tuple[int, str]:
     """Returns the bytes of the file at `url` and the SHA-256 of its content, which is read piece by
     piece. Raises `FileNotFoundError` where there is none.
     """
-    file_system, path = locate(url)
-    file_system.invalidate_cache()
-    found, length = hashlib.sha256(), 0
-    with file_system.open(path, "rb") as file:
-        while piece := file.read(PIECE):
-            found.update(piece)
-            length += len(piece)
-    return length, found.hexdigest()
+    place = _located(url)
+
+    def attempt() -> tuple[int, str]:
+        place.file_system.invalidate_cache()
+        found, length = hashlib.sha256(), 0
+        with place.file_system.open(place.path, "rb") as file:
+            while piece := file.read(PIECE):
+                found.update(piece)
+                length += len(piece)
+        return length, found.hexdigest()
+
+    return patiently("read", str(url), attempt)
 
 
-def exists(url: str) -> bool:
+def exists(url: str | Place) -> bool:
     """Returns whether something is at `url`. That there is nothing is believed from
     `FileNotFoundError` alone: any other failure is raised.
     """
-    file_system, path = locate(url)
-    file_system.invalidate_cache()
     try:
-        file_system.info(path)
+        information(url)
     except FileNotFoundError:
         return False
     return True
 
 
-def names(folder: str) -> list[str]:
+def is_folder(url: str | Place) -> bool:
+    """Returns whether a folder is at `url`."""
+    try:
+        return bool(information(url)["type"] == "directory")
+    except FileNotFoundError:
+        return False
+
+
+def names(folder: str | Place) -> list[str]:
     """Returns the sorted names of what is in the folder at the URL; none where there is no folder.
 
-    Raises what the file system raises for any other failure.
+    Raises `StorageError` for any other failure.
     """
-    file_system, path = locate(folder)
-    file_system.invalidate_cache()
     try:
-        paths = file_system.ls(path, detail=False)
+        paths = _listed(folder, detail=False)
     except FileNotFoundError:
         return []
-    return sorted(found.rstrip("/").rpartition("/")[2] for found in paths)
+    return sorted(path.rstrip("/").rpartition("/")[2] for path in paths)
+
+
+def _listed(folder: str | Place, detail: bool) -> list[Any]:
+    """Returns the path of each thing in a folder, or with `detail` what the file system says of
+    it.
+    """
+    place = _located(folder)
+
+    def attempt() -> list[Any]:
+        place.file_system.invalidate_cache()
+        return list(place.file_system.ls(place.path, detail=detail))
+
+    return patiently("listed", str(folder), attempt)
+
+
+def files_below(folder: Place) -> list[Place]:
+    """Returns the files in a folder and in those below it, sorted by their paths.
+
+    Raises `StorageError` where any of the folders cannot be listed: none is passed over.
+    """
+    file_system, path = folder
+    if folder.protocols & OBJECT_STORES:  # one listing tells all of them
+        found = list(patiently("listed", str(folder), lambda: file_system.find(path)))
+    else:
+        found, folders = [], [path]
+        while folders:
+            at = folders.pop()
+            for entry in _listed(Place(file_system, at), detail=True):
+                if entry["type"] != "directory":
+                    found.append(entry["name"])
+                elif entry["name"].rstrip("/") != at:
+                    folders.append(entry["name"].rstrip("/"))
+    return [Place(file_system, path) for path in sorted(found)]
+
+
+def files_matching(pattern: Place) -> list[Place]:
+    """Returns what matches a path with `*`, `?` or `[..]` in it, sorted by path."""
+    file_system, path = pattern
+    found = patiently("listed", str(pattern), lambda: file_system.glob(path))
+    return [Place(file_system, path) for path in sorted(found)]
+
+
+def open_file(url: str | Place) -> Reader:
+    """Opens the file at `url` for reading. Raises `FileNotFoundError` where there is none."""
+    place = _located(url)
+    return Reader(place.file_system, place.path, str(url))
 
 
 def move(source: str, target: str) -> None:
-    """Renames the file or folder at the URL `source`; both are on one file system."""
-    file_system, path = locate(source)
-    file_system.mv(path, locate(target)[1], recursive=True)
+    """Renames the file or folder at the URL `source`; both are on one file system.
 
-
-def remove(url: str) -> None:
-    """Removes the file, or the folder with all that is in it, at `url`."""
-    file_system, path = locate(url)
-    file_system.rm(path, recursive=True)
-
-
-def create_file(url: str, content: bytes) -> bool:
-    """Creates the file at `url`, and returns whether it did: False where there is one already.
-
-    Of several that create it at the same time, one alone does, on this machine's file systems, in
-    memory, and where the store writes on a condition: S3, Google's and Azure's do, by the clients
-    s3fs, gcsfs and adlfs. Other file systems are asked whether the file is there, and it is then
-    written. Two that ask at the same moment both write it, and both may be told that they created
-    it; the file is that of the last. `content` must name its writer, so that whoever reads it
-    later can tell. Raises what the file system raises for any other failure.
+    Raises `FileNotFoundError` where there is none.
     """
-    file_system, path = locate(url)
-    file_system.makedirs(path.rpartition("/")[0], exist_ok=True)
-    if _is_local(file_system):
-        return _create_local(path, content)
-    try:
-        if not exists(url):
-            _pipe_new(file_system, path, content)
-    except OSError:
-        # stores name a conflict in several ways: whether there is a file tells
-        if not exists(url):
-            raise
-    # a request that was repeated because its answer was lost has met its own file
-    return read_file(url) == content
+    place, there = locate(source), locate(target)
+
+    def attempt(again: bool) -> None:
+        try:
+            place.file_system.mv(place.path, there.path, recursive=True)
+        except FileNotFoundError:
+            if not (again and exists(there)):
+                raise
+        if place.local:
+            sync_folder(os.path.dirname(place.path))
+            sync_folder(os.path.dirname(there.path))
+
+    _change("moved", source, attempt)
 
 
-def _create_local(path: str, content: bytes) -> bool:
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-    except FileExistsError:
-        return False
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-    except OSError:  # the disk is full: an empty file would stand for its writer
-        os.remove(path)
-        raise
-    return True
+def remove(url: str | Place, limit: float | None = None) -> None:
+    """Removes the file, or the folder with all that is in it, at `url`.
 
-
-def _pipe_new(file_system: fsspec.AbstractFileSystem, path: str, content: bytes) -> None:
-    """Writes a file on condition that there is none, where the file system can."""
-    try:
-        file_system.pipe_file(path, content, mode="create")
-        return
-    except (TypeError, ValueError, NotImplementedError):  # its client knows no conditions
-        pass
-    except OSError as error:
-        if error.errno != errno.ENOSYS:  # what s3fs makes of a server that knows none
-            raise
-    file_system.pipe_file(path, content)
-
-
-def remove_if_empty(folder: str) -> None:
-    """Removes the folder at the URL where nothing is in it. In stores without folders of their own
-    it does nothing.
+    Raises `FileNotFoundError` where there is none.
     """
-    file_system, path = locate(folder)
-    if _is_local(file_system):
-        with suppress(OSError):
-            os.rmdir(path)
+    place = _located(url, limit)
+
+    def attempt(again: bool) -> None:
+        try:
+            place.file_system.rm(place.path, recursive=True)
+        except FileNotFoundError:
+            if not again:
+                raise
+
+    _change("removed", str(url), attempt, limit)
 
 
-def _is_local(file_system: fsspec.AbstractFileSystem) -> bool:
-    return "file" in file_system.protocol
+def _change(
+    done: str, url: str, attempt: Callable[[bool], None], limit: float | None = None
+) -> None:
+    """Calls `attempt` until it succeeds, and tells it whether it was called before: then a file
+    that is not there any more may be the work of that call, whose answer was lost.
+    """
+    again = False
+
+    def counted() -> None:
+        nonlocal again
+        first, again = not again, True
+        attempt(not first)
+
+    patiently(done, url, counted, limit)

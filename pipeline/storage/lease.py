@@ -37,15 +37,8 @@ from typing import NamedTuple
 import psutil
 
 from pipeline.common.errors import ConfigError, LostLeaseError
-from pipeline.storage.files import (
-    create_file,
-    exists,
-    names,
-    read_file,
-    remove,
-    remove_if_empty,
-    write_file,
-)
+from pipeline.storage.exclusive import create_file, remove_if_empty
+from pipeline.storage.files import exists, names, read_file, remove, write_file
 
 log = logging.getLogger(__name__)
 LEASE_FOLDER = "lease"

@@ -5,20 +5,20 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from pipeline.common.errors import ConfigError
 from pipeline.config.run import RunConfig
-from pipeline.storage.files import locate
+from pipeline.storage.files import expanded
 
 
 def resolve_output(config: RunConfig) -> str:
     """Returns where the run's files go, as an absolute path or a URL.
 
-    Relative paths are of the working directory. Inside a submitted Ray job, whose working directory
-    is thrown away, they are of EBM_RUNS or the home folder. Raises `ConfigError` for a URL that no
-    installed file system serves.
+    A `~` at the start is the home folder. Relative paths are of the working directory. Inside a
+    submitted Ray job, whose working directory is thrown away, they are of EBM_RUNS or the home
+    folder. Raises `ConfigError` for a URL that no installed file system serves, or that is none.
     """
-    output = config.output or f"runs/{config.name}-{config.digest()}"
+    output = expanded(config.output or f"runs/{config.name}-{config.digest()}")
     if "://" in output:
-        locate(output)
         return output
     if os.path.isabs(output):
         return output
@@ -32,11 +32,35 @@ def resolve_output(config: RunConfig) -> str:
 def with_absolute_paths(config: RunConfig) -> RunConfig:
     """Returns `config` with an absolute `data.path`.
 
-    An actor's working directory need not be the driver's.
+    An actor's working directory need not be the driver's. Raises `ConfigError` for a URL that no
+    installed file system serves, or that is none.
     """
     path = getattr(config.data, "path", None)
-    if path is None or "://" in path:
+    if path is None:
         return config
-    return config.model_copy(
-        update={"data": config.data.model_copy(update={"path": os.path.abspath(path)})}
-    )
+    data = config.data.model_copy(update={"path": absolute(path, "data.path")})
+    return config.model_copy(update={"data": data})
+
+
+def absolute(url: str, key: str) -> str:
+    """Returns a path from the root, or a URL as it is. Raises `ConfigError` about `key` for a URL
+    that no installed file system serves, or that is none.
+    """
+    url = expanded(url, key)
+    return url if "://" in url else os.path.abspath(url)
+
+
+def check_shared(config: RunConfig, output: str) -> None:
+    """Raises `ConfigError` where a run in several processes is to have files in the memory of
+    one.
+    """
+    if config.cluster.name == "inline":
+        return
+    urls = {"output": output, "data.path": getattr(config.data, "path", None)}
+    for key, url in (urls | {"init_from": config.init_from}).items():
+        if url and "memory://" in url:
+            remedy = (
+                "is in the memory of this process, which the actors cannot see; give a path or"
+                " another URL, or use cluster=inline"
+            )
+            raise ConfigError(key, url, remedy)

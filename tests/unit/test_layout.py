@@ -98,6 +98,24 @@ def test_ray_stays_in_actors() -> None:
     assert {found.source.partition(".")[0] for found in top} <= {"actors"}
 
 
+def test_files_are_reached_at_one_place() -> None:
+    """Whoever imports fsspec goes past the retries, and past the words for what went wrong."""
+    found = [
+        name
+        for name, tree in HOUSE.trees.items()
+        for node in ast.walk(tree)
+        for module in (
+            [alias.name for alias in node.names]
+            if isinstance(node, ast.Import)
+            else [node.module or ""]
+            if isinstance(node, ast.ImportFrom)
+            else []
+        )
+        if within(module, "fsspec")
+    ]
+    assert set(found) == {"pipeline.storage.files"}
+
+
 @pytest.mark.parametrize("package", ["pipeline.chains", "pipeline.training", "actors"])
 def test_what_carries_models_knows_none_of_them(package: str) -> None:
     """Chains, learner and actors import what all energies share, and no kind of them: what differs

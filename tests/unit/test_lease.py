@@ -20,7 +20,8 @@ from fsspec.implementations.memory import MemoryFileSystem
 
 from pipeline.common.errors import ConfigError, LostLeaseError
 from pipeline.storage import files, lease
-from pipeline.storage.files import create_file, names, read_file, write_file
+from pipeline.storage.exclusive import create_file
+from pipeline.storage.files import names, read_file, write_file
 from pipeline.storage.lease import Holder, Lease
 
 SECONDS = 20  # after which a thread that should have ended is given up

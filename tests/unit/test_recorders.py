@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from pipeline.common import plugins
-from pipeline.common.errors import ConfigError
+from pipeline.common.errors import ConfigError, StorageError
 from pipeline.common.types import Figures
 from pipeline.config.run import RunConfig
 from pipeline.runs.inline import InlineRunner
@@ -24,6 +24,8 @@ from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.prometheus import Prometheus
 from pipeline.runs.recorders.series import Series
 from pipeline.runs.recording import GROUP, Recording
+from pipeline.storage import files
+from pipeline.storage.local import append_durably
 from pipeline.storage.store import find
 from pipeline.train import main
 from tests.conftest import SMALL
@@ -192,18 +194,15 @@ def test_a_write_that_broke_off_is_made_good(
     series = started(str(tmp_path), small, 0)
     series.record(10, {})
     series.flush()
-    path, whole = tmp_path / "metrics.jsonl", type(series._file_system).open
+    path = tmp_path / "metrics.jsonl"
 
-    def full(self: Any, name: str, mode: str = "rb", **options: Any) -> Any:
-        if mode == "ab":
-            with whole(self, name, mode, **options) as file:
-                file.write(b'{"step": 2')
-            raise OSError(28, "No space left on device")
-        return whole(self, name, mode, **options)
+    def full(path: str, content: bytes) -> None:
+        append_durably(path, content[:10])
+        raise OSError(28, "No space left on device")
 
     series.record(20, {})
-    monkeypatch.setattr(type(series._file_system), "open", full)
-    with pytest.raises(OSError):
+    monkeypatch.setattr(files, "append_durably", full)
+    with pytest.raises(StorageError, match=r"No space left on device.*make room"):
         series.flush()
     monkeypatch.undo()
     assert path.read_text().endswith('{"step": 2')

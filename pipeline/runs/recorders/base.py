@@ -14,7 +14,9 @@ class RecordedRun(NamedTuple):
     """The facts that a recorder is told of a run when it starts.
 
     The run is called `name`, its files are under the path or URL `output`, and `registry` holds
-    every metric as it is now, each series with the label `run`.
+    every metric as it is now, each series with the label `run`. `output` and the configuration may
+    hold a password: `pipeline.common.masking.masked(output)` and `config.model_dump(mode="json")`
+    are without.
     """
 
     name: str

@@ -7,7 +7,9 @@ from collections.abc import Iterable, Iterator
 
 from pipeline.common.types import Figures
 from pipeline.runs.recorders.base import RecordedRun
-from pipeline.storage.files import locate
+from pipeline.storage.files import append_file, read_file, write_file
+
+NAME = "metrics.jsonl"
 
 
 class Series:
@@ -24,11 +26,12 @@ class Series:
 
     def start(self, run: RecordedRun) -> None:
         """Takes up the rows that are there. Nothing is written until the run stands."""
-        self._file_system, self._root = locate(run.output)
-        self._path = f"{self._root}/metrics.jsonl"
-        if self._file_system.exists(self._path):
-            lines = self._file_system.cat_file(self._path).decode().splitlines()
-            self.rows = list(_parsed(lines))
+        self._output = run.output
+        try:
+            lines = read_file(f"{run.output}/{NAME}").decode().splitlines()
+        except FileNotFoundError:
+            return
+        self.rows = list(_parsed(lines))
 
     def record(self, step: int, figures: dict[str, float]) -> None:
         """Adds a row, which `flush` writes."""
@@ -44,12 +47,9 @@ class Series:
     def flush(self) -> None:
         """Puts the rows that are new into storage."""
         written, self._written = self._written, None  # until all of it is written
-        if written is not None and "file" in self._file_system.protocol:
-            with self._file_system.open(self._path, "ab") as file:
-                file.write(_lines(self.rows[written:]))
-            self._written = len(self.rows)
-        else:
+        if written is None or not append_file(self._output, NAME, _lines(self.rows[written:])):
             self._rewrite()
+        self._written = len(self.rows)
 
     def finish(self, summary: Figures | None) -> None:
         """Writes what a failure kept from being written, where the run came to its end."""
@@ -58,8 +58,7 @@ class Series:
 
     def _rewrite(self) -> None:
         self._written = None
-        self._file_system.makedirs(self._root, exist_ok=True)
-        self._file_system.pipe_file(self._path, _lines(self.rows))
+        write_file(self._output, NAME, _lines(self.rows))
         self._written = len(self.rows)
 
 

@@ -1,0 +1,85 @@
+"""Trying storage before a run starts, so that it is refused in a second and not after an hour."""
+
+from __future__ import annotations
+
+import os
+import re
+import uuid
+from contextlib import suppress
+
+from pipeline.common.errors import ConfigError, StorageError
+from pipeline.common.masking import MASK
+from pipeline.storage.files import (
+    OBJECT_STORES,
+    Place,
+    information,
+    locate,
+    read_file,
+    remove,
+    write_file,
+)
+from pipeline.storage.local import missing_folders
+from pipeline.storage.retries import FIRST_LIMIT, failure, patiently
+
+MAGIC = re.compile(r"[*?\[]")
+
+
+def check_output(url: str, key: str = "output") -> None:
+    """Writes a small file under `url`, reads it back and removes it. Nothing of that stays.
+
+    Raises `ConfigError` about `key` where that cannot be done.
+    """
+    name, content = f".probe-{uuid.uuid4().hex}", uuid.uuid4().bytes
+    made: list[str] = []
+    try:
+        place = locate(url, key, FIRST_LIMIT)
+        made = missing_folders(place.path) if place.local else []
+        _check_bucket(place)
+        write_file(place, name, content, FIRST_LIMIT)
+        if read_file(place / name, FIRST_LIMIT) != content:
+            raise StorageError(url, "gives back something else than was written; use another place")
+        remove(place / name, FIRST_LIMIT)
+    except (StorageError, FileNotFoundError, IsADirectoryError) as error:
+        words = (
+            error.words if isinstance(error, StorageError) else failure("read", url, error).words
+        )
+        raise ConfigError(key, url, words) from error
+    finally:
+        for folder in reversed(made):
+            if os.path.isdir(folder) and not os.listdir(folder):
+                os.rmdir(folder)
+
+
+def _check_bucket(place: Place) -> None:
+    """Raises `FileNotFoundError` where there is no such bucket: some servers make one for whoever
+    writes. Not everybody who may write may ask for it, and whatever else is wrong shows at once.
+    """
+    if place.protocols & OBJECT_STORES:
+        with suppress(StorageError):
+            information(place.top, 0.0)
+
+
+def check_input(url: str, key: str) -> None:
+    """Looks at what is at `url`, and reads the first byte of a file; of a path with `*`, `?` or
+    `[..]`, looks at the folder above.
+
+    Raises `ConfigError` about `key` where that cannot be done, or where there is no such bucket.
+    Whoever reads it says what else is missing there.
+    """
+    if MASK in url:
+        raise ConfigError(key, url, "its secrets were not stored with the run; give it anew")
+    try:
+        place = locate(url, key, FIRST_LIMIT)
+        if MAGIC.search(place.path) and "http" not in place.protocols:
+            above = MAGIC.split(place.path, maxsplit=1)[0].rpartition("/")[0]
+            place = place._replace(path=above)
+        if information(place, FIRST_LIMIT)["type"] == "file":
+            start = lambda: place.file_system.cat_file(place.path, start=0, end=1)  # noqa: E731
+            patiently("read", url, start, FIRST_LIMIT)
+    except FileNotFoundError:
+        try:
+            _check_bucket(place)
+        except FileNotFoundError as error:
+            raise ConfigError(key, url, "there is no such bucket; correct the name") from error
+    except StorageError as error:
+        raise ConfigError(key, url, error.words) from error
