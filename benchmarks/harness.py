@@ -17,6 +17,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline.common.json_text import to_json
+
 Value = TypeVar("Value")
 
 say = partial(print, flush=True)
@@ -187,9 +189,9 @@ def write(content: Any, file: str | Path | None) -> None:
     None, which is what `--json` is where it was not given, writes nothing.
     """
     if file == "-":
-        print(json.dumps(content), flush=True)
+        print(to_json(content), flush=True)
     elif file is not None:
-        Path(file).write_text(json.dumps(content, indent=1) + "\n")
+        Path(file).write_text(to_json(content, indent=1) + "\n")
 
 
 END = "<!-- end of figures -->"

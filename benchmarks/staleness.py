@@ -40,6 +40,7 @@ from benchmarks import harness
 from benchmarks.harness import say
 from benchmarks.staleness_picture import Row, draw
 from benchmarks.staleness_runs import MOVED, TASKS, Task, Trial, quick, run, trials_of
+from pipeline.common.json_text import to_json
 
 TOLERANCE = 0.1  # nats that a reweighted RBM may lose at the largest lag, beside 2 standard errors
 
@@ -225,7 +226,7 @@ def carry_out(trials: Sequence[Trial], processes: int, kept: Path | None) -> Res
         results[trial] = result
         if kept:
             with kept.open("a") as lines:
-                lines.write(json.dumps([trial._asdict(), result]) + "\n")
+                lines.write(to_json([trial._asdict(), result]) + "\n")
         nats = "diverged" if result["nats"] is None else f"{result['nats']:.2f} nats"
         where = (
             f"[{len(results)}/{len(trials)}] {trial.task}, rate {trial.learning_rate:g}, seed"

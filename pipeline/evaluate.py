@@ -32,25 +32,33 @@ Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
 from typing import Any
 
+from pipeline.common.json_text import to_json
 from pipeline.config.arguments import carry_out, parse, usage
 from pipeline.config.evaluate import OVERRIDABLE, Settings
 
 
 def in_words(found: dict[str, Any]) -> str:
     """Tells a person what was found."""
-    lines = ["", f"{found['name']}, step {found['step']}", *found["figures"]["words"]]
+    figures = found["figures"]
+    lines = ["", f"{found['name']}, step {found['step']}", *figures["words"]]
+    lines += [
+        f"  no {name.removeprefix('undrawn_')}.png: {why}"
+        for name, why in figures.items()
+        if name.startswith("undrawn_")
+    ]
     if "ood" in found:
+        from pipeline.evaluation.words import plus_minus  # brings torch
+
         score = found["ood"]
+        error = plus_minus(score["standard_error"], 3)
         lines.append(
-            f"outliers, {score['against']}: AUROC {score['auroc']:.3f} ±"
-            f" {score['standard_error']:.3f} ({score['held_out']:,} held-out rows,"
-            f" {score['others']:,} others)"
+            f"outliers, {score['against']}: AUROC {score['auroc']:.3f}{error}"
+            f" ({score['held_out']:,} held-out rows, {score['others']:,} others)"
         )
     if "ranking" in found:
         ranking = found["ranking"]
@@ -81,7 +89,7 @@ def main(arguments: Sequence[str]) -> int:
 
         with redirect_stdout(sys.stderr) if as_json else nullcontext():
             found = evaluate_again(settings, overrides)
-        print(json.dumps(found, indent=1) if as_json else in_words(found), flush=True)
+        print(to_json(found, indent=1) if as_json else in_words(found), flush=True)
 
     return carry_out(arguments, usage(__doc__ or "", Settings), work)
 

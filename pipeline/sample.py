@@ -15,7 +15,8 @@ training is needed.
 
 For compose=or the Z_i are exact or by quadrature where they can be had; elsewhere give their
 logarithms, or they are taken to be equal. The kernel is that of the first run; kernel=NAME and
-kernel.KEY=VALUE change it. data.path=PATH: where data are now.
+kernel.KEY=VALUE change it. No data are needed: they are shown beside the samples where they are
+there, and data.path=PATH says where they are now.
 
     python -m pipeline.sample run=runs/digits-c6a31f0c55 samples=100 transitions=2000 kernel=hmc
     python -m pipeline.sample runs=[runs/ring,runs/stripe] compose=not weights=[1,0.5]
@@ -59,6 +60,9 @@ def in_words(summary: dict[str, Any]) -> str:
         known = "taken to be equal" if used is None else ", ".join(f"{value:.3f}" for value in used)
         lines.append(f"  log Z of the parts {known}")
     names = {"samples": "samples.png", "rows": "samples.arrow", "summary": "summary.json"}
+    if "undrawn_samples" in summary:
+        del names["samples"]
+        lines.append(f"  samples     no picture: {summary['undrawn_samples']}")
     return "\n".join(
         [*lines, *(f"  {name:<11} {summary['output']}/{file}" for name, file in names.items())]
     )

@@ -60,9 +60,10 @@ def run(
     behind those that it declares. They travel to the actors with the configuration; a checkpoint
     holds the module's parameters, and no code.
     """
-    from pipeline.assembly.data import open_data
+    from pipeline.assembly.data import doubts, open_data
     from pipeline.assembly.energies import make_energy
     from pipeline.assembly.rehearsal import rehearse
+    from pipeline.data.content import content_of
     from pipeline.runs.display import Display
     from pipeline.runs.run import Run
     from pipeline.storage.paths import absolute, check_shared, resolve_output, with_absolute_paths
@@ -86,8 +87,9 @@ def run(
         f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel,"
         f" {config.objective.name}, to {output}"
     )
-    if crowded := crowding(config):
-        display.say(f"warning: {crowded}")
+    crowded = crowding(config)
+    for doubt in [*([crowded] if crowded else []), *doubts(config, data)]:
+        display.say(f"warning: {doubt}")
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":
@@ -105,7 +107,8 @@ def run(
         connect(config, output)
         return RayRunner(config, output, data.shape, data.context_shape, watch=watch)
 
-    summary = Run(config, output, model, display).execute(make_runner)
+    content = content_of(config.data, data)
+    summary = Run(config, output, model, display, content).execute(make_runner)
     display.say(in_words(summary, "series" in config.recorders))
     return summary
 
@@ -147,14 +150,20 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         *_slowed(summary),
         *([summary["lag_choice"]["words"]] if "lag_choice" in summary else []),
         *summary.get("words", []),
-        f"  samples     {summary['output']}/samples.png",
+        *_pictured("samples", summary),
         *(
             f"  {Path(name).stem:<11} {summary['output']}/{name}"
             for name in summary.get("pictures", ())
         ),
         *(
+            line
+            for name in ("moments", "compositions")
+            if f"undrawn_{name}" in summary
+            for line in _pictured(name, summary)
+        ),
+        *(
             (
-                f"  curves      {summary['output']}/curves.png",
+                *_pictured("curves", summary),
                 f"  metrics     {summary['output']}/metrics.jsonl",
             )
             if series
@@ -165,6 +174,17 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         f"  in Python   energy = pipeline.load({summary['output']!r})",
     ]
     return "\n".join(lines)
+
+
+def _pictured(name: str, summary: dict[str, Any]) -> list[str]:
+    """The line on where the picture called `name` is, or why there is none; no line where no
+    samples were asked for.
+    """
+    if name == "samples" and not summary["evaluation"]["samples"]:
+        return []
+    why = summary.get(f"undrawn_{name}")
+    where = f"{summary['output']}/{name}.png" if why is None else f"no picture: {why}"
+    return [f"  {name:<11} {where}"]
 
 
 def _at_work(summary: dict[str, Any]) -> list[str]:

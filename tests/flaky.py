@@ -107,6 +107,11 @@ class _FlakyFile:
 
     def close(self) -> None: ...
 
+    def __enter__(self) -> _FlakyFile:
+        return self
+
+    def __exit__(self, *_: object) -> None: ...
+
 
 class ClientError(Exception):
     """A failure with an HTTP status, as botocore has it."""

@@ -14,7 +14,7 @@ from pipeline.config import parts
 from pipeline.config.energies import LabelledSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
-from pipeline.data.base import MOST_ROWS, DataSet
+from pipeline.data.base import MOST_ROWS, DataSet, channels_last
 from pipeline.storage.probe import check_input
 
 
@@ -45,6 +45,19 @@ def open_data(config: RunConfig) -> DataSet:
     return data
 
 
+def doubts(config: RunConfig, data: DataSet) -> list[str]:
+    """Returns what is odd about the data, a line each, though it may be meant."""
+    shapes = {"shape": data.shape, "context_shape": data.context_shape}
+    return [
+        f"data.{key}={list(shape)} looks like height, width and channels, and is taken for"
+        f" {shape[0]} channels of {shape[1]} by {shape[2]}; images are [channels,height,width]"
+        for key, shape in shapes.items()
+        if shape is not None
+        and channels_last(shape)
+        and (key == "shape" or config.energy.takes_context)
+    ]
+
+
 def _check_masses(config: RunConfig, dimension: int) -> None:
     """There is a mass for each component of a row."""
     mass = config.kernel.parameters.get("mass")
@@ -66,6 +79,7 @@ def _check_directions(term: ObjectiveSection, dimension: int) -> None:
 
 def _check_rows(config: RunConfig, data: DataSet) -> None:
     """There are enough of them, and a box holds them."""
+    _check_enough(config, data)
     if (
         config.conditional
         and (config.reweight or config.refresh)
@@ -78,7 +92,7 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
         )
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
     if isinstance(config.energy, LabelledSection):
-        _check_labels(config.energy.classes, data)
+        _check_labels(config, config.energy.classes, data)
     if config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
@@ -93,16 +107,47 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
         )
 
 
-def _check_labels(classes: int, data: DataSet) -> None:
+def _check_enough(config: RunConfig, data: DataSet) -> None:
+    """There are two training rows at least, since one has no spread, and one row held out."""
+    if not len(data.held_out):
+        raise ConfigError(
+            "data.held_out", config.data.held_out, "no row is left to score; keep out one or more"
+        )
+    if data.rows < 2:
+        remedy = (
+            f"leaves a single training row of {data.rows + len(data.held_out)}, which has no"
+            " spread; keep out fewer, or give more rows"
+        )
+        raise ConfigError("data.held_out", config.data.held_out, remedy)
+    if len(data.sample) < 2:
+        limit = getattr(config.data, "memory_limit", None)
+        remedy = "a single training row fits, which has no spread; give room for two at least"
+        raise ConfigError("data.memory_limit", limit, remedy)
+
+
+def _check_labels(config: RunConfig, classes: int, data: DataSet) -> None:
     """Contexts are labels, and the energy knows each."""
     assert data.context is not None
-    labels = data.context.sample
-    known = ((labels == labels.floor()) & (labels >= 0) & (labels < classes)).all()
-    if math.prod(data.context.shape) != 1 or not bool(known):
+    labels, numbers = data.context.sample, math.prod(data.context.shape)
+    named = getattr(config.data, "context", None)
+    key = "data" if named is None else "data.context"
+    value = config.data.name if named is None else list(named)
+    if numbers != 1:
+        remedy = f"has {numbers} numbers a row; energy={config.energy.name} takes one label a row"
+        raise ConfigError(key, value, remedy)
+    odd = labels[(labels != labels.floor()) | (labels < 0)]
+    if len(odd):
+        remedy = f"a label is {float(odd[0]):g}; labels are whole numbers 0, ..., {classes - 1}"
+        raise ConfigError(key, value, remedy)
+    least, most = int(labels.min()), int(labels.max())
+    if most >= classes and most - least < classes:
         remedy = (
-            f"the rows' contexts are not all labels 0, ..., {classes - 1}; set it to how many"
-            " there are"
+            f"the labels are {least}, ..., {most}, and must be 0, ..., {classes - 1}: subtract"
+            f" {least} from each"
         )
+        raise ConfigError(key, value, remedy)
+    if most >= classes:
+        remedy = f"the labels reach to {most}; use {most + 1}"
         raise ConfigError("energy.classes", classes, remedy)
 
 

@@ -30,10 +30,10 @@ class PipelineError(Exception):
         return str(masked(super().__str__()))
 
 
-class ConfigError(PipelineError):
-    """A configuration was refused before anything started.
+class RefusedError(PipelineError):
+    """Something that was asked for was refused before anything started.
 
-    `key` had `value`; `remedy` says what would be right.
+    `key` had `value`; `remedy` says what is wrong with it, and what would be right.
     """
 
     exit_status = 2
@@ -46,10 +46,12 @@ class ConfigError(PipelineError):
         return str(masked(f"{self.key}={self.value}: {self.remedy}"))
 
 
-class DataError(PipelineError):
-    """The data could not be read, or is not what the configuration says it is."""
+class ConfigError(RefusedError):
+    """The configuration is wrong in itself, or does not go with the data."""
 
-    exit_status = 2
+
+class DataError(RefusedError):
+    """The data could not be read, or are not what the configuration says they are."""
 
 
 class StorageError(PipelineError):

@@ -22,7 +22,7 @@ from pipeline.config.cores import wants_share, with_share
 from pipeline.config.fields import Section
 from pipeline.config.run import GROUPS, RunConfig
 
-PATH_KEYS = ("output", "init_from", "data.path")
+PATH_KEYS = ("output", "init_from", "data.path", "metrics.address")
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair
@@ -298,7 +298,8 @@ def _fields_of(values: dict[str, Any]) -> dict[str, Any]:
 def validate(
     raw: dict[str, Any], check: Callable[[RunConfig], None] = check_combinations
 ) -> RunConfig:
-    """The typed and frozen configuration of plain containers, `cluster.threads=auto` as a number.
+    """The typed and frozen configuration of plain containers, `cluster.threads=auto` as a number,
+    and a run without a name under that of its data.
 
     Raises `ConfigError`, which names the first thing wrong, and the keys of the others.
     """
@@ -308,6 +309,8 @@ def validate(
                 raise ConfigError(
                     f"{group}.{key}", value, f"must be given for {group}={section.get('name')}"
                 )
+    if raw.get("name", "") is None:
+        raw = {**raw, "name": raw["data"]["name"]}
     shared = wants_share(raw)
     if shared:  # a number until the rest is known to be valid, which the share depends on
         raw = {**raw, "cluster": {**raw["cluster"], "threads": 1}}

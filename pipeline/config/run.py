@@ -44,7 +44,7 @@ class RunConfig(Section):
     """
 
     name: Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+$")] = about(
-        "names the run in its folder and metrics"
+        "names the run in its folder and metrics; null: as the experiment says, or else the data's"
     )
     output: Url | None = about(
         "where the run's files go: any fsspec URL; null: runs/<name>-<hash of the configuration>"

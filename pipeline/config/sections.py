@@ -128,6 +128,11 @@ class Checkpoint(Section):
 
 class Metrics(Section):
     port: Annotated[int, Field(ge=0, le=65535)] = about("port of the Prometheus endpoint; 0: none")
+    address: str | None = Field(
+        None,
+        description="address that it listens at, of IPv4 or IPv6, such as 0.0.0.0 or ::1; null:"
+        " this machine's own (127.0.0.1) with cluster=inline and local, else every one",
+    )
     every: PositiveInt = about("steps between rows of metrics.jsonl")
 
 

@@ -165,6 +165,13 @@ class TensorPositives:
         self._noisy.set_state(state["noise"])
 
 
+def channels_last(shape: tuple[int, ...]) -> bool:
+    """Returns whether rows of `shape` look like images whose channels come last, (H, W, C): at most
+    4 of them, behind two longer axes. Everything here takes the first axis for channels.
+    """
+    return len(shape) == 3 and shape[2] <= 4 < min(shape[:2])
+
+
 def check_held_out(held_out: int, rows: int) -> None:
     """Raises `ConfigError` where no training row is left of so many `rows`."""
     if held_out >= rows:

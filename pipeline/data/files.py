@@ -6,7 +6,8 @@ A *unit* is a row group of a Parquet file or a record batch of an Arrow file.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
@@ -17,9 +18,10 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
-from pipeline.storage.files import Place, files_below, files_matching, is_folder, locate, open_file
+from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
+from pipeline.data.folders import data_files
+from pipeline.storage.files import Place, locate, open_file
 
-SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
 PIECE = 8 << 20
 """About how many bytes are decoded at once."""
 READ = 1 << 20
@@ -47,42 +49,49 @@ class Source:
     def __init__(self, config: ColumnsData) -> None:
         self._config = config
         self._names = list(config.columns)
+        twice = _twice([*self._names, *config.context])
+        if twice:
+            raise ConfigError(
+                "data.columns",
+                list(config.columns),
+                f"{', '.join(twice)} would be taken twice (data.context={list(config.context)});"
+                " name each column once",
+            )
         self.width = 0  # of a row, context and all; known once the first unit is read
-        self.units = [unit for path in self._paths() for unit in self._units_of(path) if unit.rows]
+        self.units = [
+            unit
+            for path in data_files(locate(config.path, "data.path"), config.path)
+            for unit in self._units_of(path)
+            if unit.rows
+        ]
         self.rows = sum(unit.rows for unit in self.units)
         if not self.rows:
-            raise DataError(f"data.path={config.path}: the files there hold no rows")
+            raise DataError("data.path", config.path, "the files there hold no rows")
         self._contexts = 0  # numbers of a row's context
+        self._widths: dict[str, int] = {}  # numbers of each column, as first read
+        self._shapes: dict[str, tuple[int, ...]] = {}  # of columns of tensors
         self._piece = 1  # rows decoded at once
         _, first = next(self.pieces(self.units[0]))
         self.width, self.dimension = first.shape[1], first.shape[1] - self._contexts
         self._piece = max(1, PIECE // first.nbytes)
-        self.shape = config.shape or (self.dimension,)
+        self.shape = config.shape or self._tensor(self._names) or (self.dimension,)
         if math.prod(self.shape) != self.dimension:
             raise ConfigError(
                 "data.shape",
                 list(self.shape),
                 f"a row has {self.dimension} numbers, not {math.prod(self.shape)}",
             )
-        self.context_shape = (config.context_shape or (self._contexts,)) if self._contexts else None
+        of_contexts = config.context_shape or self._tensor(config.context) or (self._contexts,)
+        self.context_shape = of_contexts if self._contexts else None
         if self.context_shape is not None and math.prod(self.context_shape) != self._contexts:
             remedy = (
                 f"a row's context has {self._contexts} numbers, not {math.prod(self.context_shape)}"
             )
             raise ConfigError("data.context_shape", list(self.context_shape), remedy)
 
-    def _paths(self) -> list[Place]:
-        there = locate(self._config.path, "data.path")
-        if is_folder(there):
-            found = [place for place in files_below(there) if place.path.endswith(SUFFIXES)]
-        else:
-            found = files_matching(there)
-        if not found:
-            raise DataError(
-                f"data.path={self._config.path}: no files there; give a file, a folder or a glob of"
-                f" {SUFFIXES}"
-            )
-        return found
+    def _tensor(self, names: Sequence[str]) -> tuple[int, ...] | None:
+        """Returns the shape of a single column of tensors; None for other columns."""
+        return self._shapes.get(names[0]) if len(names) == 1 else None
 
     @contextmanager
     def _open(self, path: Place) -> Iterator[Any]:
@@ -93,7 +102,7 @@ class Source:
             with open_file(path) as file:
                 yield file
         except (pa.ArrowException, OSError) as error:
-            raise DataError(f"data.path={path}: cannot be read ({error})") from error
+            raise DataError("data.path", path, f"cannot be read ({error})") from error
 
     def _units_of(self, path: Place) -> list[Unit]:
         with self._open(path) as file:
@@ -111,9 +120,10 @@ class Source:
                     Unit(path, i, reader.get_batch(i).num_rows, False)
                     for i in range(reader.num_record_batches)
                 ]
-        raise DataError(
-            f"data.path={path}: neither a Parquet nor an Arrow file (it begins with {magic!r})"
-        )
+        remedy = f"neither a Parquet nor an Arrow file (it begins with {magic!r})"
+        if magic[:4] == b"\xff\xff\xff\xff":
+            remedy = "an Arrow stream, of which rows cannot be found; write it as an Arrow file"
+        raise DataError("data.path", path, remedy)
 
     def read(self, unit: Unit) -> np.ndarray:
         """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that
@@ -128,11 +138,11 @@ class Source:
         first = 0
         with self._open(unit.path) as file:
             for batch in self._batches(unit, file):
-                yield first, self._matrix(batch, unit.path)
+                yield first, self._matrix(batch, unit, first)
                 first += len(batch)
         if first != unit.rows:
             raise DataError(
-                f"data.path={unit.path}: has changed; {unit.rows} rows there are {first} now"
+                "data.path", unit.path, f"has changed; {unit.rows} rows there are {first} now"
             )
 
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
@@ -160,62 +170,70 @@ class Source:
         return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
 
     def _check_names(self, path: Place, present: list[str]) -> None:
-        """Checks that the file has the columns asked for; where none are, that it has those of the
-        first file and no others.
+        """Checks that the file has the columns asked for, each once; where none are, that it has
+        those of the first file and no others.
         """
         context = self._config.context
+        wanted = {*self._names, *context} if self._names else set(present)
+        twice = [name for name in _twice(present) if name in wanted]
+        if twice:
+            raise DataError(
+                "data.path",
+                path,
+                f"has more than one column called {', '.join(twice)}; give each a name of its own",
+            )
         if not self._names:
             self._names = [name for name in present if name not in context]
         if not self._config.columns and set(present) - set(context) != set(self._names):
             raise DataError(
-                f"data.path={path}: has columns {', '.join(present)}, the first file"
-                f" {', '.join(self._names)}"
+                "data.path",
+                path,
+                f"has columns {', '.join(present)}, the first file {', '.join(self._names)}; name"
+                " those to learn from in data.columns=[..]",
             )
         for key, names in (("columns", self._names), ("context", context)):
             missing = [name for name in names if name not in present]
             if missing:
                 raise ConfigError(f"data.{key}", missing, f"{path} has only {', '.join(present)}")
 
-    def _matrix(self, batch: pa.RecordBatch, path: Place) -> np.ndarray:
-        """The columns of positions and of contexts side by side, `[rows, d + c]` float32."""
-        positions = [self._numbers(batch, name, path) for name in self._names]
-        contexts = [self._numbers(batch, name, path) for name in self._config.context]
-        rows = np.concatenate([*positions, *contexts], 1, dtype=np.float32, casting="same_kind")
-        if not np.isfinite(rows).all():
-            raise DataError(f"data.path={path}: some values are not finite")
-        self._contexts = sum(column.shape[1] for column in contexts)
-        self._check_levels(rows[:, : rows.shape[1] - self._contexts], path)
-        if self.width not in (0, rows.shape[1]):
-            raise DataError(
-                f"data.path={path}: a row has {rows.shape[1]} numbers there, {self.width} in the"
-                " first file"
-            )
-        return rows
+    def _matrix(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
+        """The columns of positions and of contexts side by side, `[rows, d + c]` float32; the batch
+        begins at row `first` of the unit.
+        """
+        begin = first + sum(
+            other.rows
+            for other in self.units
+            if other.path == unit.path and other.number < unit.number
+        )
+        config, levels = self._config, self._config.discrete_levels
+        columns = []
+        for key, names in (("data.columns", self._names), ("data.context", config.context)):
+            for name in names:
+                place = Column(key, name, str(unit.path), begin)
+                column = batch.column(name)
+                rows = checked(numbers(column, place), place)
+                if key == "data.columns" and levels is not None:
+                    check_levels(rows, levels, config.encoding, place)
+                self._check_width(rows.shape[1], place)
+                shape = tensor_shape(column.type)
+                if shape is not None:
+                    self._shapes.setdefault(name, shape)
+                columns.append(rows)
+        self._contexts = sum(self._widths[name] for name in config.context)
+        return np.concatenate(columns, 1)
 
-    def _numbers(self, batch: pa.RecordBatch, name: str, path: Place) -> np.ndarray:
-        """A column, `[rows, numbers]`."""
-        column = batch.column(name)
-        if column.null_count:
+    def _check_width(self, width: int, place: Column) -> None:
+        """Raises `DataError` where a column has another number of numbers than at first."""
+        expected = self._widths.setdefault(place.name, width)
+        if width != expected:
             raise DataError(
-                f"data.path={path}: column {name} has {column.null_count} missing values"
+                "data.path",
+                place.path,
+                f"{place.of(0)}: a row has {width} numbers, but {expected} in {self.units[0].path};"
+                " rows must be of one length",
             )
-        listed = pa.types.is_fixed_size_list(column.type)
-        kind = column.type.value_type if listed else column.type
-        if not (
-            pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_boolean(kind)
-        ):
-            raise ConfigError(
-                "data.columns",
-                name,
-                f"is {column.type}; numbers and fixed-size lists of them can be used",
-            )
-        values = column.flatten() if listed else column
-        return values.to_numpy(zero_copy_only=False).reshape(len(column), -1)
 
-    def _check_levels(self, rows: np.ndarray, path: Place) -> None:
-        levels = self._config.discrete_levels
-        if levels is not None and not np.isin(rows, np.arange(levels)).all():
-            raise DataError(
-                f"data.path={path}: data.encoding={self._config.encoding}, but some values are not"
-                f" 0, ..., {levels - 1}"
-            )
+
+def _twice(names: Sequence[str]) -> list[str]:
+    """Returns the names that stand there more than once, in order."""
+    return [name for name, count in Counter(names).items() if count > 1]

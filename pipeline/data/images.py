@@ -44,15 +44,16 @@ def idx(config: IDXData) -> DataSet:
     """
     there = locate(config.path, "data.path")
     if not exists(there):
-        raise DataError(f"data.path={config.path}: there is nothing there")
+        raise DataError("data.path", config.path, "there is nothing there")
     if not is_folder(there):
         rows = _encode(read_idx(there), 255, config)
         return in_memory(*split(rows, config.held_out, config.split_seed), config.noise)
     train = _find(there, "train-images-idx3-ubyte")
     if train is None:
         raise DataError(
-            f"data.path={config.path}: no train-images-idx3-ubyte or train-images-idx3-ubyte.gz"
-            " there"
+            "data.path",
+            config.path,
+            "no train-images-idx3-ubyte or train-images-idx3-ubyte.gz there",
         )
     rows = _encode(read_idx(train), 255, config)
     test = _find(there, "t10k-images-idx3-ubyte")
@@ -61,7 +62,10 @@ def idx(config: IDXData) -> DataSet:
     others = _encode(read_idx(test), 255, config, "test-pixels")
     if others.shape[1:] != rows.shape[1:]:
         raise DataError(
-            f"data.path={test}: images of shape {others.shape[1:]}, but {rows.shape[1:]} in {train}"
+            "data.path",
+            test,
+            f"images of shape {list(others.shape[1:])}, but {list(rows.shape[1:])} in {train}; give"
+            " files of one shape",
         )
     if config.held_out > len(others):
         raise ConfigError(
@@ -100,17 +104,20 @@ def read_idx(path: Place) -> np.ndarray:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise DataError(f"data.path={path}: cannot be decompressed ({error})") from error
+            raise DataError("data.path", path, f"cannot be decompressed ({error})") from error
     if len(content) < 4 or content[:3] != b"\x00\x00\x08":
         raise DataError(
-            f"data.path={path}: not an IDX file of unsigned bytes (its magic number is"
-            f" {content[:4].hex()})"
+            "data.path",
+            path,
+            f"not an IDX file of unsigned bytes (its magic number is {content[:4].hex()})",
         )
     axes = content[3]
     if len(content) < 4 + 4 * axes:
-        raise DataError(f"data.path={path}: cut short within its header")
+        raise DataError("data.path", path, "cut short within its header")
     shape = struct.unpack(f">{axes}I", content[4 : 4 + 4 * axes])
     body = np.frombuffer(content, np.uint8, offset=4 + 4 * axes)
     if axes < 2 or body.size != math.prod(shape):
-        raise DataError(f"data.path={path}: {body.size} bytes do not fill images of shape {shape}")
+        raise DataError(
+            "data.path", path, f"{body.size} bytes do not fill images of shape {list(shape)}"
+        )
     return body.reshape(shape)

@@ -9,7 +9,7 @@ import torch
 from pipeline.common.errors import ConfigError
 from pipeline.common.types import Rows
 from pipeline.config.data import NoData
-from pipeline.data.base import DataSet
+from pipeline.data.base import Contexts, DataSet
 
 
 class NoPositives:
@@ -34,10 +34,18 @@ def nothing(config: NoData) -> DataSet:
     """Makes a data set of no rows of `shape`. Raises `ConfigError` where none is given."""
     if not config.shape:
         raise ConfigError("data.shape", "[]", "the shape of a position, such as [1] for a number")
-    shape = tuple(config.shape)
+    return without_rows(tuple(config.shape))
+
+
+def without_rows(shape: tuple[int, ...], context_shape: tuple[int, ...] | None = None) -> DataSet:
+    """Makes a data set of no rows of `shape`, with contexts where their shape is given."""
     empty = torch.empty(0, *shape)
+    contexts = None
+    if context_shape is not None:
+        none = torch.empty(0, *context_shape)
+        contexts = Contexts(context_shape, none, none)
 
     def positives(seed: int, rank: int = 0, ranks: int = 1) -> NoPositives:  # noqa: ARG001
         return NoPositives(shape)
 
-    return DataSet(shape, 0, empty, empty, 0.0, positives)
+    return DataSet(shape, 0, empty, empty, 0.0, positives, context=contexts)

@@ -107,12 +107,12 @@ class RatesBridge(Energy):
 
 class AISResult(NamedTuple):
     """`log_z` in nats, its standard error (delta method over particles), the ESS ratio of the
-    weights, the particles.
+    weights, the particles. A single particle tells nothing of error and ESS: None.
     """
 
     log_z: float
-    standard_error: float
-    ess: float
+    standard_error: float | None
+    ess: float | None
     particles: Tensor
 
 
@@ -237,8 +237,10 @@ def _anneal(
                 0.1 * (float(info.acceptance.mean()) - TARGET_ACCEPTANCE)
             )
         yield Progress(doing, index, last)
+    log_mean = float(torch.logsumexp(log_weights, 0) - math.log(particles))
+    if particles == 1:
+        return AISResult(log_mean, None, None, state.position)
     weights = torch.softmax(log_weights, 0)
     ess = float(1 / (particles * weights.square().sum()))
-    log_mean = float(torch.logsumexp(log_weights, 0) - math.log(particles))
     error = math.sqrt(max(1 / ess - 1, 0) / particles)
     return AISResult(log_mean, error, ess, state.position)

@@ -15,7 +15,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation
 from pipeline.energies.quadrature import MidpointRule
 from pipeline.evaluation.likelihood import log_z_by_quadrature
-from pipeline.storage.figures import write_figure
+from pipeline.storage.figures import draw_figure
 
 REACH, SIDE = 12.0, 600  # the grid: midpoints of [-12, 12]^2, wider than a base term of scale 2
 SHOWN = 4.5
@@ -77,13 +77,20 @@ def composition_figures(compared: dict[str, Compared]) -> Figures:
     """Returns the KL divergence of each, and the largest of the compositions', nats."""
     kl = {name: both.kl for name, both in compared.items()}
     worst = max(kl[name] for name in ("and", "or", "not"))
-    return {"compositions": kl | {"worst": worst}, "pictures": ["compositions.png"]}
+    return {"compositions": kl | {"worst": worst}}
 
 
-def draw_compositions(compared: dict[str, Compared], names: tuple[str, str], output: str) -> None:
+def draw_compositions(
+    compared: dict[str, Compared], names: tuple[str, str], output: str
+) -> Figures:
     """Draws `compositions.png`: a column for each law, the truth above the model, to one scale
-    each.
+    each. Returns its name among `pictures`, or what `draw_figure` returns.
     """
+    undrawn = draw_figure(lambda: _compositions(compared, names), output, "compositions.png")
+    return undrawn or {"pictures": ["compositions.png"]}
+
+
+def _compositions(compared: dict[str, Compared], names: tuple[str, str]) -> Figure:
     titles = {
         "first": names[0],
         "second": names[1],
@@ -106,4 +113,4 @@ def draw_compositions(compared: dict[str, Compared], names: tuple[str, str], out
         axes[1, column].set_xlabel(f"KL {both.kl:.3f} nats", fontsize=9)
     axes[0, 0].set_ylabel("truth")
     axes[1, 0].set_ylabel("model")
-    write_figure(figure, output, "compositions.png")
+    return figure

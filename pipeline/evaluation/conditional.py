@@ -4,7 +4,6 @@ positions under their contexts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 
 import torch
@@ -18,7 +17,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.frozen import frozen
 from pipeline.energies.laws import Gaussian
 from pipeline.energies.quadrature import MidpointRule
-from pipeline.evaluation.likelihood import independent_levels
+from pipeline.evaluation.likelihood import independent_levels, standard_error
 from pipeline.evaluation.search import argmax
 
 SIDES = {1: 1000, 2: 128}  # points a side of the grid, by dimension
@@ -55,8 +54,10 @@ def log_likelihood(
 
 def reach(energy: Energy, data: DataSet) -> tuple[float, float]:
     """Returns a box (low, high) far beyond the data and the base term."""
+    if energy.box is not None:
+        return energy.box
     far = max(6 * energy.base_scale, 1.5 * float(data.sample.abs().max()))
-    return energy.box or (-far, far)
+    return (-far, far)
 
 
 def conditional_figures(
@@ -83,7 +84,7 @@ def conditional_figures(
             gap = data.log_density(test, context) - values
             figures["true_log_likelihood"] = float(data.log_density(test, context).mean())
             figures["kl_from_truth"] = float(gap.mean())
-            figures["kl_from_truth_standard_error"] = float(gap.std() / math.sqrt(len(gap)))
+            figures["kl_from_truth_standard_error"] = standard_error(gap)
         yield Progress("conditional log-likelihood", 1, 2)
         before = log_likelihood(untrained, test, context, reach(energy, data))
         assert before is not None

@@ -13,30 +13,37 @@ from torch import Tensor
 
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
-from pipeline.storage.figures import write_figure
+from pipeline.storage.figures import draw_figure
 
 CELLS = 160
 SHOWN = 4  # contexts whose law is drawn
 SEQUENCES = 24
 
 
-@torch.no_grad()
 def draw_conditional(
     energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str, output: str
-) -> None:
+) -> dict[str, str]:
     """Draws, of real positions in one dimension under a context of one number, the whole law; in
     two dimensions the law under a few contexts; of levels the rows themselves. Samples `[M,
-    *shape]` are those under `context` [M, *context_shape].
+    *shape]` are those under `context` [M, *context_shape]. Returns what `draw_figure` returns.
     """
+    return draw_figure(
+        lambda: _figure(energy, samples, context, data, caption), output, "samples.png"
+    )
+
+
+@torch.no_grad()
+def _figure(
+    energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str
+) -> Figure:
     if energy.levels is not None:
-        figure = _levels(energy.levels, samples, data, caption)
-    elif energy.dimension == 1 and context.shape[1:] == (1,):
-        figure = _line(energy, samples, context, data, caption)
-    elif energy.dimension == 2:
-        figure = _planes(energy, samples, context, data, caption)
-    else:
-        figure = _marginals(samples, data, caption)
-    write_figure(figure, output, "samples.png")
+        return _levels(energy.levels, samples, data, caption)
+    known = bool(data.rows)  # whether there are rows to draw beside the samples
+    if energy.dimension == 1 and context.shape[1:] == (1,) and known:
+        return _line(energy, samples, context, data, caption)
+    if energy.dimension == 2 and known:
+        return _planes(energy, samples, context, data, caption)
+    return _marginals(samples, data, caption)
 
 
 def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, caption: str) -> Figure:
@@ -44,12 +51,10 @@ def _line(energy: Energy, samples: Tensor, context: Tensor, data: DataSet, capti
     where it is known.
     """
     assert data.context is not None
-    x, low, high = data.context.held_out, float(data.held_out.min()), float(data.held_out.max())
-    columns, levels = (
-        torch.linspace(float(x.min()), float(x.max()), CELLS),
-        torch.linspace(low, high, CELLS),
-    )
-    extent = (float(x.min()), float(x.max()), low, high)
+    x, (low, high) = data.context.held_out, _reach(data.held_out)
+    left, right = _reach(x)
+    columns, levels = torch.linspace(left, right, CELLS), torch.linspace(low, high, CELLS)
+    extent = (left, right, low, high)
     contexts = columns.view(-1, *context.shape[1:])
     positions = levels.repeat_interleave(CELLS).view(-1, *energy.shape)
     panels = {"learned p(y | x)": -energy.given(contexts)(positions)}
@@ -84,7 +89,7 @@ def _planes(
     known, and the samples of those contexts, or where they are many of the nearest ones.
     """
     assert data.context is not None
-    radius = 1.15 * float(data.held_out.abs().max())
+    radius = 1.15 * float(data.held_out.abs().max()) or 1.0
     side = torch.linspace(-radius, radius, CELLS)
     points = torch.cartesian_prod(side, side)
     distinct = data.context.held_out.unique(dim=0)
@@ -127,12 +132,16 @@ def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure
     """
     count = min(SEQUENCES, len(samples))
     rows, drawn = data.held_out[:count].flatten(1).numpy(), samples[:count].flatten(1).numpy()
-    figure, axes = _axes(3, caption)
-    panels: tuple[tuple[str, np.ndarray, str, int], ...] = (
-        ("held-out rows", rows, "viridis", levels),
-        ("samples under the same contexts", drawn, "viridis", levels),
-        ("where they differ", rows != drawn, "Greys", 2),
-    )
+    panels: list[tuple[str, np.ndarray, str, int]] = [("samples", drawn, "viridis", levels)]
+    if len(rows):
+        # as many held-out rows as there are: samples are under their contexts, over and over
+        same = rows[np.arange(count) % len(rows)]
+        panels = [
+            ("held-out rows", same, "viridis", levels),
+            ("samples under the same contexts", drawn, "viridis", levels),
+            ("where they differ", same != drawn, "Greys", 2),
+        ]
+    figure, axes = _axes(len(panels), caption)
     for axis, (title, values, colours, number) in zip(axes, panels, strict=True):
         axis.imshow(
             values, cmap=colours, vmin=0, vmax=number - 1, aspect="auto", interpolation="nearest"
@@ -148,12 +157,20 @@ def _marginals(samples: Tensor, data: DataSet, caption: str) -> Figure:
     figure, axes = _axes(min(4, samples[0].numel()), caption)
     for number, axis in enumerate(axes):
         for rows, label in ((data.held_out, "held-out"), (samples, "samples")):
+            if not len(rows):
+                continue
             axis.hist(
                 rows.flatten(1)[:, number].numpy(), bins=30, density=True, alpha=0.5, label=label
             )
         axis.set_title(f"component {number}")
     axes[0].legend(fontsize=8)
     return figure
+
+
+def _reach(values: Tensor) -> tuple[float, float]:
+    """Returns the least and the largest value, apart by 1 where they are the same."""
+    low, high = float(values.min()), float(values.max())
+    return (low, high) if low < high else (low - 0.5, high + 0.5)
 
 
 def _axes(columns: int, caption: str) -> tuple[Figure, Any]:

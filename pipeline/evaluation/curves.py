@@ -9,17 +9,20 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.storage.figures import write_figure
+from pipeline.storage.figures import draw_figure
 
 Row = dict[str, float]
 
 
-def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
+def draw_curves(rows: Sequence[Row], output: str, title: str) -> dict[str, str]:
     """Draws the objective's parts, loss, gradient norm and speed, by step; with chains, their
-    acceptance, lag and ESS too. Without rows there is no picture.
+    acceptance, lag and ESS too. Returns what `draw_figure` returns; without rows there is no
+    picture.
     """
-    if not rows:
-        return
+    return draw_figure(lambda: _curves(rows, title), output, "curves.png") if rows else {}
+
+
+def _curves(rows: Sequence[Row], title: str) -> Figure:
     steps = np.array([row["step"] for row in rows])
     panels = [_draw_parts, _draw_loss, _draw_gradient, _draw_speed]
     if rows[-1]["ebm_negatives_total"]:
@@ -33,7 +36,7 @@ def draw_curves(rows: Sequence[Row], output: str, title: str) -> None:
         for axis in axes[1]:
             axis.set_xlabel("step")
         figure.suptitle(title)
-        write_figure(figure, output, "curves.png")
+    return figure
 
 
 def _draw_parts(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:

@@ -4,7 +4,6 @@ of reach itself.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Generator
 
 from torch import Tensor
@@ -15,7 +14,7 @@ from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.evaluation.ais import RatesBridge, gibbs_log_partition
-from pipeline.evaluation.likelihood import UNTRAINED_TEMPERATURES, log_z_both_ways
+from pipeline.evaluation.likelihood import UNTRAINED_TEMPERATURES, log_z_both_ways, standard_error
 
 
 def by_bound(
@@ -40,7 +39,7 @@ def by_bound(
     test = energy.bound(data.held_out).double() - figures["log_z"]
     return figures | {
         "test_log_likelihood_bound": float(test.mean()),
-        "test_rows_standard_error": float(test.std() / math.sqrt(len(test))),
+        "test_rows_standard_error": standard_error(test),
         "train_log_likelihood_bound": float(
             (energy.bound(data.sample).double() - figures["log_z"]).mean()
         ),

@@ -34,10 +34,10 @@ def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
 def recognised(samples: Tensor, labels: Tensor, data: DataSet) -> float:
     """Returns the share of samples `[M, *shape]` that most of the 5 nearest training rows say are
     of the class that they were drawn for, `labels` [M]: how legible they are to a judge that is not
-    the model.
+    the model. Where there are fewer rows, all of them judge.
     """
     assert data.context is not None
-    judge = KNeighborsClassifier(NEIGHBOURS).fit(
+    judge = KNeighborsClassifier(min(NEIGHBOURS, len(data.sample))).fit(
         data.sample.flatten(1).numpy(), data.context.sample.flatten().numpy()
     )
     return float((judge.predict(samples.flatten(1).numpy()) == labels.numpy()).mean())

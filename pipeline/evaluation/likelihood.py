@@ -33,6 +33,13 @@ UNTRAINED_TEMPERATURES = 50
 FIRST_STEP = 0.01  # of AIS, in squared data units; it adapts
 
 
+def standard_error(values: Tensor) -> float | None:
+    """Returns the standard error of the mean of `values` [N]; None for a single one, which tells
+    nothing of it.
+    """
+    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
+
+
 def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
     """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and
     training rows, nats.
@@ -62,7 +69,7 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
     values = rows.shape[1] * torch.log_softmax(-energies, 0)[0]
     return {
         "test_pseudo_log_likelihood": float(values.mean()),
-        "test_pseudo_log_likelihood_standard_error": float(values.std() / math.sqrt(len(values))),
+        "test_pseudo_log_likelihood_standard_error": standard_error(values),
         "method": "pseudo-likelihood, one component a row",
     }
 
@@ -104,7 +111,7 @@ def two_dimensional(
         gap = data.log_density(test) - values
         figures["true_log_likelihood"] = float(data.log_density(test).mean())
         figures["kl_from_truth"] = float(gap.mean())
-        figures["kl_from_truth_standard_error"] = float(gap.std() / math.sqrt(len(gap)))
+        figures["kl_from_truth_standard_error"] = standard_error(gap)
     return figures
 
 
@@ -152,7 +159,7 @@ def by_gibbs_annealing(
     test = -energy(data.held_out).double() - figures["log_z"]
     return figures | {
         "test_log_likelihood": float(test.mean()),
-        "test_rows_standard_error": float(test.std() / math.sqrt(len(test))),
+        "test_rows_standard_error": standard_error(test),
         "train_log_likelihood": float((-energy(data.sample).double() - figures["log_z"]).mean()),
     }
 

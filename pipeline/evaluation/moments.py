@@ -26,7 +26,7 @@ from pipeline.energies.maxent.marginal_polytope import locate
 from pipeline.evaluation.diagnostics import split_r_hat
 from pipeline.evaluation.maximum_entropy import Dual, against_truth, maximum_entropy
 from pipeline.objectives.moments import family_of, target_moments
-from pipeline.storage.figures import write_figure
+from pipeline.storage.figures import draw_figure
 
 CHAINS = 64  # at least, for moments by chains
 # |z| of a residual that is called one: chance alone gives it in 1 of 200,000, with 64 chains
@@ -85,10 +85,11 @@ def moment_figures(
             strict=False,
         ):
             row |= {"true_parameter": true, "parameter_standard_error": error}
-    draw_moments(config.name, energy, figures, best, output)
+    undrawn = draw_moments(config.name, energy, figures, best, output)
     return figures | {
         "infeasible": locate(energy, mu, section.l1).reason or None,
-        "pictures": ["moments.png"],
+        "pictures": [] if undrawn else ["moments.png"],
+        **undrawn,
     }
 
 
@@ -195,10 +196,14 @@ def moment_words(figures: Figures) -> list[str]:
 
 def draw_moments(
     name: str, energy: ExponentialFamily, figures: Figures, best: Dual | None, output: str
-) -> None:
+) -> dict[str, str]:
     """Draws `moments.png`: the moments as asked and as they are; the law itself in one dimension,
-    else the parameters.
+    else the parameters. Returns what `draw_figure` returns.
     """
+    return draw_figure(lambda: _moments(name, energy, figures, best), output, "moments.png")
+
+
+def _moments(name: str, energy: ExponentialFamily, figures: Figures, best: Dual | None) -> Figure:
     figure = Figure(figsize=(10, 4.4), layout="constrained")
     left, right = figure.subplots(1, 2)
     rows = figures["moments"]
@@ -217,7 +222,7 @@ def draw_moments(
     else:
         _draw_parameters(right, figures, best)
     figure.suptitle(name, fontsize=10)
-    write_figure(figure, output, "moments.png")
+    return figure
 
 
 def _draw_law(axis: Any, energy: ExponentialFamily, best: Dual) -> None:

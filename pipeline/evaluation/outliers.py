@@ -13,11 +13,12 @@ from torch import Tensor
 
 class Score(NamedTuple):
     """The chance `auroc` that a row from elsewhere has more energy than one of the law, ties
-    counted half: 1 tells all of them apart, 0.5 none. `standard_error` is Hanley & McNeil's.
+    counted half: 1 tells all of them apart, 0.5 none. `standard_error` is Hanley & McNeil's; None
+    where there is a single row of either kind.
     """
 
     auroc: float
-    standard_error: float
+    standard_error: float | None
 
 
 def outlier_score(inside: Tensor, outside: Tensor) -> Score:
@@ -31,6 +32,8 @@ def outlier_score(inside: Tensor, outside: Tensor) -> Score:
     """
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     area = float(roc_auc_score(labels, torch.cat([inside, outside]).double().cpu().numpy()))
+    if min(len(inside), len(outside)) < 2:
+        return Score(area, None)
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
     spread = (len(outside) - 1) * (first - area**2) + (len(inside) - 1) * (second - area**2)
     return Score(area, math.sqrt((area * (1 - area) + spread) / (len(inside) * len(outside))))

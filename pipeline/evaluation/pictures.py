@@ -7,24 +7,44 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pipeline.data.base import DataSet
+from pipeline.data.base import DataSet, channels_last
 from pipeline.energies.base import Energy
-from pipeline.storage.figures import write_figure
+from pipeline.storage.figures import draw_figure
 
 COLUMNS = 5
+MOST_CHANNELS = 16
 
 
-def draw_samples(energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str) -> None:
-    """Draws images for rows that are images, the plane for rows of two numbers, else each
-    component's histogram.
+def draw_samples(
+    energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str
+) -> dict[str, str]:
+    """Draws images for rows of two axes or more, the plane for rows of two numbers, else each
+    component's histogram. Returns what `draw_figure` returns.
     """
-    if len(data.shape) >= 2 and data.rows:
-        figure = _images(energy, samples, data, caption)
-    elif data.shape == (2,) and energy.levels is None and data.rows:
-        figure = _plane(energy, samples, data, caption)
-    else:
-        figure = _histograms(samples, data, caption)
-    write_figure(figure, output, "samples.png")
+
+    def figure() -> Figure:
+        if len(data.shape) >= 2:
+            return _images(energy, samples, data, caption)
+        if data.shape == (2,) and energy.levels is None and data.rows:
+            return _plane(energy, samples, data, caption)
+        return _histograms(samples, data, caption)
+
+    return draw_figure(figure, output, "samples.png")
+
+
+def as_images(rows: Tensor) -> np.ndarray:
+    """Returns rows `[N, *shape]` of two axes or more as images `[N, height, width, 3]`.
+
+    A single channel is grey and three are colours: those of (C, H, W), or of (H, W, C) where the
+    axes look so (`channels_last`). Of any other number the first 16 stand side by side, each grey;
+    axes before the last two all count as channels.
+    """
+    if channels_last(tuple(rows.shape[1:])):
+        rows = rows.movedim(-1, 1)
+    images = rows.reshape(len(rows), -1, *rows.shape[-2:]).cpu()  # [N, C, H, W]
+    if images.shape[1] not in (1, 3):
+        images = torch.cat(images[:, :MOST_CHANNELS].unbind(1), -1)[:, None]
+    return images.expand(-1, 3, -1, -1).permute(0, 2, 3, 1).numpy()
 
 
 def nearest_rows(samples: Tensor, rows: Tensor) -> Tensor:
@@ -43,21 +63,23 @@ def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Fig
         # 1961): x + sigma^2 score(x)
         panels.append(samples - data.noise**2 * energy.energy_and_gradient(samples)[1])
         legend += ", the same less its noise (x - sigma² grad E)"
-    panels.append(nearest_rows(panels[-1], data.sample))
-    legend += ", nearest training image"
-    height, width = data.shape[-2:]
+    if data.rows:
+        panels.append(nearest_rows(panels[-1], data.sample))
+        legend += ", nearest training image"
+    # without rows, the samples' own range
+    low, high = (float(end) for end in torch.aminmax(data.sample if data.rows else samples))
+    scale = high - low or 1.0
+    images = [as_images(((panel - low) / scale).clamp(0, 1)) for panel in panels]
+    height, width = images[0].shape[1:3]
     gap = max(1, width // 8)
     rows = -(-len(samples) // COLUMNS)
     cell_height, cell_width = height + gap, len(panels) * (width + gap) + 2 * gap
     canvas = np.full((rows * cell_height, COLUMNS * cell_width, 3), 1.0)
-    low, high = float(data.sample.min()), float(data.sample.max())
     for index in range(len(samples)):
         top, left = index // COLUMNS * cell_height, index % COLUMNS * cell_width
-        for number, panel in enumerate(panels):
-            image = ((panel[index].cpu() - low) / (high - low)).clamp(0, 1).numpy()
-            image = image.transpose(1, 2, 0) if image.ndim == 3 else image[..., None]
+        for number, panel in enumerate(images):
             start = left + number * (width + gap)
-            canvas[top : top + height, start : start + width] = image
+            canvas[top : top + height, start : start + width] = panel[index]
     figure = Figure(
         figsize=(11, 11 * canvas.shape[0] / canvas.shape[1] + 0.7), layout="constrained"
     )
@@ -70,7 +92,7 @@ def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Fig
 
 def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
     """Draws held-out rows, samples, and the model's density."""
-    radius = 1.15 * float(data.held_out.abs().max())
+    radius = 1.15 * float(data.held_out.abs().max()) or 1.0
     side = torch.linspace(-radius, radius, 200)
     grid = torch.cartesian_prod(side, side)
     with torch.no_grad():

@@ -12,9 +12,11 @@ from torch import Tensor
 from pipeline.assembly.chains import make_plan
 from pipeline.assembly.data import noisy_sample
 from pipeline.assembly.energies import make_energy
+from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.data import LabelledToysData
+from pipeline.config.energies import LabelledSection
 from pipeline.config.objectives import terms_of
 from pipeline.config.run import RunConfig
 from pipeline.config.sections import Judgement
@@ -106,16 +108,17 @@ def _draw(
     drawn = yield from draw_from_noise(
         bound, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation")
     )
-    samples, figures = drawn.position, {"samples_r_hat": drawn.r_hat}
+    samples = drawn.position
+    figures: Figures = {"samples_r_hat": drawn.r_hat}
     caption = (
         f"{config.name}: {count} samples, chains started at noise, {transitions:,}"
         f" {config.kernel.name} transitions each"
     )
     if config.conditional and len(data.shape) == 1:
         assert context is not None
-        draw_conditional(energy, samples, context, data, caption, output)
+        figures |= draw_conditional(energy, samples, context, data, caption, output)
     else:
-        draw_samples(bound, energy.visible(samples), data, caption, output)
+        figures |= draw_samples(bound, energy.visible(samples), data, caption, output)
     if config.energy.has_labels:
         assert context is not None
         figures["samples_recognised"] = recognised(samples, context, data)
@@ -124,15 +127,29 @@ def _draw(
 
 def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
     """Returns the contexts of the samples that are shown: as many of each label, or those of
-    held-out rows; None without any.
+    held-out rows; None without any. Raises `ConfigError` where no rows are there to take them from.
     """
     if data.context is None or not config.energy.takes_context:
         return None
     number = torch.arange(config.evaluation.samples)
-    if not config.energy.has_labels:
-        return data.context.held_out[number % len(data.context.held_out)]
-    labels = data.context.sample.unique()
-    return labels[number * len(labels) // config.evaluation.samples]
+    labels = labels_of(config, data)
+    if labels is not None:
+        return labels[number * len(labels) // config.evaluation.samples]
+    if not len(data.context.held_out):
+        remedy = "the data are not there, whose contexts would be taken; give some, or data.path"
+        raise ConfigError("given", "null", remedy)
+    return data.context.held_out[number % len(data.context.held_out)]
+
+
+def labels_of(config: RunConfig, data: DataSet) -> Tensor | None:
+    """Returns the labels of training rows, rising, or all that the energy knows where there are no
+    rows, `[K]`; None of an energy without labels.
+    """
+    if not isinstance(config.energy, LabelledSection) or data.context is None:
+        return None
+    if not data.rows:
+        return torch.arange(config.energy.classes).float()
+    return data.context.sample.unique()
 
 
 def _figures(
@@ -164,8 +181,8 @@ def _compositions(section: LabelledToysData, energy: Energy, data: DataSet, outp
         data.log_density(points, torch.full((len(points),), label)) for label in (0.0, 1.0)
     )
     compared = compositions.compare(first, second, (one, other))
-    compositions.draw_compositions(compared, (names[0], names[1]), output)
-    return compositions.composition_figures(compared)
+    figures = compositions.composition_figures(compared)
+    return figures | compositions.draw_compositions(compared, (names[0], names[1]), output)
 
 
 def _continuous_figures(

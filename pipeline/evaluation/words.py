@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from pipeline.common.types import Figures
 from pipeline.evaluation.moments import moment_words
 
@@ -29,7 +31,9 @@ def in_words(figures: Figures) -> list[str]:
             " agree)"
         )
     baselines = [
-        f"{NAMES[name]} {value:.2f}" for name, value in figures.get("baselines", {}).items()
+        f"{NAMES[name]} {value:.2f}"
+        for name, value in figures.get("baselines", {}).items()
+        if math.isfinite(value)
     ]
     if baselines:
         lines.append(f"  on the same rows: {', '.join(baselines)}")
@@ -40,7 +44,7 @@ def in_words(figures: Figures) -> list[str]:
 
 def _likelihood(figures: Figures) -> list[str]:
     lines = []
-    error = f" ± {figures['log_z_standard_error']:.2f}" if "log_z_standard_error" in figures else ""
+    error = plus_minus(figures.get("log_z_standard_error"))
     kinds = {
         "test_log_likelihood": "log-likelihood",
         "test_log_likelihood_bound": "log-likelihood at least",
@@ -48,20 +52,30 @@ def _likelihood(figures: Figures) -> list[str]:
     }
     for key, kind in kinds.items():
         if key in figures:
-            lines.append(
-                f"held-out {kind} {figures[key]:.2f}{error} nats a row ({figures['method']})"
-            )
+            value = figures[key]
+            told = f" {value:.2f}{error} nats a row" if math.isfinite(value) else " is not finite"
+            lines.append(f"held-out {kind}{told} ({figures['method']})")
     if "log_z_gap" in figures:
         lines.append(
             f"  log Z {figures['log_z']:.2f}{error} by forward AIS, too low on average;"
-            f" {figures['log_z_reverse']:.2f} ± {figures['log_z_reverse_standard_error']:.2f} by"
-            f" reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
+            f" {figures['log_z_reverse']:.2f}{plus_minus(figures['log_z_reverse_standard_error'])}"
+            f" by reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
         )
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
         truth = f"  the law itself scores {figures['true_log_likelihood']:.3f} on the same rows"
-        lines.append(f"{truth}: {gap:.3f} ± {spread:.3f} nats more")
+        lines.append(f"{truth}: {gap:.3f}{plus_minus(spread, 3)} nats more")
     return lines
+
+
+def plus_minus(error: float | None, digits: int = 2) -> str:
+    """Returns " ± error" with so many decimals, or with one digit where they would all be 0;
+    nothing where the error is not known, or 0: nothing was estimated.
+    """
+    if not error:
+        return ""
+    text = f"{error:.{digits}f}"
+    return f" ± {text}" if float(text) else f" ± {error:.1g}"
 
 
 def _answers(figures: Figures) -> list[str]:

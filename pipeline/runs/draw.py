@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import json
 import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -15,6 +14,7 @@ from torch import Tensor
 from pipeline.assembly.chains import make_plan
 from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
+from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
 from pipeline.common.rng import torch_generator
 from pipeline.config.fields import digest
@@ -50,7 +50,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     Raises `PipelineError`.
     """
     began, display = time.perf_counter(), Display()
-    runs = [open_run(url, overrides) for url in settings.runs]
+    runs = [open_run(url, overrides, needs_data=False) for url in settings.runs]
     config = _config(settings, runs[0].config)
     torch.set_num_threads(config.cluster.threads)
     aim = (
@@ -66,7 +66,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     display.say(f"{title}, to {output}")
     drawn = _draw(settings, config, aim.energy, display)
     _write(drawn, aim, output)
-    _picture(settings, runs, aim, drawn, title, output)
+    undrawn = _picture(settings, runs, aim, drawn, title, output)
     summary = {
         "runs": [run.url for run in runs],
         "checkpoints": [run.checkpoint.folder for run in runs],
@@ -82,9 +82,10 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         "mean_energy": float(drawn.energy.double().mean()),
         "seconds": round(time.perf_counter() - began, 3),
         "output": output,
+        **undrawn,
     }
     summary = masked(summary)
-    write_file(output, "summary.json", json.dumps(summary, indent=1).encode())
+    write_file(output, "summary.json", to_json(summary, indent=1).encode())
     return summary
 
 
@@ -201,21 +202,23 @@ def _write(drawn: Drawn, aim: Aim, output: str) -> None:
 
 def _picture(
     settings: Settings, runs: Sequence[Trained], aim: Aim, drawn: Drawn, title: str, output: str
-) -> None:
+) -> dict[str, str]:
     """Draws `samples.png`: the samples beside rows of all runs; under contexts, beside those of the
-    law given them.
+    law given them. Returns why it could not be drawn, if so (`draw_figure`).
     """
     first, data, energy = runs[0], [run.data for run in runs], aim.energy
     shown, flat = data[0], len(data[0].shape) == 1
     if aim.context is not None and flat and first.config.conditional:
-        draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
-        return
+        return draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
     if energy.contexts > 1 and flat:  # a density is drawn of one law
         energy = first.energy
     if settings.compose is not None:
         # a composition of smoothed laws is no smoothed law, that it could be denoised
         held_out = torch.cat([one.held_out[: 1000 // len(data)] for one in data])
         shown = shown._replace(
-            held_out=held_out, sample=torch.cat([one.sample for one in data]), noise=0.0
+            rows=sum(one.rows for one in data),
+            held_out=held_out,
+            sample=torch.cat([one.sample for one in data]),
+            noise=0.0,
         )
-    draw_samples(energy, energy.visible(drawn.position), shown, title, output)
+    return draw_samples(energy, energy.visible(drawn.position), shown, title, output)

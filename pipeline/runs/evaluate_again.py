@@ -5,7 +5,6 @@ outlier score.
 from __future__ import annotations
 
 import io
-import json
 import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -17,7 +16,8 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
-from pipeline.common.errors import ConfigError, DataError, PipelineError
+from pipeline.common.errors import ConfigError, DataError, RefusedError
+from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
@@ -85,7 +85,7 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
             found["ranking"] = rank(run, points, context, log_z, output)
     found["output"] = output
     found = masked(found)
-    write_file(output, "summary.json", json.dumps(found, indent=1).encode())
+    write_file(output, "summary.json", to_json(found, indent=1).encode())
     return found
 
 
@@ -129,8 +129,9 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
         try:
             source = Source(TypeAdapter(ColumnsData).validate_python(section))
             flat = torch.from_numpy(np.concatenate([source.read(unit) for unit in source.units]))
-        except PipelineError as error:
-            raise DataError(f"{key}={url}: {error}") from error
+        except RefusedError as error:
+            about = key if error.key == "data.path" else error.key.removeprefix("data.")
+            raise DataError(about, error.value, error.remedy) from error
     if flat[0].numel() != math.prod(shape):
         remedy = (
             f"a row there has {flat[0].numel()} numbers, one of {run.url} has shape {list(shape)};"
@@ -160,15 +161,17 @@ def _read_npy(key: str, url: str) -> Tensor:
     try:
         array = np.load(io.BytesIO(read_file(url)), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{key}={url}: cannot be read ({error})") from error
-    if (
-        array.dtype.kind not in "biuf"
-        or array.ndim < 1
-        or not len(array)
-        or not np.isfinite(array).all()
-    ):
-        raise DataError(f"{key}={url}: no array of rows of finite numbers")
-    return torch.from_numpy(array.astype(np.float32))
+        raise DataError(key, url, f"cannot be read ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(key, url, f"holds values of type {array.dtype}; numbers are wanted")
+    if array.ndim < 1 or not array.size:
+        raise DataError(key, url, f"has shape {list(array.shape)}; an array of rows is wanted")
+    rows = array.astype(np.float32)
+    odd = np.argwhere(~np.isfinite(rows))
+    if len(odd):
+        value = array[tuple(odd[0])]
+        raise DataError(key, url, f"row {odd[0][0]} holds {value}, which is not finite in 32 bits")
+    return torch.from_numpy(rows)
 
 
 def energies(run: Trained, rows: Tensor, context: Tensor | None) -> Tensor:

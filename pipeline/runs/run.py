@@ -16,6 +16,7 @@ from pipeline.common.errors import (
     LostLeaseError,
     StorageError,
 )
+from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
@@ -28,6 +29,7 @@ from pipeline.runs.recording import Recording
 from pipeline.runs.rollbacks import Rollbacks, Start
 from pipeline.runs.saving import Saving
 from pipeline.runs.totals import Totals
+from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import read_file, write_file
 from pipeline.storage.lease import Lease
@@ -75,16 +77,24 @@ class Runner(Protocol):
 class Run:
     """One run of `config` on a runner that `make_runner` starts, with its files under `output`.
 
-    Raises `ConfigError` where a recorder is not known, or no figure is called as
-    `checkpoint.keep_best` says.
+    `content` says what the data hold, which checkpoints keep. Raises `ConfigError` where a recorder
+    is not known, or no figure is called as `checkpoint.keep_best` says.
     """
 
-    def __init__(self, config: RunConfig, output: str, energy: Energy, display: Display) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        output: str,
+        energy: Energy,
+        display: Display,
+        content: Content | None = None,
+    ) -> None:
+        self._content = content
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._lease = Lease(output, display.say)
         self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
-        self._saving = Saving(config, output, energy, self._metrics, self._lease)
+        self._saving = Saving(config, output, energy, self._metrics, self._lease, content)
         self._store = self._saving.store
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
         self._step = 0  # where the runner stands
@@ -147,7 +157,7 @@ class Run:
         """
         if self._config.resume == "auto":
             for checkpoint in self._store.complete():
-                checkpoint.check_fits(self._config)
+                checkpoint.check_fits(self._config, self._content)
                 checkpoint.check_signature(self._energy)
                 yield checkpoint, None
             if self._store.committed():
@@ -345,7 +355,7 @@ class Run:
         from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
 
         self._lease.check()
-        draw_curves(self._recording.rows, self._output, self._config.name)
+        undrawn = draw_curves(self._recording.rows, self._output, self._config.name)
         summary: Figures = {
             "name": self._config.name,
             "version": version,
@@ -354,8 +364,9 @@ class Run:
             "output": self._output,
             "evaluation": self._config.evaluation.model_dump(),
             **figures,
+            **undrawn,
         }
         self._lease.check()
         summary = masked(summary)
-        write_file(self._output, "summary.json", json.dumps(summary, indent=1).encode())
+        write_file(self._output, "summary.json", to_json(summary, indent=1).encode())
         return summary

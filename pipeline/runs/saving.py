@@ -13,6 +13,7 @@ from pipeline.common.types import Part
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.metrics import ROW_NAMES, RunMetrics
+from pipeline.storage.binding import Content
 from pipeline.storage.lease import Lease
 from pipeline.storage.store import CheckpointStore
 
@@ -28,16 +29,24 @@ class Writer(Protocol):
 
 class Saving:
     """Saves a run of `config` under `output`, as long as the `lease` holds. `saved` is the URL of
-    its newest checkpoint, or of the one that it began with; None where there is none.
+    its newest checkpoint, or of the one that it began with; None where there is none. `content`
+    says what the data hold.
 
     `checkpoint.patience` failed saves in a row end the run: whoever trusts in checkpoints is told
     that there are none.
     """
 
     def __init__(
-        self, config: RunConfig, output: str, energy: Energy, metrics: RunMetrics, lease: Lease
+        self,
+        config: RunConfig,
+        output: str,
+        energy: Energy,
+        metrics: RunMetrics,
+        lease: Lease,
+        content: Content | None = None,
     ) -> None:
-        self._config, self._output, self._energy = config, output, energy
+        self._config, self._output = config, output
+        self._about = config, energy, content
         self._metrics, self._lease = metrics, lease
         kept = config.checkpoint
         self.store = CheckpointStore(
@@ -60,7 +69,7 @@ class Saving:
         try:
             parts = runner.save(self.store.prepare(step))
             row = self._metrics.row()
-            self.saved = self.store.commit(step, parts, self._config, self._energy, row).folder
+            self.saved = self.store.commit(step, parts, *self._about, row).folder
         except LostLeaseError:
             raise
         except Exception as error:
@@ -99,7 +108,7 @@ class Saving:
         stopped = f"this run stopped at step {step} of {self._config.trainer.steps}"
         try:
             parts = runner.save(store.prepare(step))
-            store.commit(step, parts, self._config, self._energy)
+            store.commit(step, parts, *self._about)
         except Exception as error:
             self._metrics["ebm_checkpoint_failures"].inc()
             return f"{stopped}, and could not write a checkpoint to {output}: {error}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -11,14 +12,16 @@ from torch import Tensor
 
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
-from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError
+from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError, DataError
 from pipeline.config.arguments import reconfigured
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data.nothing import without_rows
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation, check_alike
 from pipeline.evaluation.conditional import log_z_on_grid, reach
 from pipeline.evaluation.likelihood import log_z_by_quadrature
+from pipeline.evaluation.report import labels_of
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import names
 from pipeline.storage.lease import LEASE_FOLDER
@@ -26,6 +29,7 @@ from pipeline.storage.paths import resolve_output
 from pipeline.storage.probe import check_input, check_output
 from pipeline.storage.store import find_averaged
 
+log = logging.getLogger(__name__)
 NEGATED = 0.5  # weight of what is negated, where none is given
 
 
@@ -42,12 +46,12 @@ class Trained(NamedTuple):
     energy: Energy
 
 
-def open_run(url: str, overrides: Sequence[str]) -> Trained:
+def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Trained:
     """Opens the run at `url`, or one checkpoint of it, its configuration under `overrides`; on the
     CPU. Of the checkpoint the averaged weights alone are read.
 
-    Raises `CheckpointError` where there is none or it does not fit, `DataError` where its data are
-    gone.
+    Raises `CheckpointError` where there is none or it does not fit. Where its data are gone, raises
+    `DataError` if they are needed; else the run's data are of the right shape and have no rows.
     """
     check_input(url, "run")
     checkpoint, weights = find_averaged(url)
@@ -59,7 +63,13 @@ def open_run(url: str, overrides: Sequence[str]) -> Trained:
         raise CheckpointError(
             f"{checkpoint.folder}: this version cannot take its configuration up ({error})"
         ) from error
-    data = open_data(config)
+    try:
+        data = open_data(config)
+    except (ConfigError, DataError) as error:
+        if needs_data or any(text.startswith("data.") for text in overrides):
+            raise
+        log.warning("%s: its data are not there (%s); it does without", url, error)
+        data = without_rows(checkpoint.shape, checkpoint.context_shape)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
     checkpoint.fill(energy, weights)
@@ -75,9 +85,9 @@ def output_of(run: Trained, wanted: str | None, name: str) -> str:
         f"{run.checkpoint.folder.rpartition('/checkpoints/')[0] or run.checkpoint.folder}/{name}"
     )
     output = resolve_output(run.config.model_copy(update={"output": wanted or default}))
+    check_output(output)
     if not {"checkpoints", LEASE_FOLDER}.isdisjoint(names(output)):
         raise ConfigError("output", output, "a run has its files there; give a folder of its own")
-    check_output(output)
     return output
 
 
@@ -98,7 +108,9 @@ def contexts_of(run: Trained, given: Any) -> Tensor:
         ) from error
     if values.shape == shape:
         values = values[None]
-    known = None if run.data.context is None else run.data.context.sample
+    known = labels_of(run.config, run.data)
+    if known is None and run.data.context is not None and run.data.rows:
+        known = run.data.context.sample
     if values.shape[1:] != shape or not len(values):
         raise ConfigError(
             "given",
@@ -123,13 +135,17 @@ def bound(run: Trained, context: Tensor | None) -> Energy:
 
 def log_partition(energy: Energy, data: DataSet) -> float | None:
     """Returns log Z in nats: exactly where the energy has it, by quadrature in at most two real
-    dimensions. It is None elsewhere, and where the energy is bound to several contexts.
+    dimensions. It is None elsewhere, and where the energy is bound to several contexts. Raises
+    `ConfigError` where quadrature wants rows, and there are none.
     """
     if energy.contexts > 1:
         return None
     log_z = energy.log_partition()
     if log_z is not None or energy.levels is not None or energy.dimension > 2:
         return log_z
+    if energy.box is None and not data.rows:
+        remedy = "the data are not there, which say how far to integrate; give them"
+        raise ConfigError("log_partitions", "null", remedy)
     box = reach(energy, data)
     return (
         log_z_by_quadrature(energy, box)

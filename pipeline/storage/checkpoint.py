@@ -23,24 +23,9 @@ from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import signature, unflatten_
 from pipeline.storage import files
+from pipeline.storage.binding import Content, differences
 from pipeline.storage.manifest import FORMAT, MANIFEST, Manifest, read_manifest
 from pipeline.storage.parts import OLD_SUFFIX, SUFFIX, decode
-
-# what a resumed run must have in common with the one that wrote the checkpoint
-BINDING = (
-    "seed",
-    "energy",
-    "kernel.name",
-    "kernel.rungs",
-    "kernel.inner.name",
-    "objective.name",
-    "objective.weights",
-    "data",
-    "chains.pools",
-    "chains.per_pool",
-    "chains.per_context",
-    "optimizer.name",
-)
 
 
 class Checkpoint:
@@ -111,16 +96,17 @@ class Checkpoint:
         if found not in (None, recorded):  # some file systems do not tell a size
             raise ValueError(f"its size is {found}, and the manifest says {recorded}")
 
-    def check_fits(self, config: RunConfig) -> None:
-        """Raises `CheckpointError` where `config` could not go on from here."""
-        theirs, ours = self.manifest.config, config.model_dump(mode="json")
-        for key in BINDING:
-            old, new = _lookup(theirs, key), _lookup(ours, key)
-            if old != new:
-                raise CheckpointError(
-                    f"{self.folder} was made with {key}={old}, this run has {new}: "
-                    "give another output=, or resume=never to start over there"
-                )
+    def check_fits(self, config: RunConfig, content: Content | None = None) -> None:
+        """Raises `CheckpointError` where `config`, or data of other `content`, could not go on from
+        here; it says everything that differs.
+        """
+        ours = config.model_dump(mode="json")
+        found = differences(self.manifest.config, ours, self.manifest.data, content)
+        if found:
+            raise CheckpointError(
+                f"{self.folder} does not fit this run: {'; '.join(found)}. Give another output=, or"
+                " resume=never to start over there"
+            )
 
     def check_signature(self, energy: Energy, key: str = "") -> None:
         """Raises `CheckpointError` where the parameters are not of the names, shapes and types
@@ -162,13 +148,6 @@ class Checkpoint:
             except ValueError as error:
                 raise DamagedError(f"{folder}: damaged: {file}: {error}") from error
         return checkpoint
-
-
-def _lookup(config: dict[str, Any], key: str) -> Any:
-    value: Any = config
-    for part in key.split("."):
-        value = (value or {}).get(part)
-    return value
 
 
 def _unpickled(content: bytes) -> dict[str, Any]:

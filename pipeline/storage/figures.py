@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
@@ -11,6 +12,25 @@ from pipeline.storage.files import write_file
 
 def write_figure(figure: Figure, output: str, name: str) -> None:
     """Saves `figure` as the PNG `output/name`, on any fsspec file system."""
+    write_file(output, name, _png(figure))
+
+
+def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str, str]:
+    """Saves the figure that `make` returns as the PNG `output/name`.
+
+    No picture is worth a run: where it cannot be drawn nothing is written, and `{"undrawn_NAME":
+    why}` is returned, without the ending; else nothing. Raises what the file system raises.
+    """
+    try:
+        content = _png(make())
+    except Exception as error:
+        why = " ".join(f"{type(error).__name__}: {error}".split())
+        return {f"undrawn_{name.removesuffix('.png')}": why}
+    write_file(output, name, content)
+    return {}
+
+
+def _png(figure: Figure) -> bytes:
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
-    write_file(output, name, buffer.getvalue())
+    return buffer.getvalue()

@@ -36,7 +36,8 @@ from typing import NamedTuple
 
 import psutil
 
-from pipeline.common.errors import ConfigError, LostLeaseError
+from pipeline.common.errors import ConfigError, LostLeaseError, StorageError
+from pipeline.common.json_text import to_json
 from pipeline.storage.exclusive import create_file, remove_if_empty
 from pipeline.storage.files import exists, names, read_file, remove, write_file
 
@@ -157,7 +158,7 @@ class Lease:
                 break
         for older in self._generations():
             if older < self._generation:
-                with suppress(OSError):  # left there, it does no harm
+                with suppress(OSError, StorageError):  # left there, it does no harm
                     remove(self._url(older))
         self._heart.start()
         return self
@@ -269,7 +270,7 @@ class Lease:
         return f"{self._folder}/{generation}.json"
 
     def _content(self) -> bytes:
-        return json.dumps(self._holder._asdict(), indent=1).encode()
+        return to_json(self._holder._asdict(), indent=1).encode()
 
     def _read(self, generation: int) -> bytes | None:
         try:

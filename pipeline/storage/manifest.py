@@ -58,8 +58,9 @@ class Figure(Section):
 
 
 class Manifest(Section):
-    """The content of `manifest.json`. `run` is the id of the run that wrote the checkpoint, and
-    `signature` the names, shapes and types of the parameters.
+    """The content of `manifest.json`. `run` is the id of the run that wrote the checkpoint,
+    `signature` the names, shapes and types of the parameters, and `data` what the data hold
+    (`pipeline.storage.binding.Content`).
     """
 
     format: Literal[4, 5]
@@ -72,6 +73,7 @@ class Manifest(Section):
     shape: list[NonNegativeInt]
     context_shape: list[NonNegativeInt] | None = None
     signature: list[tuple[str, list[NonNegativeInt], str]]
+    data: dict[str, Any] | None = None
     figure: Figure | None = None
     parts: dict[FileName, PartEntry]
     checksum: Sha256 | None = None

@@ -107,6 +107,8 @@ def transient(error: BaseException) -> bool:
         return True
     if isinstance(error, (ValueError, NotImplementedError)) or not isinstance(error, OSError):
         return False
+    if isinstance(error, (PermissionError, FileExistsError, NotADirectoryError)):
+        return False  # some clients raise them without a number
     if str(error).startswith("Forbidden"):  # gcsfs, of a status 403
         return False
     return error.errno not in PERMANENT_ERRNO

@@ -18,12 +18,14 @@ import numpy as np
 import torch
 
 from pipeline.common.errors import CheckpointError, DamagedError, FormatError
+from pipeline.common.json_text import to_json
 from pipeline.common.types import Part
 from pipeline.common.version import VERSION
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import signature
 from pipeline.storage import files
+from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.folders import (
     clear_parts,
@@ -144,10 +146,12 @@ class CheckpointStore:
         parts: list[Part],
         config: RunConfig,
         energy: Energy,
+        content: Content | None = None,
         row: Mapping[str, float] | None = None,
     ) -> Checkpoint:
         """Makes a folder of written parts a checkpoint, by its manifest; then removes those that
-        are not to be kept. `row` holds the run's figures at `step`, for `best`.
+        are not to be kept. `content` says what the data hold (`pipeline.storage.binding`), and
+        `row` holds the run's figures at `step`, for `best`.
 
         Raises `DamagedError` where a part that is read back is not what was written. That older
         checkpoints cannot be removed is told and counted, and is no error.
@@ -159,7 +163,7 @@ class CheckpointStore:
                 raise DamagedError(
                     f"{folder}: damaged: {part.name}: what is read back is not what was written"
                 )
-        content = seal(
+        written = seal(
             {
                 "format": FORMAT,
                 "pipeline": VERSION,
@@ -172,6 +176,7 @@ class CheckpointStore:
                 "context_shape": (
                     None if energy.context_shape is None else list(energy.context_shape)
                 ),
+                "data": content,
                 "signature": signature(energy),
                 "figure": self._figure(step, row or {}),
                 "parts": {
@@ -179,10 +184,10 @@ class CheckpointStore:
                 },
             }
         )
-        files.write_file(folder, MANIFEST, content)
-        self._whole[step] = Checkpoint(folder, parse(content))
+        files.write_file(folder, MANIFEST, written)
+        self._whole[step] = Checkpoint(folder, parse(written))
         if self._recorded() != self.run:  # from here on the output is of this run
-            files.write_file(self._root, RUN, json.dumps({"run": self.run}).encode())
+            files.write_file(self._root, RUN, to_json({"run": self.run}).encode())
         self._moved.pop(step, None)
         self._retire(step)
         return self._whole[step]

@@ -16,7 +16,8 @@ from pipeline.config.run import RunConfig
 from pipeline.runs.display import Display
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.run import Run, Runner
-from pipeline.storage.checkpoint import Checkpoint, CheckpointStore
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.store import CheckpointStore
 from tests.ray.reused import reused_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("undrawn")]

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 from pipeline.train import main
 from tests.conftest import SMALL
 

@@ -198,7 +198,7 @@ def test_shuffling_keeps_marginals_and_takes_dependence() -> None:
         (["run={ring}", "points=x.npy"], "points=x.npy: cannot be read"),
         (
             ["run={ring}", "points=x.parquet"],
-            "points=x.parquet: data.path=x.parquet: no files there",
+            "points=x.parquet: no files there",
         ),
         (
             ["run={ring}", "points={three}"],

@@ -19,8 +19,8 @@ import pytest
 from pipeline import evaluate, sample
 from pipeline.runs.inline import InlineRunner
 from pipeline.storage import lease
-from pipeline.storage.checkpoint import find
 from pipeline.storage.lease import Lease
+from pipeline.storage.store import find
 from tests.conftest import SMALL
 from tests.system.test_run import summary, train
 

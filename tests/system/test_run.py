@@ -172,7 +172,7 @@ def test_a_checkpoint_of_another_run_is_refused(
 ) -> None:
     assert train("deep", tmp_path) == 0
     assert train("deep", tmp_path, "seed=1") == 2
-    assert "seed=0, this run has 1" in capsys.readouterr().err
+    assert "seed=0 there, 1 here" in capsys.readouterr().err
 
 
 def test_what_is_refused_leaves_the_old_run_as_it_was(

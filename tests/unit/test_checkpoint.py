@@ -373,9 +373,9 @@ def test_only_the_newest_are_kept(small: Small, tmp_path: Path) -> None:
     ("override", "words"),
     [
         ("seed=1", "seed=0"),
-        ("energy.hidden=[8]", "energy="),
+        ("energy.hidden=[8]", r"energy.hidden=\[16, 16\] there, \[8\] here"),
         ("chains.per_pool=4", "chains.per_pool=8"),
-        ("data.noise=0.3", "data="),
+        ("data.noise=0.3", "data.noise=0.15 there, 0.3 here"),
     ],
 )
 def test_a_run_it_does_not_fit_is_refused(

@@ -51,7 +51,7 @@ def save(tmp_path: Path, config: RunConfig, energy: BernoulliRBM) -> Callable[..
         folder = store.prepare(step)
         weights = {"weights": torch.from_numpy(flatten(energy))}
         parts = [write_part(folder, name, weights) for name in ("energy", "learner", "pool-0")]
-        return store.commit(step, parts, config, energy, row)
+        return store.commit(step, parts, config, energy, row=row)
 
     return saved
 

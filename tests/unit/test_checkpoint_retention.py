@@ -36,7 +36,7 @@ def save(small: Callable[..., RunConfig]) -> Save:
     def saved(store: CheckpointStore, step: int, **row: float) -> Checkpoint:
         state = {"weights": torch.from_numpy(flatten(energy))}
         parts = [write_part(store.prepare(step), "energy", state)]
-        return store.commit(step, parts, config, energy, row)
+        return store.commit(step, parts, config, energy, row=row)
 
     return saved
 

@@ -53,6 +53,21 @@ def test_every_shipped_yaml_loads() -> None:
     assert yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
 
 
+@pytest.mark.parametrize(
+    ("arguments", "name"),
+    [
+        ([], "digits"),
+        (["data=toy"], "toy"),
+        (["data=columns", "data.path=rows"], "columns"),
+        (["experiment=digits_rbm"], "digits_rbm"),
+        (["data=toy", "name=mine"], "mine"),
+    ],
+)
+def test_a_run_is_called_after_its_data(arguments: list[str], name: str) -> None:
+    """Unless an experiment or a person gives it a name."""
+    assert compose(arguments).name == name
+
+
 def test_an_experiment_gives_way_to_another_choice() -> None:
     """Its settings of a group go with its own choice there; what is given by hand stays."""
     config = compose(["experiment=toy", "kernel=hmc", "kernel.leapfrog_steps=3", "energy=custom"])
@@ -538,6 +553,7 @@ def test_help_lists_every_group_choice_and_key() -> None:
         "data.path",
         "checkpoint.every",
         "metrics.port",
+        "metrics.address",
     } <= keys
     for key, _, meaning in describe():
         assert meaning.strip(), f"{key} is not explained"

@@ -15,7 +15,7 @@ from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.divergence import LATER, SOON, DivergenceWatch
 from pipeline.runs.rollbacks import CALM, Rollbacks
-from pipeline.storage.checkpoint import CheckpointStore
+from pipeline.storage.store import CheckpointStore
 
 Small = Callable[..., RunConfig]
 NOTHING = Usage(0.0, 0, 0)

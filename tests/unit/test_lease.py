@@ -18,7 +18,7 @@ import psutil
 import pytest
 from fsspec.implementations.memory import MemoryFileSystem
 
-from pipeline.common.errors import ConfigError, LostLeaseError
+from pipeline.common.errors import ConfigError, LostLeaseError, StorageError
 from pipeline.storage import files, lease
 from pipeline.storage.exclusive import create_file
 from pipeline.storage.files import names, read_file, write_file
@@ -72,7 +72,8 @@ def at_once(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def holder(output: str) -> Holder:
     """Returns the holder of the lease of `output` by its newest file."""
-    newest = max(names(f"{output}/lease"), key=lambda name: int(name.removesuffix(".json")))
+    whole = [name for name in names(f"{output}/lease") if not name.startswith(".")]
+    newest = max(whole, key=lambda name: int(name.removesuffix(".json")))
     while True:
         found = lease._parsed(read_file(f"{output}/lease/{newest}"))
         if found:  # not half-written
@@ -155,7 +156,7 @@ def test_another_process_is_refused_as_long_as_this_one_runs(
         [sys.executable, "-c", HELD, str(tmp_path)], capture_output=True, text=True, check=False
     )
     assert f"process {os.getpid()} on" in done.stderr.splitlines()[-1]
-    assert names(str(tmp_path / "lease")) == ["1.json"]
+    assert not (tmp_path / "lease/2.json").exists()
 
 
 @pytest.mark.usefixtures("at_once")
@@ -312,7 +313,7 @@ def test_a_full_disk_leaves_no_empty_file(tmp_path: Path, monkeypatch: pytest.Mo
             raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(files.os, "fdopen", lambda *_: Full())
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(StorageError, match="No space left"):
         create_file(str(tmp_path / "1"), b"mine")
     assert list(tmp_path.iterdir()) == []
 
@@ -379,7 +380,7 @@ def test_any_other_failure_is_raised(monkeypatch: pytest.MonkeyPatch) -> None:
         raise PermissionError("read-only")
 
     monkeypatch.setattr(MemoryFileSystem, "pipe_file", away)
-    with pytest.raises(PermissionError):
+    with pytest.raises(StorageError, match="read-only"):
         create_file(f"memory://{uuid4().hex}/lease/1.json", b"mine")
 
 

@@ -21,7 +21,7 @@ from pipeline.config.run import RunConfig
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorders.base import RecordedRun
-from pipeline.runs.recorders.prometheus import Prometheus
+from pipeline.runs.recorders.prometheus import Prometheus, address_of
 from pipeline.runs.recorders.series import Series
 from pipeline.runs.recording import GROUP, Recording
 from pipeline.storage import files
@@ -126,6 +126,43 @@ def test_the_endpoint_serves_what_was_observed(tmp_path: Path, small: Small) -> 
         endpoint.finish(None)
     with pytest.raises(OSError):
         urllib.request.urlopen(url)
+
+
+@pytest.mark.parametrize("address", ["127.0.0.1", "::1"])
+def test_the_endpoint_listens_where_it_is_told(address: str, tmp_path: Path, small: Small) -> None:
+    """Of this machine's addresses at that one alone."""
+    port = free_port()
+    run, _ = recorded(tmp_path, small, f"metrics.port={port}", f"metrics.address={address}")
+    endpoint = Prometheus()
+    endpoint.start(run)
+    try:
+        for other in ("127.0.0.1", "::1"):
+            family = socket.AF_INET6 if ":" in other else socket.AF_INET
+            with socket.socket(family) as probe:
+                assert (probe.connect_ex((other, port)) == 0) == (other == address)
+    finally:
+        endpoint.finish(None)
+
+
+@pytest.mark.parametrize("address", ["192.0.2.7", "no such name", "2001:db8::7"])
+def test_an_address_of_another_machine_is_refused(
+    address: str, tmp_path: Path, small: Small
+) -> None:
+    port = free_port()
+    run, _ = recorded(tmp_path, small, f"metrics.port={port}", f"metrics.address={address}")
+    with pytest.raises(ConfigError, match=rf"metrics\.address={address}: cannot listen there"):
+        Prometheus().start(run)
+
+
+@pytest.mark.parametrize(
+    ("cluster", "expected"),
+    [("inline", {"127.0.0.1"}), ("local", {"127.0.0.1"}), ("ray", {"::", "0.0.0.0"})],
+)
+def test_a_run_on_this_machine_serves_this_machine(
+    cluster: str, expected: set[str], small: Small
+) -> None:
+    """Others are to reach the driver of a run on a cluster, and nobody else that of a local one."""
+    assert address_of(small("rbm", f"cluster={cluster}")) in expected
 
 
 def started(output: str, small: Small, step: int) -> Series:

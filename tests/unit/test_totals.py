@@ -13,6 +13,7 @@ SUMMARY = {
     "version": 4,
     "steps": 4,
     "restarts": 0,
+    "evaluation": {"samples": 4},
     "output": "/runs/one",
     "checkpoint": "/runs/one/checkpoints/4",
 }

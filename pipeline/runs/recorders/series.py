@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Iterator
 
+from pipeline.common.json_text import to_json
 from pipeline.common.types import Figures
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.storage.files import append_file, read_file, write_file
@@ -63,13 +65,16 @@ class Series:
 
 
 def _lines(rows: Iterable[dict[str, float]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+    return "".join(to_json(row) + "\n" for row in rows).encode()
 
 
 def _parsed(lines: Iterable[str]) -> Iterator[dict[str, float]]:
-    """Yields the rows of the lines; a last one that was cut off by a crash is passed over."""
+    """Yields the rows of the lines, NaN where a value is null; a last one that was cut off by a
+    crash is passed over.
+    """
     for line in lines:
         try:
-            yield json.loads(line)
+            row = json.loads(line)
         except ValueError:
             return
+        yield {key: math.nan if value is None else value for key, value in row.items()}

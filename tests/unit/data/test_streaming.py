@@ -472,7 +472,7 @@ def test_the_next_window_is_read_while_one_is_used(
     read_ahead(positives)
 
     def gone(*_: object) -> None:
-        raise DataError("the network is down")
+        raise DataError("data.path", "rows", "the network is down")
 
     with monkeypatch.context() as patch:
         patch.setattr(Source, "pieces", gone)
