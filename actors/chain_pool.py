@@ -14,7 +14,7 @@ import torch
 from actors.lines import LineBroken, Lines
 from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
-from pipeline.common.errors import OutOfStepError
+from pipeline.common.errors import DamagedError, OutOfStepError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Part, RoundReport, Rows, Weights
 from pipeline.config.run import RunConfig
@@ -30,6 +30,19 @@ class PoolStatus(NamedTuple):
     round: int
     incarnation: int
     node: str
+
+
+def kept_chains(checkpoint: Checkpoint | None, pool: int) -> dict[str, Any] | None:
+    """The chains that a pool had kept by training row when the `checkpoint` was written, if any."""
+    name = f"pool-{pool}"
+    if checkpoint is None or not checkpoint.has(name):
+        return None
+    try:
+        kept: dict[str, Any] = checkpoint.read(name)["kept"]
+        return kept
+    except DamagedError as error:
+        log.warning("pool %d begins the chains of its rows anew: %s", pool, error)
+        return None
 
 
 class ChainPool:
@@ -136,14 +149,21 @@ class ChainPool:
         return self.begin()
 
     def revive(
-        self, incarnation: int, round: int, last: pa.RecordBatch | None, rows: Rows | None = None
+        self,
+        incarnation: int,
+        round: int,
+        last: pa.RecordBatch | None,
+        rows: Rows | None = None,
+        tuning: dict[str, Any] | None = None,
+        checkpoint: Checkpoint | None = None,
     ) -> PoolStatus:
-        """Takes up the chains of the batch `last` that this pool, or another one, sent; else begins
-        at training `rows`, as arrays; else from noise.
+        """Takes up the chains of the batch `last` that this pool, or another one, sent, with their
+        `tuning`; else begins at training `rows`, as arrays; else from noise. Chains that it kept
+        by training row are those of its part of the `checkpoint`.
         """
-        self._pool.revive(
-            incarnation, round, last, None if rows is None else rows.map(torch.tensor)
-        )
+        start = None if rows is None else rows.map(torch.tensor)
+        kept = kept_chains(checkpoint, self._number)
+        self._pool.revive(incarnation, round, last, start, tuning, kept)
         return self.begin()
 
     def hand_over(self, round: int) -> dict[str, Any]:

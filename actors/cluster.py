@@ -7,11 +7,15 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 
-from pipeline.common.errors import ConfigError
+from actors.surroundings import supply_token, temporary_folder
+from pipeline.common.errors import ClusterError, ConfigError
 from pipeline.config.cores import usable_cores
 from pipeline.config.run import RunConfig
 
@@ -20,8 +24,9 @@ def connect(config: RunConfig, output: str) -> None:
     """Joins the cluster at RAY_ADDRESS, or starts a Ray on this machine where the configuration
     allows it.
 
-    Raises `ConfigError` where there is no cluster, where it is too small, and where it has several
-    nodes but `output` is a path that each of them would see differently.
+    Raises `ConfigError` where there is no cluster, where it is too small, where the environment
+    leaves Ray no folder to start in, and where it has several nodes but `output` is a path that
+    each of them would see differently; and `ClusterError` where Ray fails otherwise.
     """
     if not ray.is_initialized():
         _initialise(config)
@@ -35,31 +40,75 @@ def connect(config: RunConfig, output: str) -> None:
         raise ConfigError("output", output, remedy)
 
 
+QUIET = {"logging_level": logging.WARNING, "log_to_driver": False}
+
+
 def _initialise(config: RunConfig) -> None:
     address = os.environ.get("RAY_ADDRESS")
-    quiet = {"logging_level": logging.WARNING, "log_to_driver": False}
     if address:
         _check_address(address)
     if address or config.cluster.name in ("ray", "kuberay"):
-        try:
-            ray.init(address=address or "auto", **quiet)
-        except ConnectionError as error:
-            remedy = (
-                "no running cluster found, or its RAY_AUTH_MODE or RAY_AUTH_TOKEN is not this"
-                " process's; `ray start --head` starts one, RAY_ADDRESS names one, cluster=local"
-                " needs none"
-            )
-            raise ConfigError("cluster", config.cluster.name, f"{remedy} ({error})") from error
+        _join(config, address or "auto")
     else:
-        # Ray guards what it starts with a token, and warns that it does: nothing to tell a person
-        # who runs alone
-        logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
-            logging.ERROR
+        _start(config)
+
+
+def _join(config: RunConfig, address: str) -> None:
+    try:
+        ray.init(address=address, **QUIET)
+    except ConnectionError as error:
+        remedy = (
+            "no running cluster found, or its RAY_AUTH_MODE or RAY_AUTH_TOKEN is not this"
+            " process's; `ray start --head` starts one, RAY_ADDRESS names one, cluster=local"
+            " needs none"
         )
-        # actors that hold every CPU would starve each other on a small machine; the run is what it
-        # was started for
-        cpus = max(os.cpu_count() or 1, math.ceil(_demand(config, config.most_pools)["CPU"]))
-        ray.init(address="local", num_cpus=cpus, include_dashboard=False, **quiet)
+        raise ConfigError("cluster", config.cluster.name, f"{remedy} ({error})") from error
+    except Exception as error:  # Ray raises all kinds of errors
+        raise ClusterError(f"the Ray cluster could not be joined: {_in_a_line(error)}") from error
+
+
+def _start(config: RunConfig) -> None:
+    # Ray guards what it starts with a token, and warns that it does: nothing to tell a person who
+    # runs alone
+    logging.getLogger("ray._private.authentication.authentication_token_setup").setLevel(
+        logging.ERROR
+    )
+    # actors that hold every CPU would starve each other on a small machine; the run is what it was
+    # started for
+    cpus = max(os.cpu_count() or 1, math.ceil(_demand(config, config.most_pools)["CPU"]))
+    folder = temporary_folder()
+    supply_token()
+    try:
+        with _hang_up_kept_from_children():
+            ray.init(
+                address="local",
+                num_cpus=cpus,
+                include_dashboard=False,
+                _temp_dir=str(folder),
+                **QUIET,
+            )
+    except Exception as error:  # Ray raises all kinds of errors
+        raise ClusterError(
+            f"Ray could not start: {_in_a_line(error)}; its logs are in"
+            f" {folder}/session_latest/logs"
+        ) from error
+
+
+def _in_a_line(error: Exception) -> str:
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"
+
+
+@contextmanager
+def _hang_up_kept_from_children() -> Iterator[None]:
+    """Has the processes that start within never see a SIGHUP: a terminal that closes sends it to
+    all of them, and the run still needs its Ray for a last checkpoint. (Ray itself does so with
+    SIGINT.) One that comes for this process meanwhile waits.
+    """
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGHUP})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _check_address(address: str) -> None:

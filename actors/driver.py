@@ -12,12 +12,13 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from ray import ObjectRef
 from ray.exceptions import ObjectLostError, RayActorError
 
+from actors.accounts import Accounts
 from actors.chain_pool import ChainPool
 from actors.cluster import on_cores_of_its_own
 from actors.members import Finished
@@ -55,15 +56,18 @@ class RayRunner:
         watch: Callable[[Flow], None] | None = None,
     ) -> None:
         config = on_cores_of_its_own(config)
-        self._config, self._watch = config, watch
-        self._damaged = 0  # checkpoints found to be so
-        self._store = CheckpointStore(output, config.checkpoint.keep, count=self._count_damaged)
-        self._other_runs: set[str] = set()  # whose checkpoints are in `output` yet, and go soon
+        self._config = config
         self.servers = ServerRanks(config, server)
         # more pools than there may be room for: ranks have theirs first
         if config.chains.max_pools:
             self.servers.await_room()
-        self.pools = PoolRoster(config, self.servers, pool, (shape, context_shape))
+        self.pools = PoolRoster(
+            config, self.servers, pool, (shape, context_shape), self._with_kept_chains
+        )
+        self._accounts = Accounts(self.pools, watch)
+        count = self._accounts.count_damaged
+        self._store = CheckpointStore(output, config.checkpoint.keep, count=count)
+        self._other_runs: set[str] = set()  # whose checkpoints are in `output` yet, and go soon
         self._stretches = Stretches(config, self.servers, self.pools)
         self._version = 0
         self._asked = 0  # rounds that rows were dealt to
@@ -71,7 +75,6 @@ class RayRunner:
         self._rate_factor: float | None = None
         self._server_restarts = RestartBudget(config.cluster.server_restarts)
         self._leaving_told = False
-        self._pools_told = 0
 
     # -- life of a run -----------------------------------------------------------------------------
 
@@ -104,11 +107,17 @@ class RayRunner:
             )
             while len(self.pools.available) < needed:
                 self.pools.await_first(1.0)
-                self._tell()
+                self._accounts.tell()
                 deadline.check()
         except RayActorError as error:
             raise ClusterError(f"an actor could not start: {error}") from error
         self._restart_from(version)
+
+    def _with_kept_chains(self) -> Checkpoint | None:
+        """The newest checkpoint, where pools keep chains by training row: no batch has them all."""
+        contrastive = self._config.contrastive
+        kept = contrastive is not None and contrastive.start == "persistent"
+        return self._store.latest() if kept and self._config.conditional else None
 
     def _restart_from(self, version: int) -> None:
         """Goes on from `version`, with no round under way."""
@@ -130,8 +139,7 @@ class RayRunner:
             made = self._stretches.make(self._version, most)
         # of the parameter server
         except (RayActorError, OutOfStepError) as error:
-            self._recover_server(error)
-            return []
+            return self._recover_server(error)
         if made is None or not made.reports:
             return [self.step()]
         self._version = made.reports[-1].version
@@ -140,7 +148,9 @@ class RayRunner:
         each = (time.perf_counter() - clock) / len(made.reports)
         steps = []
         for report, rounds, waited in zip(made.reports, made.rounds, made.waited, strict=True):
-            flow = self._flow({"wait_for_pools": waited, "wait_for_step": max(0, each - waited)})
+            flow = self._accounts.flow(
+                {"wait_for_pools": waited, "wait_for_step": max(0, each - waited)}
+            )
             ago = each * (self._version - report.version)
             steps.append((report, rounds, flow._replace(ago=ago)))
         return [*steps[:-1], (*steps[-1][:2], steps[-1][2]._replace(server_leaves=self._leaves()))]
@@ -168,20 +178,20 @@ class RayRunner:
                 break
             # of the parameter server: those of pools are dealt with elsewhere
             except (RayActorError, OutOfStepError) as error:
-                self.pools.dropped["parameter_server_died"] += len(batches)
-                self._recover_server(error)
+                if made := self._recover_server(error, batches):
+                    return made[-1]
             # a batch died with its node before the step could read it
             except ObjectLostError as error:
                 self.pools.dropped["object_lost"] += len(batches)
                 # the other ranks wait for the one that lacks it
                 if self._config.trainer.replicas > 1:
-                    self._recover_server(error)
+                    self._recover_server(error, [])
         self._version, self._lag_bound = report.version, report.lag_bound
         seconds = {
             "wait_for_pools": waited - clock,
             "wait_for_step": time.perf_counter() - waited,
         }
-        flow = self._flow(seconds)._replace(server_leaves=self._leaves())
+        flow = self._accounts.flow(seconds)._replace(server_leaves=self._leaves())
         return report, [round.report for round in batches], flow
 
     def _take_weights(self) -> None:
@@ -197,43 +207,13 @@ class RayRunner:
             deadline = Deadline(self._config.cluster.timeout, "the parameter server's step")
             while True:
                 self.pools.look_after()
-                self._tell()
+                self._accounts.tell()
                 self._ask_first_come(self._lag_bound)
                 if any(ready(rank) for rank in step):
                     break
                 deadline.check()
                 self.pools.collect(1.0, *step)
         return self.servers.report(step)
-
-    def _flow(self, seconds: dict[str, float]) -> Flow:
-        """The account of everything since the last one."""
-        pools = self.pools
-        flow = Flow(
-            in_flight=pools.in_flight,
-            waiting=len(pools.fleet.finished),
-            pools=len(pools.fleet.available()),
-            dropped=dict(pools.dropped),
-            restarts=dict(pools.restarts),
-            handovers=pools.handovers,
-            server_leaves=False,
-            seconds=seconds,
-            damaged=self._damaged,
-        )
-        self._damaged = 0
-        pools.dropped.clear()
-        pools.restarts.clear()
-        pools.handovers = 0
-        self._pools_told = flow.pools
-        return flow
-
-    def _count_damaged(self, _: str) -> None:
-        self._damaged += 1
-
-    def _tell(self) -> None:
-        """Hands on that pools came or went, or that an actor is being restarted, without a step."""
-        changed = len(self.pools.fleet.available()) != self._pools_told
-        if self._watch is not None and (changed or self.pools.restarts):
-            self._watch(self._flow({}))
 
     def save(self, folder: str) -> list[Part]:
         """Every actor writes its own part."""
@@ -267,7 +247,7 @@ class RayRunner:
         batches = [] if assigned else self._choose_first_come()
         while not batches:
             self.pools.look_after()
-            self._tell()
+            self._accounts.tell()
             if assigned:
                 self._ask_assigned()
             else:
@@ -342,13 +322,15 @@ class RayRunner:
         get(reference, self._config.cluster.timeout, "the parameter server")
         self._weights = deque([(self._version, reference)], maxlen=self._weights.maxlen)
 
-    def _recover_server(self, error: Exception) -> None:
-        """The parameter server died, as `error` says: it comes back from the newest checkpoint, and
-        the run goes on from there.
+    def _recover_server(
+        self, error: Exception, batches: Sequence[Finished] | None = None
+    ) -> list[tuple[StepReport, list[RoundReport], Flow]]:
+        """The parameter server died, as `error` says, while it was at a step of the `batches`; None
+        where they are not known. It comes back, and the run goes on: from where it was, as long as
+        one of several ranks lives, else from the newest checkpoint.
 
-        Nothing of the dead one's is used again: its versions had other weights than those of the
-        same numbers will have. Raises `ClusterError` where it died too often, or is not back in
-        time.
+        Returns the steps that nobody had heard of. Raises `ClusterError` where it died too often,
+        or is not back in time.
         """
         cluster, cause = self._config.cluster, " ".join(str(error).split())
         if not self._server_restarts.spend(time.monotonic()):
@@ -358,16 +340,45 @@ class RayRunner:
             ) from error
         self.pools.restarts["parameter_server"] += 1
         log.warning("the parameter server died: %s", cause)
-        self._tell()
-        version = self._restart_server()
-        self.pools.dropped["parameter_server_died"] += self.pools.forget_rounds()
+        self._accounts.tell()
+        whose = "the parameter server, which died,"
+        reports = self.servers.rejoin(self._version, Deadline(cluster.timeout, whose))
+        if reports is not None:
+            return self._go_on(reports, batches)
+        version = self._restart_server(Deadline(cluster.timeout, whose))
+        # nothing of the dead one's is used again: its versions had other weights than those of the
+        # same numbers will have
+        dropped = len(batches or ()) + self.pools.forget_rounds()
+        self.pools.dropped["parameter_server_died"] += dropped
         self._restart_from(version)
+        return []
 
-    def _restart_server(self) -> int:
+    def _go_on(
+        self, reports: list[StepReport], batches: Sequence[Finished] | None
+    ) -> list[tuple[StepReport, list[RoundReport], Flow]]:
+        """Goes on behind the steps that `reports` tell of, with a parameter server that knows its
+        state. The step that it was at is made again, of the same `batches`.
+        """
+        self._version += len(reports)
+        log.warning("lost ranks have the state of others; no step is lost: %d", self._version)
+        if reports:
+            self._lag_bound = reports[-1].lag_bound
+        if self._config.sends_starts:  # they may wait for rows that died with a rank
+            lost = self.pools.forget_rounds(finished=False)
+            self.pools.dropped["parameter_server_died"] += lost
+        again: list[Finished | None]
+        if batches is None:
+            again = [pool.made_for(self._version) for pool in self.pools.members]
+        else:
+            again = [] if reports else [*batches]
+        self.pools.fleet.finished[:0] = filter(None, again)
+        rounds = [round.report for round in batches or ()]
+        return [(report, rounds, self._accounts.flow({})) for report in reports]
+
+    def _restart_server(self, deadline: Deadline) -> int:
         """Brings the parameter server back from the newest checkpoint that is whole; returns the
         version that it is then at.
         """
-        deadline = Deadline(self._config.cluster.timeout, "the parameter server, which died,")
         for checkpoint in self._store.complete(besides=self._other_runs):
             log.warning("the parameter server is being restarted from %s", checkpoint.folder)
             try:

@@ -44,6 +44,7 @@ class PoolMember:
         self.incarnation = 0
         self.done = 0  # rounds that are known to be done
         self.last: ray.ObjectRef | None = None  # its newest batch: the chains it is revived with
+        self.report: RoundReport | None = None  # on that batch
         self.rows: deque[ray.ObjectRef | None] = deque()  # those of its rounds under way
         self.node = ""
         self.joining: ray.ObjectRef | None = None
@@ -59,6 +60,11 @@ class PoolMember:
         return Life(self._fleet.life[self.number])
 
     @property
+    def tuning(self) -> dict[str, Any] | None:
+        """The tuning of the chains of its newest batch."""
+        return None if self.report is None else self.report.tuning
+
+    @property
     def available(self) -> bool:
         """Return whether it can be asked for rounds."""
         return self.life in (Life.THERE, Life.LATE)
@@ -72,3 +78,11 @@ class PoolMember:
     def unfinished(self) -> int:
         """The rounds asked for and not come in."""
         return int(self._fleet.unfinished[self.number])
+
+    def made_for(self, step: int) -> Finished | None:
+        """Its newest batch where that was made in lock-step for the `step`, which none learned from
+        yet.
+        """
+        if self.last is None or self.report is None or self.report.version != step:
+            return None
+        return Finished(self.number, step, step, self.last, self.report)

@@ -11,6 +11,7 @@ import pyarrow as pa
 import ray
 import torch
 
+from actors.chain_pool import kept_chains
 from actors.lines import Line, LineBroken, Lines, sent_rows
 from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
@@ -39,6 +40,15 @@ class Stretch(NamedTuple):
     lost: list[int]
 
 
+class Resting(NamedTuple):
+    """The version that a rank is at, and its reports of the steps since it was last asked for
+    any, which the driver may not have got.
+    """
+
+    version: int
+    reports: list[StepReport]
+
+
 class ParameterServer:
     """Hosts the learner: takes batches, answers with a report and, as an object of its own, the new
     weights.
@@ -54,6 +64,7 @@ class ParameterServer:
         self._ranks = Ranks.alone()
         self._started: Learner | None = None
         self._published: dict[int, Weights] = {}
+        self._made: list[StepReport] = []  # since the driver last asked for steps
         self._lines = Lines()
 
     def address(self) -> str:
@@ -79,16 +90,59 @@ class ParameterServer:
         size = self._config.trainer.replicas
         if self._config.cluster.pin and size > 1:
             keep_to_core(rank)  # where a pool is, which rests when ranks learn
+        self._meet(address, rank, size)
+        learner = make_learner(self._config, self._data, self._ranks)
+        learner.start(checkpoint, warm_start, rate_factor)
+        return self._begin(learner)
+
+    def _meet(self, address: str, rank: int, size: int) -> None:
         if size > 1:
             self._ranks.leave()  # where it was started before: a damaged checkpoint, a rollback
             self._ranks = Ranks.join(
                 address, rank, size, self._config.device, self._config.cluster.timeout
             )
-        self._started = make_learner(self._config, self._data, self._ranks)
-        self._started.start(checkpoint, warm_start, rate_factor)
-        weights = self._started.publish()
+
+    def _begin(self, learner: Learner) -> int:
+        """Goes on with the `learner`; the version that it is at."""
+        self._started, self._made = learner, []
+        weights = learner.publish()
         self._published = {weights.version: weights}
         return weights.version
+
+    # -- after another rank died -------------------------------------------------------------------
+
+    def rest(self) -> Resting | None:
+        """Leaves the other ranks, which wait for it no longer, and its lines; says where it stands.
+        None where this process hosts no learner: it was started anew.
+        """
+        self._lines.close()
+        if self._started is None:
+            return None
+        self._ranks.leave()
+        self._ranks = Ranks.alone()
+        return Resting(self._started.version, self._made)
+
+    def living_state(self, version: int) -> dict[str, Any]:
+        """The state that a rank which died needs to go on. Raises `ServerOutOfStepError`."""
+        return self._learner(version).living_state()
+
+    def rejoin(self, address: str, rank: int, state: dict[str, Any] | None) -> int:
+        """Meets the other ranks at `address`, and goes on from the `state` of another one, or from
+        its own; returns the version that it is at.
+
+        Raises `CheckpointError` where another rank's state does not serve this one.
+        """
+        own = state is None
+        if own:
+            assert self._started is not None
+            state = self._started.living_state()
+        elif self._config.cluster.pin:
+            keep_to_core(rank)
+        assert state is not None
+        self._meet(address, rank, self._config.trainer.replicas)
+        learner = make_learner(self._config, self._data, self._ranks)
+        learner.go_on(state, own)
+        return self._begin(learner)
 
     def _learner(self, version: int) -> Learner:
         """The learner. Raises `ServerOutOfStepError` where it is not at `version`, or was not
@@ -129,7 +183,9 @@ class ParameterServer:
         """One optimizer update from the `batches`, this rank's share. Raises
         `ServerOutOfStepError`.
         """
-        report, weights = self._learner(version).step(batches)
+        learner, self._made = self._learner(version), []
+        report, weights = learner.step(batches)
+        self._made.append(report)
         if self._ranks.rank == 0:
             # the driver asks for a version before it waits for the next one's report
             self._published.pop(version - 1, None)
@@ -181,8 +237,9 @@ class ParameterServer:
         `StorageError` where those of the first cannot.
         """
         learner = self._learner(version)
-        reports: list[StepReport] = []
         waited: list[float] = []
+        reports: list[StepReport] = []
+        self._made = reports
         lost: list[int] = []
         weights = learner.publish()
         try:
@@ -272,13 +329,21 @@ class ParameterServer:
         return self._learner(version).write(folder)
 
     def save_absent(
-        self, pool: int, incarnation: int, round: int, last: pa.RecordBatch | None, folder: str
+        self,
+        pool: int,
+        incarnation: int,
+        round: int,
+        last: pa.RecordBatch | None,
+        tuning: dict[str, Any] | None,
+        checkpoint: Checkpoint | None,
+        folder: str,
     ) -> Part:
         """The part of a pool that is away, as it will be when it has taken up the chains of the
-        `last` batch it sent.
+        `last` batch it sent, their `tuning`, and those that it kept in an older `checkpoint`.
         """
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
-        chains.revive(incarnation, round, last)
+        kept = kept_chains(checkpoint, pool)
+        chains.revive(incarnation, round, last, tuning=tuning, kept=kept)
         return write_part(folder, f"pool-{pool}", chains.state_dict())
 
     @ray.method(num_returns=2)

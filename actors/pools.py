@@ -38,6 +38,7 @@ class PoolRoster:
 
     A pool that is not there, for whatever reason, is one that is on its way: steps go on with the
     others. Finished rounds wait in `fleet.finished` for their step, in the order that they came in.
+    `newest` says which checkpoint has the chains that pools keep by training row, if they do.
     """
 
     def __init__(
@@ -46,9 +47,10 @@ class PoolRoster:
         servers: ServerRanks,
         make: Callable[..., Any],
         arguments: tuple[Any, ...],
+        newest: Callable[[], Checkpoint | None] = lambda: None,
     ) -> None:
         cluster = config.cluster
-        self._config, self._servers = config, servers
+        self._config, self._servers, self._newest = config, servers, newest
         options: dict[str, Any] = {"num_cpus": cluster.pool_cpus, "num_gpus": cluster.pool_gpus}
         if cluster.pool_labels:
             options["label_selector"] = cluster.pool_labels
@@ -114,12 +116,13 @@ class PoolRoster:
         ray.wait(joining, timeout=seconds, fetch_local=False)
         self._poll_joining(beginning=True)
 
-    def forget_rounds(self) -> int:
-        """Gives up every round under way; how many there were. Pools say where they stand, when
-        they have come to rest.
+    def forget_rounds(self, finished: bool = True) -> int:
+        """Gives up every round under way, and those that `finished`; how many there were. Pools say
+        where they stand, when they have come to rest.
         """
-        lost = self.in_flight
-        self.rounds, self.fleet.finished = {}, []
+        lost = self.in_flight if finished else len(self.rounds)
+        self.rounds = {}
+        self.fleet.finished = [] if finished else self.fleet.finished
         for pool in self.members:
             if self._give_up(pool) and pool.available:
                 pool.joining = pool.actor.begin.remote()
@@ -174,7 +177,7 @@ class PoolRoster:
             self.lose(pool)
             return
         del self.rounds[reference]
-        pool.last = round.batch
+        pool.last, pool.report = round.batch, report
         pool.done = report.round + 1
         pool.rows.popleft()
         waits = bool(pool.rows) and pool.rows[0] is not None
@@ -182,7 +185,7 @@ class PoolRoster:
 
     def made(self, pool: PoolMember, last: ray.ObjectRef, reports: Sequence[RoundReport]) -> None:
         """Rounds that a pool made in a stretch, with its `last` batch."""
-        pool.last = last
+        pool.last, pool.report = last, reports[-1]
         pool.done = reports[-1].round + 1
         self.fleet.made(pool.number, [report.seconds for report in reports])
 
@@ -252,14 +255,13 @@ class PoolRoster:
         if pool.kept is not None:
             self._send_for(pool, pool.actor.take_over.remote(pool.kept))
             return
-        last, rows = pool.last, None
-        if last is None and self._config.chains.newcomers == "snapshot":
-            last = next(
-                (other.last for other in self._newest_first() if other.last is not None), None
-            )
-        elif last is None and self._config.chains.newcomers == "data":
+        of, rows = pool, None
+        if pool.last is None and self._config.chains.newcomers == "snapshot":
+            of = next((other for other in self._newest_first() if other.last is not None), pool)
+        elif pool.last is None and self._config.chains.newcomers == "data":
             rows = self._servers.first.rows_for_pool.remote(pool.number, pool.incarnation)
-        self._send_for(pool, pool.actor.revive.remote(pool.incarnation, pool.rounds, last, rows))
+        arguments = (of.last, rows, of.tuning, self._newest())
+        self._send_for(pool, pool.actor.revive.remote(pool.incarnation, pool.rounds, *arguments))
 
     def _newest_first(self) -> list[PoolMember]:
         return sorted(self.members, key=lambda pool: -pool.rounds)
@@ -374,7 +376,8 @@ class PoolRoster:
             # numbers than it will
             incarnation = pool.incarnation + pool.available
             absent = self._servers.first.save_absent.remote(
-                pool.number, incarnation, pool.rounds, pool.last, folder
+                *(pool.number, incarnation, pool.rounds, pool.last),
+                *(pool.tuning, self._newest(), folder),
             )
             parts.append(get(absent, self._config.cluster.timeout, "the parameter server"))
         return parts

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
 from ray.exceptions import RayTaskError
 
+from actors.parameter_server import Resting
 from actors.waiting import LOST, Deadline, NotInTime, get
-from pipeline.common.errors import PipelineError
+from pipeline.common.errors import CheckpointError, PipelineError
 from pipeline.common.types import Figures, Part, Progress, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.training.reports import merged
 
+log = logging.getLogger(__name__)
 START_SECONDS = 60.0
 """A restarted process that takes longer to answer is asked again."""
 
@@ -76,9 +79,7 @@ class ServerRanks:
             for rank, reference in enumerate(started)
         }
         assert len(versions) == 1, f"ranks are at versions {versions}"
-        self.nodes = {
-            get(actor.node.remote(), timeout, "the parameter server") for actor in self.actors
-        }
+        self._find_nodes(timeout)
         return versions.pop()
 
     def restart(
@@ -100,6 +101,61 @@ class ServerRanks:
                 return self.start(checkpoint, warm_start, rate_factor, START_SECONDS)
             except (*LOST, NotInTime):
                 deadline.pause()
+
+    def rejoin(self, version: int, deadline: Deadline) -> list[StepReport] | None:
+        """Brings back the ranks that died from the state of one that lives; the step that they were
+        at is to be made again. Returns the reports of the steps that were made since the driver was
+        at `version`, if any: they lack the rows of the ranks that died.
+
+        None where that cannot be, and a checkpoint is needed: where no rank lives, and where one
+        does not have the state of another, whose model is split or whose rows are streamed.
+        """
+        if len(self.actors) == 1 or self._config.trainer.sharding == "fsdp":
+            return None
+        living = self._living()
+        newest = max((resting.version for resting in living.values()), default=-1)
+        if newest < version:
+            return None
+        up = [rank for rank, resting in living.items() if resting.version == newest]
+        try:
+            self._await(deadline)
+            state = self.actors[up[0]].living_state.remote(newest)
+            address = get(self.first.address.remote(), START_SECONDS, "the parameter server")
+            joined = [
+                actor.rejoin.remote(address, rank, None if rank in up else state)
+                for rank, actor in enumerate(self.actors)
+            ]
+            for reference in joined:
+                get(reference, START_SECONDS, "a parameter-server rank")
+            self._find_nodes(START_SECONDS)
+        except (*LOST, NotInTime, RayTaskError, CheckpointError) as error:
+            log.warning("a lost rank could not take up the state of another: %s", error)
+            return None
+        reports = zip(*(living[rank].reports for rank in up), strict=True)
+        return [merged(ranks) for ranks in reports if ranks[0].version > version]
+
+    def _living(self) -> dict[int, Resting]:
+        """The ranks that live, which have left one another, and where each stands."""
+        resting = [actor.rest.remote() for actor in self.actors]
+        patience = min(START_SECONDS, self._config.cluster.timeout / 4)
+        ray.wait(resting, num_returns=len(resting), timeout=patience, fetch_local=False)
+        living: dict[int, Resting] = {}
+        for rank, reference in enumerate(resting):
+            try:
+                at = get(reference, 1.0, f"parameter-server rank {rank}")
+            except LOST:
+                continue
+            except (NotInTime, RayTaskError):  # it hangs, or cannot leave the others
+                ray.kill(self.actors[rank], no_restart=False)
+                continue
+            if at is not None:
+                living[rank] = Resting(*at)
+        return living
+
+    def _find_nodes(self, timeout: float) -> None:
+        self.nodes = {
+            get(actor.node.remote(), timeout, "the parameter server") for actor in self.actors
+        }
 
     def _await(self, deadline: Deadline) -> None:
         """Waits until every rank's process answers."""

@@ -73,9 +73,7 @@ class TrivialPool:
         """Return round, incarnation and node."""
         return self._round, self._incarnation, ray.get_runtime_context().get_node_id()
 
-    def revive(
-        self, incarnation: int, round: int, _last: Any = None, _rows: Any = None
-    ) -> tuple[int, int, str]:
+    def revive(self, incarnation: int, round: int, *_chains: Any) -> tuple[int, int, str]:
         self._round, self._incarnation = round, incarnation
         return self.begin()
 

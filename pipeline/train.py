@@ -19,8 +19,8 @@ command goes on from its newest checkpoint.
     python -m pipeline.train data=idx data.path=FOLDER energy=conv
         MNIST, Fashion-MNIST and their like
 
-Exit status: 0 done, 2 refused before the start, 1 failed, 130 or 143 interrupted after a last
-checkpoint.
+Exit status: 0 done, 2 refused before the start, 1 failed, 129, 130 or 143 interrupted after a last
+checkpoint (by a terminal that closed, Ctrl-C or SIGTERM).
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ from typing import TYPE_CHECKING, Any
 
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.masking import MaskingFormatter
+from pipeline.common.output import lasting_output
+from pipeline.common.proxies import keep_loopback_direct
 from pipeline.config.compose import choices, compose, default_choices, describe
 from pipeline.config.cores import crowding
 from pipeline.config.run import GROUPS, RunConfig
@@ -234,6 +236,12 @@ def _yaml(value: Any) -> str:
 
 def main(arguments: Sequence[str]) -> int:
     """Carries out the command line, and returns its exit status."""
+    keep_loopback_direct()
+    with lasting_output():
+        return _main(arguments)
+
+
+def _main(arguments: Sequence[str]) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(usage())
         return 0

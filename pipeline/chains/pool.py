@@ -135,6 +135,7 @@ class Pool:
             restarted=restarted,
             seconds=0.0,
             usage=Usage(0.0, 0, 0),
+            tuning=sampler.tuning() or None,
         )
         self.round += 1
         return batch, report
@@ -232,12 +233,21 @@ class Pool:
         )
 
     def revive(
-        self, incarnation: int, round: int, last: pa.RecordBatch | None, rows: Rows | None = None
+        self,
+        incarnation: int,
+        round: int,
+        last: pa.RecordBatch | None,
+        rows: Rows | None = None,
+        tuning: dict[str, Any] | None = None,
+        kept: dict[str, Any] | None = None,
     ) -> None:
         """Takes up the chains of the `last` batch that an earlier incarnation, or another pool,
         sent; without one they start at the training `rows`, one each; without those, and for
-        contexts that are not in the batch, from noise.
+        contexts that are not in the batch, from noise. `tuning` is from the report beside that
+        batch, and `kept` from an older `state_dict`: chains of rows that are not in the batch.
         """
+        self.sampler.load_tuning(tuning or {})
+        self._kept.load_state_dict(kept, self._device)
         self.incarnation, self.round = incarnation, round
         self.generator = torch_generator(
             self._seed, "chains", self._pool, incarnation, device=self._device

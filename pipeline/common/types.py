@@ -96,7 +96,8 @@ class RoundReport(NamedTuple):
 
     `transitions` are summed over chains; `acceptance` is their mean acceptance probability; `swaps`
     hold the mean swap probability of each pair of a ladder's neighbours. So many chains were
-    `reseeded` because they were not finite, and `restarted` by chains.restart.
+    `reseeded` because they were not finite, and `restarted` by chains.restart. `tuning` is what the
+    chains have learned about their kernel by now, for whoever goes on in their place.
     """
 
     pool: int
@@ -111,6 +112,7 @@ class RoundReport(NamedTuple):
     restarted: int
     seconds: float
     usage: Usage
+    tuning: dict[str, Any] | None = None
 
 
 class LagChoice(NamedTuple):

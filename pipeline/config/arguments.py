@@ -15,6 +15,8 @@ import yaml
 from pydantic import ValidationError
 
 from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.output import lasting_output
+from pipeline.common.proxies import keep_loopback_direct
 from pipeline.config.combinations import check_domains
 from pipeline.config.compose import compose_raw, readable, validate
 from pipeline.config.fields import Section
@@ -118,6 +120,14 @@ def carry_out(
     """The command line of an entry point; its exit status: 0 done, 2 refused, 1 failed, 130
     interrupted.
     """
+    keep_loopback_direct()
+    with lasting_output():
+        return _carry_out(arguments, help_text, work)
+
+
+def _carry_out(
+    arguments: Sequence[str], help_text: str, work: Callable[[Sequence[str]], None]
+) -> int:
     if any(argument in ("-h", "--help") for argument in arguments):
         print(help_text)
         return 0

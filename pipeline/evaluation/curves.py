@@ -58,8 +58,9 @@ def _draw_gradient(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
 
 def _draw_speed(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
     key = "ebm_negatives_total" if rows[-1]["ebm_negatives_total"] else "ebm_steps_total"
-    times = np.array([row["time"] for row in rows])
-    axis.plot(steps, _increments(rows, key) / np.maximum(np.diff(times, prepend=np.nan), 1e-9))
+    elapsed = np.diff([row["time"] for row in rows], prepend=np.nan)
+    elapsed[elapsed <= 0] = np.nan  # the system's clock was set back meanwhile
+    axis.plot(steps, _increments(rows, key) / elapsed)
     axis.set_ylim(bottom=0)
     axis.set_title(f"{key.split('_')[1]} per second")
 

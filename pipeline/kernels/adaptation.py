@@ -119,7 +119,7 @@ class Ladder:
     def state_dict(self) -> dict[str, Any]:
         return {
             "betas": self.betas,
-            "sum": self._sum,
+            "sum": self._sum.clone(),
             "count": self._count,
             "updates": self._updates,
         }

@@ -1,4 +1,4 @@
-"""SIGINT and SIGTERM, noted so that no step is torn."""
+"""SIGINT, SIGTERM and SIGHUP, noted so that no step is torn."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from types import FrameType
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
-    """SIGINT or SIGTERM came. A checkpoint holds what was learned."""
+    """SIGINT, SIGTERM or SIGHUP came. A checkpoint holds what was learned."""
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
@@ -17,8 +17,9 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
 
 
 class Interruption:
-    """Notes the first SIGINT or SIGTERM, so that a step is never torn; a second one ends the
-    process at once.
+    """Notes the first SIGINT, SIGTERM or SIGHUP (a terminal that closed), so that a step is never
+    torn; a second one ends the process at once. A SIGHUP that the process ignored before, which is
+    what `nohup` asks for, is ignored still.
     """
 
     def __init__(self) -> None:
@@ -30,7 +31,8 @@ class Interruption:
         self._before = (
             {
                 number: signal.signal(number, self._note)
-                for number in (signal.SIGINT, signal.SIGTERM)
+                for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+                if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN
             }
             if threading.current_thread() is threading.main_thread()
             else {}

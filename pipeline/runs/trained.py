@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError, DataError
+from pipeline.common.masking import masked
 from pipeline.config.arguments import reconfigured
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
@@ -68,7 +69,7 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
     except (ConfigError, DataError) as error:
         if needs_data or any(text.startswith("data.") for text in overrides):
             raise
-        log.warning("%s: its data are not there (%s); it does without", url, error)
+        log.warning("%s: its data are not there (%s); it does without", masked(url), error)
         data = without_rows(checkpoint.shape, checkpoint.context_shape)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")

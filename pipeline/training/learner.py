@@ -45,6 +45,7 @@ from pipeline.training.ranks import (
     stored,
     whole,
 )
+from pipeline.training.reports import Stopwatch
 from pipeline.training.stale_negatives import StaleNegatives
 
 MAX_SKIPPED_IN_A_ROW = 20
@@ -87,8 +88,11 @@ class Learner:
             for term in terms
         ]
         self._objectives = nn.ModuleList(term.objective for term in self._terms)
-        stream = ranks.rank + 1 if ranks.rank else 0  # number 1 is what objectives are started from
-        self._generator = torch_generator(config.seed, "objective", stream, device=self._device)
+        # number 1 is what objectives are started from
+        self._stream = ranks.rank + 1 if ranks.rank else 0
+        self._generator = torch_generator(
+            config.seed, "objective", self._stream, device=self._device
+        )
         beside = list(self._objectives.parameters())
         self._layout = lay_out(self.energy, ranks, config.trainer.sharding)
         chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
@@ -155,7 +159,7 @@ class Learner:
         """One update from this rank's batches of the step, in the order given; from none where no
         objective consumes chains, or where other ranks have them all.
         """
-        clock, spent = _Stopwatch(), time.process_time()
+        clock, spent = Stopwatch(), time.process_time()
         ahead, spent_ahead = self._ahead
         self.prepare()
         clock.lap("positives")
@@ -349,6 +353,16 @@ class Learner:
         begins its random stream. Raises `CheckpointError` where positives are streamed, whose ranks
         have rows of their own.
         """
+        self._load_shared(state)
+        ranks, own = [state, *others], self._ranks.rank
+        # a stream cannot move from one kind of device to another
+        if own < len(ranks) and ranks[own]["device"] == self._device.type:
+            self._generator.set_state(ranks[own]["generator"])
+            self._stale.load_own_state(ranks[own].get("refresh"))
+        self._rows.load_state_dict(ranks)
+
+    def _load_shared(self, state: dict[str, Any]) -> None:
+        """Takes up what all ranks have alike."""
         self.version = state["version"]
         self._fill(state["weights"].numpy())
         pairs = zip(state["average"], self._parameters, strict=True)
@@ -364,21 +378,30 @@ class Learner:
         rate = state.get("rate", {})
         if rate.get("configured") == self._config.optimizer.learning_rate:
             self._rate_factor = rate["factor"]
-        ranks, own = [state, *others], self._ranks.rank
-        # a stream cannot move from one kind of device to another
-        if own < len(ranks) and ranks[own]["device"] == self._device.type:
-            self._generator.set_state(ranks[own]["generator"])
-            self._stale.load_own_state(ranks[own].get("refresh"))
-        self._rows.load_state_dict(ranks)
 
+    def living_state(self) -> dict[str, Any]:
+        """Everything that this rank, or another one, needs to go on from here without a checkpoint:
+        as before the step that it may be at, which is to be made again. Of a model that is whole on
+        every rank, no other rank is needed.
+        """
+        return {**self.state_dict(), **self._rows.living_state()}
 
-class _Stopwatch:
-    """Seconds by stage, one lap after the other."""
+    def go_on(self, state: dict[str, Any], own: bool) -> None:
+        """Takes up a `living_state`: this rank's `own`, exactly; or that of another rank. Then its
+        rows are those that the rank which it replaces would have had, and the random streams that
+        are a rank's own begin anew.
 
-    def __init__(self) -> None:
-        self.seconds: dict[str, float] = {}
-        self._last = time.perf_counter()
-
-    def lap(self, stage: str) -> None:
-        now = time.perf_counter()
-        self.seconds[stage], self._last = now - self._last, now
+        Raises `CheckpointError` where positives are streamed, whose ranks have rows of their own.
+        """
+        self._load_shared(state)
+        if own:
+            self._generator.set_state(state["generator"])
+            self._stale.load_own_state(state["refresh"])
+            self._rows.go_on(state)
+            return
+        new = torch_generator(
+            self._config.seed, "objective", self._stream, self.version + 1, device=self._device
+        )
+        self._generator.set_state(new.get_state())
+        self._stale.take_over(state["refresh"], self.version)
+        self._rows.go_on_from(state)

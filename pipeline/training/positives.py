@@ -26,10 +26,14 @@ class RowQueue:
         self._config, self._energy, self._ranks = config, energy, ranks
         self._stream, self._numbered = stream, numbered
         self._drawn: deque[Rows] = deque()
+        # of several ranks each remembers where the stream was before each of those
+        self._places: deque[dict[str, Any]] = deque()
 
     def ahead(self, steps: int) -> Rows:
         """The rows of the step that comes after as many others; they stay in the queue."""
         while len(self._drawn) <= steps:
+            if self._ranks.size > 1:
+                self._places.append(self._stream.state_dict())
             self._drawn.append(self._draw())
         return self._drawn[steps]
 
@@ -64,6 +68,8 @@ class RowQueue:
         """Says that a step was made, whose rows are not needed again."""
         if not self._config.batches_carry_rows:
             self._drawn.popleft()
+            if self._places:
+                self._places.popleft()
 
     def _draw(self) -> Rows:
         rows = self._stream.next(self._config.trainer.batch_size // self._ranks.size)
@@ -75,6 +81,26 @@ class RowQueue:
             "positives": self._stream.state_dict(),
             "drawn": [tuple(rows) for rows in self._drawn],
         }
+
+    def living_state(self) -> dict[str, Any]:
+        """Returns what `go_on` and `go_on_from` take: `places` of the stream, the first of which is
+        before the rows that no step has learned from.
+        """
+        return {**self.state_dict(), "places": list(self._places)}
+
+    def go_on(self, state: dict[str, Any]) -> None:
+        """Goes on exactly where this rank's `living_state` was made."""
+        self._stream.load_state_dict(state["positives"])
+        self._drawn = deque(Rows(*rows) for rows in state["drawn"])
+        self._places = deque(state["places"])
+
+    def go_on_from(self, state: dict[str, Any]) -> None:
+        """Goes on where another rank's rows are that no step has learned from: with those that this
+        rank has drawn by then, or where batches bring rows along, with the next ones.
+
+        Raises `CheckpointError` where positives are streamed, whose ranks have rows of their own.
+        """
+        self._stream.load_state_dict(state["places"][0] if state["places"] else state["positives"])
 
     def load_state_dict(self, ranks: Sequence[dict[str, Any]]) -> None:
         """Takes up the states of all `ranks` there were, in their order: the own rank's stream (a

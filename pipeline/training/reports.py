@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from itertools import chain
 
@@ -26,3 +27,15 @@ def merged(reports: Sequence[StepReport]) -> StepReport:
         energy_moments=tuple(chain.from_iterable(report.energy_moments for report in reports)),
         usage=tuple(chain.from_iterable(report.usage for report in reports)),
     )
+
+
+class Stopwatch:
+    """Seconds by stage, one lap after the other."""
+
+    def __init__(self) -> None:
+        self.seconds: dict[str, float] = {}
+        self._last = time.perf_counter()
+
+    def lap(self, stage: str) -> None:
+        now = time.perf_counter()
+        self.seconds[stage], self._last = now - self._last, now

@@ -127,6 +127,17 @@ class StaleNegatives:
         """The state that this rank shares with no other; None where it has none."""
         return None if self._refresher is None else self._refresher.state_dict()
 
+    def take_over(self, state: dict[str, Any] | None, version: int) -> None:
+        """Takes up what another rank's `own_state` has learned, with a random stream of its own,
+        which begins at `version`.
+        """
+        if state is not None:
+            seed, rank = self._config.seed, self._ranks.rank
+            generator = torch_generator(
+                seed, "refresh", rank, version + 1, device=self._config.device
+            )
+            self.load_own_state({**state, "generator": generator.get_state()})
+
     def load_own_state(self, state: dict[str, Any] | None) -> None:
         if self._refresher is not None and state is not None:
             self._refresher.load_state_dict(state)

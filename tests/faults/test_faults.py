@@ -25,7 +25,7 @@ def test_a_pool_that_dies_comes_back_while_the_others_go_on(
     """In lock-step and with lag: the loss is counted once, steps go on, the pool returns with the
     chains it last sent.
     """
-    runner = start(small("deep", f"trainer.lag={lag}", "chains.restart=0"))
+    runner = start(small("deep", "kernel=random_walk", f"trainer.lag={lag}", "chains.restart=0"))
     for _ in range(5):
         runner.step()
     kill(runner.pools.members[1].actor)
@@ -40,6 +40,7 @@ def test_a_pool_that_dies_comes_back_while_the_others_go_on(
         r for _, rounds, _ in steps for r in rounds if r.pool == 1 and r.incarnation == 1
     )
     assert returned.round >= 5, "the chains were started over"
+    assert returned.tuning["steps"]["updates"] > 5, "their tuning was started over"
 
 
 def test_a_death_that_nobody_saw_is_found_out(small: Small, start: Start, tmp_path: Path) -> None:

@@ -5,20 +5,24 @@ from __future__ import annotations
 import os
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import ray
 import torch
 
+from actors.driver import RayRunner
 from actors.parameter_server import ParameterServer
 from pipeline.assembly.energies import make_energy
 from pipeline.chains.batch import decode
 from pipeline.common.errors import ClusterError
-from pipeline.common.types import Flow, StepReport
+from pipeline.common.types import Flow, StepReport, Weights
 from pipeline.energies.weights import unflatten_
 from pipeline.runs.inline import InlineRunner
 from pipeline.storage.store import CheckpointStore
+from pipeline.training.learner import Learner
 from tests.faults.processes import Small, Start, kill, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
@@ -134,10 +138,11 @@ def test_two_ranks_learn_what_one_learns(small: Small, start: Start, tmp_path: P
     store = CheckpointStore(str(tmp_path), 3)
     store.commit(3, runner.save(store.folder(3)), config, make_energy(config, (8, 8)))
     runner.step()
-    kill(runner.servers.actors[1])
-    report, _, flow = runner.step()
-    assert report.version == 4, "what was checkpointed was lost"
-    assert flow.restarts == {"parameter_server": 1}
+    for rank, version in ((1, 5), (0, 6)):
+        kill(runner.servers.actors[rank])
+        report, _, flow = runner.step()
+        assert report.version == version, "a step was lost, or counted twice"
+        assert flow.restarts == {"parameter_server": 1}
 
 
 class OneStepIsLost(ParameterServer):
@@ -163,6 +168,74 @@ def test_a_rank_that_dies_is_seen_though_the_first_one_hangs(
     reports = [runner.step() for _ in range(4)]
     assert [report.version for report, _, _ in reports] == [1, 2, 3, 1]
     assert reports[-1][2].restarts == {"parameter_server": 1}
+
+
+class RanksDieOnce(ParameterServer):
+    """At version 5, the first time, one rank dies, or both do, as `die-RANK` in the output says:
+    when its batches are there, by a call or in a stretch.
+    """
+
+    def _die(self, version: int) -> None:
+        order = Path(str(self._config.output)) / f"die-{self._ranks.rank}"
+        if version == 5 and order.exists():
+            order.unlink()
+            os._exit(1)
+
+    def step(self, version: int, *batches: pa.RecordBatch) -> StepReport:
+        self._die(version)
+        return super().step(version, *batches)
+
+    def _exchange(self, learner: Learner, step: int, weights: Weights) -> Any:
+        exchanged = super()._exchange(learner, step, weights)
+        self._die(step)
+        return exchanged
+
+
+def weights_at(runner: RayRunner, version: int, stretches: bool) -> np.ndarray:
+    """The weights of that version, made by calls or in stretches; the steps are told one by one,
+    and a restart of the parameter server at most once.
+    """
+    seen, restarts = 0, 0
+    while seen < version:
+        for report, _, flow in runner.stretch(version - seen) if stretches else [runner.step()]:
+            assert report.version == seen + 1, "a step was lost, or made twice"
+            seen, restarts = report.version, restarts + flow.restarts.get("parameter_server", 0)
+    assert restarts <= 1
+    return ray.get(runner.servers.publish(version)).flat
+
+
+@pytest.mark.parametrize("stretches", [False, True], ids=["calls", "stretches"])
+def test_a_rank_that_dies_comes_back_from_the_other(
+    small: Small, start: Start, tmp_path: Path, stretches: bool
+) -> None:
+    """There is no checkpoint, and no step is lost: weights are those of an undisturbed run bit for
+    bit, whichever of the two died.
+    """
+    config = small("deep", *RANKS, f"output={tmp_path}", "optimizer.name=adam")
+    undisturbed = weights_at(start(config), 9, stretches)
+    for rank in range(2):
+        (tmp_path / f"die-{rank}").touch()
+        disturbed = start(config, server=RanksDieOnce)
+        assert np.array_equal(weights_at(disturbed, 9, stretches), undisturbed)
+        assert not (tmp_path / f"die-{rank}").exists(), "nothing died: the test shows nothing"
+
+
+def test_when_both_ranks_die_they_come_back_from_the_checkpoint(
+    small: Small, start: Start, tmp_path: Path
+) -> None:
+    config = small("deep", *RANKS, f"output={tmp_path}")
+    runner = start(config, server=RanksDieOnce)
+    for _ in range(3):
+        runner.step()
+    store = CheckpointStore(str(tmp_path), 3)
+    store.commit(3, runner.save(store.folder(3)), config, make_energy(config, (8, 8)))
+    for _ in range(2):
+        runner.step()
+    for rank in range(2):
+        (tmp_path / f"die-{rank}").touch()
+    report, _, flow = runner.step()
+    assert report.version == 4
+    assert flow.restarts == {"parameter_server": 1}
 
 
 def test_two_ranks_go_on_when_fewer_pools_than_ranks_are_left(small: Small, start: Start) -> None:

@@ -306,8 +306,13 @@ def test_alone_it_trains_and_the_same_command_resumes(start: Start, tmp_path: Pa
 
 @pytest.mark.parametrize(
     ("number", "status", "whole_group"),
-    [(signal.SIGINT, 130, False), (signal.SIGINT, 130, True), (signal.SIGTERM, 143, False)],
-    ids=["SIGINT", "Ctrl-C", "SIGTERM"],
+    [
+        (signal.SIGINT, 130, False),
+        (signal.SIGINT, 130, True),
+        (signal.SIGTERM, 143, False),
+        (signal.SIGHUP, 129, True),
+    ],
+    ids=["SIGINT", "Ctrl-C", "SIGTERM", "a terminal that closes"],
 )
 def test_an_interrupt_leaves_a_checkpoint(
     start: Start, tmp_path: Path, number: signal.Signals, status: int, whole_group: bool
@@ -322,6 +327,22 @@ def test_an_interrupt_leaves_a_checkpoint(
     assert "Traceback" not in command.err
     check_interrupted(command.out, tmp_path / "run")
     check_bitwise(tmp_path / "run", LONG)
+
+
+def test_a_run_starts_ray_in_odd_surroundings(start: Start, tmp_path: Path) -> None:
+    """A proxy that is dead, a folder for temporary files whose path is too long and has spaces, and
+    a home folder that takes no files.
+    """
+    folder = tmp_path / " ".join(["a long name"] * 8)
+    folder.mkdir()
+    output = folder / "run"
+    proxy = dict.fromkeys(("http_proxy", "https_proxy", "all_proxy"), "http://127.0.0.1:9")
+    command = start(
+        "python", *TRAIN, *SHORT, f"output={output}", TMPDIR=str(folder), HOME="/dev/null", **proxy
+    )
+    command.succeed()
+    assert f"TMPDIR={folder}: Ray wants an absolute path of at most" in command.err
+    check_results(output)
 
 
 @pytest.mark.parametrize("cluster", ["ray", "local"])

@@ -80,8 +80,8 @@ def test_one_process_and_ray_go_back_alike(
             mine, theirs = one.read(name), other.read(name)
             assert mine["position"].equal(theirs["position"]), name
             assert (mine["round"], mine["incarnation"]) == (theirs["round"], theirs["incarnation"])
-    assert one.read("learner.pt")["weights"].equal(other.read("learner.pt")["weights"])
-    assert one.read("energy.pt")["weights"].equal(other.read("energy.pt")["weights"])
+    assert one.read("learner")["weights"].equal(other.read("learner")["weights"])
+    assert one.read("energy")["weights"].equal(other.read("energy")["weights"])
 
 
 @pytest.mark.slow

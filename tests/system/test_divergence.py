@@ -64,7 +64,7 @@ def test_a_learning_rate_that_diverges_late_goes_back_to_a_checkpoint(
     assert factor < 1
     found = CheckpointStore(str(tmp_path), 3).latest()
     assert found is not None
-    assert found.read("learner.pt")["rate"] == {"configured": 1000.0, "factor": factor}
+    assert found.read("learner")["rate"] == {"configured": 1000.0, "factor": factor}
     assert train(tmp_path, *RBM, *rate, "trainer.steps=90") == 0
     assert summary(tmp_path)["rate_factor"] == factor
     assert summary(tmp_path)["rollbacks"] == 0
@@ -107,9 +107,9 @@ def test_a_run_that_goes_back_ends_as_one_that_began_there(tmp_path: Path) -> No
     )
     assert back is not None
     assert straight is not None
-    for part in ("energy.pt", "pool-0.pt", "pool-1.pt"):
+    for part in ("energy", "pool-0", "pool-1"):
         assert str(back.read(part)) == str(straight.read(part)), part
-    mine, theirs = back.read("learner.pt"), straight.read("learner.pt")
+    mine, theirs = back.read("learner"), straight.read("learner")
     assert mine["weights"].equal(theirs["weights"])
 
 

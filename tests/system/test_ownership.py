@@ -125,7 +125,7 @@ def test_a_run_that_was_succeeded_keeps_its_work_elsewhere(
     monkeypatch.undo()
     assert train("rbm", aside, *QUICK) == 0
     assert train("rbm", tmp_path / "whole", *QUICK) == 0
-    one, two = (find(str(at)).read("learner.pt")["weights"] for at in (aside, tmp_path / "whole"))
+    one, two = (find(str(at)).read("learner")["weights"] for at in (aside, tmp_path / "whole"))
     assert np.array_equal(one.numpy(), two.numpy())
 
 

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import pty
 import signal
 import socket
+import subprocess
+import sys
+import termios
 import threading
 import urllib.request
 from collections.abc import Callable
@@ -28,6 +33,7 @@ from pipeline.storage.store import CheckpointStore, find
 from pipeline.train import main
 from tests.conftest import SMALL, undrawn
 
+REPOSITORY = Path(__file__).resolve().parent.parent.parent
 REQUIRED = {
     *(
         "version",
@@ -245,7 +251,22 @@ def test_init_from_starts_at_another_runs_weights(tmp_path: Path) -> None:
     np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-6)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def interrupt_at(
+    version: int, monkeypatch: pytest.MonkeyPatch, number: signal.Signals = signal.SIGHUP
+) -> None:
+    """From now on the signal comes at the end of that step."""
+    step = InlineRunner.step
+
+    def interrupted(self: InlineRunner) -> Any:
+        done = step(self)
+        if done[0].version == version:
+            os.kill(os.getpid(), number)
+        return done
+
+    monkeypatch.setattr(InlineRunner, "step", interrupted)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_writes_a_checkpoint_and_says_so(
     tmp_path: Path,
     capsys: pytest.CaptureFixture[str],
@@ -255,16 +276,10 @@ def test_an_interrupt_writes_a_checkpoint_and_says_so(
     """The signal comes in the middle of step 7; the step is finished, saved, and the run can go on
     from there.
     """
-    step = InlineRunner.step
-
-    def interrupted(self: InlineRunner) -> Any:
-        done = step(self)
-        if done[0].version == 7:
-            os.kill(os.getpid(), number)
-        return done
-
-    monkeypatch.setattr(InlineRunner, "step", interrupted)
+    interrupt_at(7, monkeypatch, number)
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # the tests may run under nohup
     assert train("deep", tmp_path) == 128 + number
+    signal.signal(signal.SIGHUP, before)
     printed = capsys.readouterr().out
     assert "interrupted at step 7 of 20" in printed
     assert find(str(tmp_path)).step == 7
@@ -278,6 +293,70 @@ def test_an_interrupt_writes_a_checkpoint_and_says_so(
         "an interrupted run and a whole one must end bitwise equal"
     )
     assert threading.current_thread() is threading.main_thread()
+
+
+def test_a_run_under_nohup_ignores_that_its_terminal_closes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    interrupt_at(7, monkeypatch)
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    assert train("deep", tmp_path) == 0
+    signal.signal(signal.SIGHUP, before)
+    assert summary(tmp_path)["version"] == 20
+
+
+def test_a_second_signal_ends_the_process_at_once(tmp_path: Path) -> None:
+    """Whatever it is, and with the status of its own."""
+    script = (
+        "import os, signal\n"
+        "from pipeline.runs.interruption import Interruption\n"
+        "with Interruption():\n"
+        "    os.kill(os.getpid(), signal.SIGHUP)\n"
+        "    os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    os._exit(0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=tmp_path,
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY)},
+        preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_DFL),
+        check=False,
+    )
+    assert done.returncode == 128 + signal.SIGTERM
+
+
+@pytest.mark.parametrize("gone", ["terminal", "reader"])
+def test_a_run_outlives_whoever_reads_it(tmp_path: Path, gone: str) -> None:
+    """A terminal that closes interrupts the run, which still has its checkpoint and its exit
+    status, though nothing can be printed. Where the reader of a pipe has ended, the run goes on.
+    """
+    closes = gone == "terminal"
+    reading, writing = pty.openpty() if closes else os.pipe()
+    command = [sys.executable, "-m", "pipeline.train", *SMALL["rbm"], "cluster=inline"]
+    command += [f"output={tmp_path}", f"trainer.steps={10_000_000 if closes else 20}"]
+
+    def begin() -> None:
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)
+        if closes:
+            fcntl.ioctl(writing, termios.TIOCSCTTY, 0)
+
+    with subprocess.Popen(
+        command,
+        cwd=REPOSITORY,
+        stdin=subprocess.DEVNULL,
+        stdout=writing,
+        stderr=writing,
+        start_new_session=True,
+        preexec_fn=begin,
+    ) as process:
+        os.close(writing)
+        seen = os.read(reading, 4096)
+        while closes and b"loss" not in seen:
+            seen += os.read(reading, 4096)
+        os.close(reading)
+    assert process.returncode == (128 + signal.SIGHUP if closes else 0)
+    step = find(str(tmp_path)).step
+    assert step > 0 if closes else step == 20
 
 
 class DiskFull:

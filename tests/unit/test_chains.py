@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 from collections.abc import Callable
 
 import numpy as np
@@ -136,6 +138,27 @@ def test_revived_chains_are_those_of_the_last_batch(small: Small) -> None:
     assert not torch.equal(
         negatives.decode(again.advance(published)[0]).position, received.position
     )
+
+
+@pytest.mark.parametrize("overrides", [("deep", "kernel=random_walk"), ("ladder",)], ids=str)
+def test_revived_chains_keep_their_tuning(small: Small, overrides: tuple[str, ...]) -> None:
+    """Step sizes, rungs, and how far their adaptation has come are those of the report beside the
+    last batch, and not of a later round.
+    """
+    config = small(*overrides)
+    published = weights(config)
+    chains, fresh = (make_chains(config, (8, 8), 0) for _ in range(2))
+    for _ in range(12):
+        last, report = chains.advance(published)
+    learned = copy.deepcopy(chains.sampler.tuning())
+    chains.advance(published)
+    configured = fresh.sampler.tuning()
+    fresh.revive(1, 12, last, tuning=pickle.loads(pickle.dumps(report.tuning)))
+    for name, state in fresh.sampler.tuning().items():
+        for key, value in state.items():
+            assert np.array_equal(value, learned[name][key]), f"{name} {key}"
+    assert fresh.sampler.tuning()["steps"]["logs"] != configured["steps"]["logs"]
+    assert fresh.advance(published)[1].tuning["steps"]["updates"] == 13  # type: ignore[index]
 
 
 def test_a_newcomers_chains_begin_at_the_rows_that_it_is_given(small: Small) -> None:

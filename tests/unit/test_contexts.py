@@ -128,6 +128,23 @@ def test_a_pool_that_comes_back_has_the_chains_of_its_last_rows(small: Small) ->
     assert age.tolist() == negatives.decode(last).age.tolist()
 
 
+def test_a_pool_that_comes_back_has_the_chains_that_an_older_state_kept(small: Small) -> None:
+    """Those of rows that are not in its last batch; those that are in it are newer there."""
+    config = small("conditional")
+    chains, weights = make_chains(config, (8,), 0, (8, 5)), published(config)
+    chains.advance(weights, some_rows(config, [3, 9, 1, 4]))
+    kept = chains.state_dict()["kept"]
+    last, _ = chains.advance(weights, some_rows(config, [5, 9, 2, 4]))
+    fresh = make_chains(config, (8,), 0, (8, 5))
+    fresh.revive(1, 2, last, kept=kept)
+    number = torch.tensor([1, 2, 3, 4, 5, 9]).repeat_interleave(config.chains.per_context)
+    nothing = torch.full((len(number), 8), -1.0)
+    for found, expected in zip(
+        fresh._kept.take(number, nothing), chains._kept.take(number, nothing), strict=True
+    ):
+        assert torch.equal(found, expected)
+
+
 def test_weights_are_normalised_within_each_context() -> None:
     """By hand, a context at a time; contexts share a batch's weight evenly, whatever the size of
     their energies' changes.

@@ -111,7 +111,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def roster_of(config: RunConfig, world: World, there: int = 4) -> PoolRoster:
     """One whose first pools have joined: the run has begun."""
-    roster = PoolRoster(config, world, object, ((8, 8), None))  # type: ignore[arg-type]
+    arguments: Any = (world, object, ((8, 8), None), lambda: "newest")
+    roster = PoolRoster(config, *arguments)
     roster.start(None)
     for pool in roster.members[:there]:
         pool.joining.answer = (0, 0, f"node {pool.number}")  # type: ignore[union-attr]
@@ -124,7 +125,7 @@ class Report:
     """A pool's report, by what the driver reads in it."""
 
     def __init__(self, round: int, seconds: float = 0.1) -> None:
-        self.round, self.seconds = round, seconds
+        self.round, self.seconds, self.tuning = round, seconds, {"of round": round}
 
 
 def ask(roster: PoolRoster, pool: PoolMember, start: Any = None) -> Call:
@@ -156,7 +157,9 @@ def test_a_newcomer_begins_where_the_configuration_says(
     roster.look_after()
     told = world.newest("pool 3")
     assert (told.method, told.arguments[:2]) == ("revive", (0, 0))
-    last, rows = told.arguments[2:]
+    last, rows, tuning, _ = told.arguments[2:]
+    # chains that are another's have the other's tuning
+    assert tuning == ({"of round": 1} if newcomers == "snapshot" else None)
     assert last is (roster.members[1].last if newcomers == "snapshot" else None)
     assert (getattr(rows, "method", None) == "rows_for_pool") == (newcomers == "data")
     assert not newcomer.available
@@ -175,7 +178,10 @@ def test_a_pool_that_dies_takes_up_its_own_newest_batch(small: Small, world: Wor
     first.answer = second.answer = RayActorError()
     roster.collect(0)
     told = world.newest("pool 0")
-    assert (told.method, told.arguments) == ("revive", (1, 3, last, None))
+    assert (told.method, told.arguments) == (
+        "revive",
+        (1, 3, last, None, {"of round": 0}, "newest"),
+    )
     assert roster.restarts == {"pool": 1}
     assert roster.dropped == {"pool_died": 2}
     assert not roster.rounds
@@ -295,4 +301,4 @@ def test_a_process_of_whose_birth_nobody_knew_is_a_death(small: Small, world: Wo
     world.newest("pool 0").answer = (0, 0, "node 0")
     roster.look_after()
     assert roster.restarts == {"pool": 1}
-    assert world.newest("pool 0").arguments == (1, 2, last, None)
+    assert world.newest("pool 0").arguments == (1, 2, last, None, {"of round": 0}, "newest")
