@@ -9,15 +9,19 @@ import math
 import os
 import signal
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from actors.surroundings import supply_token, temporary_folder
 from pipeline.common.errors import ClusterError, ConfigError
 from pipeline.config.cores import usable_cores
 from pipeline.config.run import RunConfig
+
+QUIET = {"logging_level": logging.WARNING, "log_to_driver": False}
 
 
 def connect(config: RunConfig, output: str) -> None:
@@ -31,7 +35,7 @@ def connect(config: RunConfig, output: str) -> None:
     if not ray.is_initialized():
         _initialise(config)
     _check_size(config)
-    nodes = sum(node["Alive"] for node in ray.nodes())
+    nodes = nodes_alive()
     if nodes > 1 and "://" not in output:
         remedy = (
             f"a local path on a cluster of {nodes} nodes, each with a disk of its own; give a URL"
@@ -40,7 +44,28 @@ def connect(config: RunConfig, output: str) -> None:
         raise ConfigError("output", output, remedy)
 
 
-QUIET = {"logging_level": logging.WARNING, "log_to_driver": False}
+def nodes_alive() -> int:
+    """Returns how many nodes the cluster has."""
+    return sum(node["Alive"] for node in ray.nodes())
+
+
+def pool_options(config: RunConfig, rank_nodes: Sequence[str] = ()) -> list[dict[str, Any]]:
+    """Returns Ray's options for each pool that the run may come to use.
+
+    Where the nodes of the ranks are given, a pool stands on that of the rank which learns from it
+    if there is room, and elsewhere if there is none: batches then stay on their node. Ranks have
+    equal shares of the pools, in their order. Labels that are asked for decide alone.
+    """
+    cluster, ranks = config.cluster, len(rank_nodes)
+    needs: dict[str, Any] = {"num_cpus": cluster.pool_cpus, "num_gpus": cluster.pool_gpus}
+    if cluster.pool_labels:
+        needs["label_selector"] = cluster.pool_labels
+    options = [dict(needs) for _ in range(config.most_pools)]
+    for number in range(config.pools if ranks and not cluster.pool_labels else 0):
+        options[number]["scheduling_strategy"] = NodeAffinitySchedulingStrategy(
+            rank_nodes[number * ranks // config.pools], soft=True, _spill_on_unavailable=True
+        )
+    return options
 
 
 def _initialise(config: RunConfig) -> None:

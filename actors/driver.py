@@ -20,7 +20,7 @@ from ray.exceptions import ObjectLostError, RayActorError
 
 from actors.accounts import Accounts
 from actors.chain_pool import ChainPool
-from actors.cluster import on_cores_of_its_own
+from actors.cluster import nodes_alive, on_cores_of_its_own, pool_options
 from actors.members import Finished
 from actors.parameter_server import ParameterServer
 from actors.policy import RestartBudget, made_under, missing
@@ -58,11 +58,13 @@ class RayRunner:
         config = on_cores_of_its_own(config)
         self._config = config
         self.servers = ServerRanks(config, server)
-        # more pools than there may be room for: ranks have theirs first
-        if config.chains.max_pools:
-            self.servers.await_room()
+        # more pools than there may be room for: ranks have theirs first; and pools stand beside
+        # the ranks that learn from them
+        apart = config.trainer.replicas > 1 and nodes_alive() > 1
+        homes = self.servers.await_room() if config.chains.max_pools or apart else []
+        options = pool_options(config, homes if apart else ())
         self.pools = PoolRoster(
-            config, self.servers, pool, (shape, context_shape), self._with_kept_chains
+            config, self.servers, pool, (shape, context_shape), options, self._with_kept_chains
         )
         self._accounts = Accounts(self.pools, watch)
         count = self._accounts.count_damaged

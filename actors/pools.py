@@ -47,13 +47,10 @@ class PoolRoster:
         servers: ServerRanks,
         make: Callable[..., Any],
         arguments: tuple[Any, ...],
-        newest: Callable[[], Checkpoint | None] = lambda: None,
+        options: Sequence[dict[str, Any]],
+        newest: Callable[[], Checkpoint | None],
     ) -> None:
-        cluster = config.cluster
         self._config, self._servers, self._newest = config, servers, newest
-        options: dict[str, Any] = {"num_cpus": cluster.pool_cpus, "num_gpus": cluster.pool_gpus}
-        if cluster.pool_labels:
-            options["label_selector"] = cluster.pool_labels
         actor = ray.remote(max_restarts=-1, max_task_retries=0)(make)
         shape, context_shape = arguments
         self.fleet: Fleet[Finished] = Fleet(config.most_pools)
@@ -63,10 +60,10 @@ class PoolRoster:
         self.members = [
             PoolMember(
                 number,
-                actor.options(**options).remote(config, shape, number, context_shape),
+                actor.options(**own).remote(config, shape, number, context_shape),
                 self.fleet,
             )
-            for number in range(config.most_pools)
+            for number, own in enumerate(options)
         ]
         # by the reference of the report: asked for and not finished, oldest first
         self.rounds: dict[ray.ObjectRef, Round] = {}

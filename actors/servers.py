@@ -47,12 +47,18 @@ class ServerRanks:
     def first(self) -> Any:
         return self.actors[0]
 
-    def await_room(self) -> None:
-        """Waits until every rank has a place, or failed to take it, which `start` finds out."""
+    def await_room(self) -> list[str]:
+        """Waits until every rank has a place, or failed to take it, which `start` finds out.
+        Returns their nodes' ids; none where one has no place.
+        """
         places = [actor.node.remote() for actor in self.actors]
-        ray.wait(
+        taken, _ = ray.wait(
             places, num_returns=len(places), timeout=self._config.cluster.timeout, fetch_local=False
         )
+        try:
+            return list(ray.get(places)) if len(taken) == len(places) else []
+        except ray.exceptions.RayActorError:
+            return []
 
     def start(
         self,

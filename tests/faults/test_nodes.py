@@ -107,6 +107,35 @@ def test_pools_come_and_go_with_their_nodes(
     assert not report.skipped
 
 
+def test_pools_stand_beside_the_ranks_that_learn_from_them(
+    small: Small, cluster: Cluster, start: Callable[..., RayRunner]
+) -> None:
+    """Two nodes, a rank on each: pools 0 and 1 are rank 0's, pools 2 and 3 rank 1's. A node that
+    has no room for all of its own has as many as it can hold, and the other the rest.
+    """
+    cluster.remove_node(cluster.second, allow_graceful=False)
+    for _ in range(2):
+        cluster.add_node(num_cpus=2, labels={"place": "ranks"}, **NODE)
+    overrides = (
+        "trainer.replicas=2",
+        "chains.pools=4",
+        "cluster.server_cpus=1",
+        "cluster.server_labels={place:ranks}",
+        "cluster.pool_cpus=0.5",
+        "chains.restart=0",
+        "metrics.port=0",
+    )
+    runner = start(small("deep", *overrides))
+    first, second = ray.get([rank.node.remote() for rank in runner.servers.actors])
+    assert first != second
+    assert [pool.node for pool in runner.pools.members] == [first, first, second, second]
+    runner.close()
+    crowded = start(small("deep", *overrides, "cluster.pool_cpus=1"))
+    ranks = ray.get([rank.node.remote() for rank in crowded.servers.actors])
+    placed = [pool.node for pool in crowded.pools.members]
+    assert [placed.count(node) for node in ranks] == [1, 1]
+
+
 def test_several_pools_share_a_gpu(
     small: Small, cluster: Cluster, start: Callable[..., RayRunner]
 ) -> None:
