@@ -11,7 +11,7 @@ PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promt
 CRDS ?= .tools/crds
 WITH_K8S = PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)"
 
-.PHONY: setup train test check lint types fast k8s-check mutants experiments docs clean
+.PHONY: setup train test check lint types fast k8s-check fuzz mutants experiments docs clean
 
 setup: .venv/.ready
 
@@ -46,6 +46,9 @@ endif
 
 k8s-check: .venv/.k8s $(PROMETHEUS)  ## manifests against their schemas, alerts and dashboard against a real Prometheus
 	$(WITH_K8S) $(PY) -m pytest -m k8s $(IN_TWO)
+
+fuzz: setup  ## hostile command lines, 2,000 of them: each is accepted, or refused in one line
+	$(PY) -m tests.fuzz --cases 2000 --seed 0 --json docs/fuzz.json
 
 mutants: setup  ## slips put into the code one at a time: the tests must catch each
 	$(PY) -m tests.mutants --docs docs

@@ -13,7 +13,9 @@ __version__ = VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from pathlib import Path
 
+    import numpy as np
     from torch import Tensor, nn
 
     from pipeline.energies.base import Energy
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
 
 
 def load(
-    url: str,
+    url: str | Path,
     energy: nn.Module | None = None,
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
 ) -> Energy:
@@ -31,38 +33,51 @@ def load(
     `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any
     fsspec file system; `energy` is the module, and `features` are the functions, that the run was
     given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
-    checkpoint, its checksums do not hold, or its parameters do not fit.
+    checkpoint, its checksums do not hold, or its parameters do not fit, and `ArgumentError` where
+    an argument is of no type that it may have.
+
+    The energy takes tensors and NumPy arrays of any real type. It raises `ArgumentError` for
+    positions of another shape or outside its domain, and for values that are not finite.
     """
     from pipeline.assembly.load import load_energy
 
     return load_energy(url, energy, features)
 
 
-def argmax_y(energy: Energy, context: Tensor) -> Found:
+def argmax_y(energy: Energy, context: Tensor | np.ndarray) -> Found:
     """The most probable y under each context x [N, *context_shape] of a conditional energy,
     argmax_y p(y | x): Z(x) cancels.
 
     `position` [N, *shape], its `energy` [N] in nats, and whether it is `exact`: along a chain by
     Viterbi's algorithm, of at most 2^20 states by enumeration, else the best that annealed chains
-    with restarts met (see `pipeline.evaluation.search`).
+    with restarts met (see `pipeline.evaluation.search`). Raises `ArgumentError` where the energy
+    conditions on nothing, or the contexts are none of its own.
     """
+    from pipeline.common.errors import ArgumentError
+    from pipeline.energies.arguments import check_energy, contexts
     from pipeline.evaluation.search import argmax
 
-    return argmax(energy.given(context))
+    check_energy(energy)
+    bound = energy.given(contexts(energy, context))
+    if bound is energy:
+        raise ArgumentError("energy", type(energy).__name__, "conditions on no context")
+    return argmax(bound)
 
 
-def log_ratio(energy: Energy, x: Tensor, other: Tensor) -> Tensor:
+def log_ratio(energy: Energy, x: Tensor | np.ndarray, other: Tensor | np.ndarray) -> Tensor:
     """log p(x) / p(x') = E(x') - E(x), by row, `[N]` nats: Z cancels, and need not be known.
 
-    `x` and `other` are positions [N, *shape] in the energy's domain. Raises `ValueError` where they
-    are of another shape.
+    `x` and `other` are positions [N, *shape] in the energy's domain, tensors or NumPy arrays of any
+    real type; one of them may be a single row. Raises `ArgumentError` where they are of another
+    shape, outside that domain, or not finite.
     """
-    for rows in (x, other):
-        if tuple(rows.shape[1:]) != energy.shape:
-            raise ValueError(
-                f"positions are [N, {', '.join(map(str, energy.shape))}], not {list(rows.shape)}"
-            )
+    from pipeline.common.errors import ArgumentError
+    from pipeline.energies.arguments import check_energy, positions
     from pipeline.energies.frozen import evaluating
 
+    check_energy(energy)
+    x, other = positions(energy, x, "x"), positions(energy, other, "other")
+    if len(x) != len(other) and 1 not in (len(x), len(other)):
+        raise ArgumentError("other", f"{len(other)} rows", f"x has {len(x)}; give as many")
     with evaluating(energy):
         return energy(other) - energy(x)

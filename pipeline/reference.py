@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import TypeAdapter
 
 from pipeline.config.compose import compose_raw, conf_directory
-from pipeline.config.fields import Part
+from pipeline.config.fields import MOST_INT, Part
 from pipeline.config.kernels import KernelSection
 from pipeline.config.objectives import MixtureObjective, ObjectiveSection
 from pipeline.config.parts import KERNELS, OBJECTIVES, section_of
@@ -178,7 +178,7 @@ def _range(schema: dict[str, Any]) -> str:
     low = f"[{schema['minimum']:g}" if "minimum" in schema else f"({schema['exclusiveMinimum']:g}"
     high = (
         f"{schema['maximum']:g}]"
-        if "maximum" in schema
+        if schema.get("maximum", MOST_INT) < MOST_INT
         else f"{schema.get('exclusiveMaximum', 'inf')})"
     )
     return f"{'integers in ' if schema['type'] == 'integer' else ''}{low}, {high}"

@@ -36,8 +36,9 @@ from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.masking import MaskingFormatter
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
-from pipeline.config.compose import choices, compose, default_choices, describe
+from pipeline.config.compose import choices, compose, default_choices
 from pipeline.config.cores import crowding
+from pipeline.config.keys import describe
 from pipeline.config.run import GROUPS, RunConfig
 
 if TYPE_CHECKING:
@@ -62,9 +63,8 @@ def run(
     behind those that it declares. They travel to the actors with the configuration; a checkpoint
     holds the module's parameters, and no code.
     """
-    from pipeline.assembly.data import doubts, open_data
-    from pipeline.assembly.energies import make_energy
-    from pipeline.assembly.rehearsal import rehearse
+    from pipeline.assembly.data import doubts
+    from pipeline.assembly.prepare import prepare
     from pipeline.data.content import content_of
     from pipeline.runs.display import Display
     from pipeline.runs.run import Run
@@ -80,9 +80,7 @@ def run(
     check_output(output)
     if config.init_from:
         check_input(config.init_from, "init_from")
-    data = open_data(config)
-    model = make_energy(config, data.shape, data.context_shape)
-    rehearse(config, model, data)
+    data, model = prepare(config)
     _check_portable(config, energy)
     display = Display()
     display.say(

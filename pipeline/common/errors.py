@@ -4,6 +4,27 @@ from __future__ import annotations
 
 from pipeline.common.masking import masked
 
+VALUE, LINE = 200, 1000
+"""Characters that are shown of a value, and of a whole message."""
+
+
+def one_line(text: object, most: int = LINE) -> str:
+    """Returns `text` as one line of at most `most` characters: white space as single blanks, what
+    no terminal should be sent escaped, the middle of a longer one left out.
+    """
+    line = " ".join(str(text).split())
+    if not line.isprintable():
+        line = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in line)
+    if len(line) <= most:
+        return line
+    return f"{line[: most * 2 // 3]} ... {line[-(most // 3 - 5) :]}"
+
+
+def refusal(name: str, value: object, remedy: str) -> str:
+    """Returns the line that says that what is called `name` may not be `value`."""
+    named, shown = (one_line(text, VALUE) or "''" for text in (name, value))
+    return one_line(f"{named}={shown}: {one_line(remedy, LINE // 2)}")
+
 
 class ArgumentError(ValueError):
     """The mathematics refuses an argument: `argument` is its name in the code, `value` what it had,
@@ -16,7 +37,7 @@ class ArgumentError(ValueError):
         self.argument, self.value, self.remedy = argument, value, remedy
 
     def __str__(self) -> str:
-        return f"{self.argument}={self.value}: {self.remedy}"
+        return refusal(self.argument, self.value, self.remedy)
 
 
 class PipelineError(Exception):
@@ -27,7 +48,7 @@ class PipelineError(Exception):
     exit_status = 1
 
     def __str__(self) -> str:
-        return str(masked(super().__str__()))
+        return one_line(masked(super().__str__()))
 
 
 class RefusedError(PipelineError):
@@ -43,7 +64,7 @@ class RefusedError(PipelineError):
         self.key, self.value, self.remedy = key, value, remedy
 
     def __str__(self) -> str:
-        return str(masked(f"{self.key}={self.value}: {self.remedy}"))
+        return refusal(self.key, masked(self.value), str(masked(self.remedy)))
 
 
 class ConfigError(RefusedError):
@@ -62,7 +83,7 @@ class StorageError(PipelineError):
         self.url, self.words = url, words
 
     def __str__(self) -> str:
-        return str(masked(f"{self.url}: {self.words}"))
+        return one_line(masked(f"{self.url}: {self.words}"))
 
 
 class CheckpointError(PipelineError):

@@ -198,7 +198,8 @@ def _check_batches(config: RunConfig) -> None:
                 f"a conditional model has chains.per_context={chains.per_context} chains for each"
                 " row of a step"
             )
-        remedy += f"; use {rows} (of {config.negatives} negatives)"
+        source = "" if trainer.negatives else f": all those of chains.pools={chains.pools}"
+        remedy += f"; use {rows} (of {config.negatives} negatives{source})"
         raise ConfigError("trainer.batch_size", trainer.batch_size, remedy)
 
 
@@ -322,17 +323,16 @@ def _check_sharding(energy: EnergySection, name: str, objective: ObjectiveSectio
 
 def _check_devices(config: RunConfig) -> None:
     """Moving averages move, and actors have the devices that they are to use."""
-    if config.optimizer.ema == 1 or config.optimizer.momentum == 1 or config.optimizer.beta2 == 1:
-        raise ConfigError(
-            "optimizer", "decay of 1", "moving averages never move with a decay of 1; use less"
-        )
-    if config.cluster.name == "inline" and (config.cluster.pool_gpus or config.cluster.server_gpus):
-        raise ConfigError(
-            "cluster.pool_gpus",
-            config.cluster.pool_gpus,
-            "cluster=inline has one process; set device",
-        )
-    if config.cluster.name != "inline" and config.device.startswith("cuda"):
+    for key in ("ema", "momentum", "beta2"):
+        if getattr(config.optimizer, key) == 1:
+            remedy = "moving averages never move with a decay of 1; use less"
+            raise ConfigError(f"optimizer.{key}", 1, remedy)
+    if config.cluster.name == "inline":
+        for key in ("pool_gpus", "server_gpus"):
+            if amount := getattr(config.cluster, key):
+                remedy = "cluster=inline has one process; use 0, and set device"
+                raise ConfigError(f"cluster.{key}", amount, remedy)
+    elif config.device.startswith("cuda"):
         if config.device != "cuda":
             raise ConfigError(
                 "device", config.device, "Ray numbers each actor's GPUs itself; use device=cuda"

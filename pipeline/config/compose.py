@@ -19,7 +19,6 @@ from pipeline.common.errors import ConfigError
 from pipeline.config import parts
 from pipeline.config.combinations import check_combinations
 from pipeline.config.cores import wants_share, with_share
-from pipeline.config.fields import Section
 from pipeline.config.run import GROUPS, RunConfig
 
 PATH_KEYS = ("output", "init_from", "data.path", "metrics.address")
@@ -36,6 +35,22 @@ OPTIONS = (
     ),
     *("cluster.pool_labels", "cluster.server_labels"),
 )
+
+# for what pydantic names by its Python type
+WANTED = {
+    "tuple_type": "should be a list such as [a,b]",
+    "dict_type": "should be a dictionary such as {name:value}",
+    "string_type": "should be text; put a number or a word such as true in quotes",
+    "bool_type": "should be true or false",
+    "string_pattern_mismatch": "should be of letters, digits, `_`, `.` and `-` alone",
+}
+
+PLAIN = {
+    "Input should": "should",
+    "Tuple should": "should",
+    " after validation": "",
+    "or should be": "or",
+}
 
 
 def conf_directory() -> Path:
@@ -123,14 +138,14 @@ def _tell_hydra(given: dict[str, Any]) -> None:
     chosen.add(("kernel", given.get(INNER.rstrip("="))))
     for group, choice in chosen:
         if choice in parts.installed(group):
-            ConfigStore.instance().store(choice, _defaults(group, choice), group=group)
+            ConfigStore.instance().store(choice, settings_of(group, choice), group=group)
 
 
 def _chosen_by(experiment: str) -> dict[str, str]:
     """The choices of an experiment by group."""
     return {
         key.removeprefix("override /"): choice
-        for entry in _defaults("experiment", experiment)["defaults"]
+        for entry in settings_of("experiment", experiment)["defaults"]
         if isinstance(entry, dict)
         for key, choice in entry.items()
     }
@@ -151,6 +166,10 @@ def _fill_in_terms(mixture: dict[str, Any], given: dict[str, Any]) -> None:
             raise ConfigError(
                 "objective.weights", name, f"no such objective; there are {', '.join(there)}"
             )
+    terms = mixture["terms"]
+    if not isinstance(terms, dict) or not all(isinstance(term, dict) for term in terms.values()):
+        remedy = "should be a dictionary such as {hutchinson:{probes:2}}"
+        raise ConfigError("objective.terms", terms, remedy)
     for name in mixture["terms"]:
         if name not in weights:
             raise ConfigError(
@@ -159,7 +178,7 @@ def _fill_in_terms(mixture: dict[str, Any], given: dict[str, Any]) -> None:
                 "not among objective.weights; add it there",
             )
     mixture["terms"] = {
-        name: _defaults("objective", name) | mixture["terms"].get(name, {}) for name in weights
+        name: settings_of("objective", name) | mixture["terms"].get(name, {}) for name in weights
     }
 
 
@@ -169,12 +188,12 @@ def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     """
     if given.get("experiment") is None:
         return raw
-    experiment = _defaults("experiment", given["experiment"])
+    experiment = settings_of("experiment", given["experiment"])
     chosen = _chosen_by(given["experiment"])
     for group in parts.PARTS:
         if given.get(group, chosen[group]) == chosen[group]:
             continue
-        own = _defaults(group, given[group])
+        own = settings_of(group, given[group])
         for key in experiment.get(group, {}):
             if f"{group}.{key}" not in given:
                 raw[group].pop(key, None)
@@ -182,7 +201,7 @@ def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     return raw
 
 
-def _defaults(group: str, choice: str) -> dict[str, Any]:
+def settings_of(group: str, choice: str) -> dict[str, Any]:
     """The settings of a choice as its file has them, or the package that brings it."""
     import yaml
 
@@ -217,13 +236,24 @@ def _check_override(text: str, parser: Any) -> tuple[str, Any]:
         raise ConfigError(
             name, given, "unknown option; the arguments are group=choice and key=value (see --help)"
         )
+    if text.startswith("~"):
+        remedy = "a key cannot be taken away; give it another value, or null"
+        raise ConfigError(name, given or "(none)", remedy)
+    if "=" not in text:
+        raise ConfigError(
+            text, "(missing)", "give it a value: the arguments are key=value (see --help)"
+        )
     try:
         override = parser.parse_override(text)
     except HydraException as error:
-        raise ConfigError(
-            name, given, f"not of the form group=choice or key=value: {str(error).splitlines()[0]}"
-        ) from error
+        remedy = (
+            f"not of the form group=choice or key=value: {str(error).splitlines()[0]}; a value with"
+            " blanks or signs of its own needs quotes"
+        )
+        raise ConfigError(name, given, remedy) from error
     key = override.key_or_group
+    if not key:
+        raise ConfigError(name, given, "no key stands before this value; use key=value")
     if key == "hydra" or key.startswith(("hydra.", "hydra/")) or "@" in name:
         raise ConfigError(key, given, "refused: only this project's own groups and keys may be set")
     if override.is_sweep_override():
@@ -236,7 +266,7 @@ def _check_override(text: str, parser: Any) -> tuple[str, Any]:
         for name in choices("kernel" if inner else key)
         if not (inner and name == "replica_exchange")
     ]
-    wrong = value not in there if isinstance(value, str) else inner or value is None
+    wrong = value not in there if isinstance(value, str) else inner or not isinstance(value, dict)
     if (inner or key in GROUPS) and wrong:
         raise ConfigError(key, given, f"no such choice; there are {', '.join(there)}")
     return key, value
@@ -248,10 +278,15 @@ def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
     Hydra's errors have no field for the key, but their text has it in quotes, which
     `tests/unit/test_config.py` holds them to.
     """
-    for text in overrides:
-        key, _, value = text.lstrip("+~").partition("=")
+    for text in reversed(overrides):
+        key, _, value = text.lstrip("+").partition("=")
+        if f"full_key: {key}\n" in f"{message}\n" and "nterpolation" in message:
+            why = message.splitlines()[0]
+            return ConfigError(key, value, f"{why}; give the value itself")
         if f"'{key}'" in message:
             key = key.removeprefix("kernel@")
+            if "already at" in message:
+                return ConfigError(key, value, "this key is there already; leave out the +")
             return ConfigError(key, value, f"unknown key; {_nearest(key)}")
     return ConfigError("configuration", " ".join(overrides), " ".join(message.split()))
 
@@ -262,10 +297,10 @@ def _nearest(key: str) -> str:
     for group in parts.PARTS:
         for choice in choices(group):
             if choice not in parts.installed(group):
-                for field in _fields_of(_defaults(group, choice)):
+                for field in fields_of(settings_of(group, choice)):
                     owners.setdefault(f"{group}.{field}", []).append(choice)
-    composed = list(_flat(compose_raw(())))
-    if key in owners and key not in composed:
+    composed = list(keys_of(compose_raw(())))
+    if key in owners:
         return f"it goes with {key.partition('.')[0]}={', '.join(owners[key])}"
     known = [*composed, *(name for name in owners if name not in composed)]
     near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
@@ -277,16 +312,16 @@ def _nearest(key: str) -> str:
     )
 
 
-def _flat(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of nested dictionaries, `section.key`, but for the name of a section."""
+def keys_of(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    """Yields the keys of nested dictionaries, `section.key`, but for the name of a section."""
     for key, value in values.items():
         if isinstance(value, dict) and value:
-            yield from _flat(value, f"{prefix}{key}.")
+            yield from keys_of(value, f"{prefix}{key}.")
         elif key != "name" or not prefix:
             yield prefix + key
 
 
-def _fields_of(values: dict[str, Any]) -> dict[str, Any]:
+def fields_of(values: dict[str, Any]) -> dict[str, Any]:
     """A choice's fields and their defaults. A choice within it ("/kernel@inner") is a field too."""
     fields = {key: value for key, value in values.items() if key not in ("defaults", "name")}
     for entry in values.get("defaults", []):
@@ -337,8 +372,14 @@ def readable(error: ValidationError) -> ConfigError:
     elif first["type"] == "missing":
         value, remedy = "(missing)", "this key must be given"
     else:
-        messages = [problem["msg"] for problem in problems if _path(problem["loc"]) == key]
-        remedy = " or ".join(messages).replace("Input should", "should")
+        messages = [
+            WANTED.get(problem["type"], problem["msg"])
+            for problem in problems
+            if _path(problem["loc"]) == key
+        ]
+        remedy = " or ".join(messages)
+        for said, plain in PLAIN.items():
+            remedy = remedy.replace(said, plain)
     others = sorted({_path(problem["loc"]) for problem in problems} - {key})
     if others:
         remedy += f" (also wrong: {', '.join(others)})"
@@ -354,44 +395,3 @@ def _path(location: tuple[int | str, ...]) -> str:
         for part in map(str, location)
         if part not in ("literal['auto']", "bool") and "constrained" not in part
     )
-
-
-def describe() -> Iterator[tuple[str, Any, str]]:
-    """(key, default, meaning) of every key, under the default choice of each group and then under
-    the others.
-    """
-    seen: set[str] = set()
-    for key, default, meaning in _described("", RunConfig, compose_raw(())):
-        seen.add(key)
-        yield key, default, meaning
-    for group in parts.PARTS:
-        # default and meaning where it is first, and the choices that have it
-        others: dict[str, tuple[Any, str, list[str]]] = {}
-        for choice in choices(group):
-            fields = parts.section_of(group, choice).model_fields
-            for field, default in _fields_of(_defaults(group, choice)).items():
-                key = f"{group}.{field}"
-                if key not in seen and field in fields:
-                    meaning = fields[field].description or ""
-                    others.setdefault(key, (default, meaning, []))[2].append(choice)
-        for key, (default, meaning, owners) in others.items():
-            yield key, default, f"({group}={', '.join(owners)}) {meaning}"
-
-
-def _described(
-    prefix: str, section: type[Section], values: dict[str, Any]
-) -> Iterator[tuple[str, Any, str]]:
-    """`describe` for one section: its own keys, then those of the sections within it."""
-    within = []
-    for field, information in section.model_fields.items():
-        default = values.get(field)
-        choice = next((m for m in information.metadata if isinstance(m, parts.Choice)), None)
-        nested = information.annotation
-        if choice is not None and isinstance(default, dict):
-            nested = parts.section_of(choice.group, default["name"])
-        if isinstance(default, dict) and isinstance(nested, type) and issubclass(nested, Section):
-            within.append((f"{prefix}{field}.", nested, default))
-        elif field != "name" or not prefix:
-            yield prefix + field, default, information.description or ""
-    for deeper in within:
-        yield from _described(*deeper)

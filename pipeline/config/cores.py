@@ -32,7 +32,7 @@ def with_share(config: RunConfig) -> RunConfig:
     same bits. Elsewhere it is the CPUs that a pool asks Ray for.
     """
     share = int(config.cluster.pool_cpus)
-    if _on_this_machine(config):
+    if on_this_machine(config):
         share = usable_cores() // _at_once(config)
     cluster = config.cluster.model_copy(update={"threads": max(share, 1)})
     return config.model_copy(update={"cluster": cluster})
@@ -43,7 +43,7 @@ def crowding(config: RunConfig) -> str | None:
     where it does not.
     """
     threads = config.cluster.threads
-    if not _on_this_machine(config):
+    if not on_this_machine(config):
         if threads <= max(config.cluster.pool_cpus, 1):
             return None
         return (
@@ -59,8 +59,8 @@ def crowding(config: RunConfig) -> str | None:
     return f"{processes} processes compute at once, with {each} each, on {cores} cores{remedy}"
 
 
-def _on_this_machine(config: RunConfig) -> bool:
-    """True where every process of the run is on the machine that reads the configuration."""
+def on_this_machine(config: RunConfig) -> bool:
+    """Returns whether every process of the run is on the machine that reads the configuration."""
     name = config.cluster.name
     return name == "inline" or (name == "local" and not os.environ.get("RAY_ADDRESS"))
 

@@ -7,9 +7,9 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, SerializeAsAny
 
 from pipeline.config.fields import (
+    Levels,
     Names,
     NonNegativeFloat,
-    NonNegativeInt,
     Part,
     PositiveInt,
     Shape,
@@ -28,7 +28,9 @@ class DataSection(Part):
     has_rows: ClassVar[bool] = True
     images: ClassVar[bool] = True
     held_out: PositiveInt = about("rows kept out of training")
-    split_seed: NonNegativeInt = about("seed of the split, apart from `seed` so that runs compare")
+    split_seed: Annotated[int, Field(ge=0, lt=2**32)] = about(
+        "seed of the split, apart from `seed` so that runs compare"
+    )
     noise: NonNegativeFloat = about(
         "standard deviation of the Gaussian noise added afresh to every row drawn"
     )
@@ -53,7 +55,7 @@ Encoding = Annotated[
     ),
 ]
 CategoricalLevels = Annotated[
-    int, Field(ge=2, description="values 0, ..., levels-1 under encoding=categorical")
+    Levels, Field(description="values 0, ..., levels-1 under encoding=categorical")
 ]
 
 
@@ -106,7 +108,7 @@ class TagsData(DataSection):
     images: ClassVar[bool] = False
     rows: PositiveInt = about("sequences drawn, held-out ones included")
     sites: PositiveInt = about("length of a sequence")
-    levels: Annotated[int, Field(ge=2, description="tags 0, ..., levels-1 of a site")]
+    levels: Levels = about("tags 0, ..., levels-1 of a site")
     features: PositiveInt = about("numbers seen of each site, standard normal")
 
     @property
@@ -137,14 +139,18 @@ class ColumnsData(DataSection):
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
 
 
+# what is added up in float64 and exponentiated
+Nats = Annotated[float, Field(ge=0, le=1e6)]
+
+
 class IsingData(DataSection):
     """Rows of an Ising model, drawn exactly; its couplings and fields are drawn by `split_seed`."""
 
     shape: Shape = about("sides of the grid, at most 20 sites in all")
-    coupling: NonNegativeFloat = about(
+    coupling: Nats = about(
         "standard deviation of the couplings J of nearest neighbours, nats: -J s_i s_j, s = -1, 1"
     )
-    field: NonNegativeFloat = about("standard deviation of the fields B, nats: -B s_i")
+    field: Nats = about("standard deviation of the fields B, nats: -B s_i")
     rows: PositiveInt = about("rows drawn from it, held-out ones included")
 
     @property
@@ -160,9 +166,7 @@ class NoData(DataSection):
     split_seed: ClassVar[int] = 0  # type: ignore[misc]
     noise: ClassVar[float] = 0.0  # type: ignore[misc]
     shape: Shape = about("shape of a position, such as [1]")
-    levels: Annotated[int, Field(ge=2)] | None = about(
-        "q for positions in {0, ..., q-1}^d; null: real numbers"
-    )
+    levels: Levels | None = about("q for positions in {0, ..., q-1}^d; null: real numbers")
 
     @property
     def discrete_levels(self) -> int | None:

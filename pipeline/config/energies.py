@@ -15,6 +15,7 @@ from pipeline.config.fields import (
     Part,
     PositiveFloat,
     PositiveInt,
+    Repeats,
     Section,
     Sizes,
     Widths,
@@ -55,7 +56,9 @@ class EnergySection(Part):
     @property
     def where(self) -> str:
         """Its name and domain, as refusals say them."""
-        return f"energy={self.name} is over {self.domain}"
+        levels = getattr(self, "levels", None)
+        said = "" if levels is None else f" (energy.levels={levels})"
+        return f"energy={self.name} is over {self.domain}{said}"
 
     @property
     def arguments(self) -> dict[str, Any]:
@@ -205,7 +208,7 @@ class DBMEnergy(EnergySection):
     latents: ClassVar[bool] = True
     hidden: Sizes = about("units of the hidden layers, from the data up")
     weight_scale: PositiveFloat = about("standard deviation of the initial weights")
-    mean_field_steps: PositiveInt = about(
+    mean_field_steps: Repeats = about(
         "sweeps of mean field over the hidden layers of each data row"
     )
 

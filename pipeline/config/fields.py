@@ -4,20 +4,48 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic_core import PydanticCustomError
 
 from pipeline.common.masking import masked
 
-PositiveInt = Annotated[int, Field(ge=1)]
-NonNegativeInt = Annotated[int, Field(ge=0)]
-PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
-NonNegativeFloat = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+MOST_INT = 2**53  # every smaller integer is a float too, as JSON has them
+SMALLEST, LARGEST = 1e-18, 1e18  # numbers whose squares float32 still holds
+
+
+def _representable(number: float) -> float:
+    """Raises pydantic's error for a number that mathematics in float32 takes for 0 or infinity."""
+    if number and not SMALLEST <= abs(number) <= LARGEST:
+        raise PydanticCustomError(
+            "not_representable",
+            "should be of a size from {smallest} to {largest}, which float32 can square",
+            {"smallest": SMALLEST, "largest": LARGEST},
+        )
+    return number
+
+
+def _device(name: str) -> str:
+    if not re.fullmatch(r"cpu|cuda(:\d{1,3})?", name):
+        raise PydanticCustomError("no_device", "should be cpu, cuda or cuda:N")
+    return name
+
+
+PositiveInt = Annotated[int, Field(ge=1, le=MOST_INT)]
+NonNegativeInt = Annotated[int, Field(ge=0, le=MOST_INT)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False), AfterValidator(_representable)]
+NonNegativeFloat = Annotated[
+    float, Field(ge=0, allow_inf_nan=False), AfterValidator(_representable)
+]
+Repeats = Annotated[int, Field(ge=1, le=10_000)]  # within one step or transition
+Seconds = Annotated[float, Field(gt=0, le=1e9)]
 Probability = Annotated[float, Field(ge=0, le=1)]
 OpenProbability = Annotated[float, Field(gt=0, lt=1)]
-Number = Annotated[float, Field(allow_inf_nan=False)]
-Levels = Annotated[int, Field(ge=2)]
+Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_representable)]
+Levels = Annotated[int, Field(ge=2, le=MOST_INT)]
+Device = Annotated[str, AfterValidator(_device)]
 Box = Annotated[tuple[Number, Number], Field(strict=False)]
 Masses = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
 Numbers = Annotated[tuple[Number, ...], Field(strict=False, min_length=1)]

@@ -16,6 +16,7 @@ from pipeline.config.fields import (
     Part,
     PositiveFloat,
     PositiveInt,
+    Repeats,
     about,
 )
 from pipeline.config.parts import Choice, refusal
@@ -140,7 +141,7 @@ class HMCKernel(TunedKernel):
     step_size: PositiveFloat = about(
         "epsilon of the leapfrog, in data units times the root of a mass"
     )
-    leapfrog_steps: PositiveInt = about("leapfrog steps of a transition")
+    leapfrog_steps: Repeats = about("leapfrog steps of a transition")
     jitter: Annotated[float, Field(ge=0, lt=1)] = about(
         "each chain's step is drawn from epsilon (1 +- jitter)"
     )
@@ -175,7 +176,7 @@ class ReplicaExchangeKernel(KernelSection):
     invariance: ClassVar[str] = "exact, where the inner kernel is"
     at_walls: ClassVar[str] = "as the inner kernel"
     ladder: ClassVar[bool] = True
-    rungs: Annotated[int, Field(ge=2)] = about(
+    rungs: Annotated[int, Field(ge=2, le=10_000)] = about(
         "R, replicas of each chain, from the base law to the model"
     )
     adapt_rounds: NonNegativeInt = about(

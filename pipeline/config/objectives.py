@@ -37,10 +37,7 @@ PlainProbe = Annotated[
     Field(description="law of the directions that differences are taken along"),
 ]
 Epsilon = Annotated[
-    float,
-    Field(
-        gt=0, allow_inf_nan=False, description="differences are along epsilon v; bias O(epsilon^2)"
-    ),
+    PositiveFloat, Field(description="differences are along epsilon v; bias O(epsilon^2)")
 ]
 
 

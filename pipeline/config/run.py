@@ -16,7 +16,7 @@ from pydantic import Field
 from pipeline.common.errors import ConfigError
 from pipeline.config.data import DataConfig
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
-from pipeline.config.fields import Names, NonNegativeInt, Section, Url, about, digest
+from pipeline.config.fields import Device, Names, NonNegativeInt, Section, Url, about, digest
 from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel
 from pipeline.config.objectives import ObjectiveConfig, ObjectiveSection, terms_of
 from pipeline.config.parts import PARTS
@@ -54,7 +54,7 @@ class RunConfig(Section):
     )
     init_from: Url | None = about("URL of another run whose weights to start from")
     seed: NonNegativeInt = about("seed of every random stream of the run")
-    device: Annotated[str, Field(pattern=r"^(cpu|cuda(:\d+)?)$")] = about("cpu, cuda or cuda:N")
+    device: Device = about("cpu, cuda or cuda:N")
     energy: EnergyConfig
     kernel: KernelConfig
     objective: ObjectiveConfig

@@ -6,7 +6,15 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
-from pipeline.config.fields import NonNegativeInt, Number, PositiveFloat, PositiveInt, Section, Url
+from pipeline.config.fields import (
+    Device,
+    NonNegativeInt,
+    Number,
+    PositiveFloat,
+    PositiveInt,
+    Section,
+    Url,
+)
 
 OVERRIDABLE = ("kernel", "data.path")
 
@@ -42,7 +50,7 @@ class Settings(Section):
         None, description="transitions from noise to sample; null: as the run's evaluation"
     )
     seed: NonNegativeInt = Field(0, description="seed of the chains")
-    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?)$", description="cpu, cuda or cuda:N")
+    device: Device = Field("cpu", description="cpu, cuda or cuda:N")
     output: Url | None = Field(
         None, description="where files go, any fsspec URL; null: samples-<hash> in the run's folder"
     )

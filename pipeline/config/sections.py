@@ -15,6 +15,7 @@ from pipeline.config.fields import (
     PositiveFloat,
     PositiveInt,
     Probability,
+    Seconds,
     Section,
     about,
 )
@@ -175,7 +176,7 @@ class Cluster(Section):
     pool_labels: dict[str, str] = about(
         "labels that a pool's node must have, as Ray's label selectors have them"
     )
-    pool_timeout: PositiveFloat = about(
+    pool_timeout: Seconds = about(
         "seconds without an answer after which a pool is taken for hung and restarted"
     )
     server_cpus: NonNegativeFloat = about("CPUs that Ray reserves for each parameter-server rank")
@@ -184,4 +185,4 @@ class Cluster(Section):
     server_restarts: NonNegativeInt = Field(
         5, description="times within an hour that the parameter server is restarted when it died"
     )
-    timeout: PositiveFloat = about("seconds without a step after which the run is given up")
+    timeout: Seconds = about("seconds without a step after which the run is given up")

@@ -34,6 +34,7 @@ class Energy(nn.Module):
     # how many it is bound to: row i of k contexts x N positions has context i mod k
     # (`pipeline.energies.given`)
     contexts = 1
+    guarded = False  # whether it checks what it is called with (`pipeline.energies.arguments`)
 
     def __init__(
         self,

@@ -42,7 +42,7 @@ class ConvEnergy(DeepEnergy):
             )
         self.image = (1, *self.shape) if len(self.shape) == 2 else self.shape
         sizes = [self.image[1:]]
-        while len(sizes) < scales:
+        while len(sizes) < scales and min(sizes[-1]) >= SMALLEST:
             sizes.append(_halved(sizes[-1]))
         if scales > 1 and min(sizes[-1]) < SMALLEST:
             raise ArgumentError(

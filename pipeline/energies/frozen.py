@@ -23,6 +23,9 @@ def frozen(module: Module) -> Module:
         shared[id(parameter)] = nn.Parameter(parameter.detach(), requires_grad=False)
     replica = copy.deepcopy(module, dict(shared)).eval()
     follow(replica, module)
+    for part in replica.modules():
+        if getattr(part, "guarded", False):  # kernels know what they call it with
+            part.guarded = False  # type: ignore[assignment]
     return replica
 
 

@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ArgumentError
+from pipeline.energies.arguments import contexts, guarded
 from pipeline.energies.base import Energy
 from pipeline.energies.discrete import ENUMERABLE_STATES, all_states, log_sum_over_states
 
@@ -93,8 +95,19 @@ class ConditionalEnergy(Energy):
             least[lower], position[lower] = energies[lower], x[number[lower]]
         return position
 
+    def forward(self, x: Tensor) -> Tensor:  # noqa: ARG002 - some have a law without contexts
+        """Raises `ArgumentError`: E(x | c) is of a position under a context."""
+        remedy = "energies are of positions under a context; use energy.given(context)(x)"
+        raise ArgumentError("context", "(missing)", remedy)
+
     def given(self, context: Tensor | None) -> Energy:
-        return self if context is None else Given(self, context)
+        return self if context is None else self.bound(context)
+
+    def bound(self, context: Tensor) -> Given:
+        """E(x | c) as an energy of positions under contexts c `[N, *context_shape]`."""
+        return (
+            guarded(Given(self, contexts(self, context))) if self.guarded else Given(self, context)
+        )
 
 
 class Given(Energy):

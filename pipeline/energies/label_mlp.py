@@ -12,9 +12,10 @@ from torch import Tensor, nn
 from torch.nn.functional import linear, silu
 
 from pipeline.common.errors import ArgumentError
+from pipeline.energies.arguments import positions
 from pipeline.energies.base import Energy
 from pipeline.energies.deep import DeepEnergy, small
-from pipeline.energies.given import ConditionalEnergy, Given
+from pipeline.energies.given import ConditionalEnergy
 from pipeline.energies.mlp import output, pull_back, silu_inputs
 
 
@@ -50,7 +51,7 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
                 self.context_shape,
                 "a label is one number a row; contexts of another shape suit a conditional energy",
             )
-        self.class_conditional = class_conditional
+        self.class_conditional, self.classes = class_conditional, classes
         widths = [self.dimension, *hidden]
         self.layers = nn.ModuleList(
             [
@@ -66,21 +67,28 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
 
     def of_class(self, labels: Tensor) -> Energy:
         """E(x, y) as an energy of positions under the `labels` y `[N]`: its law is p(x | y)."""
-        return Given(self, labels)
+        return self.bound(labels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """E(x), the label summed out, `[N, *shape] -> [N]` nats."""
+        return self.with_base(self.network(x), x)
 
     def label_logits(self, x: Tensor) -> Tensor:
         """f(x) = log p(y | x) up to a constant in y, `[N, *shape] -> [N, K]`."""
+        return self._logits(positions(self, x) if self.guarded else x)
+
+    def _logits(self, x: Tensor) -> Tensor:
         first, *others = self._linears
         return output(linear(x.flatten(1), first.weight, first.bias), others)
 
     def network(self, x: Tensor) -> Tensor:
-        return -self.label_logits(x).logsumexp(1)
+        return -self._logits(x).logsumexp(1)
 
     def encode(self, context: Tensor) -> Tensor:
         return context.flatten().long()
 
     def of(self, x: Tensor, encoding: Tensor) -> Tensor:
-        return self.with_base(-self.label_logits(x).gather(1, encoding[:, None])[:, 0], x)
+        return self.with_base(-self._logits(x).gather(1, encoding[:, None])[:, 0], x)
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
+from pipeline.assembly.devices import check_device
 from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
@@ -154,10 +155,7 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
         raise ConfigError(
             "kernel" if kernel is config.kernel else "kernel.inner", kernel.name, remedy
         )
-    if settings.device.startswith("cuda") and not torch.cuda.is_available():
-        raise ConfigError(
-            "device", settings.device, "there is no GPU here that torch can use; use cpu"
-        )
+    check_device(settings.device)
 
 
 def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str]) -> str:

@@ -302,7 +302,7 @@ def test_the_ratio_of_two_probabilities_needs_no_z() -> None:
     torch.testing.assert_close(
         pipeline.log_ratio(law, x, other), law.log_density(x) - law.log_density(other)
     )
-    with pytest.raises(ValueError, match=r"\[N, 2\], not \[5, 3\]"):
+    with pytest.raises(ValueError, match=r"x=shape \[5, 3\]: should be \[N, 2\]"):
         pipeline.log_ratio(law, torch.zeros(5, 3), x)
 
 

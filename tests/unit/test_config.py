@@ -19,7 +19,8 @@ from pipeline.assembly.energies import make_energy
 from pipeline.assembly.learner import make_terms
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
-from pipeline.config.compose import choices, compose, conf_directory, describe, validate
+from pipeline.config.compose import choices, compose, conf_directory, validate
+from pipeline.config.keys import describe
 from pipeline.config.objectives import MixtureObjective
 from pipeline.config.run import GROUPS, RunConfig
 from pipeline.train import usage
@@ -122,14 +123,14 @@ def test_configuration_is_frozen_and_typed() -> None:
             ["trainer.reweight=maybe"],
             "trainer.reweight",
             "maybe",
-            "'auto' or should be a valid boolean",
+            "'auto' or true or false",
         ),
         (["energy=foo"], "energy", "foo", "conditional_mlp, conv, custom"),
         (["energy=null"], "energy", "null", "conditional_mlp, conv, custom"),
         (["kernel=hmc", "kernel.inner=ula"], "kernel.inner", "ula", "goes with kernel=replica"),
         (["trainer.steps=1,2"], "trainer.steps", "1,2", "one value"),
         (["--steps=3"], "--steps", "3", "key=value"),
-        (["steps"], "steps", "", "key=value"),
+        (["steps"], "steps", "(missing)", "key=value"),
         (["data=idx"], "data.path", "???", "must be given for data=idx"),
         (["kernel=gibbs"], "kernel", "gibbs", "use mala, hmc or random_walk"),
         (["energy=rbm"], "kernel", "mala", "gibbs_with_gradients or single_site"),
@@ -270,7 +271,7 @@ def test_configuration_is_frozen_and_typed() -> None:
         ),
         (["kernel=ula", "kernel.noise=0.1", "trainer.lag=3"], "trainer.lag", "3", "at most 2"),
         (["device=cuda"], "cluster.pool_gpus", "0.0", "device=cuda needs a GPU"),
-        (["device=tpu"], "device", "tpu", "pattern"),
+        (["device=tpu"], "device", "tpu", "cpu, cuda or cuda:N"),
         (["chains.min_pools=3"], "chains.min_pools", "3", "use at most that"),
         (["chains.max_pools=1"], "chains.max_pools", "1", "use that or more"),
         (

@@ -14,7 +14,8 @@ import pytest
 from pipeline.assembly.kernels import make_kernel
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
-from pipeline.config.compose import choices, compose, describe
+from pipeline.config.compose import choices, compose
+from pipeline.config.keys import describe
 from pipeline.kernels.base import Kernel
 
 OWN = Path(__file__).resolve().parent.parent.parent / "examples" / "own_parts"

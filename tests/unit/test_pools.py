@@ -111,7 +111,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 
 def roster_of(config: RunConfig, world: World, there: int = 4) -> PoolRoster:
     """One whose first pools have joined: the run has begun."""
-    arguments: Any = (world, object, ((8, 8), None), lambda: "newest")
+    options: list[dict[str, Any]] = [{} for _ in range(config.most_pools)]
+    arguments: Any = (world, object, ((8, 8), None), options, lambda: "newest")
     roster = PoolRoster(config, *arguments)
     roster.start(None)
     for pool in roster.members[:there]:

@@ -1,0 +1,30 @@
+"""A run is prepared: its data are opened and its energy is made, and both are tried out."""
+
+from __future__ import annotations
+
+from pipeline.assembly.data import open_data
+from pipeline.assembly.devices import check_device
+from pipeline.assembly.energies import make_energy
+from pipeline.assembly.memory import refusing_excess, within_memory
+from pipeline.assembly.rehearsal import rehearse
+from pipeline.config.cores import on_this_machine
+from pipeline.config.run import RunConfig
+from pipeline.data.base import DataSet
+from pipeline.energies.base import Energy
+
+
+def prepare(config: RunConfig) -> tuple[DataSet, Energy]:
+    """Returns the data and the untrained energy of a run, after a rehearsal. Nothing is written.
+
+    Raises `ConfigError` where the configuration cannot be carried out, on this device or in this
+    machine's memory among others, and `DataError` where rows cannot be read.
+    """
+    if on_this_machine(config):
+        check_device(config.device)
+    with within_memory():
+        with refusing_excess("data", config.data):
+            data = open_data(config)
+        with refusing_excess("energy", config.energy):
+            energy = make_energy(config, data.shape, data.context_shape)
+        rehearse(config, energy, data)
+    return data, energy
