@@ -9,7 +9,7 @@ from pipeline.common.types import Flow
 
 
 class Accounts:
-    """What was lost, restarted and handed over since it was last told of. `watch` is told of what
+    """Counts what was lost, restarted and handed over, until it is told of. `watch` is told of what
     changes while no step is made.
     """
 

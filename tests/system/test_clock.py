@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from actors.waiting import Deadline
 from pipeline.evaluation.curves import _draw_speed
 from pipeline.runs.inline import InlineRunner
-from pipeline.storage.checkpoint import find
+from pipeline.storage.store import find
 from pipeline.train import main
 from tests.conftest import SMALL
 

@@ -21,6 +21,7 @@ from pipeline.energies.rbm import BernoulliRBM
 from pipeline.energies.weights import flatten
 from pipeline.runs.display import Display
 from pipeline.runs.run import Run
+from pipeline.storage import retries
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.manifest import MANIFEST, seal
 from pipeline.storage.parts import write_part
@@ -91,7 +92,8 @@ EDITS = {
     "run": (put("run", "../x"), "run: String should match"),
     "config": (put("config", {}), "config: Value error, it has no energy with a name"),
     "parts": (put("parts", []), "parts: Input should be"),
-    "huge": (of_part(bytes=10**18), "energy.safetensors: its size is"),
+    "large": (of_part(bytes=10**15), "energy.safetensors: its size is"),
+    "huge": (of_part(bytes=10**18), "bytes: Input should be less than or equal"),
     "negative": (of_part(bytes=-1), "greater than or equal to 0"),
     "hash": (of_part(sha256="0"), "sha256: String should match"),
     "up": (renamed("../../x"), "String should match"),
@@ -220,6 +222,7 @@ def test_a_failure_of_storage_is_no_absence(
 ) -> None:
     """What cannot be looked at may be there: a run does not start at 0 for it."""
     save(1)
+    monkeypatch.setattr(retries, "LIMIT", 0.1)
 
     def broken(*_: Any, **__: Any) -> Iterator[str]:
         raise OSError(5, "Input/output error")
