@@ -322,10 +322,14 @@ FAULTS = (
         low=0,
     ),
     Chart(
-        "Skipped steps",
-        "Steps skipped since the driver started, because loss or gradient was not finite.",
+        "Skipped steps and rollbacks",
+        "Since the driver started: steps skipped because loss or gradient was not finite, and "
+        "times that the run went back because it diverged.",
         "none",
-        one(f"ebm_skipped_steps_total{RUN}", "skipped"),
+        (
+            Query(f"ebm_skipped_steps_total{RUN}", "skipped"),
+            Query(f"ebm_rollbacks_total{RUN}", "rollbacks"),
+        ),
         low=0,
     ),
     Chart(

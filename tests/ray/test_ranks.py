@@ -557,6 +557,7 @@ def trip(
                 else (lambda x: NanGradient.apply(network(x)))
             )
             learner.energy.network = spoil
+            learner.energy.energies_and_pull = lambda _: None  # type: ignore[method-assign]
         report, _ = learner.step(share(made_negatives(config, energy, step), ranks, 0, False))
         learner.energy.network = network
         reports.append(report._replace(seconds={}))

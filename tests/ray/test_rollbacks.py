@@ -75,8 +75,8 @@ def test_one_process_and_ray_go_back_alike(
     one, other = last(tmp_path / "True"), last(tmp_path / "False")
     assert figures[0]["rollbacks"] == figures[1]["rollbacks"] >= 1
     assert one.step == other.step == 80
-    for name in one.manifest["parts"]:
-        if name.startswith("pool") and config.lag == 0:
+    for name in ("pool-0", "pool-1"):
+        if config.lag == 0:
             mine, theirs = one.read(name), other.read(name)
             assert mine["position"].equal(theirs["position"]), name
             assert (mine["round"], mine["incarnation"]) == (theirs["round"], theirs["incarnation"])
@@ -98,7 +98,7 @@ def test_several_ranks_go_back_together(small: Small, tmp_path: Path) -> None:
 def test_a_stretch_that_raised_is_gone_back_from(small: Small, tmp_path: Path) -> None:
     """Lines that it broke are opened anew, and the end is that of one process."""
     config = small(
-        "deep", "optimizer.learning_rate=1e30", "trainer.steps=60", "trainer.rollbacks=2", *QUICK
+        "deep", "optimizer.learning_rate=1e18", "trainer.steps=60", "trainer.rollbacks=2", *QUICK
     )
     said = []
     for inline in (True, False):
