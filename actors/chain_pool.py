@@ -13,7 +13,7 @@ import torch
 
 from actors.lines import LineBroken, Lines
 from actors.policy import rank_of
-from pipeline.assembly.chains import make_chains
+from pipeline.assembly.chains import dealing_of, make_chains, stored_chains
 from pipeline.common.errors import DamagedError, OutOfStepError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Part, RoundReport, Rows, Weights
@@ -32,16 +32,24 @@ class PoolStatus(NamedTuple):
     node: str
 
 
-def kept_chains(checkpoint: Checkpoint | None, pool: int) -> dict[str, Any] | None:
-    """The chains that a pool had kept by training row when the `checkpoint` was written, if any."""
-    name = f"pool-{pool}"
-    if checkpoint is None or not checkpoint.has(name):
+def kept_chains(
+    config: RunConfig, checkpoint: Checkpoint | None, pool: int
+) -> dict[str, Any] | None:
+    """The chains by training row that a pool of this run gets from the `checkpoint`, if any."""
+    own = own_chains(config, checkpoint, pool) if config.keeps_chains else None
+    return None if own is None else own["kept"]
+
+
+def own_chains(
+    config: RunConfig, checkpoint: Checkpoint | None, pool: int
+) -> dict[str, Any] | None:
+    """The state of a pool of this run, where the `checkpoint` has chains that are its alone."""
+    if checkpoint is None or not dealing_of(config, checkpoint).hand(pool).has_old:
         return None
     try:
-        kept: dict[str, Any] = checkpoint.read(name)["kept"]
-        return kept
+        return stored_chains(config, checkpoint, pool)
     except DamagedError as error:
-        log.warning("pool %d begins the chains of its rows anew: %s", pool, error)
+        log.warning("pool %d begins chains anew that are in no batch: %s", pool, error)
         return None
 
 
@@ -139,13 +147,13 @@ class ChainPool:
         self._pool = self._make()
         return self.begin()
 
-    def restore(self, checkpoint: Checkpoint, of: int) -> PoolStatus:
-        """Takes up the chains of a checkpoint's pool number `of`: this one, or another, from whose
-        positions it goes on with draws of its own.
+    def restore(self, checkpoint: Checkpoint, rows: Rows | None = None) -> PoolStatus:
+        """Takes up its chains of a checkpoint; where there are too few, others begin at training
+        `rows`, as arrays, if any are given.
         """
-        self._pool.load_state_dict(checkpoint.read(f"pool-{of}"))
-        if of != self._number:
-            self._pool.diverge()
+        self._pool.load_state_dict(stored_chains(self._config, checkpoint, self._number))
+        if rows is not None:
+            self._pool.begin_at(rows.map(torch.tensor))
         return self.begin()
 
     def revive(
@@ -162,7 +170,7 @@ class ChainPool:
         by training row are those of its part of the `checkpoint`.
         """
         start = None if rows is None else rows.map(torch.tensor)
-        kept = kept_chains(checkpoint, self._number)
+        kept = kept_chains(self._config, checkpoint, self._number)
         self._pool.revive(incarnation, round, last, start, tuning, kept)
         return self.begin()
 

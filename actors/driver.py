@@ -64,7 +64,7 @@ class RayRunner:
         homes = self.servers.await_room() if config.chains.max_pools or apart else []
         options = pool_options(config, homes if apart else ())
         self.pools = PoolRoster(
-            config, self.servers, pool, (shape, context_shape), options, self._with_kept_chains
+            config, self.servers, pool, (shape, context_shape), options, self._newest
         )
         self._accounts = Accounts(self.pools, watch)
         count = self._accounts.count_damaged
@@ -115,11 +115,9 @@ class RayRunner:
             raise ClusterError(f"an actor could not start: {error}") from error
         self._restart_from(version)
 
-    def _with_kept_chains(self) -> Checkpoint | None:
-        """The newest checkpoint, where pools keep chains by training row: no batch has them all."""
-        contrastive = self._config.contrastive
-        kept = contrastive is not None and contrastive.start == "persistent"
-        return self._store.latest() if kept and self._config.conditional else None
+    def _newest(self) -> Checkpoint | None:
+        """The run's newest checkpoint that is whole."""
+        return next(self._store.complete(besides=self._other_runs), None)
 
     def _restart_from(self, version: int) -> None:
         """Goes on from `version`, with no round under way."""

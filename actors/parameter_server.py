@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from actors.chain_pool import kept_chains
+from actors.chain_pool import kept_chains, own_chains
 from actors.lines import Line, LineBroken, Lines, sent_rows
 from actors.policy import rank_of
 from pipeline.assembly.chains import make_chains
@@ -339,10 +339,14 @@ class ParameterServer:
         folder: str,
     ) -> Part:
         """The part of a pool that is away, as it will be when it has taken up the chains of the
-        `last` batch it sent, their `tuning`, and those that it kept in an older `checkpoint`.
+        `last` batch it sent, their `tuning`, and those that it kept in an older `checkpoint`. One
+        that has sent none has those of the checkpoint.
         """
+        own = own_chains(self._config, checkpoint, pool) if last is None else None
+        if own is not None:
+            return write_part(folder, f"pool-{pool}", own)
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
-        kept = kept_chains(checkpoint, pool)
+        kept = kept_chains(self._config, checkpoint, pool)
         chains.revive(incarnation, round, last, tuning=tuning, kept=kept)
         return write_part(folder, f"pool-{pool}", chains.state_dict())
 

@@ -18,6 +18,7 @@ from actors.members import Finished, PoolMember, Round
 from actors.policy import LATE, LEAST_LATE_SECONDS, Event, Fleet, Life, Rules
 from actors.servers import ServerRanks
 from actors.waiting import LOST, POLL_SECONDS, NotInTime, draining_nodes, get, ready
+from pipeline.assembly.chains import dealing_of
 from pipeline.common.errors import (
     ClusterError,
     DamagedError,
@@ -38,7 +39,7 @@ class PoolRoster:
 
     A pool that is not there, for whatever reason, is one that is on its way: steps go on with the
     others. Finished rounds wait in `fleet.finished` for their step, in the order that they came in.
-    `newest` says which checkpoint has the chains that pools keep by training row, if they do.
+    `newest` gives the checkpoint that has the chains which are in no batch.
     """
 
     def __init__(
@@ -91,16 +92,16 @@ class PoolRoster:
         again, self._begun = self._begun, True
         if again:
             self.dropped["rolled_back"] += self.forget_rounds()
+        dealing = None if checkpoint is None else dealing_of(self._config, checkpoint)
         for pool in self.members:
             pool.done, pool.last, pool.kept, pool.leaving = 0, None, None, None
-            own = checkpoint is not None and checkpoint.has(f"pool-{pool.number}")
-            if checkpoint is None:
+            if dealing is None:
                 joining = (pool.actor.begin_anew if again else pool.actor.begin).remote()
             else:
-                joining = pool.actor.restore.remote(
-                    checkpoint, pool.number if own else pool.number % self._config.pools
-                )
-            pool.begins = not own
+                new = bool(dealing.hand(pool.number).copies)
+                rows = self._servers.rows_for(pool.number, dealing.incarnation) if new else None
+                joining = pool.actor.restore.remote(checkpoint, rows)
+            pool.begins = dealing is None or not dealing.hand(pool.number).has_old
             self._send_for(pool, joining)
 
     def await_first(self, seconds: float) -> None:
@@ -253,10 +254,10 @@ class PoolRoster:
             self._send_for(pool, pool.actor.take_over.remote(pool.kept))
             return
         of, rows = pool, None
-        if pool.last is None and self._config.chains.newcomers == "snapshot":
-            of = next((other for other in self._newest_first() if other.last is not None), pool)
-        elif pool.last is None and self._config.chains.newcomers == "data":
-            rows = self._servers.first.rows_for_pool.remote(pool.number, pool.incarnation)
+        if pool.last is None:
+            rows = self._servers.rows_for(pool.number, pool.incarnation)
+            if self._config.chains.newcomers == "snapshot":
+                of = next((other for other in self._newest_first() if other.last), pool)
         arguments = (of.last, rows, of.tuning, self._newest())
         self._send_for(pool, pool.actor.revive.remote(pool.incarnation, pool.rounds, *arguments))
 

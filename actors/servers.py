@@ -191,6 +191,12 @@ class ServerRanks:
         """Rows for a round that whichever step may consume, of the ranks in turn."""
         return self.actors[round % len(self.actors)].deal.remote()
 
+    def rows_for(self, pool: int, incarnation: int) -> ray.ObjectRef | None:
+        """Training rows for the chains of a pool to begin at, where newcomers begin there."""
+        if self._config.chains.newcomers != "data":
+            return None
+        return self.first.rows_for_pool.remote(pool, incarnation)
+
     def prepare(self, version: int) -> None:
         """Has every rank work out what it can of its next step before the batches are there."""
         for actor in self.actors:

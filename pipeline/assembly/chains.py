@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.kernels import make_kernel
+from pipeline.chains.dealing import Dealing
 from pipeline.chains.pool import Pool
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.process import keep_freed_memory
 from pipeline.config.kernels import KernelSection, ReplicaExchangeKernel, TunedKernel
 from pipeline.config.run import RunConfig
+from pipeline.storage.checkpoint import Checkpoint
 
 
 def make_plan(config: RunConfig) -> ChainPlan:
@@ -71,3 +74,23 @@ def make_chains(
     return Pool(
         energy, plan, config.chains.per_pool, pool=pool, seed=config.seed, device=config.device
     )
+
+
+def dealing_of(config: RunConfig, checkpoint: Checkpoint) -> Dealing:
+    """The way that the chains of a `checkpoint` are dealt to this run's pools; nothing is read."""
+    pools, per_pool = config.pools, config.chains.per_pool
+    there = (checkpoint.pools, checkpoint.per_pool)
+    return Dealing(*there, pools, per_pool, config.most_pools, checkpoint.step)
+
+
+def stored_chains(
+    config: RunConfig,
+    checkpoint: Checkpoint,
+    pool: int,
+    read: Callable[[str], dict[str, Any]] | None = None,
+) -> dict[str, Any]:
+    """The state that the pool numbered `pool` takes up from a `checkpoint`. `read` takes the place
+    of `checkpoint.read`. Raises `DamagedError` where a part that it needs is damaged.
+    """
+    read, copying = read or checkpoint.read, config.chains.newcomers == "snapshot"
+    return dealing_of(config, checkpoint).state(pool, lambda n: read(f"pool-{n}"), copying)

@@ -48,7 +48,7 @@ def schema(
             ("acceptance", pa.float32()),
             ("age", pa.int64()),
             ("pool", pa.int32()),
-            ("incarnation", pa.int32()),
+            ("incarnation", pa.int64()),
             ("round", pa.int64()),
             ("version", pa.int64()),
         ]
@@ -106,7 +106,7 @@ def encode(
 def _same_every_round(rows: int, pool: int, incarnation: int) -> tuple[pa.Array, ...]:
     """The columns `chain`, `pool` and `incarnation`: made once, and shared by a pool's batches."""
     chain = np.arange(rows, dtype=np.int64)
-    owner = (np.full(rows, number, np.int32) for number in (pool, incarnation))
+    owner = (np.full(rows, pool, np.int32), np.full(rows, incarnation, np.int64))
     return pa.array(chain), *map(pa.array, owner)
 
 

@@ -44,7 +44,8 @@ class Pool:
         self.sampler = Sampler(self.energy, plan, count, self.generator)
         self._age = torch.zeros(count, dtype=torch.int64, device=self._device)
         self._kept = KeptChains(plan.per_context)
-        self._unplaced = True  # until weights come: an energy's base law may depend on them
+        # chains [N] bool that begin at the base law when weights come, on which it may depend
+        self._unplaced: Tensor | None = torch.ones_like(self._age, dtype=torch.bool)
 
     def advance(
         self, weights: Weights, start: Rows | None = None
@@ -79,13 +80,27 @@ class Pool:
         """Puts the chains where a round starts from, under the weights of now. Returns the rows
         that they were sent, one for each chain, and how many started anew from noise.
         """
-        if self._unplaced:
-            self.sampler.position = self.energy.sample_base(
-                len(self.sampler.position), self.generator
-            )
-            self._unplaced = False
+        if self._unplaced is not None:
+            position = self.sampler.position
+            self._place(self.energy.sample_base(len(position), self.generator))
         seats = None if start is None else self._seat(start)
         return seats, self._restart()
+
+    def begin_at(self, rows: Rows) -> None:
+        """Puts the chains that would begin at the base law at training `rows`, of which there is
+        one for each chain of the pool.
+        """
+        if self._unplaced is not None:
+            domain = self.energy.into_domain(rows.position.to(self._device))
+            position = self.energy.with_latents(domain)
+            self._place(position.repeat(self.plan.rungs, *(1,) * (position.ndim - 1)))
+
+    def _place(self, fresh: Tensor) -> None:
+        """Puts the chains that have no place yet at those of their seats in `fresh` [R N]."""
+        assert self._unplaced is not None
+        chosen = per_chain(self._unplaced.repeat(self.plan.rungs), fresh)
+        self.sampler.position = torch.where(chosen, fresh, self.sampler.position)
+        self._unplaced = None
 
     def finish(
         self, done: Advance, version: int, restarted: int, seats: Rows | None = None
@@ -196,6 +211,7 @@ class Pool:
         """
         return {
             "position": self.sampler.position.cpu().clone(),  # no view of all pools' chains
+            "unplaced": None if self._unplaced is None else self._unplaced.cpu(),
             "tuning": self.sampler.tuning(),
             "age": self._age.cpu(),
             "kept": self._kept.state_dict(),
@@ -206,10 +222,11 @@ class Pool:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Goes on from what `state_dict` gave; in a new random stream where that was made on
-        another kind of device.
+        """Goes on from what `state_dict` gave, or `pipeline.chains.dealing.Dealing.state`; in a new
+        random stream where that was made on another kind of device, or on none.
         """
-        self._unplaced = False
+        unplaced = state.get("unplaced")
+        self._unplaced = None if unplaced is None else unplaced.to(self._device)
         self.sampler.position = state["position"].to(self._device)
         self.sampler.load_tuning(state["tuning"])
         self._age = state["age"].to(self._device)
@@ -222,15 +239,6 @@ class Pool:
             self.generator = torch_generator(
                 self._seed, "chains", self._pool, self.incarnation, device=self._device
             )
-
-    def diverge(self) -> None:
-        """Goes on from here with random draws of its own: where the state loaded was another
-        pool's.
-        """
-        self.incarnation, self.round = self.incarnation + 1, 0
-        self.generator = torch_generator(
-            self._seed, "chains", self._pool, self.incarnation, device=self._device
-        )
 
     def revive(
         self,
@@ -253,12 +261,9 @@ class Pool:
             self._seed, "chains", self._pool, incarnation, device=self._device
         )
         self._age.zero_()
-        self._unplaced = last is None and rows is None
-        if last is None and rows is not None:
-            position = self.energy.with_latents(
-                self.energy.into_domain(rows.position.to(self._device))
-            )
-            self.sampler.position = position.repeat(self.plan.rungs, *(1,) * (position.ndim - 1))
+        self._unplaced = torch.ones_like(self._age, dtype=torch.bool) if last is None else None
+        if rows is not None:
+            self.begin_at(rows)
         if last is not None:
             chains = negatives.decode(last)
             position = chains.position.to(self._device, copy=True).view(

@@ -90,6 +90,12 @@ class RunConfig(Section):
         return self.contrastive is not None and (self.starts_at_data or self.conditional)
 
     @property
+    def keeps_chains(self) -> bool:
+        """True where pools may keep chains by training row, of which no batch has all."""
+        persistent = self.contrastive is not None and self.contrastive.start == "persistent"
+        return persistent and self.conditional
+
+    @property
     def pools(self) -> int:
         """Pools that are started: none where no objective consumes chains."""
         return self.chains.pools if self.contrastive is not None else 0

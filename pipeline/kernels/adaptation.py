@@ -9,6 +9,7 @@ for good when asked to, and from then on it is exact.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -127,6 +128,34 @@ class Ladder:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         self.betas, self._sum, self._count = state["betas"], state["sum"].clone(), state["count"]
         self._updates = state["updates"]
+
+
+def joined_tuning(tunings: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Returns the tuning (`Sampler.tuning`) of chains that come from several samplers, one kernel's
+    all: of each thing that they adapt, the mean state of those that adapted longest.
+    """
+    if len(tunings) == 1:
+        return tunings[0]
+    return {
+        name: _mean_state([tuning[name] for tuning in tunings])
+        for name in tunings[0]
+        if all(name in tuning for tuning in tunings)
+    }
+
+
+def _mean_state(states: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    longest = max(state["updates"] for state in states)
+    states = [state for state in states if state["updates"] == longest]
+    return {name: _mean([state[name] for state in states]) for name in states[0]}
+
+
+def _mean(values: Sequence[Any]) -> Any:
+    """The mean of tensors, or of lists of numbers; of counts and settings, which are alike, one."""
+    if isinstance(values[0], Tensor):
+        return torch.stack(list(values)).mean(0)
+    if isinstance(values[0], list):
+        return [sum(column) / len(column) for column in zip(*values, strict=True)]
+    return values[0]
 
 
 def respaced(betas: Tensor, swaps: Tensor) -> Tensor:

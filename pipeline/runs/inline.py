@@ -6,12 +6,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
+from functools import cache
 
 import pyarrow as pa
 import torch
 
-from pipeline.assembly.chains import make_chains
-from pipeline.assembly.data import open_data
+from pipeline.assembly.chains import dealing_of, make_chains, stored_chains
+from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.learner import make_learner
 from pipeline.chains.together import Together
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
@@ -57,16 +58,19 @@ class InlineRunner:
         """Takes up a checkpoint, or another run's weights, or neither, also where steps were made
         already. Raises `DamagedError` where a part is damaged; nothing was taken up then.
         """
-        chains = (
-            [checkpoint.read(f"pool-{number}") for number in range(len(self._pools))]
-            if checkpoint is not None
-            else []
-        )
+        config, chains = self._config, []
+        if checkpoint is not None:
+            read = cache(checkpoint.read)  # of one part there may be chains in several pools
+            chains = [stored_chains(config, checkpoint, n, read) for n in range(config.pools)]
         if self._window:
             self._begin()
         self._learner.start(checkpoint, warm_start, rate_factor)
-        for pool, state in zip(self._pools, chains, strict=checkpoint is not None):
-            pool.load_state_dict(state)
+        if checkpoint is not None:
+            dealing = dealing_of(config, checkpoint)
+            for number, (pool, state) in enumerate(zip(self._pools, chains, strict=True)):
+                pool.load_state_dict(state)
+                if dealing.hand(number).copies and config.chains.newcomers == "data":
+                    pool.begin_at(rows_for_pool(config, self._data, number, dealing.incarnation))
         self._window.append(self._learner.publish())
 
     def stretch(

@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
+from pipeline.assembly.chains import dealing_of
 from pipeline.common.errors import (
     CheckpointError,
     DamagedError,
@@ -206,6 +207,9 @@ class Run:
                     f"resuming at step {version} of {self._config.trainer.steps} from"
                     f" {checkpoint.folder}"
                 )
+                dealing = dealing_of(self._config, checkpoint)
+                if told := dealing.words(self._config.chains.newcomers):
+                    self._display.say(told)
             try:
                 runner.start(checkpoint, warm_start)
                 break

@@ -48,6 +48,17 @@ class Checkpoint:
         """The number of ranks that the parameter server had which wrote it."""
         return 1 + sum(file.startswith("rank-") for file in self.manifest.parts)
 
+    @property
+    def pools(self) -> list[int]:
+        """The numbers of the pools whose chains are here, the lowest first."""
+        names = (file.partition(".")[0] for file in self.manifest.parts)
+        return sorted(int(name[5:]) for name in names if name.startswith("pool-"))
+
+    @property
+    def per_pool(self) -> int:
+        """The number of chains that each of its pools has."""
+        return int(self.manifest.config["chains"]["per_pool"])
+
     def read(self, name: str) -> dict[str, Any]:
         """Returns the state in the part called `name`, without a suffix.
 

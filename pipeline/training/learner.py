@@ -349,9 +349,9 @@ class Learner:
         their order.
 
         There may have been more ranks then, or fewer, where positives are in memory: their stream
-        goes on at the same row, and what was drawn ahead is dealt anew. A rank that was not there
-        begins its random stream. Raises `CheckpointError` where positives are streamed, whose ranks
-        have rows of their own.
+        goes on at the same row, and what was drawn ahead is dealt anew. A rank that was not there,
+        or was on another kind of device, begins new random streams. Raises `CheckpointError` where
+        positives are streamed, whose ranks have rows of their own.
         """
         self._load_shared(state)
         ranks, own = [state, *others], self._ranks.rank
@@ -359,7 +359,19 @@ class Learner:
         if own < len(ranks) and ranks[own]["device"] == self._device.type:
             self._generator.set_state(ranks[own]["generator"])
             self._stale.load_own_state(ranks[own].get("refresh"))
+        else:
+            self._begin_streams(ranks[own if own < len(ranks) else 0].get("refresh"))
         self._rows.load_state_dict(ranks)
+
+    def _begin_streams(self, refresh: dict[str, Any] | None) -> None:
+        """Begins this rank's random streams anew, with numbers that they never had before this
+        version; what `refresh`, another rank's state, has learned is taken over.
+        """
+        new = torch_generator(
+            self._config.seed, "objective", self._stream, self.version + 1, device=self._device
+        )
+        self._generator.set_state(new.get_state())
+        self._stale.take_over(refresh, self.version)
 
     def _load_shared(self, state: dict[str, Any]) -> None:
         """Takes up what all ranks have alike."""
@@ -399,9 +411,5 @@ class Learner:
             self._stale.load_own_state(state["refresh"])
             self._rows.go_on(state)
             return
-        new = torch_generator(
-            self._config.seed, "objective", self._stream, self.version + 1, device=self._device
-        )
-        self._generator.set_state(new.get_state())
-        self._stale.take_over(state["refresh"], self.version)
+        self._begin_streams(state["refresh"])
         self._rows.go_on_from(state)

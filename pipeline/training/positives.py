@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import zip_longest
 from typing import Any
 
 import torch
@@ -42,9 +43,7 @@ class RowQueue:
         back.
         """
         while not self._drawn:
-            self._drawn.extend(
-                self._draw().chunk(self._config.batches_per_step // self._ranks.size)
-            )
+            self._drawn.extend(self._draw().chunk(self._pieces))
         return self._drawn.popleft()
 
     def of_step(self, received: Sequence[Negatives]) -> Rows:
@@ -70,6 +69,12 @@ class RowQueue:
             self._drawn.popleft()
             if self._places:
                 self._places.popleft()
+
+    @property
+    def _pieces(self) -> int:
+        """The pieces that the rows of a step are dealt in, this rank's."""
+        config = self._config
+        return config.batches_per_step // self._ranks.size if config.batches_carry_rows else 1
 
     def _draw(self) -> Rows:
         rows = self._stream.next(self._config.trainer.batch_size // self._ranks.size)
@@ -104,13 +109,26 @@ class RowQueue:
 
     def load_state_dict(self, ranks: Sequence[dict[str, Any]]) -> None:
         """Takes up the states of all `ranks` there were, in their order: the own rank's stream (a
-        rank that was not there goes on with that of the first), and an even share of what all had
-        drawn ahead. Raises `CheckpointError` where positives are streamed, whose ranks have rows of
-        their own, and there were more or fewer ranks.
+        rank that was not there goes on with that of the first), and what it had drawn ahead. Where
+        there were more or fewer ranks, or pieces of another size, an even share of what all had
+        drawn; what fills no whole piece is left out.
+
+        Raises `CheckpointError` where positives are streamed, whose ranks have rows of their own,
+        and there were more or fewer ranks.
         """
-        own = self._ranks.rank
+        own, size = self._ranks.rank, self._ranks.size
         self._stream.load_state_dict(ranks[own if own < len(ranks) else 0]["positives"])
-        dealt = zip(*(rank["drawn"] for rank in ranks), strict=True)
-        self._drawn = deque(
-            share_of([Rows(*rows) for rows in pieces], own, self._ranks.size) for pieces in dealt
+        drawn = [[Rows(*rows) for rows in rank["drawn"]] for rank in ranks]
+        each = self._config.trainer.batch_size // size // self._pieces
+        if len(ranks) == size and all(len(r.position) == each for rank in drawn for r in rank):
+            self._drawn = deque(drawn[own])
+            return
+        # piece by piece, those of all ranks end to end are the stream's rows in order
+        pieces = [rows for row in zip_longest(*drawn) for rows in row if rows is not None]
+        count = sum(len(rows.position) for rows in pieces) // (each * size) * size
+        cut = (
+            share_of(pieces, 0, 1).map(lambda field: field[: count * each]).chunk(count)
+            if count
+            else []
         )
+        self._drawn = deque(cut[own::size])

@@ -194,6 +194,37 @@ def test_a_checkpoint_passes_from_one_to_the_other(small: Small, tmp_path: Path)
     again.close()
 
 
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (("deep",), ("chains.pools=3", "chains.per_pool=4", "cluster.pool_cpus=0.3")),
+        (("deep",), ("chains.per_pool=12", "chains.newcomers=data")),
+        (("conditional",), ("chains.pools=1", "chains.per_pool=64")),
+    ],
+    ids=lambda overrides: "-".join(overrides),
+)
+def test_one_process_and_ray_deal_chains_alike(
+    small: Small, tmp_path: Path, before: tuple[str, ...], after: tuple[str, ...]
+) -> None:
+    """To more pools of fewer chains, to pools that are larger than they were, and to one alone."""
+    config = small(*before)
+    first = InlineRunner(config)
+    first.start(None, None)
+    for _ in range(STEPS // 2):
+        first.step()
+    checkpoint = save(first, config, str(tmp_path), STEPS // 2)
+    config = small(*before, *after)
+    alone = InlineRunner(config)
+    alone.start(checkpoint, None)
+    for _ in range(STEPS // 2):
+        alone.step()
+    runner = through_ray(config, tmp_path, STEPS // 2)
+    assert np.array_equal(weights(runner), alone._learner.publish().flat)
+    parts = runner.pools.save(str(tmp_path / "parts"))
+    assert parts == alone.save(str(tmp_path / "alone"))[: len(parts)]
+    runner.close()
+
+
 def test_a_run_that_chooses_its_lag_keeps_to_it(small: Small, tmp_path: Path) -> None:
     """No batch is older than the bound of the step before, in lock-step, while it looks, and under
     whatever it chooses; which that is depends on the machine.

@@ -70,11 +70,11 @@ def test_other_data_at_the_same_place_are_refused(
     assert "data (digest of rows): " in words
     assert "training rows" not in words
     write(rows, rows=90)
-    assert train(tmp_path, rows, 4, "seed=3", "data.noise=0.5", "chains.per_pool=4") == 2
+    assert train(tmp_path, rows, 4, "seed=3", "data.noise=0.5", "kernel=ula") == 2
     words = capsys.readouterr().err
     for difference in (
         *("seed=0 there, 3 here", "data.noise=0.0 there, 0.5 here"),
-        *("chains.per_pool=8 there, 4 here", "data (training rows): 70 there, 80 here"),
+        *("kernel.name=mala there, ula here", "data (training rows): 70 there, 80 here"),
     ):
         assert difference in words
 
@@ -121,6 +121,17 @@ OTHERS = {
     "rates": ("optimizer.learning_rate=0.1", "optimizer.schedule=constant", "optimizer.ema=0.5"),
     "kernel": ("kernel.transitions=3",),
     "chains": ("chains.restart=0.5", "chains.burn_in=3"),
+    "shape": ("chains.pools=4", "chains.per_pool=4"),
+    "more chains": ("chains.pools=3", "chains.per_pool=20", "chains.newcomers=data"),
+    "one pool": ("chains.pools=1",),
+}
+# in a conditional model rows and chains of a step hang together
+CONDITIONAL = {
+    "batch_size": ("trainer.batch_size=4", "trainer.negatives=32"),
+    "negatives": ("trainer.batch_size=4", "trainer.negatives=32"),
+    "shape": ("chains.pools=4", "chains.per_pool=16"),
+    "more chains": ("chains.pools=3", "trainer.batch_size=12", "chains.newcomers=data"),
+    "one pool": ("chains.pools=1", "trainer.batch_size=4"),
 }
 
 
@@ -134,8 +145,8 @@ def test_what_may_change_does(kind: str, tmp_path: Path) -> None:
     for name, others in OTHERS.items():
         if kind == "rbm" and name == "negatives":
             others = ("trainer.negatives=20",)
-        if kind == "conditional" and name in ("batch_size", "negatives"):
-            others = ("trainer.batch_size=4", "trainer.negatives=32")  # they hang together
+        if kind == "conditional":
+            others = CONDITIONAL.get(name, others)
         shutil.copytree(tmp_path / "run", tmp_path / name)
         assert main([*common, "trainer.steps=4", f"output={tmp_path}/{name}", *others]) == 0, name
         assert json.loads((tmp_path / name / "summary.json").read_text())["version"] == 4

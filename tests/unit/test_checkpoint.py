@@ -374,7 +374,7 @@ def test_only_the_newest_are_kept(small: Small, tmp_path: Path) -> None:
     [
         ("seed=1", "seed=0"),
         ("energy.hidden=[8]", r"energy.hidden=\[16, 16\] there, \[8\] here"),
-        ("chains.per_pool=4", "chains.per_pool=8"),
+        ("kernel=ula", "kernel.name=mala there, ula here"),
         ("data.noise=0.3", "data.noise=0.15 there, 0.3 here"),
     ],
 )
@@ -384,7 +384,7 @@ def test_a_run_it_does_not_fit_is_refused(
     config = small("deep", "cluster=inline")
     checkpoint = save(trained(config, 1), config, str(tmp_path), 1)
     checkpoint.check_fits(
-        small("deep", "trainer.steps=40", "optimizer.learning_rate=0.5", "cluster=local")
+        small("deep", "trainer.steps=40", "optimizer.learning_rate=0.5", "chains.per_pool=4")
     )
     with pytest.raises(CheckpointError, match=words):
         checkpoint.check_fits(small("deep", override))

@@ -61,11 +61,15 @@ class World:
         self.calls: list[Call] = []
         self.killed: list[str] = []
         self.draining: set[str] = set()
-        self.now = 0.0
+        self.now, self.newcomers = 0.0, "snapshot"
         self.first, self.nodes = Actor("server", self), {"head"}
 
     def monotonic(self) -> float:
         return self.now
+
+    def rows_for(self, pool: int, incarnation: int) -> Any:
+        at_rows = self.newcomers == "data"
+        return self.first.rows_for_pool.remote(pool, incarnation) if at_rows else None
 
     def remote(self, **_: Any) -> Any:
         return lambda _: self
@@ -112,6 +116,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
 def roster_of(config: RunConfig, world: World, there: int = 4) -> PoolRoster:
     """One whose first pools have joined: the run has begun."""
     options: list[dict[str, Any]] = [{} for _ in range(config.most_pools)]
+    world.newcomers = config.chains.newcomers
     arguments: Any = (world, object, ((8, 8), None), options, lambda: "newest")
     roster = PoolRoster(config, *arguments)
     roster.start(None)

@@ -228,6 +228,7 @@ def test_broken_rungs_are_reseeded_and_counted(small: Small) -> None:
     config = small("deep", *LADDER, "chains.restart=0")
     chains = make_chains(config, (8, 8), 0)
     state = chains.state_dict()
+    state["unplaced"] = None  # they are where they are to begin
     state["position"][[1, 20]] = torch.nan  # one of the lowest rung, one of the model's
     chains.load_state_dict(state)
     batch, report = chains.advance(published(config))
