@@ -33,8 +33,9 @@ def load(
     `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any
     fsspec file system; `energy` is the module, and `features` are the functions, that the run was
     given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
-    checkpoint, its checksums do not hold, or its parameters do not fit, and `ArgumentError` where
-    an argument is of no type that it may have.
+    checkpoint, its checksums do not hold, or its parameters do not fit, `ConfigError` where no
+    storage answers at the URL, and `ArgumentError` where an argument is of no type that it may
+    have.
 
     The energy takes tensors and NumPy arrays of any real type. It raises `ArgumentError` for
     positions of another shape or outside its domain, and for values that are not finite.

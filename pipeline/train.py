@@ -68,8 +68,11 @@ def run(
     from pipeline.data.content import content_of
     from pipeline.runs.display import Display
     from pipeline.runs.run import Run
+    from pipeline.storage.folders import refuse_checkpoint
+    from pipeline.storage.lease import LEASE_FOLDER
     from pipeline.storage.paths import absolute, check_shared, resolve_output, with_absolute_paths
-    from pipeline.storage.probe import check_input, check_output
+    from pipeline.storage.probe import check_output, check_run
+    from pipeline.storage.store import CHECKPOINTS
 
     config = with_absolute_paths(config.carrying(energy, proposal, features))
     output = resolve_output(config)
@@ -77,9 +80,10 @@ def run(
         given = absolute(config.init_from, "init_from")
         config = config.model_copy(update={"init_from": given})
     check_shared(config, output)
-    check_output(output)
+    check_output(output, within=(CHECKPOINTS, LEASE_FOLDER))
+    refuse_checkpoint(output)
     if config.init_from:
-        check_input(config.init_from, "init_from")
+        check_run(config.init_from, "init_from")
     data, model = prepare(config)
     _check_portable(config, energy)
     display = Display()

@@ -128,7 +128,8 @@ def _check_enough(config: RunConfig, data: DataSet) -> None:
 def _check_labels(config: RunConfig, classes: int, data: DataSet) -> None:
     """Contexts are labels, and the energy knows each."""
     assert data.context is not None
-    labels, numbers = data.context.sample, math.prod(data.context.shape)
+    known = (data.context.sample, data.context.held_out)
+    labels, numbers = torch.cat([each.flatten() for each in known]), math.prod(data.context.shape)
     named = getattr(config.data, "context", None)
     key = "data" if named is None else "data.context"
     value = config.data.name if named is None else list(named)

@@ -15,6 +15,7 @@ from pipeline.config.energies import CustomEnergy, EnergySection, MaxentEnergy
 from pipeline.config.parts import Choice
 from pipeline.energies.arguments import guarded
 from pipeline.energies.base import Energy
+from pipeline.storage.probe import check_run
 from pipeline.storage.store import find_averaged
 
 
@@ -26,11 +27,13 @@ def load_energy(
     """The trained energy of a checkpoint; see `pipeline.load`.
 
     Raises `CheckpointError` where the checkpoint is not what this version or this call can take,
-    and `ArgumentError` where an argument is of no type that it may have.
+    `ConfigError` where storage does not give it, and `ArgumentError` where an argument is of no
+    type that it may have.
     """
     from pipeline.assembly.energies import construct_energy
 
     _check_arguments(url, module, features)
+    check_run(str(url), "url")
     checkpoint, weights = find_averaged(str(url))
     # the energy's section alone: the rest of an older configuration need not be valid any more
     try:

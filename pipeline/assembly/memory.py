@@ -10,7 +10,9 @@ from typing import Any
 import psutil
 
 from pipeline.common.errors import ConfigError
+from pipeline.config.cores import on_this_machine
 from pipeline.config.fields import Section
+from pipeline.config.run import RunConfig
 
 GIB = 2**30
 # as torch and NumPy say of sizes that they cannot allocate, or cannot even multiply
@@ -44,9 +46,44 @@ def refusing_excess(group: str, section: Section) -> Iterator[None]:
         if not is_excess(error):
             raise
         key, value = largest(group, section)
-        room = psutil.virtual_memory().total / GIB
-        remedy = f"takes more than this machine's {room:.0f} GiB of memory; use less"
-        raise ConfigError(key, value, remedy) from error
+        raise ConfigError(key, value, _too_much(psutil.virtual_memory().total)) from error
+
+
+def check_chains(config: RunConfig, dimension: int) -> None:
+    """Raises `ConfigError` where the chains of all pools, each of so many numbers, would take more
+    memory than this machine has, and all pools are on it.
+    """
+    chains = config.chains
+    key = "per_pool" if chains.per_pool >= chains.pools else "pools"
+    if on_this_machine(config):
+        numbers = config.pools * chains.per_pool * dimension
+        check_numbers(f"chains.{key}", getattr(chains, key), numbers)
+
+
+def check_evaluation(config: RunConfig, dimension: int) -> None:
+    """Raises `ConfigError` where what is drawn in the end, each of so many numbers, would take more
+    memory than this machine has.
+    """
+    asked = config.evaluation
+    check_numbers("evaluation.samples", asked.samples, asked.samples * dimension)
+    if asked.ais_temperatures:
+        particles = asked.ais_particles * dimension
+        check_numbers("evaluation.ais_particles", asked.ais_particles, particles)
+        key = "evaluation.ais_temperatures"
+        check_numbers(key, asked.ais_temperatures, asked.ais_temperatures)
+
+
+def check_numbers(key: str, value: int, numbers: int) -> None:
+    """Raises `ConfigError` about `key`=`value` where so many numbers in float32 are more than this
+    machine's memory holds.
+    """
+    room = psutil.virtual_memory().total
+    if 4 * numbers > room:
+        raise ConfigError(key, value, _too_much(room))
+
+
+def _too_much(room: int) -> str:
+    return f"takes more than this machine's {room / GIB:.0f} GiB of memory; use less"
 
 
 def is_excess(error: Exception) -> bool:

@@ -5,7 +5,12 @@ from __future__ import annotations
 from pipeline.assembly.data import open_data
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.energies import make_energy
-from pipeline.assembly.memory import refusing_excess, within_memory
+from pipeline.assembly.memory import (
+    check_chains,
+    check_evaluation,
+    refusing_excess,
+    within_memory,
+)
 from pipeline.assembly.rehearsal import rehearse
 from pipeline.config.cores import on_this_machine
 from pipeline.config.run import RunConfig
@@ -26,5 +31,7 @@ def prepare(config: RunConfig) -> tuple[DataSet, Energy]:
             data = open_data(config)
         with refusing_excess("energy", config.energy):
             energy = make_energy(config, data.shape, data.context_shape)
+        check_chains(config, energy.dimension)
+        check_evaluation(config, energy.dimension)
         rehearse(config, energy, data)
     return data, energy

@@ -184,6 +184,9 @@ class Source:
             )
         if not self._names:
             self._names = [name for name in present if name not in context]
+        if not self._names:
+            besides = f" besides data.context={list(context)}" if context else ""
+            raise DataError("data.path", path, f"has no column{besides} to learn from")
         if not self._config.columns and set(present) - set(context) != set(self._names):
             raise DataError(
                 "data.path",
@@ -223,7 +226,14 @@ class Source:
         return np.concatenate(columns, 1)
 
     def _check_width(self, width: int, place: Column) -> None:
-        """Raises `DataError` where a column has another number of numbers than at first."""
+        """Raises `DataError` where a column has no numbers, or not as many as at first."""
+        if not width:
+            raise DataError(
+                "data.path",
+                place.path,
+                f"{place.of(0)}: the list is empty; leave the column out, by naming the others in"
+                f" {place.key}=[..]",
+            )
         expected = self._widths.setdefault(place.name, width)
         if width != expected:
             raise DataError(

@@ -19,15 +19,24 @@ def numbers(energy: Energy, value: Any, argument: str) -> Tensor:
     """Returns `value`, a tensor, a NumPy array or nested lists of real numbers of any type, as a
     tensor of the energy's precision and on its device. A graph is kept.
 
-    Raises `ArgumentError` about `argument` where it is no such thing, or where a value is not
-    finite, or is beyond that precision.
+    Raises `ArgumentError` about `argument` where it is no such thing, or where a value is missing
+    or not finite, or is beyond that precision.
     """
+    if np.ma.is_masked(value):
+        raise ArgumentError(argument, type(value).__name__, "has masked values; fill them in")
     if not isinstance(value, Tensor):
         try:
-            value = torch.as_tensor(np.array(value, order="C"))
+            array = np.array(value, order="C")
+            wide = array.dtype == np.longdouble  # which PyTorch does not have
+            kind = np.dtype(np.float64) if wide else array.dtype.newbyteorder("=")
+            value = torch.as_tensor(array.astype(kind, copy=False))
         except (TypeError, ValueError, RuntimeError) as error:
             remedy = f"should be a tensor or an array of numbers ({error})"
             raise ArgumentError(argument, type(value).__name__, remedy) from error
+    odd = value.layout != torch.strided or value.is_quantized or value.is_nested or value.is_meta
+    if odd:
+        remedy = "is sparse, quantized, nested or without values; should be a plain tensor"
+        raise ArgumentError(argument, type(value).__name__, remedy)
     if value.is_complex():
         raise ArgumentError(argument, value.dtype, "should be real numbers")
     made: Tensor = value.to(_like(energy, value))
@@ -95,15 +104,22 @@ def guarded(energy: E) -> E:
     the contexts that it is bound to. Replicas that kernels make of it (`frozen`) do not.
     """
     energy.guarded = True
-    energy.register_forward_pre_hook(_checked)
+    energy.register_forward_pre_hook(_checked, with_kwargs=True)
     return energy
 
 
-def _checked(energy: nn.Module, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
+def _checked(
+    energy: nn.Module, arguments: tuple[Any, ...], named: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """Checks and converts the one argument that an energy is called with, by place or as `x`."""
     assert isinstance(energy, Energy)
     if not energy.guarded:
-        return arguments
-    return (positions(energy, arguments[0]), *arguments[1:])
+        return arguments, named
+    given = (*arguments, *named.values())
+    if len(given) != 1 or not set(named) <= {"x"}:
+        called = ", ".join([*(type(one).__name__ for one in arguments), *named]) or "nothing"
+        raise ArgumentError("arguments", called, "give x alone, positions [N, *shape]")
+    return (positions(energy, given[0]),), {}
 
 
 def _rows(value: Tensor, shape: tuple[int, ...], argument: str) -> Tensor:

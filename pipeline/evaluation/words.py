@@ -12,6 +12,13 @@ NAMES = {
     "gaussian": "a Gaussian with full covariance",
     "independent_components": "independent components",
 }
+KINDS = {
+    "test_log_likelihood": "log-likelihood",
+    "test_log_likelihood_bound": "log-likelihood at least",
+    "test_pseudo_log_likelihood": "pseudo-log-likelihood",
+}
+WORSE = 1.0
+"""Nats a row below the untrained model's figure, from which on a person is warned."""
 
 
 def in_words(figures: Figures) -> list[str]:
@@ -37,6 +44,7 @@ def in_words(figures: Figures) -> list[str]:
     ]
     if baselines:
         lines.append(f"  on the same rows: {', '.join(baselines)}")
+    lines += _worse(figures)
     if "judged" in figures:
         lines.append(_verdict(figures["judged"]))
     return lines
@@ -45,12 +53,7 @@ def in_words(figures: Figures) -> list[str]:
 def _likelihood(figures: Figures) -> list[str]:
     lines = []
     error = plus_minus(figures.get("log_z_standard_error"))
-    kinds = {
-        "test_log_likelihood": "log-likelihood",
-        "test_log_likelihood_bound": "log-likelihood at least",
-        "test_pseudo_log_likelihood": "pseudo-log-likelihood",
-    }
-    for key, kind in kinds.items():
+    for key, kind in KINDS.items():
         if key in figures:
             value = figures[key]
             told = f" {value:.2f}{error} nats a row" if math.isfinite(value) else " is not finite"
@@ -66,6 +69,21 @@ def _likelihood(figures: Figures) -> list[str]:
         truth = f"  the law itself scores {figures['true_log_likelihood']:.3f} on the same rows"
         lines.append(f"{truth}: {gap:.3f}{plus_minus(spread, 3)} nats more")
     return lines
+
+
+def _worse(figures: Figures) -> list[str]:
+    """Warns where a model is clearly worse than it was untrained, or its figure is not finite. A
+    bound from below does not tell.
+    """
+    untrained = figures.get("baselines", {}).get("untrained", math.nan)
+    told = [figures[key] for key in KINDS if key in figures and not key.endswith("_bound")]
+    doubt = WORSE + 3 * (figures.get("log_z_standard_error") or 0.0)
+    if not told or not math.isfinite(untrained) or told[0] >= untrained - doubt:
+        return []
+    return [
+        "warning: the model is worse than it was untrained: training diverged, or was far too"
+        " short; lower optimizer.learning_rate, or make more steps"
+    ]
 
 
 def plus_minus(error: float | None, digits: int = 2) -> str:

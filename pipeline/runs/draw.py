@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
 from pipeline.assembly.devices import check_device
+from pipeline.assembly.memory import check_numbers
 from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
@@ -145,8 +146,8 @@ def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
 
 
 def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
-    """Raises `ConfigError` where the energy lacks what the kernel needs, or no such device is
-    there.
+    """Raises `ConfigError` where the energy lacks what the kernel needs, memory cannot hold the
+    samples, or no such device is there.
     """
     kernel = getattr(config.kernel, "inner", config.kernel)
     if kernel.needs_conditionals and not energy.blocks:
@@ -155,6 +156,8 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
         raise ConfigError(
             "kernel" if kernel is config.kernel else "kernel.inner", kernel.name, remedy
         )
+    samples = config.evaluation.samples
+    check_numbers("samples", samples, samples * energy.dimension)
     check_device(settings.device)
 
 

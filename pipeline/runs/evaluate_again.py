@@ -16,6 +16,7 @@ import torch
 from pydantic import TypeAdapter
 from torch import Tensor
 
+from pipeline.assembly.memory import check_evaluation
 from pipeline.common.errors import ConfigError, DataError, RefusedError
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
@@ -30,6 +31,7 @@ from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
 from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
 from pipeline.storage.files import read_file, write_file
+from pipeline.storage.probe import check_input
 
 if TYPE_CHECKING:
     from pipeline.config.evaluate import Settings
@@ -90,7 +92,10 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
 
 
 def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
-    """Raises `ConfigError` where the points or rows asked for have no energy of their own."""
+    """Raises `ConfigError` where the points or rows asked for have no energy of their own, or
+    memory cannot hold what is to be drawn.
+    """
+    check_evaluation(run.config, run.energy.dimension)
     if settings.points is None and settings.ood is None:
         if context is not None:
             raise ConfigError("given", settings.given, "goes with points=FILE or ood=FILE")
@@ -121,6 +126,7 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
     Raises `ConfigError` about `key` where they are not of the run's shape and domain, `DataError`
     where they cannot be read.
     """
+    check_input(url, key)
     shape, energy = run.data.shape, run.energy
     if url.endswith(".npy"):
         flat = _read_npy(key, url)
@@ -131,7 +137,8 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
             flat = torch.from_numpy(np.concatenate([source.read(unit) for unit in source.units]))
         except RefusedError as error:
             about = key if error.key == "data.path" else error.key.removeprefix("data.")
-            raise DataError(about, error.value, error.remedy) from error
+            remedy = error.remedy.replace("data.columns", "columns")  # as it is called here
+            raise DataError(about, error.value, remedy) from error
     if flat[0].numel() != math.prod(shape):
         remedy = (
             f"a row there has {flat[0].numel()} numbers, one of {run.url} has shape {list(shape)};"

@@ -166,12 +166,17 @@ class Run:
                     f"{self._output}: its checkpoints are damaged, every one; resume=never starts"
                     " over there"
                 )
+            if self._store.runs():
+                raise CheckpointError(
+                    f"{self._output}/checkpoints/run.json names another run than the checkpoints"
+                    " there are of; remove it to go on from them, or resume=never starts over there"
+                )
         if not self._config.init_from:
             yield None, None
             return
         for other in candidates(self._config.init_from):
             yield None, other
-        raise CheckpointError(f"{self._config.init_from}: no complete checkpoint there")
+        raise CheckpointError(f"init_from={self._config.init_from}: no complete checkpoint there")
 
     def _summary_of(self, checkpoint: Checkpoint | None) -> Figures | None:
         """Returns `summary.json` where the checkpoint is of the last step and was evaluated, else

@@ -27,7 +27,7 @@ from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import names
 from pipeline.storage.lease import LEASE_FOLDER
 from pipeline.storage.paths import resolve_output
-from pipeline.storage.probe import check_input, check_output
+from pipeline.storage.probe import check_output, check_run
 from pipeline.storage.store import find_averaged
 
 log = logging.getLogger(__name__)
@@ -54,8 +54,10 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
     Raises `CheckpointError` where there is none or it does not fit. Where its data are gone, raises
     `DataError` if they are needed; else the run's data are of the right shape and have no rows.
     """
-    check_input(url, "run")
-    checkpoint, weights = find_averaged(url)
+    if not url:
+        raise ConfigError("run", url, "give a run's output or one of its checkpoints")
+    check_run(url, "run")
+    checkpoint, weights = find_averaged(url, "run")
     try:
         config = reconfigured(checkpoint.manifest.config, overrides)
     except ConfigError as error:

@@ -66,8 +66,8 @@ class Place(NamedTuple):
 def expanded(url: str, key: str = "output") -> str:
     """Returns `url` with the home folder for a `~` at its start.
 
-    Raises `ConfigError` about `key` where no installed file system serves it, or where slashes are
-    missing, as in `s3:/bucket`.
+    Raises `ConfigError` about `key` where no installed file system serves it, where slashes are
+    missing, as in `s3:/bucket`, and where nothing is behind them.
     """
     found = ONE_SLASH.fullmatch(url)
     if found and found[1].lower() in fsspec.available_protocols():
@@ -76,6 +76,8 @@ def expanded(url: str, key: str = "output") -> str:
         raise ConfigError(key, url, f"a URL has two slashes behind its colon: {right}")
     if "://" not in url:
         return os.path.expanduser(url)
+    if not url.rpartition("://")[2].strip("/") and "::" not in url:
+        raise ConfigError(key, url, "names nothing: a bucket, a host or a folder is missing")
     try:
         fsspec.get_filesystem_class(url.partition("://")[0].partition("::")[0])
     except (ValueError, ImportError) as error:
@@ -86,13 +88,15 @@ def expanded(url: str, key: str = "output") -> str:
 def locate(url: str, key: str = "output", limit: float | None = None) -> Place:
     """Returns the file system of `url`, and the path there without a slash at its end.
 
-    Raises `ConfigError` about `key` where no installed file system serves the URL, and
-    `StorageError` where one that connects at once cannot.
+    Raises `ConfigError` about `key` where no installed file system serves the URL, or the archive
+    is not there that it is within, and `StorageError` where one that connects at once cannot.
     """
     url = expanded(url, key)
     try:
         connect = lambda: fsspec.core.url_to_fs(url)  # noqa: E731
         file_system, path = patiently("reached", url, connect, limit)
+    except (FileNotFoundError, IsADirectoryError) as error:
+        raise ConfigError(key, url, failure("reached", url, error).words) from error
     except StorageError as error:
         if isinstance(error.__cause__, (ValueError, ImportError)):
             raise ConfigError(key, url, str(error.__cause__)) from error

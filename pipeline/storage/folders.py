@@ -9,9 +9,43 @@ from __future__ import annotations
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
+from pipeline.common.errors import CheckpointError, ConfigError, DamagedError
+from pipeline.config.fields import Section
 from pipeline.storage import files
-from pipeline.storage.manifest import MANIFEST, STEP_NAME
+from pipeline.storage.manifest import MANIFEST, STEP_NAME, RunId
 from pipeline.storage.parts import FILE
+
+RUN = "run.json"
+
+
+class RunRecord(Section):
+    """The content of `run.json`."""
+
+    run: RunId
+
+
+def refuse_checkpoint(output: str) -> None:
+    """Raises `ConfigError` where a run's output is to be a checkpoint."""
+    if MANIFEST in files.names(output):
+        remedy = "is a checkpoint; give the run's own output to go on, or init_from=.. for weights"
+        raise ConfigError("output", output, remedy)
+
+
+def run_of(root: str) -> str | None:
+    """Returns the id of the run that the checkpoints in `root` are of, or None where that is not
+    recorded.
+
+    Raises `DamagedError` where the record names no run, and `CheckpointError` where a folder is in
+    its place, which could not be written over.
+    """
+    try:
+        return RunRecord.model_validate_json(files.read_file(f"{root}/{RUN}")).run
+    except FileNotFoundError:
+        return None
+    except IsADirectoryError as error:
+        raise CheckpointError(f"{root}/{RUN} is a folder; move it away") from error
+    except ValueError as error:
+        raise DamagedError(f"{root}/{RUN} is damaged: it names no run") from error
 
 
 def steps_in(root: str) -> list[int]:

@@ -20,7 +20,6 @@ it there is a moment in which a pause would go unnoticed: no file system offers 
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
@@ -32,9 +31,10 @@ from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import Annotated, NamedTuple
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from pipeline.common.errors import ConfigError, LostLeaseError, StorageError
 from pipeline.common.json_text import to_json
@@ -61,8 +61,8 @@ class Holder(NamedTuple):
     owner: str
     host: str
     machine: str
-    pid: int
-    started: float
+    pid: Annotated[int, Field(gt=0, lt=2**31)]
+    started: Annotated[float, Field(allow_inf_nan=False)]
     since: str
     beat: int = 0
     released: bool = False
@@ -83,6 +83,9 @@ class Holder(NamedTuple):
             return abs(_started(process) - self.started) < SAME_START
         except psutil.Error:  # hidden from this user, or it ends just now
             return None
+
+
+FORM = TypeAdapter(Holder)
 
 
 @cache
@@ -107,8 +110,8 @@ def _started(process: psutil.Process) -> float:
 def _parsed(content: bytes) -> Holder | None:
     """Returns whom a lease's file names; None where it is half-written or not of this form."""
     try:
-        return Holder(**json.loads(content))
-    except (ValueError, TypeError):
+        return FORM.validate_json(content, strict=True)
+    except ValueError:
         return None
 
 
@@ -159,7 +162,8 @@ class Lease:
         for older in self._generations():
             if older < self._generation:
                 with suppress(OSError, StorageError):  # left there, it does no harm
-                    remove(self._url(older))
+                    if self._read(older) is not None:  # a folder is nothing of ours
+                        remove(self._url(older))
         self._heart.start()
         return self
 
@@ -275,7 +279,7 @@ class Lease:
     def _read(self, generation: int) -> bytes | None:
         try:
             return read_file(self._url(generation))
-        except FileNotFoundError:
+        except (FileNotFoundError, IsADirectoryError):
             return None
 
     def _write(self) -> None:

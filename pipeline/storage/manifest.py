@@ -98,7 +98,7 @@ def parse(content: bytes) -> Manifest:
     if not isinstance(document, dict):
         raise ValueError("it is no JSON object")
     found = document.get("format")
-    if not isinstance(found, int):
+    if type(found) is not int:  # true is one too
         raise ValueError("it has no format version")
     if found not in READ:
         words = f"its format is {found}, this version reads 4 and {FORMAT}"

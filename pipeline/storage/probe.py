@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import uuid
+from collections.abc import Sequence
 from contextlib import suppress
 
 from pipeline.common.errors import ConfigError, StorageError
@@ -12,7 +13,9 @@ from pipeline.common.masking import MASK
 from pipeline.storage.files import (
     OBJECT_STORES,
     Place,
+    exists,
     information,
+    is_folder,
     locate,
     read_file,
     remove,
@@ -24,21 +27,24 @@ from pipeline.storage.retries import FIRST_LIMIT, failure, patiently
 MAGIC = re.compile(r"[*?\[]")
 
 
-def check_output(url: str, key: str = "output") -> None:
-    """Writes a small file under `url`, reads it back and removes it. Nothing of that stays.
+def check_output(url: str, key: str = "output", within: Sequence[str] = ()) -> None:
+    """Writes a small file under `url`, reads it back and removes it; and so in those of the folders
+    `within` that are there. Nothing of that stays.
 
     Raises `ConfigError` about `key` where that cannot be done.
     """
-    name, content = f".probe-{uuid.uuid4().hex}", uuid.uuid4().bytes
     made: list[str] = []
     try:
         place = locate(url, key, FIRST_LIMIT)
         made = missing_folders(place.path) if place.local else []
+        if "http" in place.protocols:
+            raise StorageError(url, "web servers give files, and take none; give another place")
         _check_bucket(place)
-        write_file(place, name, content, FIRST_LIMIT)
-        if read_file(place / name, FIRST_LIMIT) != content:
-            raise StorageError(url, "gives back something else than was written; use another place")
-        remove(place / name, FIRST_LIMIT)
+        _try(place)
+        for name in within:
+            with suppress(FileNotFoundError):
+                information(place / name, FIRST_LIMIT)
+                _try(place / name)
     except (StorageError, FileNotFoundError, IsADirectoryError) as error:
         words = (
             error.words if isinstance(error, StorageError) else failure("read", url, error).words
@@ -50,6 +56,17 @@ def check_output(url: str, key: str = "output") -> None:
                 os.rmdir(folder)
 
 
+def _try(folder: Place) -> None:
+    """Writes a small file in a folder, reads it back and removes it."""
+    name, content = f".probe-{uuid.uuid4().hex}", uuid.uuid4().bytes
+    write_file(folder, name, content, FIRST_LIMIT)
+    if read_file(folder / name, FIRST_LIMIT) != content:
+        raise StorageError(
+            str(folder), "gives back something else than was written; use another place"
+        )
+    remove(folder / name, FIRST_LIMIT)
+
+
 def _check_bucket(place: Place) -> None:
     """Raises `FileNotFoundError` where there is no such bucket: some servers make one for whoever
     writes. Not everybody who may write may ask for it, and whatever else is wrong shows at once.
@@ -57,6 +74,16 @@ def _check_bucket(place: Place) -> None:
     if place.protocols & OBJECT_STORES:
         with suppress(StorageError):
             information(place.top, 0.0)
+
+
+def check_run(url: str, key: str) -> None:
+    """Looks at what is at `url`, where a run or a checkpoint should be.
+
+    Raises `ConfigError` about `key` where that cannot be done, and where a file is there.
+    """
+    check_input(url, key)
+    if exists(url) and not is_folder(url):
+        raise ConfigError(key, url, "is a file; give a run's output or one of its checkpoints")
 
 
 def check_input(url: str, key: str) -> None:

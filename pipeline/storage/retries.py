@@ -21,6 +21,7 @@ FIRST_LIMIT = 4.0
 """The same before a run starts: a wrong address is to be told at once."""
 SHORTEST, LONGEST = 0.2, 8.0  # pauses between two attempts, seconds
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
+DENIED = {401, 403}
 TRANSIENT_CODES = {"SlowDown", "Throttling", "RequestTimeout", "OperationAborted"}
 PERMANENT_ERRNO = {
     *(errno.ENOENT, errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOSPC, errno.EDQUOT),
@@ -55,9 +56,12 @@ def patiently(done: str, url: str, attempt: Callable[[], T], limit: float | None
     while True:
         try:
             return attempt()
-        except (FileNotFoundError, IsADirectoryError, PipelineError):
+        except (IsADirectoryError, PipelineError):
             raise
-        except Exception as error:
+        except Exception as raised:
+            error = _cause(raised)
+            if isinstance(error, FileNotFoundError):
+                raise
             elapsed = time.monotonic() - began
             if not transient(error) or elapsed + pause > limit:
                 raise failure(done, url, error, elapsed) from error
@@ -67,6 +71,16 @@ def patiently(done: str, url: str, attempt: Callable[[], T], limit: float | None
         if not _wait(pause * random.SystemRandom().uniform(0.5, 1.0)):
             raise StorageError(url, f"could not be {done}: the process is ending")
         pause = min(2 * pause, LONGEST)
+
+
+def _cause(error: Exception) -> BaseException:
+    """Returns the failure that a client has taken for the absence of a file, as that of HTTP does
+    with any; else the error itself.
+    """
+    cause = error.__cause__
+    if isinstance(error, FileNotFoundError) and cause is not None:
+        return cause if transient(cause) or _status(cause) in DENIED else error
+    return error
 
 
 def _wait(seconds: float) -> bool:
@@ -161,7 +175,7 @@ def remedy(error: BaseException) -> str:
     if number in (errno.ENOSPC, errno.EDQUOT):
         return "make room there"
     denied = isinstance(error, PermissionError) or "Forbidden" in str(error)
-    if denied or statuses & {401, 403} or _named(error, ("AuthenticationE",)):
+    if denied or statuses & DENIED or _named(error, ("AuthenticationE",)):
         return "check the user or key, its secret, and what it may do there"
     if isinstance(error, FileNotFoundError):
         return "there is no such bucket or folder: correct the name, or make it first"

@@ -6,7 +6,6 @@ neither taken up nor removed.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -28,9 +27,11 @@ from pipeline.storage import files
 from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.folders import (
+    RUN,
     clear_parts,
     holds_only_parts,
     remove_checkpoint,
+    run_of,
     set_aside,
     steps_in,
 )
@@ -38,7 +39,7 @@ from pipeline.storage.manifest import FORMAT, MANIFEST, parse, read_manifest, se
 from pipeline.storage.retention import Kept, kept_steps
 
 log = logging.getLogger(__name__)
-RUN = "run.json"
+CHECKPOINTS = "checkpoints"
 
 
 class CheckpointStore:
@@ -61,12 +62,13 @@ class CheckpointStore:
         best: str | None = None,
         count: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._root = f"{output.rstrip('/')}/checkpoints"
+        self._root = f"{output.rstrip('/')}/{CHECKPOINTS}"
         self._kept, self._check, self._count = Kept(keep, every, best), check, count
         self._run: str | None = None  # the id of this run, where it is known
         self._old: list[str] = []  # folders that go once the new run has a checkpoint
         self._moved: dict[int, str] = {}  # where `prepare` moved what was there, by step
         self._damaged: set[str] = set()  # folders of checkpoints that were told to be damaged
+        self._unnamed = False  # whether the file that names the run was told to be damaged
         self._whole: dict[int, Checkpoint] = {}  # those of this run that were once seen whole
 
     def folder(self, step: int) -> str:
@@ -120,7 +122,8 @@ class CheckpointStore:
             clear_parts(folder)
             return folder
         (moved,) = set_aside([folder])
-        log.warning("%s: a checkpoint was there already, and is now %s", folder, moved)
+        if folder not in self._old:  # else it goes as soon as the new one stands
+            log.warning("%s: a checkpoint was there already, and is now %s", folder, moved)
         self._old = [moved if old == folder else old for old in self._old]
         self._moved[step] = moved
         return folder
@@ -337,13 +340,11 @@ class CheckpointStore:
     def _recorded(self) -> str | None:
         """Returns the id of the run that the output is of, or None where that is not recorded."""
         try:
-            recorded = json.loads(files.read_file(f"{self._root}/{RUN}"))
-            run = recorded["run"]
-            return run if isinstance(run, str) else None
-        except FileNotFoundError:
-            return None
-        except (ValueError, LookupError, TypeError) as error:
-            log.warning("%s/%s is damaged: %s", self._root, RUN, error)
+            return run_of(self._root)
+        except DamagedError as error:
+            if not self._unnamed:
+                log.warning("%s", error)
+            self._unnamed = True
             return None
 
 
@@ -372,9 +373,10 @@ def find(url: str) -> Checkpoint:
     return checkpoint
 
 
-def find_averaged(url: str) -> tuple[Checkpoint, np.ndarray]:
+def find_averaged(url: str, key: str = "url") -> tuple[Checkpoint, np.ndarray]:
     """Returns the newest checkpoint at `url` whose averaged weights are whole, and these weights,
-    flat (see `pipeline.energies.weights.flatten`). Nothing else of it is read.
+    flat (see `pipeline.energies.weights.flatten`). Nothing else of it is read. `key` is what gave
+    the URL.
 
     Raises `CheckpointError` where there is none, or where another version wrote it.
     """
@@ -385,4 +387,4 @@ def find_averaged(url: str) -> tuple[Checkpoint, np.ndarray]:
         except DamagedError as error:
             log.warning("%s; an older checkpoint is looked for", error)
             damage = f" ({error})"
-    raise CheckpointError(f"{url}: no complete checkpoint there{damage}")
+    raise CheckpointError(f"{key}={url}: no complete checkpoint there{damage}")

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 import pipeline
-from pipeline.common.errors import ArgumentError
+from pipeline.common.errors import ArgumentError, ConfigError
 from pipeline.energies.arguments import guarded
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction
@@ -26,6 +26,7 @@ from pipeline.energies.mlp import MLPEnergy
 from pipeline.energies.pairwise import PairwiseEnergy
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.energies.target import Target
+from pipeline.storage import probe
 
 ROWS = torch.tensor([[0.0, 1.0, 1.0, 0.0], [1.0, 1.0, 0.0, 0.0], [0.0, 0.0, 0.0, 1.0]])
 
@@ -56,6 +57,8 @@ SAME: dict[str, Callable[[Tensor], Any]] = {
     "numpy bool": lambda x: x.bool().numpy(),
     "numpy transposed": lambda x: np.ascontiguousarray(x.numpy().T).T,
     "numpy reversed": lambda x: x.flip(0).numpy()[::-1],
+    "numpy big-endian": lambda x: x.numpy().astype(">f8"),
+    "numpy longdouble": lambda x: x.numpy().astype(np.longdouble),
     "lists": lambda x: x.tolist(),
 }
 
@@ -98,6 +101,9 @@ BAD: list[tuple[Callable[[], Energy], Any, str]] = [
     (perceptron, None, r"x=NoneType: should be a tensor or an array of numbers"),
     (perceptron, [[1.0], [1.0, 2.0]], r"x=list: should be a tensor or an array of numbers"),
     (perceptron, np.array([["a"] * 4]), r"x=ndarray: should be a tensor or an array of numbers"),
+    (perceptron, ROWS.to_sparse(), r"x=Tensor: is sparse, .* should be a plain tensor"),
+    (perceptron, ROWS.to("meta"), r"x=Tensor: .* without values"),
+    (perceptron, np.ma.masked_equal(ROWS.numpy(), 0), r"x=MaskedArray: .* masked .* fill them in"),
     (lambda: perceptron((0.0, 1.0)), ROWS + 0.5, r"x=1.5 at \[0, 1\]: .* the box \[0, 1\]"),
     (rbm, ROWS * 0.5, r"x=0.5 at \[0, 1\]: should be one of 0, ..., 1"),
     (rbm, -ROWS, r"x=-1 at \[0, 1\]: should be one of"),
@@ -185,6 +191,26 @@ def test_a_loaded_energy_is_guarded() -> None:
     energy = pipeline.load(Path(__file__).parent / "checkpoints" / "rbm")
     with pytest.raises(ArgumentError, match=r"x=0.5 at .*: should be one of 0, ..., 1"):
         energy(np.full((2, *energy.shape), 0.5))
+
+
+def test_an_energy_is_called_with_x_alone() -> None:
+    energy = rbm()
+    assert torch.equal(energy(x=ROWS.numpy()), energy(ROWS))
+    with pytest.raises(ArgumentError, match=r"arguments=nothing: give x alone"):
+        energy()
+    with pytest.raises(ArgumentError, match=r"arguments=Tensor, beta: give x alone"):
+        energy(ROWS, beta=1.0)
+    with pytest.raises(ArgumentError, match=r"arguments=y: give x alone"):
+        energy(y=ROWS)
+
+
+def test_load_asks_a_server_that_is_away_for_seconds(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A mistyped address is told as quickly here as at the other doors."""
+    monkeypatch.setattr(probe, "FIRST_LIMIT", 0.0)
+    with pytest.raises(ConfigError, match=r"url=http://127\.0\.0\.1:9/run: could not be read"):
+        pipeline.load("http://127.0.0.1:9/run")
+    with pytest.raises(ConfigError, match=r"url=zip://a::/nowhere: could not be reached"):
+        pipeline.load("zip://a::/nowhere")
 
 
 def test_derivatives_go_through() -> None:

@@ -119,6 +119,7 @@ CONTENTS = {
     "list": (b"[]", "it is no JSON object"),
     "null": (b"null", "it is no JSON object"),
     "object": (b"{}", "it has no format version"),
+    "true": (b'{"format": true}', "it has no format version"),
     "bytes": (b"\xff\xfe", "it is no JSON"),
     "nested": (b"[" * 100000, "it is no JSON"),
 }
@@ -164,6 +165,43 @@ def test_a_folder_in_place_of_a_file_is_damage(
     (folder(tmp_path, 2) / name).unlink()
     (folder(tmp_path, 2) / name).mkdir()
     check_damaged(tmp_path, "folder" if name != MANIFEST else "its manifest is no file")
+
+
+@pytest.mark.parametrize(
+    "content", [b"", b"null", b"[]", b'{"run": "../x"}', b'{"run": 1}', b"\xff"]
+)
+def test_a_damaged_record_of_the_run_is_told_once_and_written_anew(
+    save: Callable[..., Checkpoint],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+    content: bytes,
+) -> None:
+    """The manifests say whose the checkpoints are."""
+    run, record = save(1).manifest.run, tmp_path / "checkpoints" / "run.json"
+    record.write_bytes(content)
+    store = CheckpointStore(str(tmp_path), 9)
+    assert [found.step for found in store.complete()] == [1]
+    assert save(2, store).manifest.run == run
+    assert [each.message for each in caplog.records] == [f"{record} is damaged: it names no run"]
+    assert json.loads(record.read_text()) == {"run": run}
+
+
+def test_a_run_does_not_start_over_beside_checkpoints_that_are_not_called_its_own(
+    save: Callable[..., Checkpoint], tmp_path: Path, config: RunConfig, energy: BernoulliRBM
+) -> None:
+    save(1)
+    record = tmp_path / "checkpoints" / "run.json"
+    run = Run(config, str(tmp_path), energy, Display())
+    record.write_text(json.dumps({"run": "a" * 32}))
+    with pytest.raises(CheckpointError, match=r"run\.json names another run .* remove it to go on"):
+        next(run._starts())
+    record.unlink()
+    record.mkdir()
+    with pytest.raises(CheckpointError, match=r"run\.json is a folder; move it away"):
+        next(run._starts())
+    record.rmdir()
+    checkpoint, _ = next(run._starts())
+    assert checkpoint is not None
 
 
 def check_damaged(tmp_path: Path, words: str) -> None:

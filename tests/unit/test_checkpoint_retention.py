@@ -233,7 +233,9 @@ def test_a_run_keeps_its_id_and_a_new_one_gets_another(save: Save, tmp_path: Pat
     assert save(store, 10).manifest.run != first
 
 
-def test_an_old_run_goes_when_the_new_one_has_a_checkpoint(save: Save, tmp_path: Path) -> None:
+def test_an_old_run_goes_when_the_new_one_has_a_checkpoint(
+    save: Save, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     store = CheckpointStore(str(tmp_path), 3)
     save(store, 10), save(store, 20)
     new = CheckpointStore(str(tmp_path), 3)
@@ -243,6 +245,7 @@ def test_an_old_run_goes_when_the_new_one_has_a_checkpoint(save: Save, tmp_path:
     save(new, 10)
     assert listed(tmp_path) == ["00000010", "run.json"]
     assert find(str(tmp_path)).manifest.run == new.run
+    assert not caplog.records, "what was to go is not told to be anywhere"
 
 
 def test_a_new_run_that_cannot_clear_is_the_one_that_goes_on(

@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 from pipeline.common.errors import DivergenceError
-from pipeline.common.types import EnergyMoments, RoundReport, StepReport, Usage
+from pipeline.common.types import EnergyMoments, Figures, RoundReport, StepReport, Usage
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
+from pipeline.evaluation.words import in_words
 from pipeline.runs.divergence import LATER, SOON, DivergenceWatch
 from pipeline.runs.rollbacks import CALM, Rollbacks
 from pipeline.storage.store import CheckpointStore
@@ -229,3 +230,30 @@ def test_null_watches_nothing(small: Small, tmp_path: Path) -> None:
     run.steps(200, 1e9)
     with pytest.raises(DivergenceError, match="as it is"):
         run.rollbacks.spend(DivergenceError("as it is"))
+
+
+@pytest.mark.parametrize(
+    ("trained", "untrained", "error", "warned"),
+    [
+        (-521.7, -25.3, None, True),
+        (math.nan, -25.3, None, True),
+        (-26.0, -25.3, None, False),
+        (-28.0, -25.3, 0.7, False),
+        (-20.0, -25.3, None, False),
+        (-521.7, math.nan, None, False),
+    ],
+)
+def test_a_model_worse_than_untrained_is_said(
+    trained: float, untrained: float, error: float | None, warned: bool
+) -> None:
+    """A run too short for the watch may have diverged as well."""
+    figures: Figures = {
+        "test_log_likelihood": trained,
+        "method": "exact",
+        "log_z_standard_error": error,
+        "baselines": {"untrained": untrained},
+    }
+    told = [line for line in in_words(figures) if line.startswith("warning: ")]
+    assert len(told) == warned
+    figures["test_log_likelihood_bound"] = figures.pop("test_log_likelihood")
+    assert not any(line.startswith("warning: ") for line in in_words(figures)), "a bound is less"

@@ -168,6 +168,37 @@ def test_a_process_id_that_was_given_anew_is_no_holder(
     assert "has gone" in lines[0]
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [{"pid": "7"}, {"pid": None}, {"pid": 2**70}, {"pid": 1.5}, {"started": "now"}, {"host": []}],
+    ids=str,
+)
+def test_a_file_that_names_no_process_is_watched(
+    output: str,
+    hold: Callable[[str], Lease],
+    lines: list[str],
+    odd: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whoever wrote it may be alive, and renew it."""
+    monkeypatch.setattr(lease, "PATIENCE", 0.02)
+    rewrite(output, **odd)
+    hold(output)
+    assert lines[0].startswith("another run has not given the output up")
+    assert lines[1].startswith("another run shows no sign of life")
+
+
+@pytest.mark.usefixtures("at_once")
+def test_a_folder_in_place_of_its_file_is_passed_over_and_left(
+    tmp_path: Path, hold: Callable[[str], Lease]
+) -> None:
+    (tmp_path / "lease/4.json").mkdir(parents=True)
+    (tmp_path / "lease/4.json/notes.txt").write_text("mine")
+    hold(str(tmp_path)).check()
+    assert (tmp_path / "lease/5.json").exists()
+    assert (tmp_path / "lease/4.json/notes.txt").read_text() == "mine"
+
+
 @pytest.mark.usefixtures("at_once")
 def test_a_clock_that_is_set_makes_no_process_another(
     output: str, hold: Callable[[str], Lease], monkeypatch: pytest.MonkeyPatch

@@ -25,7 +25,7 @@ from pipeline.storage import files, local, probe, retries
 from pipeline.storage.files import Place, locate
 from pipeline.storage.paths import check_shared, resolve_output, with_absolute_paths
 from pipeline.storage.probe import check_input, check_output
-from pipeline.train import main
+from pipeline.train import main, run
 from tests.conftest import SMALL, undrawn
 from tests.flaky import Flaky, permanent_failures, transient_failures
 
@@ -144,6 +144,33 @@ def test_a_file_that_is_not_there_is_just_that(slept: list[float]) -> None:
     assert not slept
 
 
+class AnsweredError(Exception):
+    """What a client raises of a response."""
+
+    def __init__(self, status: int) -> None:
+        super().__init__(f"status {status}")
+        self.status = status
+
+
+def test_a_failure_that_its_client_takes_for_absence_is_seen(slept: list[float]) -> None:
+    """The client of HTTP says of every failure that the file is not there."""
+    put()
+
+    def absent(cause: Exception) -> FileNotFoundError:
+        error = FileNotFoundError(FILE)
+        error.__cause__ = cause
+        return error
+
+    Flaky.failures += [absent(ConnectionResetError("reset")), absent(AnsweredError(503))]
+    assert files.exists(FILE)
+    assert len(slept) == 2
+    Flaky.failures.append(absent(AnsweredError(403)))
+    with pytest.raises(StorageError, match=r"status 403.*check the user or key"):
+        files.exists(FILE)
+    Flaky.failures.append(absent(AnsweredError(404)))
+    assert not files.exists(FILE)
+
+
 def test_a_change_whose_answer_was_lost_is_made_once() -> None:
     """The server did it, and the connection broke before it could say so."""
     put()
@@ -236,6 +263,63 @@ def test_one_slash_is_refused_with_the_right_form(url: str, right: str, small: S
     assert str(raised.value) == f"output={url}: a URL has two slashes behind its colon: {right}"
 
 
+@pytest.mark.parametrize("url", ["memory://", "memory:///", "file://"])
+def test_a_url_of_nothing_is_refused(url: str, small: Small) -> None:
+    with pytest.raises(ConfigError, match=rf"^output={url}: names nothing"):
+        resolve_output(small("rbm", f"output={url}"))
+
+
+def test_an_output_where_no_run_can_be_is_refused(trained_run: Path, small: Small) -> None:
+    """A checkpoint, whose path is easily taken for its run's; a web server."""
+    checkpoint = trained_run / "checkpoints" / "00000001"
+    with pytest.raises(ConfigError, match=r"^output=.*/00000001: is a checkpoint; give the run's"):
+        run(small("rbm", "cluster=inline", f"output={checkpoint}"))
+    assert not (checkpoint / "checkpoints").exists()
+    with pytest.raises(ConfigError, match="web servers give files, and take none"):
+        check_output("http://127.0.0.1:9/run")
+
+
+@pytest.mark.parametrize(
+    ("door", "argument", "words"),
+    [
+        (sample, "run=", "run='': give a run's output"),
+        (sample, "run={}/nowhere", "run={}/nowhere: no complete checkpoint"),
+        (sample, "run={}/summary.json", "run={}/summary.json: is a file; give"),
+        (evaluate, "run={}/nowhere", "run={}/nowhere: no complete checkpoint"),
+        (evaluate, "points=s3:/x.npy", "points=s3:/x.npy: a URL has two slashes"),
+        (evaluate, "points=flaky://bucket/x.npy", "points=flaky://bucket/x.npy: could not be"),
+        (evaluate, "ood=flaky://bucket/x", "ood=flaky://bucket/x: could not be read"),
+        (evaluate, "evaluation.samples=1000000000000", "evaluation.samples=1000000000000: takes"),
+        (sample, "samples=1000000000000", "samples=1000000000000: takes more than this machine's"),
+        (main, "init_from={}/nowhere", "init_from={}/nowhere: no complete checkpoint"),
+        (main, "init_from={}/summary.json", "init_from={}/summary.json: is a file"),
+        (main, "chains.per_pool=1000000000000", "chains.per_pool=1000000000000: takes more"),
+        (main, "chains.pools=1000000000000", "chains.pools=1000000000000: takes more"),
+        (main, "evaluation.ais_particles=1000000000000", "evaluation.ais_particles=1000000000000"),
+    ],
+)
+def test_every_door_names_the_key(
+    door: Callable[[list[str]], int],
+    argument: str,
+    words: str,
+    trained_run: Path,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """URLs with nothing there, and counts that no memory holds: one line, before the start."""
+    Flaky.fails = lambda *_: PermissionError(errno.EACCES, "Permission denied")
+    given = [argument.format(trained_run)]
+    if door is main:
+        given = [*SMALL["rbm"], "cluster=inline", f"output={tmp_path}/run", *given]
+    elif not argument.startswith("run="):
+        given.append(f"run={trained_run}")
+    capsys.readouterr()
+    assert door(given) == 2
+    found = capsys.readouterr().err.strip()
+    assert found.startswith(f"refused: {words.format(trained_run)}")
+    assert "\n" not in found
+
+
 def test_memory_is_refused_where_there_are_other_processes(small: Small) -> None:
     inline, apart = small("rbm", "cluster=inline"), small("rbm", "cluster=local")
     check_shared(inline, "memory://run")
@@ -269,6 +353,34 @@ def test_an_output_that_is_a_file_is_refused(
     assert found.startswith(f"refused: {output}: could not be written")
     assert "a folder is wanted" in found
     assert "\n" not in found
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "lease"])
+def test_a_folder_within_the_output_that_cannot_be_written_is_refused(
+    name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is found before the start, and not at the first checkpoint."""
+    command, output = [*SMALL["rbm"], "cluster=inline"], f"output={tmp_path}"
+    (tmp_path / name).write_text("notes")
+    assert main([*command, output]) == 2
+    found = capsys.readouterr().err.strip()
+    assert found.startswith(f"refused: {output}: could not be written")
+    assert "a folder is wanted" in found
+    (tmp_path / name).unlink()
+    (tmp_path / name).mkdir()
+    write = files.write_durably
+
+    def refuse(folder: str, *rest: Any) -> None:
+        if folder == f"{tmp_path}/{name}":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        write(folder, *rest)
+
+    monkeypatch.setattr(files, "write_durably", refuse)
+    assert main([*command, output]) == 2
+    found = capsys.readouterr().err.strip()
+    assert found.startswith(f"refused: {output}: could not be written (")
+    assert "what it may do" in found
+    assert [path.name for path in tmp_path.rglob("*")] == [name]
 
 
 @pytest.mark.parametrize(

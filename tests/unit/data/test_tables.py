@@ -232,6 +232,19 @@ def test_values_that_are_no_levels(
     assert message in refusal(table, tmp_path, *overrides)
 
 
+def test_a_table_without_positions_is_refused(tmp_path: Path) -> None:
+    """Lists of no numbers, contexts alone, no columns at all."""
+    label = pa.table({"label": list(range(30))})
+    empty = label.append_column("x", pa.array([[]] * 30, pa.list_(pa.float32())))
+    message = refusal(empty, tmp_path, context=("label",))
+    assert message.startswith("data.path=/rows.parquet: column x, row 0 of /rows.parquet: the list")
+    message = refusal(label, tmp_path, context=("label",))
+    assert "has no column besides data.context=['label'] to learn from" in message
+    write(f"{tmp_path}/none.arrow", label.select([]))
+    with pytest.raises(DataError, match="has no column to learn from"):
+        read(f"{tmp_path}/none.arrow")
+
+
 # -- labels ----------------------------------------------------------------------------------------
 
 
@@ -254,6 +267,14 @@ def labelled(labels: Any, tmp_path: Path, classes: int = 3, **data: Any) -> str:
 def test_labels_that_are_none(labels: list[float], message: str, tmp_path: Path) -> None:
     """Whether the labels or the number of classes are to be changed depends on the labels."""
     assert message in labelled(np.tile(np.array(labels, np.float64), 10), tmp_path)
+
+
+def test_a_label_of_held_out_rows_alone_is_seen(tmp_path: Path) -> None:
+    """They are scored in the end: the energy must know their classes as well."""
+    for odd in range(30):
+        labels = np.arange(30) % 3
+        labels[odd] = 7
+        assert "energy.classes=3: the labels reach to 7; use 8" in labelled(labels, tmp_path)
 
 
 def test_a_label_of_several_numbers(tmp_path: Path) -> None:
