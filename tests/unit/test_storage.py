@@ -479,7 +479,7 @@ def test_no_secret_is_written_or_said(
     Flaky.failures += [ConnectionResetError()]
     assert main([*arguments, output]) == 0
     assert main([*arguments, output]) == 0  # done already
-    assert main([*arguments, output, "chains.per_pool=4"]) == 2
+    assert main([*arguments, output, "energy.hidden=[7]"]) == 2
     assert main([*arguments, f"output={secret}/none", f"init_from={secret}/none"]) == 2
     assert sample([f"run={secret}/run", "samples=4", f"data.path={secret}/data"]) == 0
     assert sample([f"run={secret}/run", "samples=4"]) == 0  # which needs no data
