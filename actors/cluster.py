@@ -69,6 +69,9 @@ def pool_options(config: RunConfig, rank_nodes: Sequence[str] = ()) -> list[dict
 
 
 def _initialise(config: RunConfig) -> None:
+    # when several actors fail at one thing, the driver tells of the first; Ray would print the
+    # traceback of each of the others
+    os.environ.setdefault("RAY_IGNORE_UNHANDLED_ERRORS", "1")
     address = os.environ.get("RAY_ADDRESS")
     if address:
         _check_address(address)

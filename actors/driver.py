@@ -23,12 +23,13 @@ from actors.chain_pool import ChainPool
 from actors.cluster import nodes_alive, on_cores_of_its_own, pool_options
 from actors.members import Finished
 from actors.parameter_server import ParameterServer
-from actors.policy import RestartBudget, made_under, missing
+from actors.policy import made_under, missing
 from actors.pools import PoolRoster
 from actors.servers import ServerRanks
 from actors.stretches import Stretches
 from actors.waiting import Deadline, get, ready
 from pipeline.common.errors import ClusterError, DamagedError, OutOfStepError
+from pipeline.common.restarts import RestartBudget
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint

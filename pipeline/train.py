@@ -29,10 +29,11 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.errors import ConfigError, PipelineError
+from pipeline.common.errors import ClusterError, ConfigError, PipelineError
 from pipeline.common.masking import MaskingFormatter
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
@@ -40,6 +41,7 @@ from pipeline.config.compose import choices, compose, default_choices
 from pipeline.config.cores import crowding
 from pipeline.config.keys import describe
 from pipeline.config.run import GROUPS, RunConfig
+from pipeline.runs.supervision import AGAIN, end_with_parent, is_child, own_command, supervise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -250,8 +252,14 @@ def _main(arguments: Sequence[str]) -> int:
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(MaskingFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
+    supervised = is_child()
     try:
         config = compose(arguments)
+        if supervised:
+            end_with_parent()
+        elif config.cluster.driver_restarts:
+            command, say = own_command(arguments), partial(print, file=sys.stderr, flush=True)
+            return supervise(command, config.cluster.driver_restarts, say)
         from pipeline.runs.interruption import Interrupted
 
         try:
@@ -265,7 +273,7 @@ def _main(arguments: Sequence[str]) -> int:
             file=sys.stderr,
             flush=True,
         )
-        return error.exit_status
+        return AGAIN if supervised and isinstance(error, ClusterError) else error.exit_status
     except KeyboardInterrupt:
         print("interrupted before the first step of this time", flush=True)
         return 130

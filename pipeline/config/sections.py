@@ -185,4 +185,9 @@ class Cluster(Section):
     server_restarts: NonNegativeInt = Field(
         5, description="times within an hour that the parameter server is restarted when it died"
     )
+    driver_restarts: NonNegativeInt = Field(
+        0,
+        description="times within an hour that `python -m pipeline.train` starts its driver again"
+        " when that was killed or its cluster failed; it goes on from the newest checkpoint",
+    )
     timeout: Seconds = about("seconds without a step after which the run is given up")

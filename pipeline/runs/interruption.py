@@ -5,7 +5,13 @@ from __future__ import annotations
 import os
 import signal
 import threading
+import time
 from types import FrameType
+
+SAME = 1.0
+"""Seconds within which a signal that comes again is the same one: `ray job stop` sends it to a
+driver and to the parent that passes it on to it (`pipeline.runs.supervision`).
+"""
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
@@ -18,12 +24,13 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
 
 class Interruption:
     """Notes the first SIGINT, SIGTERM or SIGHUP (a terminal that closed), so that a step is never
-    torn; a second one ends the process at once. A SIGHUP that the process ignored before, which is
-    what `nohup` asks for, is ignored still.
+    torn; a second one ends the process at once, if it is not the same again within `SAME`. A SIGHUP
+    that the process ignored before, which is what `nohup` asks for, is ignored still.
     """
 
     def __init__(self) -> None:
         self.signal: int | None = None
+        self._came = 0.0
 
     def __enter__(self) -> Interruption:
         # Python delivers signals to the main thread only; elsewhere (a notebook's worker) there are
@@ -44,6 +51,8 @@ class Interruption:
             signal.signal(number, handler)
 
     def _note(self, number: int, _frame: FrameType | None) -> None:
-        if self.signal is not None:
+        now = time.monotonic()
+        if self.signal is None:
+            self.signal, self._came = number, now
+        elif number != self.signal or now - self._came > SAME:
             os._exit(128 + number)
-        self.signal = number

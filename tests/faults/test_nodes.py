@@ -13,8 +13,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import ray
+from ray._private.internal_api import memory_summary
 from ray._raylet import GcsClient
 from ray.cluster_utils import Cluster
 from ray.core.generated.autoscaler_pb2 import DrainNodeReason
@@ -191,6 +193,21 @@ def test_a_node_that_is_drained_hands_its_chains_over(
     assert {r.incarnation for r in after} == {0}
     assert sum(flow.handovers for _, _, flow in steps) == 1
     assert sum(sum(flow.restarts.values()) for _, _, flow in steps) == 0
+
+
+def test_an_object_store_that_is_full_loses_nothing(
+    small: Small, cluster: Cluster, start: Callable[..., RayRunner]
+) -> None:
+    """Somebody else fills it twice over: Ray moves objects to disk, and steps go on one by one."""
+    runner = start(small("deep", "chains.pools=2", "trainer.lag=1", "trainer.min_ess=0.0", *PLACES))
+    step_until(runner, serving(2))
+    held = [ray.put(np.full(20_000_000, number, np.uint8)) for number in range(10)]
+    assert "Spilled" in memory_summary(cluster.address, stats_only=True)
+    first, *later = (runner.step() for _ in range(20))
+    assert [report.version - first[0].version for report, _, _ in later] == [*range(1, 20)]
+    assert not any(flow.restarts for _, _, flow in (first, *later))
+    assert {round.pool for _, rounds, _ in later for round in rounds} == {0, 1}
+    assert [int(ray.get(content)[-1]) for content in held] == list(range(10))
 
 
 def test_a_run_that_loses_a_node_ends_with_the_pools_that_are_left(

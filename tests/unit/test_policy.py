@@ -16,7 +16,6 @@ from actors.policy import (
     Event,
     Fleet,
     Life,
-    RestartBudget,
     Rules,
     made_under,
     missing,
@@ -328,15 +327,3 @@ def test_a_round_is_asked_once_of_those_that_are_there() -> None:
     assert missing(7, [2, 3, 0], asked, {0, 2, 3}) == [(1, 3), (2, 0)]
     assert missing(8, [2, 3, 0], asked, {0, 3}) == [(2, 0)]
     assert [made_under(step, 2) for step in range(5)] == [0, 0, 0, 1, 2]
-
-
-# -- the parameter server --------------------------------------------------------------------------
-
-
-def test_a_budget_is_for_an_hour() -> None:
-    budget = RestartBudget(3)
-    assert [budget.spend(now) for now in (0.0, 1000.0, 2000.0)] == [True] * 3
-    assert not budget.spend(3000.0)
-    later = RestartBudget(3)
-    assert all(later.spend(1200.5 * number) for number in range(100)), "one in 20 minutes is fine"
-    assert not RestartBudget(0).spend(0.0)
