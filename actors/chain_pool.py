@@ -13,13 +13,14 @@ import torch
 
 from actors.lines import LineBroken, Lines
 from actors.policy import rank_of
+from actors.writing import Writing
 from pipeline.assembly.chains import dealing_of, make_chains, stored_chains
 from pipeline.common.errors import DamagedError, OutOfStepError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Part, RoundReport, Rows, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot
 
 log = logging.getLogger(__name__)
 
@@ -70,6 +71,7 @@ class ChainPool:
             keep_to_core(pool)
         self._config, self._number = config, pool
         self._lines = Lines()
+        self._writing = Writing()
         self._make = partial(make_chains, config, shape, pool, context_shape)
         self._pool = self._make()
         self._handed_over = False
@@ -129,10 +131,18 @@ class ChainPool:
                 self._lines.close()
         return last, reports
 
-    def save(self, round: int, folder: str) -> Part:
-        """Writes the pool's part of a checkpoint into `folder`. Raises `OutOfStepError`."""
+    def snapshot(self, round: int, save: int) -> None:
+        """Copies the pool's part of a checkpoint, for the save of that number. Raises
+        `OutOfStepError`.
+        """
         self._expect(round)
-        return write_part(folder, f"pool-{self._number}", self._pool.state_dict())
+        self._writing.take(save, [Snapshot(f"pool-{self._number}", self._pool.state_dict())])
+
+    def written(self, save: int, folder: str) -> list[Part] | None:
+        """Has the copy written to `folder` by a thread; None until that is done, then the part.
+        Raises `OutOfStepError` where this process has no such copy.
+        """
+        return self._writing.written(save, folder)
 
     # -- the ways to chains: each returns where the pool then stands -------------------------------
 

@@ -13,6 +13,7 @@ import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import Any
 
 from ray import ObjectRef
@@ -28,6 +29,7 @@ from actors.pools import PoolRoster
 from actors.servers import ServerRanks
 from actors.stretches import Stretches
 from actors.waiting import Deadline, get, ready
+from actors.writing import written
 from pipeline.common.errors import ClusterError, DamagedError, OutOfStepError
 from pipeline.common.restarts import RestartBudget
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
@@ -73,7 +75,7 @@ class RayRunner:
         self._other_runs: set[str] = set()  # whose checkpoints are in `output` yet, and go soon
         self._stretches = Stretches(config, self.servers, self.pools)
         self._version = 0
-        self._asked = 0  # rounds that rows were dealt to
+        self._asked = self._saves = 0  # rounds that rows were dealt to, and saves that were begun
         self._warm_start: Checkpoint | None = None
         self._rate_factor: float | None = None
         self._server_restarts = RestartBudget(config.cluster.server_restarts)
@@ -216,10 +218,18 @@ class RayRunner:
                 self.pools.collect(1.0, *step)
         return self.servers.report(step)
 
+    def snapshot(self) -> Callable[[str], list[Part]]:
+        """Has every actor copy its own part of a checkpoint. Returns what has them write the copies
+        to a folder, in any thread; it raises where one of them has died.
+        """
+        self._saves += 1
+        copies = self.servers.snapshot(self._version, self._saves)
+        actors = [*self.pools.snapshot(self._saves), *self.servers.copied(copies)]
+        return partial(written, actors, self._saves, self._config.cluster.timeout)
+
     def save(self, folder: str) -> list[Part]:
-        """Every actor writes its own part."""
-        saved = self.servers.save(self._version, folder)
-        return [*self.pools.save(folder), *self.servers.parts(saved)]
+        """Writes a checkpoint's parts to `folder`, each actor its own, and waits for them."""
+        return self.snapshot()(folder)
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
         """The evaluation: how far it is, at last its figures. Raises `ClusterError` where the
@@ -377,16 +387,13 @@ class RayRunner:
         return [(report, rounds, self._accounts.flow({})) for report in reports]
 
     def _restart_server(self, deadline: Deadline) -> int:
-        """Brings the parameter server back from the newest checkpoint that is whole; returns the
-        version that it is then at.
-        """
+        """Brings it back from the newest whole checkpoint; returns the version that it is at."""
+        others = self._warm_start, self._rate_factor, deadline
         for checkpoint in self._store.complete(besides=self._other_runs):
             log.warning("the parameter server is being restarted from %s", checkpoint.folder)
             try:
-                return self.servers.restart(
-                    checkpoint, self._warm_start, self._rate_factor, deadline
-                )
+                return self.servers.restart(checkpoint, *others)
             except DamagedError as error:
                 self._store.tell_damage(checkpoint.folder, error)
         log.warning("the parameter server is being restarted from the beginning")
-        return self.servers.restart(None, self._warm_start, self._rate_factor, deadline)
+        return self.servers.restart(None, *others)

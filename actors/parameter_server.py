@@ -14,6 +14,7 @@ import torch
 from actors.chain_pool import kept_chains, own_chains
 from actors.lines import Line, LineBroken, Lines, sent_rows
 from actors.policy import rank_of
+from actors.writing import Writing
 from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.learner import make_learner
@@ -22,7 +23,7 @@ from pipeline.common.process import keep_to_core
 from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot
 from pipeline.training.learner import Learner
 from pipeline.training.ranks import Ranks, free_address
 
@@ -66,6 +67,7 @@ class ParameterServer:
         self._published: dict[int, Weights] = {}
         self._made: list[StepReport] = []  # since the driver last asked for steps
         self._lines = Lines()
+        self._writing = Writing()
 
     def address(self) -> str:
         """The address, host:port, at which the other ranks may meet this process."""
@@ -324,31 +326,40 @@ class ParameterServer:
             raise ServerOutOfStepError(f"the parameter server has no weights of version {version}")
         return self._published.pop(version), True
 
-    def save(self, version: int, folder: str) -> list[Part]:
-        """Writes this rank's parts of a checkpoint into `folder`. Raises `ServerOutOfStepError`."""
-        return self._learner(version).write(folder)
+    def snapshot(self, version: int, save: int) -> None:
+        """Copies this rank's parts of a checkpoint, for the save of that number. Raises
+        `ServerOutOfStepError`.
+        """
+        self._writing.take(save, self._learner(version).snapshots())
 
-    def save_absent(
+    def snapshot_absent(
         self,
+        save: int,
         pool: int,
         incarnation: int,
         round: int,
         last: pa.RecordBatch | None,
         tuning: dict[str, Any] | None,
         checkpoint: Checkpoint | None,
-        folder: str,
-    ) -> Part:
-        """The part of a pool that is away, as it will be when it has taken up the chains of the
-        `last` batch it sent, their `tuning`, and those that it kept in an older `checkpoint`. One
-        that has sent none has those of the checkpoint.
+    ) -> None:
+        """Makes the part of a pool that is away, as it will be when it has taken up the chains of
+        the `last` batch it sent, their `tuning`, and those that it kept in an older `checkpoint`.
+        One that has sent none has those of the checkpoint.
         """
         own = own_chains(self._config, checkpoint, pool) if last is None else None
         if own is not None:
-            return write_part(folder, f"pool-{pool}", own)
+            self._writing.take(save, [Snapshot(f"pool-{pool}", own)])
+            return
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
         kept = kept_chains(self._config, checkpoint, pool)
         chains.revive(incarnation, round, last, tuning=tuning, kept=kept)
-        return write_part(folder, f"pool-{pool}", chains.state_dict())
+        self._writing.take(save, [Snapshot(f"pool-{pool}", chains.state_dict())])
+
+    def written(self, save: int, folder: str) -> list[Part] | None:
+        """Has its copies written to `folder` by a thread; None until that is done, then the parts.
+        Raises `OutOfStepError` where this process has no copies for the save of that number.
+        """
+        return self._writing.written(save, folder)
 
     @ray.method(num_returns=2)
     def keep(self, thing: Thing) -> tuple[Thing, bool]:

@@ -25,7 +25,7 @@ from pipeline.common.errors import (
     OutOfStepError,
     ServerOutOfStepError,
 )
-from pipeline.common.types import Part, RoundReport
+from pipeline.common.types import RoundReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
 
@@ -346,24 +346,22 @@ class PoolRoster:
 
     # -- checkpoints -------------------------------------------------------------------------------
 
-    def save(self, folder: str) -> list[Part]:
-        """Every pool's part, written by itself; that of a pool that is away, or late, is written
-        from its newest batch.
+    def snapshot(self, save: int) -> list[Any]:
+        """Has every pool copy its part of a checkpoint, and returns their actors. The part of a
+        pool that is away, or late, the parameter server makes of its newest batch.
 
-        In lock-step no round is under way then; else pools write behind theirs.
+        In lock-step no round is under way then; else pools copy behind theirs.
         """
-        asked = {
-            int(number): self.members[number].actor.save.remote(self.members[number].rounds, folder)
-            for number in self.fleet.responsive(time.monotonic())
-        }
-        parts: list[Part] = []
+        there = [self.members[number] for number in self.fleet.responsive(time.monotonic())]
+        asked = {pool.number: pool.actor.snapshot.remote(pool.rounds, save) for pool in there}
+        copied: list[Any] = []
         for pool in self.members:
             if pool.number in asked:
                 try:
-                    parts.append(self._saved(pool, asked[pool.number]))
+                    self._await_copy(pool, asked[pool.number])
+                    copied.append(pool.actor)
                     continue
                 except NotInTime:
-                    # lest it write its part when it wakes up
                     ray.kill(pool.actor, no_restart=False)
                     self.lose(pool)
                 except LOST:
@@ -373,16 +371,16 @@ class PoolRoster:
             # one that is there but late goes on: whoever resumes from this part must draw other
             # numbers than it will
             incarnation = pool.incarnation + pool.available
-            absent = self._servers.first.save_absent.remote(
-                *(pool.number, incarnation, pool.rounds, pool.last),
-                *(pool.tuning, self._newest(), folder),
+            absent = self._servers.first.snapshot_absent.remote(
+                *(save, pool.number, incarnation, pool.rounds, pool.last),
+                *(pool.tuning, self._newest()),
             )
-            parts.append(get(absent, self._config.cluster.timeout, "the parameter server"))
-        return parts
+            get(absent, self._config.cluster.timeout, "the parameter server")
+        return copied
 
-    def _saved(self, pool: PoolMember, reference: ray.ObjectRef) -> Part:
-        """The part that a pool writes behind its rounds. Raises `NotInTime` where those keep
-        everybody waiting.
+    def _await_copy(self, pool: PoolMember, reference: ray.ObjectRef) -> None:
+        """Waits for the copy that a pool makes behind its rounds. Raises `NotInTime` where those
+        keep everybody waiting.
         """
         patience = max(20 * LEAST_LATE_SECONDS, 5 * LATE * self.fleet.round_seconds)
         while not ready(reference):
@@ -392,7 +390,7 @@ class PoolRoster:
                 ray.wait([reference], timeout=POLL_SECONDS)
             if pool.number in self.fleet.hung(time.monotonic(), patience):
                 raise NotInTime(f"pool {pool.number} is at one round for {patience:.0f} s")
-        return get(reference, self._config.cluster.timeout, f"pool {pool.number}")
+        get(reference, self._config.cluster.timeout, f"pool {pool.number}")
 
     def close(self) -> None:
         """Ends every pool's process."""

@@ -12,7 +12,7 @@ from ray.exceptions import RayTaskError
 from actors.parameter_server import Resting
 from actors.waiting import LOST, Deadline, NotInTime, get
 from pipeline.common.errors import CheckpointError, PipelineError
-from pipeline.common.types import Figures, Part, Progress, StepReport
+from pipeline.common.types import Figures, Progress, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.training.reports import merged
@@ -260,16 +260,15 @@ class ServerRanks:
             )
         return [answers[rank] for rank in asked]
 
-    def save(self, version: int, folder: str) -> list[ray.ObjectRef]:
-        """Asks every rank for its parts of a checkpoint, which `parts` waits for."""
-        return [actor.save.remote(version, folder) for actor in self.actors]
+    def snapshot(self, version: int, save: int) -> list[ray.ObjectRef]:
+        """Asks every rank to copy its parts of a checkpoint, for the save of that number."""
+        return [actor.snapshot.remote(version, save) for actor in self.actors]
 
-    def parts(self, saved: Sequence[ray.ObjectRef]) -> list[Part]:
-        """The parts of a checkpoint that `save` asked for."""
-        timeout = self._config.cluster.timeout
-        return [
-            part for reference in saved for part in get(reference, timeout, "the parameter server")
-        ]
+    def copied(self, copies: Sequence[ray.ObjectRef]) -> list[Any]:
+        """The ranks' actors, when all have made the `copies` that `snapshot` asked for."""
+        for copy in copies:
+            get(copy, self._config.cluster.timeout, "the parameter server")
+        return self.actors
 
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
         """The evaluation, rank 0's answers as they come."""

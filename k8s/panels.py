@@ -291,11 +291,12 @@ FLOW = (
     ),
     Chart(
         "Who waits for whom",
-        "Share of the wall clock that the driver waits for pools and for steps, and that pools"
-        " spend in rounds.",
+        "Share of the wall clock that the driver waits for pools, for steps and for checkpoints,"
+        " and that pools spend in rounds.",
         "percentunit",
         (
             Query(rate('ebm_stage_seconds_total{run="$run",stage=~"wait_.*"}'), "{{stage}}"),
+            Query(rate(f"ebm_checkpoint_stall_seconds_total{RUN}"), "wait_for_checkpoints"),
             Query(
                 rate('ebm_stage_seconds_total{run="$run",stage="round"}')
                 + f" / ignoring(stage) ebm_pools{RUN}",

@@ -5,8 +5,8 @@ one is held against.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator
-from functools import cache
+from collections.abc import Callable, Iterator
+from functools import cache, partial
 
 import pyarrow as pa
 import torch
@@ -18,7 +18,7 @@ from pipeline.chains.together import Together
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot, write_snapshots
 
 
 class InlineRunner:
@@ -110,12 +110,16 @@ class InlineRunner:
             rounds.append(self._pools[pool].advance(self._window[0], start))
         return rounds
 
+    def snapshot(self) -> Callable[[str], list[Part]]:
+        """Copies every part of a checkpoint. Returns what writes the copies to a folder, in any
+        thread.
+        """
+        chains = [Snapshot(f"pool-{i}", pool.state_dict()) for i, pool in enumerate(self._pools)]
+        return partial(write_snapshots, [*chains, *self._learner.snapshots()])
+
     def save(self, folder: str) -> list[Part]:
-        """Writes every part of a checkpoint to `folder`."""
-        parts = [
-            write_part(folder, f"pool-{i}", pool.state_dict()) for i, pool in enumerate(self._pools)
-        ]
-        return [*parts, *self._learner.write(folder)]
+        """Writes every part of a checkpoint to `folder`, and waits for it."""
+        return self.snapshot()(folder)
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
         """Evaluates the averaged weights; the figures come last, pictures go to `output`."""

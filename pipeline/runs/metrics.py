@@ -180,6 +180,12 @@ METRICS = (
         "failures",
         "Times that older checkpoints could not be removed",
     ),
+    Metric(
+        "ebm_checkpoint_stall_seconds",
+        "counter",
+        "seconds",
+        "Time that steps waited for checkpoints: for copies of the state, and for a save before",
+    ),
     Metric("ebm_checkpoint_bytes", "gauge", "bytes", "Size of the last checkpoint"),
     Metric(
         "ebm_checkpoint_timestamp_seconds",

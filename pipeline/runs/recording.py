@@ -86,9 +86,13 @@ class Recording:
 
     @property
     def rows(self) -> list[dict[str, float]]:
-        """The rows of the series, which the curves are drawn from; none without that recorder."""
-        series = self._started.get("series")
-        return series.rows if isinstance(series, Series) else []
+        """The rows of the series, which the curves are drawn from; none without that recorder, or
+        where they cannot be read.
+        """
+        series, rows = self._started.get("series"), list[dict[str, float]]()
+        if isinstance(series, Series):
+            self._carry_out("series", lambda: rows.extend(series.rows))
+        return rows
 
     def _each(self, way: str, *arguments: Any) -> None:
         for name, recorder in self._started.items():

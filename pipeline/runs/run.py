@@ -65,8 +65,13 @@ class Runner(Protocol):
         be made again.
         """
 
+    def snapshot(self) -> Callable[[str], list[Part]]:
+        """Copies the parts of a checkpoint. Returns what writes the copies to a folder, in any
+        thread.
+        """
+
     def save(self, folder: str) -> list[Part]:
-        """Writes the parts of a checkpoint to `folder`."""
+        """Writes the parts of a checkpoint to `folder`, and waits for it."""
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
         """Evaluates the averaged weights; the figures come last, pictures go to `output`."""
@@ -95,9 +100,11 @@ class Run:
         self._lease = Lease(output, display.say)
         self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
-        self._saving = Saving(config, output, energy, self._metrics, self._lease, content)
-        self._store = self._saving.store
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
+        self._saving = Saving(
+            config, output, energy, self._metrics, self._lease, content, self._recording.flush
+        )
+        self._store = self._saving.store
         self._step = 0  # where the runner stands
         self._totals = Totals(apart=config.cluster.name != "inline")
         self._rollbacks = Rollbacks(config, self._store, energy)
@@ -142,9 +149,11 @@ class Run:
                         summary = self._finish(runner, version, interruption)
                         return summary
                     except LostLeaseError as error:
+                        self._saving.close()
                         kept = self._saving.save_aside(runner, self._step)
                         raise LostLeaseError(f"{error}; {kept}") from error
             finally:
+                self._saving.close()
                 runner.close()
         finally:
             self._recording.finish(summary)
@@ -223,7 +232,8 @@ class Run:
                     self._store.tell_damage(checkpoint.folder, error)
                 self._display.say(f"{error}; an older checkpoint is looked for")
                 checkpoint, warm_start = next(others)
-        self._saving.saved, self._step = checkpoint.folder if checkpoint else None, version
+        self._saving.begin(checkpoint)
+        self._step = version
         self._lease.check()  # to start may have taken minutes
         if self._config.resume == "never":
             self._store.start_over()  # only now that the new run stands
@@ -239,7 +249,7 @@ class Run:
         """Makes the steps from `version` on, and returns the version after the last. Raises
         `Interrupted` after a last checkpoint where a signal came.
         """
-        config, saved_at = self._config, version
+        config = self._config
         self._totals.start()
         self._metrics["ebm_training"].set(1)
         with self._display.training(version, config.trainer.steps):
@@ -254,21 +264,25 @@ class Run:
                         version = report.version
                         self._observe(report, rounds, flow)
                 except DivergenceError as error:
-                    version = saved_at = self._roll_back(runner, error, version)
+                    version = self._roll_back(runner, error, version)
                     continue
                 except StorageError as error:
-                    if saved_at != version:
+                    if not self._saving.holds(version):
                         self._save(runner, version)
+                        self._saving.settle()
                     raise StorageError(
                         error.url, f"{error.words}; {self._stopped(version)}"
                     ) from error
+                self._saving.poll()
                 if not made:
                     continue
                 due = version % every == 0 or flow.server_leaves
                 if due and version < config.trainer.steps:
-                    saved_at = version if self._save(runner, version) else saved_at
+                    self._save(runner, version)
+                if flow.server_leaves:
+                    self._saving.settle()
         self._metrics["ebm_training"].set(0)
-        if saved_at != version:
+        if not self._saving.holds(version):
             self._save(runner, version, final=True)
         self._totals.stop()
         if interruption.signal is not None:
@@ -281,6 +295,7 @@ class Run:
         often enough.
         """
         rollbacks = self._rollbacks
+        self._saving.settle()
         rollbacks.spend(error)
         for checkpoint, warm_start in rollbacks.starts():
             back = checkpoint.step if checkpoint is not None else 0
@@ -289,7 +304,8 @@ class Run:
                 break
             except DamagedError as damage:
                 log.warning("%s; an older checkpoint is looked for", damage)
-        self._saving.saved, self._step = checkpoint.folder if checkpoint is not None else None, back
+        self._saving.begin(checkpoint)
+        self._step = back
         rollbacks.went_back(back)
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()
@@ -336,13 +352,12 @@ class Run:
             self._recording.record(report.version, {"time": made_at, **self._metrics.row()})
         self._rollbacks.observe(report, rounds)
 
-    def _save(self, runner: Runner, step: int, final: bool = False) -> bool:
-        """Writes a checkpoint, and returns whether it stands. Raises as `Saving.save` does."""
-        stands = self._saving.save(runner, step, final)
-        if stands:
-            self._rollbacks.saved(step)
-            self._recording.flush()
-        return stands
+    def _save(self, runner: Runner, step: int, final: bool = False) -> None:
+        """Begins to write a checkpoint, and waits for the `final` one. Raises as `Saving.save`
+        does.
+        """
+        self._rollbacks.saved(step)  # now, for the watch knows the state that is saved
+        self._saving.save(runner, step, final)
 
     def _finish(self, runner: Runner, version: int, interruption: Interruption) -> Figures:
         """Evaluates, draws, writes `summary.json`, and returns what is in it."""

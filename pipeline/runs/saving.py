@@ -6,7 +6,9 @@ from __future__ import annotations
 
 import logging
 import time
-from typing import Protocol
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import NamedTuple, Protocol
 
 from pipeline.common.errors import ConfigError, LostLeaseError, PipelineError
 from pipeline.common.types import Part
@@ -14,6 +16,7 @@ from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.metrics import ROW_NAMES, RunMetrics
 from pipeline.storage.binding import Content
+from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.lease import Lease
 from pipeline.storage.store import CheckpointStore
 
@@ -23,14 +26,29 @@ log = logging.getLogger(__name__)
 class Writer(Protocol):
     """Writes the parts of a checkpoint: a runner."""
 
+    def snapshot(self) -> Callable[[str], list[Part]]:
+        """Copies the parts of a checkpoint. Returns what writes the copies to a folder, in any
+        thread.
+        """
+
     def save(self, folder: str) -> list[Part]:
-        """Writes the parts of a checkpoint to `folder`."""
+        """Writes the parts of a checkpoint to `folder`, and waits for it."""
+
+
+class UnderWay(NamedTuple):
+    """A save that a thread is at: its step, and the checkpoint that will come of it."""
+
+    step: int
+    checkpoint: Future[tuple[Checkpoint, int]]  # with its bytes
 
 
 class Saving:
-    """Saves a run of `config` under `output`, as long as the `lease` holds. `saved` is the URL of
-    its newest checkpoint, or of the one that it began with; None where there is none. `content`
-    says what the data hold.
+    """Saves a run of `config` under `output`, as long as the `lease` holds. `content` says what the
+    data hold, and `stands` is called when there is a new checkpoint.
+
+    A thread writes a checkpoint while steps go on, which wait for a copy of the state alone. One
+    save at most is under way: when the next is due, the steps wait for it. Whoever looks at the
+    checkpoints of the run calls `settle` first.
 
     `checkpoint.patience` failed saves in a row end the run: whoever trusts in checkpoints is told
     that there are none.
@@ -44,8 +62,9 @@ class Saving:
         metrics: RunMetrics,
         lease: Lease,
         content: Content | None = None,
+        stands: Callable[[], None] = lambda: None,
     ) -> None:
-        self._config, self._output = config, output
+        self._config, self._output, self._stands = config, output, stands
         self._about = config, energy, content
         self._metrics, self._lease = metrics, lease
         kept = config.checkpoint
@@ -58,33 +77,96 @@ class Saving:
             count=lambda name: metrics[name].inc(),
         )
         self.saved: str | None = None
+        """The URL of the newest checkpoint, or of the one that the run began with; None where there
+        is none."""
+        self._step: int | None = None  # of that checkpoint, or 0 where it is the beginning
         self._failed = 0  # saves in a row
+        self._thread = ThreadPoolExecutor(1, "checkpoint")
+        self._under_way: UnderWay | None = None
 
-    def save(self, runner: Writer, step: int, final: bool = False) -> bool:
-        """Writes a checkpoint, and returns whether it stands. A failure is counted.
+    def begin(self, checkpoint: Checkpoint | None) -> None:
+        """Says what the run goes on from: a checkpoint, or its beginning."""
+        self.saved = None if checkpoint is None else checkpoint.folder
+        self._step = 0 if checkpoint is None else checkpoint.step
 
-        Raises `PipelineError` where the `final` one fails, or as many in a row as
+    def save(self, runner: Writer, step: int, final: bool = False) -> None:
+        """Begins a save of the `runner`'s state at `step`; the `final` one is waited for, too. A
+        failure is counted, now or when it is seen.
+
+        Raises as `settle` does, of the save before this one also.
+        """
+        clock = time.perf_counter()
+        self.settle()
+        try:
+            write = runner.snapshot()
+        except Exception as error:
+            self._fail(step, error, final)
+        else:
+            row = self._metrics.row()
+            saved = self._thread.submit(self._write, write, step, row)
+            self._under_way = UnderWay(step, saved)
+        if final:
+            self.settle(final)
+        else:
+            self._metrics["ebm_checkpoint_stall_seconds"].inc(time.perf_counter() - clock)
+
+    def _write(
+        self, write: Callable[[str], list[Part]], step: int, row: dict[str, float]
+    ) -> tuple[Checkpoint, int]:
+        """Writes a checkpoint, and returns it with its bytes."""
+        try:
+            parts = write(self.store.prepare(step))
+            checkpoint = self.store.commit(step, parts, *self._about, row)
+        except LostLeaseError:
+            raise
+        except Exception:
+            self.store.give_up(step)
+            raise
+        return checkpoint, sum(part.bytes for part in parts)
+
+    def poll(self) -> None:
+        """Takes in a save that is done. Raises as `settle` does."""
+        if self._under_way is not None and self._under_way.checkpoint.done():
+            self.settle()
+
+    def settle(self, final: bool = False) -> None:
+        """Waits for the save under way, if any. A failure is counted.
+
+        Raises `PipelineError` where the `final` one failed, or as many in a row as
         `checkpoint.patience` says, and `LostLeaseError`.
         """
+        if self._under_way is None:
+            return
+        (step, saved), self._under_way = self._under_way, None
         try:
-            parts = runner.save(self.store.prepare(step))
-            row = self._metrics.row()
-            self.saved = self.store.commit(step, parts, *self._about, row).folder
+            checkpoint, size = saved.result()
         except LostLeaseError:
             raise
         except Exception as error:
             self._fail(step, error, final)
-            return False
+            return
+        self.begin(checkpoint)
         self._failed = 0
         self._metrics["ebm_checkpoints"].inc()
-        self._metrics["ebm_checkpoint_bytes"].set(sum(part.bytes for part in parts))
+        self._metrics["ebm_checkpoint_bytes"].set(size)
         self._metrics["ebm_checkpoint_timestamp_seconds"].set(time.time())
-        return True
+        self._stands()
+
+    def holds(self, step: int) -> bool:
+        """Returns whether nothing is lost of a run that ends at `step`. Raises as `settle` does."""
+        self.settle()
+        return self._step == step
+
+    def close(self) -> None:
+        """Waits for the save under way, if any, of a run that ends by an error."""
+        try:
+            self.settle()
+        except PipelineError as error:
+            log.warning("%s", error)
 
     def _fail(self, step: int, error: Exception, final: bool) -> None:
         """Counts a save that failed. Raises `PipelineError` where it was one too many."""
         folder, patience = self.store.folder(step), self._config.checkpoint.patience
-        self.store.give_up(step)
         self._metrics["ebm_checkpoint_failures"].inc()
         self._failed += 1
         kept = f"the newest checkpoint is {self.saved}" if self.saved else "there is no checkpoint"

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple
 
 import fsspec
@@ -19,7 +19,13 @@ from fsspec.implementations.local import LocalFileSystem
 
 from pipeline.common.errors import ConfigError, StorageError
 from pipeline.common.masking import masked
-from pipeline.storage.local import append_durably, make_folders, sync_folder, write_durably
+from pipeline.storage.local import (
+    append_durably,
+    cut_durably,
+    make_folders,
+    sync_folder,
+    write_durably,
+)
 from pipeline.storage.reader import Reader
 from pipeline.storage.retries import failure, patiently
 
@@ -163,6 +169,38 @@ def append_file(folder: str, name: str, content: bytes) -> bool:
     except OSError as error:
         raise failure("written", path, error) from error
     return True
+
+
+def cut_file(folder: str, name: str, length: int) -> None:
+    """Cuts the file `folder/name` on a local disk to so many bytes; it is made where it is not
+    there. Raises `StorageError`.
+    """
+    place = locate(folder)
+
+    def attempt() -> None:
+        make_folder(place)
+        cut_durably(os.path.join(place.path, name), length)
+
+    patiently("cut", f"{folder}/{name}", attempt)
+
+
+def write_pieces(folder: str, name: str, pieces: Callable[[], Iterable[bytes]]) -> None:
+    """Writes what `pieces()` yields as the file `folder/name`, end to end, without ever holding all
+    of it. The old content is there until the new one is. Raises `StorageError`.
+    """
+    place, partial = locate(folder), f".{name}.partial"
+
+    def attempt() -> None:
+        make_folder(place)
+        with place.file_system.open((place / partial).path, "wb") as file:
+            for piece in pieces():
+                file.write(piece)
+            if place.local:
+                file.flush()
+                os.fsync(file.fileno())
+
+    patiently("written", f"{folder}/{name}", attempt)
+    move(f"{folder}/{partial}", f"{folder}/{name}")
 
 
 def information(url: str | Place, limit: float | None = None) -> dict[str, Any]:

@@ -58,3 +58,11 @@ def append_durably(path: str, content: bytes) -> None:
         file.write(content)
         file.flush()
         os.fsync(file.fileno())
+
+
+def cut_durably(path: str, length: int) -> None:
+    """Cuts the file at `path` to so many bytes; it is made where it is not there."""
+    with open(path, "ab") as file:
+        if file.tell() != length:
+            file.truncate(length)
+            os.fsync(file.fileno())

@@ -19,6 +19,7 @@ import hashlib
 import json
 import math
 import re
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -35,24 +36,49 @@ FILE = re.compile(r"[a-z]+(-[0-9]+)?\.(safetensors|pt)")
 """The names of parts' files, now and before."""
 
 
+class Snapshot:
+    """A copy of a `state` in this machine's memory, to be the part `name` of a checkpoint: what
+    happens to the state after that does not show in it.
+
+    Raises `TypeError` where a value or key is of a type that a part cannot hold.
+    """
+
+    def __init__(self, name: str, state: dict[str, Any]) -> None:
+        self._name = name
+        self._tensors: dict[str, Tensor] = {}
+        self._structure = _plain(state, self._tensors, "state")
+
+    def write(self, folder: str) -> Part:
+        """Writes it to the checkpoint in `folder`. Returns what the manifest is to say of it."""
+        file, content = f"{self._name}{SUFFIX}", self.content()
+        write_file(folder, file, content)
+        return Part(file, len(content), hashlib.sha256(content).hexdigest())
+
+    def content(self) -> bytes:
+        """Returns the content of the file that holds the state."""
+        structure = json.dumps(self._structure, allow_nan=False)
+        return save(self._tensors, {"structure": structure})
+
+
+def write_snapshots(snapshots: Sequence[Snapshot], folder: str) -> list[Part]:
+    """Writes parts to the checkpoint in `folder`. Returns what the manifest is to say of them."""
+    return [snapshot.write(folder) for snapshot in snapshots]
+
+
 def write_part(folder: str, name: str, state: dict[str, Any]) -> Part:
     """Writes `state` as the part `name` of the checkpoint in `folder`.
 
     Returns what the manifest is to say of it. Raises `TypeError` where `state` holds what a part
     cannot hold.
     """
-    file, content = f"{name}{SUFFIX}", encode(state)
-    write_file(folder, file, content)
-    return Part(file, len(content), hashlib.sha256(content).hexdigest())
+    return Snapshot(name, state).write(folder)
 
 
 def encode(state: dict[str, Any]) -> bytes:
     """Returns the content of the file that holds `state`. Raises `TypeError` where a value or key
     is of a type that a part cannot hold.
     """
-    tensors: dict[str, Tensor] = {}
-    structure = json.dumps(_plain(state, tensors, "state"), allow_nan=False)
-    return save(tensors, {"structure": structure})
+    return Snapshot("", state).content()
 
 
 def decode(content: bytes) -> dict[str, Any]:

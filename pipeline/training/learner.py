@@ -21,7 +21,7 @@ from pipeline.chains.sampler import ChainPlan
 from pipeline.common.errors import CheckpointError, DivergenceError
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import Negatives, Part, Rows, StepReport, Usage, Weights
+from pipeline.common.types import Negatives, Rows, StepReport, Usage, Weights
 from pipeline.config.run import RunConfig
 from pipeline.data.base import Positives
 from pipeline.energies.base import Energy
@@ -30,7 +30,7 @@ from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.storage.checkpoint import Checkpoint
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot
 from pipeline.training.gradient import Gradient
 from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import learning_rate, make_optimizer
@@ -307,14 +307,14 @@ class Learner:
         except ValueError as error:
             raise CheckpointError(str(error)) from error
 
-    def write(self, folder: str) -> list[Part]:
-        """The learner's parts of a checkpoint: everything, and the averaged weights alone for those
-        who only load. Of other ranks than the first, what is theirs alone.
+    def snapshots(self) -> list[Snapshot]:
+        """Copies of the learner's parts of a checkpoint: everything, and the averaged weights alone
+        for those who only load. Of other ranks than the first, what is theirs alone.
         """
         state, averaged = self.state_dict(), {"weights": torch.from_numpy(self.averaged())}
         if self._ranks.rank:
-            return [write_part(folder, f"rank-{self._ranks.rank}", self._own_state())]
-        return [write_part(folder, "learner", state), write_part(folder, "energy", averaged)]
+            return [Snapshot(f"rank-{self._ranks.rank}", self._own_state())]
+        return [Snapshot("learner", state), Snapshot("energy", averaged)]
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a resumed learner needs, tensors and plain numbers only; the same however the

@@ -32,6 +32,7 @@ from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import flatten, unflatten_
+from pipeline.storage.parts import write_snapshots
 from pipeline.storage.store import CheckpointStore, find
 from pipeline.training.learner import Learner
 from pipeline.training.ranks import ALONE, Ranks, free_address, share_of
@@ -623,7 +624,7 @@ def go(
         learner.step(share(made_negatives(config, energy, step), ranks, step, False))
     if output is not None:
         store = CheckpointStore(output, keep=2)
-        written = ranks.gather(learner.write(store.folder(learner.version)))
+        written = ranks.gather(write_snapshots(learner.snapshots(), store.folder(learner.version)))
         if ranks.rank == 0:
             store.commit(
                 learner.version, [part for parts in written for part in parts], config, energy

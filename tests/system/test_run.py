@@ -360,25 +360,30 @@ def test_a_run_outlives_whoever_reads_it(tmp_path: Path, gone: str) -> None:
 
 
 class DiskFull:
-    """A runner's `save` that fails as a full disk does, a number of times."""
+    """A runner's `snapshot` whose writing fails as on a full disk, a number of times."""
 
     def __init__(self, failures: int) -> None:
-        self.failures, self.save = failures, InlineRunner.save
+        self.failures, self.snapshot = failures, InlineRunner.snapshot
 
-    def __call__(self, runner: InlineRunner, folder: str) -> Any:
-        parts = self.save(runner, folder)
-        if self.failures:
-            self.failures -= 1
-            raise OSError(28, "No space left on device")
-        return parts
+    def __call__(self, runner: InlineRunner) -> Any:
+        write = self.snapshot(runner)
+
+        def writes(folder: str) -> Any:
+            parts = write(folder)
+            if self.failures:
+                self.failures -= 1
+                raise OSError(28, "No space left on device")
+            return parts
+
+        return writes
 
 
 def test_a_full_disk_is_counted_and_the_run_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     full = DiskFull(1)
-    monkeypatch.setattr(InlineRunner, "save", lambda self, folder: full(self, folder))
-    assert train("rbm", tmp_path) == 0
+    monkeypatch.setattr(InlineRunner, "snapshot", lambda self: full(self))
+    assert train("rbm", tmp_path, "checkpoint.every=5") == 0
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows[-1]["ebm_checkpoint_failures_total"] == 1
     assert find(str(tmp_path)).step == 20
@@ -389,7 +394,7 @@ def test_a_last_checkpoint_that_fails_fails_the_run_and_keeps_the_older(
 ) -> None:
     assert train("rbm", tmp_path, "trainer.steps=10") == 0
     full = DiskFull(9)
-    monkeypatch.setattr(InlineRunner, "save", lambda self, folder: full(self, folder))
+    monkeypatch.setattr(InlineRunner, "snapshot", lambda self: full(self))
     assert train("rbm", tmp_path) == 1
     assert "No space left on device" in capsys.readouterr().err
     latest = CheckpointStore(str(tmp_path), 3).latest()

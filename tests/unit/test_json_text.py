@@ -52,6 +52,7 @@ def test_a_series_is_json_and_is_read_as_it_was(tmp_path: Path) -> None:
     series.rewind(1)
     series.record(2, {"loss": math.inf})
     series.flush()
+    series.settle()
     rows = [strict(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     assert rows == [{"step": 1, "loss": None}, {"step": 2, "loss": None}]
     assert math.isnan(series.rows[0]["loss"])

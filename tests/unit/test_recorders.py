@@ -165,6 +165,11 @@ def test_a_run_on_this_machine_serves_this_machine(
     assert address_of(small("rbm", f"cluster={cluster}")) in expected
 
 
+def flush(series: Series) -> None:
+    series.flush()
+    series.settle()
+
+
 def started(output: str, small: Small, step: int) -> Series:
     """The series of a run that stands at `step`."""
     series = Series()
@@ -182,14 +187,14 @@ def test_the_series_resumes_at_the_checkpoint(tmp_path: Path, small: Small, wher
     series = started(output, small, 0)
     for step in (10, 20, 30):
         series.record(step, {"ebm_loss": step / 10})
-        series.flush()
+        flush(series)
     if where == "disk":
         with (tmp_path / "metrics.jsonl").open("a") as file:
             file.write('{"step": 40, "ebm_lo')
     again = started(output, small, 20)
     assert [row["step"] for row in again.rows] == [10, 20]
     again.record(30, {"ebm_loss": 9.0})
-    again.flush()
+    flush(again)
     last = started(output, small, 100)
     assert [row["ebm_loss"] for row in last.rows] == [1.0, 2.0, 9.0]
     if where == "disk":
@@ -200,7 +205,7 @@ def test_starting_the_series_leaves_the_file_as_it_was(tmp_path: Path, small: Sm
     """What is refused after that must not have cost the old run its rows."""
     series = started(str(tmp_path), small, 0)
     series.record(10, {})
-    series.flush()
+    flush(series)
     before = (tmp_path / "metrics.jsonl").read_bytes()
     Series().start(recorded(tmp_path, small)[0])
     assert (tmp_path / "metrics.jsonl").read_bytes() == before
@@ -216,11 +221,11 @@ def test_a_run_put_back_drops_the_rows_it_makes_anew(tmp_path: Path, small: Smal
     series = started(str(tmp_path), small, 0)
     for step in (10, 20, 30):
         series.record(step, {})
-    series.flush()
+    flush(series)
     series.rewind(20)
     assert [row["step"] for row in rows_of(tmp_path)] == [10, 20]
     series.record(30, {})
-    series.flush()
+    flush(series)
     assert [row["step"] for row in rows_of(tmp_path)] == [10, 20, 30]
 
 
@@ -230,7 +235,7 @@ def test_a_write_that_broke_off_is_made_good(
     """Half a row in the file, from a full disk, does not hide those behind it."""
     series = started(str(tmp_path), small, 0)
     series.record(10, {})
-    series.flush()
+    flush(series)
     path = tmp_path / "metrics.jsonl"
 
     def full(path: str, content: bytes) -> None:
@@ -240,7 +245,7 @@ def test_a_write_that_broke_off_is_made_good(
     series.record(20, {})
     monkeypatch.setattr(files, "append_durably", full)
     with pytest.raises(StorageError, match=r"No space left on device.*make room"):
-        series.flush()
+        flush(series)
     monkeypatch.undo()
     assert path.read_text().endswith('{"step": 2')
     series.finish({"version": 20})

@@ -31,7 +31,7 @@ class Recorder(Protocol):
 
     A recorder may also have `rewind(step)`, which says that the run stands at `step` again: figures
     of later steps are of steps that will be made anew. And it may have `flush()`, which says that a
-    checkpoint was written: a run that is resumed goes on behind the figures recorded so far.
+    checkpoint was written: a run that is resumed keeps the figures of the steps up to there.
 
     What a recorder raises never ends a run, but for a `ConfigError` of `start`.
     """
