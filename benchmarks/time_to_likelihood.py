@@ -122,21 +122,22 @@ def through_the_front_door(
 
 
 def checkpoints(output: Path, wall_seconds: float) -> list[Snapshot]:
-    """Return the averaged weights in a run's checkpoints, and its seconds without writing them.
+    """Return the averaged weights in a run's checkpoints, and its seconds until each of them.
 
-    A row of the series is recorded before the checkpoint of its step is begun, and the manifest is
-    written last: writing takes as long as lies between them. The run's clock stops at the last one.
+    A row of the series is recorded before the save of its step is begun, and says how long steps
+    waited for earlier ones, which does not count. The run's clock stops when the last checkpoint
+    is written.
     """
     rows = (json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines())
-    recorded = {row["step"]: row["time"] for row in rows}
+    recorded = {
+        row["step"]: row["time"] - row["ebm_checkpoint_stall_seconds_total"] for row in rows
+    }
     folders = sorted((output / "checkpoints").glob("[0-9]*"))
-    written = [(folder / "manifest.json").stat().st_mtime for folder in folders]
-    began, paused, kept = written[-1] - wall_seconds, 0.0, []
-    for folder, end in zip(folders, written, strict=True):
-        begin = recorded[int(folder.name)]
+    began = (folders[-1] / "manifest.json").stat().st_mtime - wall_seconds
+    kept = []
+    for folder in folders:
         weights = [p.detach().clone() for p in pipeline.load(str(folder)).parameters()]
-        kept.append(Snapshot(begin - began - paused, weights))
-        paused += end - begin
+        kept.append(Snapshot(recorded[int(folder.name)] - began, weights))
     return kept
 
 

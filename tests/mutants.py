@@ -475,7 +475,7 @@ MUTANTS = [
     ),
     mutant(
         "restarts: one fewer than the budget",
-        "actors/policy.py",
+        "pipeline/common/restarts.py",
         "len(self._spent) <= self._allowed",
         "len(self._spent) < self._allowed",
         "tests/unit/test_policy.py",

@@ -129,15 +129,14 @@ def test_a_run_whose_output_was_taken_over_keeps_its_work(
 ) -> None:
     """Actors write the checkpoint elsewhere, and a run in one process goes on from it."""
     config = small("rbm")
-    save_parts = RayRunner.save
+    copied = RayRunner.snapshot
 
-    def succeeded(self: RayRunner, folder: str) -> Any:
-        if "displaced" not in folder:
-            content = Lease(str(tmp_path), print)._holder._replace(owner="thenewone")
-            (tmp_path / "lease/2.json").write_text(json.dumps(content._asdict()))
-        return save_parts(self, folder)
+    def succeeded(self: RayRunner) -> Any:
+        content = Lease(str(tmp_path), print)._holder._replace(owner="thenewone")
+        (tmp_path / "lease/2.json").write_text(json.dumps(content._asdict()))
+        return copied(self)
 
-    monkeypatch.setattr(RayRunner, "save", succeeded)
+    monkeypatch.setattr(RayRunner, "snapshot", succeeded)
     run = Run(config, str(tmp_path), make_energy(config, (8, 8)), Display())
     with pytest.raises(LostLeaseError, match="thenewone"):
         run.execute(lambda _: make(config, tmp_path))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -250,7 +251,9 @@ def test_a_pool_that_has_not_come_is_stored_as_it_was(
     checkpoint = stored(small, "deep", tmp_path)
     config = shaped(small, "deep", *shape)
     server, last = ParameterServer(config), config.pools - 1
-    server.save_absent(last, 1, 0, None, None, checkpoint, str(tmp_path / "parts"))
+    server.snapshot_absent(1, last, 1, 0, None, None, checkpoint)
+    while server.written(1, str(tmp_path / "parts")) is None:
+        time.sleep(0.01)
     part = decode((tmp_path / "parts" / f"pool-{last}.safetensors").read_bytes())
     if config.pools == 3:
         assert (part["unplaced"].all(), part["round"]) == (True, 0)
