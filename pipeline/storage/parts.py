@@ -65,25 +65,9 @@ def write_snapshots(snapshots: Sequence[Snapshot], folder: str) -> list[Part]:
     return [snapshot.write(folder) for snapshot in snapshots]
 
 
-def write_part(folder: str, name: str, state: dict[str, Any]) -> Part:
-    """Writes `state` as the part `name` of the checkpoint in `folder`.
-
-    Returns what the manifest is to say of it. Raises `TypeError` where `state` holds what a part
-    cannot hold.
-    """
-    return Snapshot(name, state).write(folder)
-
-
-def encode(state: dict[str, Any]) -> bytes:
-    """Returns the content of the file that holds `state`. Raises `TypeError` where a value or key
-    is of a type that a part cannot hold.
-    """
-    return Snapshot("", state).content()
-
-
 def decode(content: bytes) -> dict[str, Any]:
     """Returns the state that a file's `content` holds; its tensors are on the CPU and share no
-    memory. Raises `ValueError` where it is not what `encode` makes.
+    memory. Raises `ValueError` where it is not what a `Snapshot` makes.
     """
     try:
         tensors = load(content)

@@ -27,7 +27,7 @@ from pipeline.runs.inline import InlineRunner
 from pipeline.sample import main as sample_main
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.manifest import MANIFEST, seal
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot
 from pipeline.storage.store import CheckpointStore, find, find_averaged
 from pipeline.train import main
 from tests.conftest import SMALL
@@ -142,7 +142,7 @@ def test_half_written_and_damaged_checkpoints_are_passed_over(small: Small, tmp_
 def test_a_part_changed_after_it_was_found_is_refused(small: Small, tmp_path: Path) -> None:
     config = small("rbm", "cluster=inline")
     checkpoint = save(trained(config, 1), config, str(tmp_path), 1)
-    write_part(checkpoint.folder, "pool-0", {"position": torch.zeros(3)})
+    Snapshot("pool-0", {"position": torch.zeros(3)}).write(checkpoint.folder)
     with pytest.raises(DamagedError, match=r"damaged: pool-0\.safetensors: its size is"):
         checkpoint.read("pool-0")
     save(trained(config, 1), config, str(tmp_path), 1)

@@ -24,7 +24,7 @@ from pipeline.runs.run import Run
 from pipeline.storage import retries
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.manifest import MANIFEST, seal
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot
 from pipeline.storage.store import CheckpointStore, find, find_averaged
 from pipeline.train import main
 from tests.conftest import SMALL
@@ -51,7 +51,7 @@ def save(tmp_path: Path, config: RunConfig, energy: BernoulliRBM) -> Callable[..
         store = store or CheckpointStore(str(tmp_path), 9)
         folder = store.prepare(step)
         weights = {"weights": torch.from_numpy(flatten(energy))}
-        parts = [write_part(folder, name, weights) for name in ("energy", "learner", "pool-0")]
+        parts = [Snapshot(name, weights).write(folder) for name in ("energy", "learner", "pool-0")]
         return store.commit(step, parts, config, energy, row=row)
 
     return saved

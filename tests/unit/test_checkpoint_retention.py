@@ -19,7 +19,7 @@ from pipeline.energies.weights import flatten
 from pipeline.storage import files
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.manifest import MANIFEST, Figure
-from pipeline.storage.parts import write_part
+from pipeline.storage.parts import Snapshot
 from pipeline.storage.retention import Kept, kept_steps
 from pipeline.storage.store import CheckpointStore, find
 from pipeline.train import main
@@ -35,7 +35,7 @@ def save(small: Callable[..., RunConfig]) -> Save:
 
     def saved(store: CheckpointStore, step: int, **row: float) -> Checkpoint:
         state = {"weights": torch.from_numpy(flatten(energy))}
-        parts = [write_part(store.prepare(step), "energy", state)]
+        parts = [Snapshot("energy", state).write(store.prepare(step))]
         return store.commit(step, parts, config, energy, row=row)
 
     return saved
@@ -56,7 +56,7 @@ def damage(output: Path, step: int) -> None:
 
 def unfinished(output: Path, step: int) -> None:
     """Leaves what an interrupted save leaves."""
-    write_part(str(folder(output, step)), "pool-0", {"position": torch.zeros(3)})
+    Snapshot("pool-0", {"position": torch.zeros(3)}).write(str(folder(output, step)))
 
 
 # -- which are kept ------------------------------------------------------------------------------

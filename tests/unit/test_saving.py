@@ -20,7 +20,7 @@ from pipeline.runs.inline import InlineRunner
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.saving import Saving
 from pipeline.storage.lease import Lease
-from pipeline.storage.parts import Snapshot, write_part
+from pipeline.storage.parts import Snapshot
 from pipeline.storage.store import CheckpointStore, find
 
 Small = Callable[..., RunConfig]
@@ -38,7 +38,7 @@ class Storage:
         self.failures -= 1
         if self.failures >= 0:
             raise OSError("No space left on device")
-        return [write_part(folder, "learner", {"version": 1})]
+        return [Snapshot("learner", {"version": 1}).write(folder)]
 
     def snapshot(self) -> Callable[[str], list[Part]]:
         return self.save
