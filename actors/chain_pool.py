@@ -33,14 +33,6 @@ class PoolStatus(NamedTuple):
     node: str
 
 
-def kept_chains(
-    config: RunConfig, checkpoint: Checkpoint | None, pool: int
-) -> dict[str, Any] | None:
-    """The chains by training row that a pool of this run gets from the `checkpoint`, if any."""
-    own = own_chains(config, checkpoint, pool) if config.keeps_chains else None
-    return None if own is None else own["kept"]
-
-
 def own_chains(
     config: RunConfig, checkpoint: Checkpoint | None, pool: int
 ) -> dict[str, Any] | None:
@@ -176,12 +168,13 @@ class ChainPool:
         checkpoint: Checkpoint | None = None,
     ) -> PoolStatus:
         """Takes up the chains of the batch `last` that this pool, or another one, sent, with their
-        `tuning`; else begins at training `rows`, as arrays; else from noise. Chains that it kept
-        by training row are those of its part of the `checkpoint`.
+        `tuning`; else those of its part of the `checkpoint`; else begins at training `rows`, as
+        arrays; else from noise. Chains that it kept by training row are those of that part.
         """
         start = None if rows is None else rows.map(torch.tensor)
-        kept = kept_chains(self._config, checkpoint, self._number)
-        self._pool.revive(incarnation, round, last, start, tuning, kept)
+        needed = last is None or self._config.keeps_chains
+        stored = own_chains(self._config, checkpoint, self._number) if needed else None
+        self._pool.revive(incarnation, round, last, start, tuning, stored)
         return self.begin()
 
     def hand_over(self, round: int) -> dict[str, Any]:

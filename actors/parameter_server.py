@@ -11,7 +11,7 @@ import pyarrow as pa
 import ray
 import torch
 
-from actors.chain_pool import kept_chains, own_chains
+from actors.chain_pool import own_chains
 from actors.lines import Line, LineBroken, Lines, sent_rows
 from actors.policy import rank_of
 from actors.writing import Writing
@@ -22,6 +22,7 @@ from pipeline.common.errors import ServerOutOfStepError, StorageError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
 from pipeline.config.run import RunConfig
+from pipeline.runs.scoring import Scoring
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.parts import Snapshot
 from pipeline.training.learner import Learner
@@ -68,6 +69,7 @@ class ParameterServer:
         self._made: list[StepReport] = []  # since the driver last asked for steps
         self._lines = Lines()
         self._writing = Writing()
+        self._scoring = Scoring(config, self._data)
 
     def address(self) -> str:
         """The address, host:port, at which the other ranks may meet this process."""
@@ -186,13 +188,31 @@ class ParameterServer:
         `ServerOutOfStepError`.
         """
         learner, self._made = self._learner(version), []
+        self._draw(learner, version)
         report, weights = learner.step(batches)
+        if self._ranks.rank == 0:
+            self._scoring.go_on(learner)
+        report = self._scoring.tell(report)
         self._made.append(report)
         if self._ranks.rank == 0:
             # the driver asks for a version before it waits for the next one's report
             self._published.pop(version - 1, None)
             self._published[report.version] = weights
         return report
+
+    def _draw(self, learner: Learner, step: int) -> None:
+        """Draws the rows of a `step`, where they are streamed, before anything is done for it.
+        Raises `StorageError` on every rank, and changes nothing, where those of one cannot be read.
+        """
+        if not self._data.streamed or self._config.batches_carry_rows:
+            return
+        failure: StorageError | None = None
+        try:
+            learner.starts(step)
+        except StorageError as error:
+            failure = error
+        if any(self._ranks.sums(failure is not None)):
+            raise next(filter(None, self._ranks.gather(failure)))
 
     def prepare(self, version: int) -> None:
         """Works out the gradient of the next step's positives while pools sample. Raises
@@ -247,16 +267,17 @@ class ParameterServer:
         try:
             for step in range(version, version + steps):
                 try:
-                    lost, batches, seconds = self._exchange(learner, step, weights)
+                    self._draw(learner, step)
                 except StorageError:
-                    if not reports or self._ranks.size > 1:  # others wait for this rank
+                    if not reports:
                         raise
                     break
+                lost, batches, seconds = self._exchange(learner, step, weights)
                 everywhere, there = self._ranks.sums(len(lost), len(batches))
                 if self._config.pools and not there:
                     break
                 report, weights = learner.step(batches)
-                reports.append(report)
+                reports.append(self._scoring.tell(report))
                 waited.append(seconds)
                 if everywhere or (self._config.chooses_lag and report.lag_bound):
                     break
@@ -292,6 +313,8 @@ class ParameterServer:
             for pool in turn:
                 self._try(pool, lost, until, Line.send_weights, weights)
         learner.prepare()
+        if self._ranks.rank == 0:
+            self._scoring.go_on(learner)
         clock = time.monotonic()
         batches = [self._try(pool, lost, clock + patience, Line.receive_batch) for pool in own]
         waited = time.monotonic() - clock
@@ -346,13 +369,10 @@ class ParameterServer:
         the `last` batch it sent, their `tuning`, and those that it kept in an older `checkpoint`.
         One that has sent none has those of the checkpoint.
         """
-        own = own_chains(self._config, checkpoint, pool) if last is None else None
-        if own is not None:
-            self._writing.take(save, [Snapshot(f"pool-{pool}", own)])
-            return
+        needed = last is None or self._config.keeps_chains
+        stored = own_chains(self._config, checkpoint, pool) if needed else None
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
-        kept = kept_chains(self._config, checkpoint, pool)
-        chains.revive(incarnation, round, last, tuning=tuning, kept=kept)
+        chains.revive(incarnation, round, last, tuning=tuning, stored=stored)
         self._writing.take(save, [Snapshot(f"pool-{pool}", chains.state_dict())])
 
     def written(self, save: int, folder: str) -> list[Part] | None:

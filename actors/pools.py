@@ -248,17 +248,20 @@ class PoolRoster:
 
     def _revive(self, pool: PoolMember) -> None:
         """Sends a pool to the chains it handed over, else to those of its own newest batch, else to
-        those that `chains.newcomers` says.
+        its own of the newest checkpoint, else to those that `chains.newcomers` says.
         """
         if pool.kept is not None:
             self._send_for(pool, pool.actor.take_over.remote(pool.kept))
             return
-        of, rows = pool, None
+        of, rows, newest = pool, None, self._newest()
         if pool.last is None:
             rows = self._servers.rows_for(pool.number, pool.incarnation)
-            if self._config.chains.newcomers == "snapshot":
+            stored = (
+                newest is not None and dealing_of(self._config, newest).hand(pool.number).has_old
+            )
+            if self._config.chains.newcomers == "snapshot" and not stored:
                 of = next((other for other in self._newest_first() if other.last), pool)
-        arguments = (of.last, rows, of.tuning, self._newest())
+        arguments = (of.last, rows, of.tuning, newest)
         self._send_for(pool, pool.actor.revive.remote(pool.incarnation, pool.rounds, *arguments))
 
     def _newest_first(self) -> list[PoolMember]:

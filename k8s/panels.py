@@ -140,7 +140,8 @@ TRAINING = (
     ),
     Chart(
         "Energies",
-        "Mean energy of a step's positives and negatives.",
+        "Mean energy of a step's positives and negatives, and of the same few held-out and training"
+        " rows.",
         "suffix: nats",
         one(f"ebm_energy_nats{RUN}", "{{source}}"),
     ),
@@ -155,6 +156,29 @@ TRAINING = (
             "gap",
         ),
         limit=MOST_GAP_NATS,
+    ),
+    Chart(
+        "Held-out gap",
+        "Mean energy of held-out rows less that of training rows: it rises where the model comes to"
+        " prefer the rows that it was trained on.",
+        "suffix: nats",
+        one(f"ebm_held_out_gap_nats{RUN}", "gap"),
+    ),
+    Chart(
+        "Log-likelihood",
+        "Held-out log-likelihood of the averaged weights and its bounds, where evaluation.live is"
+        " set, and how many versions old it is.",
+        "none",
+        (
+            Query(f"ebm_log_likelihood_nats{RUN}", "{{bound}}"),
+            Query(f"ebm_version{RUN} - (ebm_log_likelihood_version{RUN} > 0)", "versions behind"),
+        ),
+    ),
+    Chart(
+        "Pseudo-likelihood",
+        "Mean pseudo-log-likelihood of held-out rows, of models over levels.",
+        "suffix: nats",
+        one(f"ebm_pseudo_log_likelihood_nats{RUN}", "pseudo-log-likelihood"),
     ),
     Chart(
         "Gradient norm",
@@ -373,6 +397,7 @@ FAULTS = (
             Query(f"ebm_checkpoint_failures_total{RUN}", "failed"),
             Query(f"ebm_checkpoints_damaged_total{RUN}", "damaged"),
             Query(f"ebm_checkpoint_prune_failures_total{RUN}", "not removed"),
+            Query(f"ebm_lease_failures_total{RUN}", "lease not renewed"),
             Query(f"ebm_recorder_failures_total{RUN}", "recorder {{recorder}}"),
         ),
         low=0,

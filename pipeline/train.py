@@ -70,7 +70,7 @@ def run(
     from pipeline.data.content import content_of
     from pipeline.runs.display import Display
     from pipeline.runs.run import Run
-    from pipeline.storage.folders import refuse_checkpoint
+    from pipeline.storage.folders import refuse_folder_of_a_run
     from pipeline.storage.lease import LEASE_FOLDER
     from pipeline.storage.paths import absolute, check_shared, resolve_output, with_absolute_paths
     from pipeline.storage.probe import check_output, check_run
@@ -83,7 +83,7 @@ def run(
         config = config.model_copy(update={"init_from": given})
     check_shared(config, output)
     check_output(output, within=(CHECKPOINTS, LEASE_FOLDER))
-    refuse_checkpoint(output)
+    refuse_folder_of_a_run(output)
     if config.init_from:
         check_run(config.init_from, "init_from")
     data, model = prepare(config)
@@ -154,6 +154,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         ),
         *_at_work(summary),
         *_slowed(summary),
+        *_ended_early(summary),
         *([summary["lag_choice"]["words"]] if "lag_choice" in summary else []),
         *summary.get("words", []),
         *_pictured("samples", summary),
@@ -215,6 +216,17 @@ def _slowed(summary: dict[str, Any]) -> list[str]:
     return [
         f"  diverged    rolled back {summary['rollbacks']} times this time; trained on at"
         f" {summary['rate_factor']:g} of optimizer.learning_rate"
+    ]
+
+
+def _ended_early(summary: dict[str, Any]) -> list[str]:
+    """The line on a run that ended before its last step, since its figure got no better."""
+    if "ended_early" not in summary:
+        return []
+    ended = summary["ended_early"]
+    return [
+        f"  ended early {ended['figure']} has not been better than {ended['best']:.4g} since step"
+        f" {ended['best_step']}"
     ]
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 
+import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import moving_plan
@@ -21,6 +22,7 @@ from pipeline.energies.base import Energy
 from pipeline.objectives.base import Term
 from pipeline.objectives.contrastive import FastWeights
 from pipeline.training.learner import Learner
+from pipeline.training.probe import Probe
 from pipeline.training.ranks import ALONE, Ranks
 
 
@@ -37,8 +39,12 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     )
     positives = data.positives(config.seed, ranks.rank, ranks.size)
     fast, kept = fast_weights(config), keeps_chains(config, data)
+    # rank 0 looks for all; of a model that is split it has a part alone
+    looks = ranks.rank == 0 and config.trainer.sharding == "none"
+    probe = Probe(config, data, torch.device(config.device)) if looks else None
+    plan = moving_plan(config)
     with refusing("trainer", config.trainer):
-        return Learner(config, energy, terms, positives, fast, kept, ranks, moving_plan(config))
+        return Learner(config, energy, terms, positives, fast, kept, ranks, plan, probe)
 
 
 def make_terms(

@@ -247,13 +247,24 @@ class Pool:
         last: pa.RecordBatch | None,
         rows: Rows | None = None,
         tuning: dict[str, Any] | None = None,
-        kept: dict[str, Any] | None = None,
+        stored: dict[str, Any] | None = None,
     ) -> None:
         """Takes up the chains of the `last` batch that an earlier incarnation, or another pool,
-        sent; without one they start at the training `rows`, one each; without those, and for
-        contexts that are not in the batch, from noise. `tuning` is from the report beside that
-        batch, and `kept` from an older `state_dict`: chains of rows that are not in the batch.
+        sent, with the `tuning` of the report beside it. Without a batch it takes up those that are
+        `stored`, an older `state_dict` of this pool's. Chains that are in neither start at the
+        training `rows`, one each; without those, from noise.
+
+        Of chains that are kept by training row, those that are stored serve for the rows that are
+        not in the batch.
         """
+        if last is None and stored is not None:
+            # of no device: the stream of this incarnation begins
+            own = {"round": round, "incarnation": incarnation - 1, "device": None}
+            self.load_state_dict(stored | own)
+            if rows is not None:
+                self.begin_at(rows)
+            return
+        kept = stored["kept"] if stored is not None else None
         self.sampler.load_tuning(tuning or {})
         self._kept.load_state_dict(kept, self._device)
         self.incarnation, self.round = incarnation, round

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 if TYPE_CHECKING:
@@ -140,7 +141,8 @@ class StepReport(NamedTuple):
     `parts` holds the mean of each part of the objective before its weight; `ess` are ratios in (0,
     1] by group; `seconds` are by stage; `energy_moments` are of the batches; `usage` is by rank, of
     the step before; `lag_choice` is there where the run chooses its lag. `rate_factor` is what
-    rollbacks have multiplied the learning rate by.
+    rollbacks have multiplied the learning rate by. `figures` are those of a probe
+    (`pipeline.training.probe`), every few steps.
     """
 
     version: int
@@ -158,6 +160,7 @@ class StepReport(NamedTuple):
     usage: tuple[Usage, ...]
     lag_choice: LagChoice | None = None
     rate_factor: float = 1.0
+    figures: Mapping[str, float] = MappingProxyType({})
 
 
 class Flow(NamedTuple):

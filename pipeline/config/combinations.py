@@ -30,6 +30,8 @@ def check_combinations(config: RunConfig) -> None:
         _check_ladder(config, config.contrastive)
         check_staleness(config, config.contrastive)
     _check_pools(config)
+    _check_patience(config)
+    _check_live(config)
     _check_ranks(config)
     _check_devices(config)
 
@@ -253,6 +255,28 @@ def _check_pools(config: RunConfig) -> None:
             "chains.max_pools",
             chains.max_pools,
             "cluster=inline has one process, which no pool joins; use null",
+        )
+
+
+def _check_live(config: RunConfig) -> None:
+    """A live likelihood is that of one law, whose weights one process has."""
+    remedy = None
+    if config.conditional:
+        remedy = f"energy={config.energy.name} has a log Z for each context; use false"
+    elif config.trainer.sharding == "fsdp":
+        remedy = "no rank has the whole model under trainer.sharding=fsdp; use false"
+    if config.evaluation.live and remedy is not None:
+        raise ConfigError("evaluation.live", True, remedy)
+
+
+def _check_patience(config: RunConfig) -> None:
+    """Patience is with a figure."""
+    if config.trainer.patience is not None and config.checkpoint.keep_best is None:
+        raise ConfigError(
+            "trainer.patience",
+            config.trainer.patience,
+            "it waits for a better figure; name one, as in"
+            " checkpoint.keep_best=ebm_held_out_gap_nats, or use null",
         )
 
 

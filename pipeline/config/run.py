@@ -236,7 +236,9 @@ class RunConfig(Section):
         accounts = ("metrics", "recorders", "checkpoint", "evaluation")
         apart = dict.fromkeys((*places, *accounts), True)
         return digest(
-            self.model_dump(mode="json", exclude={**apart, "trainer": {"steps", "rollbacks"}})
+            self.model_dump(
+                mode="json", exclude={**apart, "trainer": {"steps", "rollbacks", "patience"}}
+            )
         )
 
 

@@ -48,6 +48,11 @@ class Trainer(Section):
     min_ess: Probability = about(
         "the bound on lag goes down while the smoothed ESS ratio of the weights is below this"
     )
+    patience: PositiveInt | None = Field(
+        None,
+        description="steps without a better figure of checkpoint.keep_best after which a run ends"
+        " early; null: it makes all its steps",
+    )
     rollbacks: NonNegativeInt | None = Field(
         3,
         description="times that a run which diverges goes back to its last good checkpoint, at a"
@@ -135,6 +140,11 @@ class Metrics(Section):
         " this machine's own (127.0.0.1) with cluster=inline and local, else every one",
     )
     every: PositiveInt = about("steps between rows of metrics.jsonl")
+    held_out_every: NonNegativeInt = Field(
+        20,
+        description="steps between two looks at the mean energies of held-out and training rows,"
+        " and over levels at the pseudo-likelihood; 0: never",
+    )
 
 
 class Judgement(Section):
@@ -154,6 +164,11 @@ class Evaluation(Section):
         "intermediate laws of annealed importance sampling; 0: no AIS"
     )
     ais_particles: PositiveInt = about("particles of annealed importance sampling")
+    live: bool = Field(
+        False,
+        description="the held-out log-likelihood between its bounds while the run goes on, by AIS"
+        " or exactly, at 5 % of its time",
+    )
     judged: Judgement | None = about(
         "{figure, sense: at_least or at_most, reference}: what the summary's `judged` says; null:"
         " nothing"

@@ -60,7 +60,8 @@ class DataSet(NamedTuple):
     rows, all of them where they fit in memory. `positives` opens the stream of training rows. Noise
     of standard deviation `noise` is added to a row when it is drawn: the law learned is the
     smoothed one. `log_density` is given where the law is known. `context` is there where rows have
-    one: a label, or what a conditional law conditions on.
+    one: a label, or what a conditional law conditions on. Where rows are `streamed`, each rank has
+    rows of its own, which are read when they are needed.
     """
 
     shape: tuple[int, ...]
@@ -71,6 +72,7 @@ class DataSet(NamedTuple):
     positives: MakePositives
     log_density: LogDensity | None = None
     context: Contexts | None = None
+    streamed: bool = False
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:

@@ -47,4 +47,5 @@ def columns(config: ColumnsData) -> DataSet:
             if source.context_shape is None or of_held_out is None or of_sample is None
             else Contexts(source.context_shape, of_held_out, of_sample)
         ),
+        streamed=True,
     )

@@ -17,7 +17,8 @@ ROWS = 1000  # of the held-out and of the training rows each, that are looked at
 
 def content_of(section: DataSection, data: DataSet) -> dict[str, Any]:
     """Returns the number of training and of held-out rows, the shapes of a row and of its context,
-    and, of rows that are read from `data.path`, a digest of the first of them.
+    whether rows are streamed, and, of rows that are read from `data.path`, a digest of the first of
+    them.
 
     Rows that are computed have no digest: their settings bind, and processors round differently.
     """
@@ -27,6 +28,7 @@ def content_of(section: DataSection, data: DataSet) -> dict[str, Any]:
         "held-out rows": len(data.held_out),
         "shape": list(data.shape),
         "context shape": None if data.context_shape is None else list(data.context_shape),
+        "streamed": data.streamed,
     }
     if hasattr(section, "path"):
         content["digest of rows"] = _digest([data.held_out, data.sample, *contexts])

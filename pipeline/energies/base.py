@@ -220,6 +220,21 @@ def add_sum(parameter: Tensor, pulled: Tensor) -> None:
     parameter.grad = total if parameter.grad is None else parameter.grad.add_(total)
 
 
+def site_log_likelihood(energy: Energy, rows: Tensor, sites: Tensor) -> Tensor:
+    """log p(x_i | the others), nats, of `rows` [N, *shape] at site i of each, `sites` [N] int64:
+    from the energies of the q levels there; float64 [N].
+    """
+    flat, levels = rows.flatten(1), energy.levels
+    assert levels is not None
+    chosen = sites[:, None]
+    current = flat.gather(1, chosen)
+    energies = [
+        energy(flat.scatter(1, chosen, (current + k) % levels).view_as(rows)).double()
+        for k in range(levels)
+    ]
+    return torch.log_softmax(-torch.stack(energies), 0)[0]
+
+
 def squared_norm(x: Tensor) -> Tensor:
     """|x|^2 by row, `[N, ...] -> [N]`."""
     if x.requires_grad:

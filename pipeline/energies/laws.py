@@ -39,6 +39,14 @@ class Law(Energy):
         return -self(x) - self.log_partition()
 
 
+def added_variance(flat: Tensor, noise: float) -> float:
+    """The variance that each component of `flat` rows [S, d] is given more where a law is fitted to
+    them: that of their `noise`, and 1/1000 of their mean variance, which keeps a covariance
+    positive.
+    """
+    return noise**2 + 1e-3 * float(flat.var(0).mean()) + 1e-8
+
+
 class Gaussian(Law):
     """N(m, C): E(x) = (x - m)' P (x - m) / 2 with P = C^-1, log Z = (d log 2 pi + log det C) / 2.
 
@@ -66,10 +74,9 @@ class Gaussian(Law):
         more on its diagonal.
         """
         flat = rows.flatten(1).double()
-        extra = noise**2 + 1e-3 * float(flat.var(0).mean()) + 1e-8
-        covariance = torch.cov(flat.T).reshape(flat.shape[1], -1) + extra * torch.eye(
-            flat.shape[1], dtype=torch.float64
-        )
+        size = flat.shape[1]
+        extra = added_variance(flat, noise) * torch.eye(size, dtype=torch.float64)
+        covariance = torch.cov(flat.T).reshape(size, -1) + extra
         return cls(flat.mean(0).to(rows.dtype), covariance.to(rows.dtype), rows.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:

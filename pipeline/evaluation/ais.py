@@ -1,202 +1,130 @@
-"""Annealed importance sampling: estimates of log Z from below, and for energies with conditionals
-from above as well.
-"""
+"""Annealed importance sampling, there and back: log Z between two bounds."""
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Generator
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pipeline.common.types import Progress
 from pipeline.energies.base import Energy
-from pipeline.energies.conditionals import Conditional
-from pipeline.energies.laws import Law
-from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.energies.target import Target
-from pipeline.kernels import gibbs, mala
-from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy, per_chain
+from pipeline.evaluation.log_partition import LogPartition, estimate
+from pipeline.kernels import gibbs, mala, single_site
+from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy
 
 TARGET_ACCEPTANCE = 0.65
+FIRST_STEP = 0.01
+"""MALA's step size, in squared units of x, that a trial begins with, and adapts."""
+SETTLING = 50
+"""Transitions of a trial at the path's beginning, in which the step size finds its size."""
+TRIALS, TRIAL = 2, 100
+"""Trials before the particles set out, and the particles of one, at most."""
+MOVES = 3
+"""Transitions of a trial at each of its temperatures."""
+EVEN = 0.1
+"""The share of the temperatures that are placed as the trial's are, whatever it saw."""
+FORWARD, BACKWARD = "annealed importance sampling", "reverse annealed importance sampling"
 
 
-class Bridge(Energy):
-    """A model with another base law than its own: E_beta = (1 - beta) E_0 + beta E. E_0 is the
-    law's.
+class Schedule(NamedTuple):
+    """The inverse temperatures `betas` [T + 1], from 0 to 1, and MALA's step size at each, None
+    where another kernel moves the particles.
     """
 
-    def __init__(self, law: Law, energy: Energy) -> None:
-        super().__init__(energy.shape, levels=energy.levels, box=energy.box)
-        self.law, self.energy = law, energy
+    betas: Tensor
+    step_sizes: Tensor | None
 
-    def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.energy(x)
-        return value
+    def backward(self) -> Schedule:
+        """The same, from 1 to 0."""
+        sizes = self.step_sizes
+        return Schedule(self.betas.flip(0), None if sizes is None else sizes.flip(0))
 
-    def base(self, x: Tensor) -> Tensor:
-        value: Tensor = self.law(x)
-        return value
-
-    def base_log_partition(self) -> float:
-        return self.law.log_partition()
-
-    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.law.sample(count, generator)
-
-    def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """Adds each part's own: the model's may be faster than autograd's."""
-        energy, gradient = self.energy.energy_and_gradient(x)
-        if beta is None:
-            return energy, gradient
-        start = self.law(x)
-        weight = per_chain(beta, gradient)
-        return (1 - beta) * start + beta * energy, weight * gradient - (
-            1 - weight
-        ) * self.law.score(x)
-
-
-class RatesBridge(Energy):
-    """An RBM over levels with another base law than its own: visible units independent, at the
-    rates of `rows` [S, *shape].
-
-        E_beta(v, h) = -((1 - beta) b_0 + beta b).phi(v) - beta (c.h + phi(v).W h),
-
-    the base-rate model of Salakhutdinov & Murray (2008): b_0 are the biases that a model starts
-    from on these rows, nearer to what it has learned than its own biases b without the weights they
-    were learned with.
-    """
-
-    def __init__(self, rbm: BernoulliRBM | PottsRBM, rows: Tensor) -> None:
-        super().__init__(rbm.shape, levels=rbm.levels)
-        self.rbm, self.start = rbm, copy.deepcopy(rbm)
-        self.start.initialise(rows)
-        self.blocks = rbm.blocks
-
-    def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.rbm(x)
-        return value
-
-    def base(self, x: Tensor) -> Tensor:
-        return self.start.base(x)
-
-    def base_log_partition(self) -> float:
-        return self.start.base_log_partition()
-
-    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.start.sample_base(count, generator)
-
-    def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """The free energy of the joint law above: the RBM's own path, and what its biases lack or
-        exceed at this beta.
-        """
-        return self.rbm.tempered(x, beta) + (1 - beta) * (
-            self.start.visible_energy(x) - self.rbm.visible_energy(x)
+    def staying(self, transitions: int) -> Schedule:
+        """So many `transitions`, all of the model."""
+        sizes = self.step_sizes
+        return Schedule(
+            torch.ones(transitions + 1),
+            None if sizes is None else sizes[-1:].expand(transitions + 1),
         )
 
-    def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
-        if block == "hidden" or beta is None:
-            return self.rbm.conditional(block, value, beta)
-        weight = beta[:, None]
-        bias = torch.lerp(self.start.visible_bias, self.rbm.visible_bias, weight)
-        return self.rbm.visible_law(torch.addmm(bias, weight * value, self.rbm.weight))
 
+class Annealed(NamedTuple):
+    """The `particles` [N, *shape] at the end of a way, and their log weights [N], float64, nats."""
 
-class AISResult(NamedTuple):
-    """`log_z` in nats, its standard error (delta method over particles), the ESS ratio of the
-    weights, the particles. A single particle tells nothing of error and ESS: None.
-    """
-
-    log_z: float
-    standard_error: float | None
-    ess: float | None
     particles: Tensor
+    log_weights: Tensor
 
 
-def annealed_log_partition(
-    path: Energy, temperatures: int, particles: int, generator: torch.Generator, step_size: float
-) -> Generator[Progress, None, AISResult]:
-    """Estimates log Z by AIS (Neal 2001) along the energy's path, beta_0 = 0 < ... < beta_T = 1,
-    from its base law, whose Z_0 is known:
+def log_partition(
+    path: Energy,
+    temperatures: int,
+    particles: int,
+    generator: torch.Generator,
+    starts: Tensor | None = None,
+) -> Generator[Progress, None, LogPartition]:
+    """Estimates log Z by AIS along the energy's `path`, from its base law, whose Z_0 is known, to
+    the model (Neal 2001), and back (Grosse, Ghahramani & Adams 2015). Yields progress.
 
-        log w = sum_t E_{beta_{t-1}}(x_{t-1}) - E_{beta_t}(x_{t-1}),
-        x_t ~ MALA transition of E_{beta_t} from x_{t-1},
-        Z / Z_0 = E[w].
+    `particles` are annealed forward. As many go back from draws of the model: of the first half
+    each begins at a particle that came forward, drawn by weight, and of the second half at one of
+    the `starts` [S, *shape], data rows; all then make as many transitions of the model as there are
+    temperatures. Where these two halves, which begin as differently as can be, give log Z that
+    differ, chains do not mix, and the result says so. Without `starts`, all begin at particles.
 
-    w is unbiased, so log Z is underestimated on average (and a likelihood flattered) by about half
-    the square of its standard error, where that is small. Betas are squared, close together near
-    the base, where weights change most. The step size follows the particles' mean acceptance
-    towards 0.65 as the path goes on, which ties w to them by a little: w is unbiased exactly only
-    in the limit of many. Yields progress, returns the result.
+    `pipeline.evaluation.log_partition.estimate` joins both ways. A trial places the temperatures
+    (`place`); it is no part of the estimate, so that the weights are unbiased.
     """
-    betas = torch.linspace(0, 1, temperatures + 1).square()
+    schedule = yield from place(path, temperatures, particles, generator)
+    found, _ = yield from there_and_back(path, schedule, particles, generator, starts, temperatures)
+    return found
+
+
+def there_and_back(
+    path: Energy,
+    schedule: Schedule,
+    particles: int,
+    generator: torch.Generator,
+    starts: Tensor | None,
+    settling: int,
+) -> Generator[Progress, None, tuple[LogPartition, Tensor]]:
+    """Does the same along a `schedule` that is there; particles make `settling` transitions of the
+    model before they go back. Returns the positions [N, *shape] too that they then were at.
+    """
     start = path.sample_base(particles, generator)
-    ratio = yield from _anneal(
-        path, betas, start, mala.kernel, generator, "annealed importance sampling", step_size
+    ahead = yield from anneal(path, schedule, start, generator, FORWARD)
+    drawn = _draw(ahead, starts, generator)
+    settled = yield from anneal(
+        path, schedule.staying(settling), torch.cat(drawn), generator, "draws of the model"
     )
-    return ratio._replace(log_z=path.base_log_partition() + ratio.log_z)
+    back = yield from anneal(path, schedule.backward(), settled.particles, generator, BACKWARD)
+    weights = back.log_weights.split([len(positions) for positions in drawn])
+    found = estimate(path.base_log_partition(), ahead.log_weights, weights)
+    return found, settled.particles
 
 
-def gibbs_log_partition(
+def forward_log_partition(
     path: Energy, temperatures: int, particles: int, generator: torch.Generator
-) -> Generator[Progress, None, AISResult]:
-    """Does the same with a Gibbs sweep for the transition, and betas evenly spaced: nothing adapts,
-    w is unbiased.
+) -> Generator[Progress, None, LogPartition]:
+    """Estimates log Z from below alone, by particles that are annealed from the path's base law."""
+    schedule = yield from place(path, temperatures, particles, generator)
+    start = path.sample_base(particles, generator)
+    ahead = yield from anneal(path, schedule, start, generator, FORWARD)
+    return estimate(path.base_log_partition(), ahead.log_weights)
+
+
+def kernel_of(path: Energy) -> Kernel:
+    """Returns the kernel that moves particles along a path: a Gibbs sweep where it has blocks, one
+    site at a time over levels, else MALA. Each is reversible, so that the way back is the way there
+    in reverse.
     """
-    betas, start = torch.linspace(0, 1, temperatures + 1), path.sample_base(particles, generator)
-    ratio = yield from _anneal(path, betas, start, GIBBS, generator, "annealed importance sampling")
-    return ratio._replace(log_z=path.base_log_partition() + ratio.log_z)
-
-
-def reverse_log_partition(
-    path: Energy, temperatures: int, starts: Tensor, generator: torch.Generator
-) -> Generator[Progress, None, AISResult]:
-    """Runs AIS from the model to its base law: Z_0 / Z = E[w], so log Z is overestimated on
-    average, for draws of the model.
-
-    Those are made by `temperatures` Gibbs sweeps of the model from `starts` [N, *shape], one
-    particle each. As far as they are not yet draws of the model, the bound from above is not one
-    (Grosse, Ghahramani & Adams 2015); forward and reverse estimates that agree, from starts as
-    different as noise and data, say that both are right.
-    """
-    target = Target(path)
-    state = gibbs.init(starts, target)
-    for sweep in range(1, temperatures + 1):
-        state, _ = gibbs.step(generator, state, target)
-        yield Progress("draws of the model", sweep, temperatures)
-    betas = torch.linspace(1, 0, temperatures + 1)
-    ratio = yield from _anneal(
-        path, betas, state.position, GIBBS, generator, "reverse annealed importance sampling"
-    )
-    return ratio._replace(log_z=path.base_log_partition() - ratio.log_z)
-
-
-def reverse_annealed_log_partition(
-    path: Energy, temperatures: int, starts: Tensor, generator: torch.Generator, step_size: float
-) -> Generator[Progress, None, AISResult]:
-    """Does the same with MALA transitions, along the betas of `annealed_log_partition` backward.
-
-    `temperatures` transitions of the model draw from it, from `starts` [N, *shape] on, one particle
-    each. The bound from above holds as far as these are draws.
-    """
-    level = torch.ones(temperatures + 1)
-    drawn = yield from _anneal(
-        path, level, starts, mala.kernel, generator, "draws of the model", step_size
-    )
-    betas = torch.linspace(1, 0, temperatures + 1).square()
-    ratio = yield from _anneal(
-        path,
-        betas,
-        drawn.particles,
-        mala.kernel,
-        generator,
-        "reverse annealed importance sampling",
-        step_size,
-    )
-    return ratio._replace(log_z=path.base_log_partition() - ratio.log_z)
+    if path.blocks:
+        return GIBBS
+    return mala.kernel if path.levels is None else single_site.kernel
 
 
 def _gibbs_step(
@@ -210,37 +138,110 @@ GIBBS = Kernel(init_energy, _gibbs_step)
 """A Gibbs sweep that knows the energy where it ends, which the next weight begins with."""
 
 
-def _anneal(
-    path: Energy,
-    betas: Tensor,
-    start: Tensor,
-    kernel: Kernel,
-    generator: torch.Generator,
-    doing: str,
-    step_size: float | None = None,
-) -> Generator[Progress, None, AISResult]:
-    """Runs particles from `start` [N, *shape], draws at betas[0], along `betas`; `log_z` is that of
-    Z_last / Z_first.
+def place(
+    path: Energy, temperatures: int, particles: int, generator: torch.Generator
+) -> Generator[Progress, None, Schedule]:
+    """Places so many temperatures by `TRIALS` trials, each at a twentieth of them, with at most
+    `TRIAL` particles; the second is at temperatures that the first has placed.
+
+    The standard deviation of the log weights' increments between two betas of a trial is the length
+    of the path between them (Crooks 2007). Of all schedules those that cut the path into pieces of
+    equal length make weights vary least (Gelman & Meng 1998, section 4.3; Grosse, Maddison &
+    Salakhutdinov 2013). A tenth of the temperatures lie where the trial's did, for what it did not
+    see. MALA's step sizes are those that the trial came to on its way, towards an acceptance of
+    0.65.
     """
-    particles, last = len(start), len(betas) - 1
-    log_weights = torch.zeros(particles, dtype=torch.float64)
-    target = Target(path, betas[0].expand(particles))
-    state = kernel.init(start, target)
-    parameters = {} if step_size is None else {"step_size": step_size}
-    for index in range(1, last + 1):
-        target.beta = betas[index].expand(particles)
+    steered = kernel_of(path) is mala.kernel
+    count, steps = min(particles, TRIAL), max(20, temperatures // 20)
+    betas, sizes = np.linspace(0, 1, steps + 1) ** (2 if steered else 1), None
+    for trial in range(TRIALS):
+        lengths, found = yield from _try(path, betas, steered, count, generator, trial * steps)
+        share = lengths / lengths.sum() if lengths.sum() > 0 else np.full(steps, 1 / steps)
+        ends = np.concatenate([[0.0], np.cumsum((1 - EVEN) * share + EVEN / steps)])
+        pieces = temperatures if trial == TRIALS - 1 else steps
+        placed = np.interp(np.linspace(0, ends[-1], pieces + 1), ends, betas)
+        sizes = np.exp(np.interp(placed, betas, np.log(found)))
+        betas = placed
+    return Schedule(
+        torch.tensor(betas, dtype=torch.float32), torch.tensor(sizes) if steered else None
+    )
+
+
+def _try(
+    path: Energy,
+    betas: np.ndarray,
+    steered: bool,
+    count: int,
+    generator: torch.Generator,
+    before: int,
+) -> Generator[Progress, None, tuple[np.ndarray, np.ndarray]]:
+    """A trial along `betas` [T + 1] with `count` particles: the lengths [T] of the path's pieces,
+    and the step size [T + 1] at each beta. `before`: how many temperatures were tried before.
+    """
+    kernel, steps, size = kernel_of(path), len(betas) - 1, FIRST_STEP
+    target = Target(path, torch.full((count,), betas[0], dtype=torch.float32))
+    state = kernel.init(path.sample_base(count, generator), target)
+
+    def move(gain: float) -> None:
+        nonlocal state, size
+        parameters = {"step_size": size} if steered else {}
+        state, info = kernel.step(generator, state, target, **parameters)
+        size *= math.exp(gain * (float(info.acceptance.mean()) - TARGET_ACCEPTANCE))
+
+    for _ in range(SETTLING if steered else 0):
+        move(0.5)
+    lengths, sizes = np.zeros(steps), np.full(steps + 1, size)
+    for index in range(steps):
+        target.beta = torch.full((count,), betas[index + 1], dtype=torch.float32)
         moved = kernel.init(state.position, target)
-        log_weights += (state.energy - moved.energy).double()
-        state, info = kernel.step(generator, moved, target, **parameters)
-        if step_size is not None:
-            parameters["step_size"] *= math.exp(
-                0.1 * (float(info.acceptance.mean()) - TARGET_ACCEPTANCE)
-            )
+        spread = float((state.energy - moved.energy).double().std(correction=0))
+        lengths[index] = spread if math.isfinite(spread) else 0.0
+        state = moved
+        for _ in range(MOVES):
+            move(0.2)
+        sizes[index + 1] = size
+        yield Progress("placing temperatures", before + index + 1, TRIALS * steps)
+    return lengths, sizes
+
+
+def anneal(
+    path: Energy, schedule: Schedule, start: Tensor, generator: torch.Generator, doing: str
+) -> Generator[Progress, None, Annealed]:
+    """Anneals particles from `start` [N, *shape], draws at the first beta, along the schedule:
+
+        log w = sum_t E_{beta_{t-1}}(x_{t-1}) - E_{beta_t}(x_{t-1}),
+        x_t ~ a transition of E_{beta_t} from x_{t-1}.
+
+    E[w] is the ratio of the last Z to the first, exactly (Neal 2001): on average log w is below its
+    log. Yields progress, which says what it is `doing`.
+    """
+    betas, sizes = schedule
+    kernel, count, last = kernel_of(path), len(start), len(betas) - 1
+    log_weights = torch.zeros(count, dtype=torch.float64)
+    target = Target(path, betas[0].expand(count))
+    state = kernel.init(start, target)
+    for index in range(1, last + 1):
+        if betas[index] != betas[index - 1]:
+            target.beta = betas[index].expand(count)
+            moved = kernel.init(state.position, target)
+            log_weights += (state.energy - moved.energy).double()
+            state = moved
+        parameters = {} if sizes is None else {"step_size": float(sizes[index])}
+        state, _ = kernel.step(generator, state, target, **parameters)
         yield Progress(doing, index, last)
-    log_mean = float(torch.logsumexp(log_weights, 0) - math.log(particles))
-    if particles == 1:
-        return AISResult(log_mean, None, None, state.position)
-    weights = torch.softmax(log_weights, 0)
-    ess = float(1 / (particles * weights.square().sum()))
-    error = math.sqrt(max(1 / ess - 1, 0) / particles)
-    return AISResult(log_mean, error, ess, state.position)
+    return Annealed(state.position, log_weights)
+
+
+def _draw(ahead: Annealed, starts: Tensor | None, generator: torch.Generator) -> list[Tensor]:
+    """Positions from which particles go back, of each of the ways to begin that `log_partition`
+    tells of.
+    """
+    count = len(ahead.particles)
+    of_data = 0 if starts is None else count // 2
+    weights = torch.softmax(ahead.log_weights, 0)
+    chosen = torch.multinomial(weights, count - of_data, replacement=True, generator=generator)
+    drawn = [ahead.particles[chosen]]
+    if starts is not None and of_data:
+        rows = torch.randint(len(starts), (of_data,), generator=generator)
+        drawn.append(starts[rows])
+    return drawn

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -12,31 +12,73 @@ from matplotlib.figure import Figure
 from pipeline.storage.figures import draw_figure
 
 Row = dict[str, float]
+ENERGY = 'ebm_energy_nats{{source="{}"}}'
+LIKELIHOOD = 'ebm_log_likelihood_nats{{bound="{}"}}'
+BOUNDS = ("estimate", "at_least", "at_most")
+HELD_OUT = ENERGY.format("held_out")
 
 
 def draw_curves(rows: Sequence[Row], output: str, title: str) -> dict[str, str]:
-    """Draws the objective's parts, loss, gradient norm and speed, by step; with chains, their
-    acceptance, lag and ESS too. Returns what `draw_figure` returns; without rows there is no
-    picture.
+    """Draws mean energies, or else the objective's parts, loss, gradient norm and speed, by step;
+    with chains, their acceptance, lag and ESS too. Returns what `draw_figure` returns; without rows
+    there is no picture.
     """
     return draw_figure(lambda: _curves(rows, title), output, "curves.png") if rows else {}
 
 
 def _curves(rows: Sequence[Row], title: str) -> Figure:
     steps = np.array([row["step"] for row in rows])
-    panels = [_draw_parts, _draw_loss, _draw_gradient, _draw_speed]
+    probed = HELD_OUT in rows[-1]
+    panels: list[Callable[..., None]]
+    panels = [_draw_energies if probed else _draw_parts, _draw_loss, _draw_gradient, _draw_speed]
     if rows[-1]["ebm_negatives_total"]:
         panels[3:3] = [_draw_acceptance, _draw_staleness]
+    if LIKELIHOOD.format("estimate") in rows[-1]:
+        panels.insert(0, _draw_likelihood)
     with mpl.rc_context({"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}):
-        columns = len(panels) // 2
+        columns = -(-len(panels) // 2)
         figure = Figure(figsize=(3.4 * columns, 6), layout="constrained")
         axes = figure.subplots(2, columns)
-        for axis, draw in zip(axes.flat, panels, strict=True):
+        for axis, draw in zip(axes.flat, panels, strict=False):
             draw(axis, steps, rows)
+        for axis in axes.flat[len(panels) :]:
+            axis.set_axis_off()
         for axis in axes[1]:
             axis.set_xlabel("step")
         figure.suptitle(title)
     return figure
+
+
+def _draw_likelihood(axis: Any, _: np.ndarray, rows: Sequence[Row]) -> None:
+    """Draws each estimate at the version that it is of, with its bounds."""
+    found = {
+        row["ebm_log_likelihood_version"]: [row[LIKELIHOOD.format(bound)] for bound in BOUNDS]
+        for row in rows
+        if LIKELIHOOD.format("estimate") in row
+    }
+    versions = list(found)
+    values, low, high = np.array(list(found.values())).T
+    axis.fill_between(versions, low, high, alpha=0.3, label="95 % bounds")
+    axis.plot(versions, values, linewidth=1, label="held-out rows")
+    # the first weights are far below, and would flatten the rest
+    axis.set_ylim(bottom=float(np.quantile(low, 0.1)))
+    axis.legend()
+    axis.set_title("log-likelihood, nats a row")
+
+
+def _draw_energies(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    """Draws the mean energies of rows and of chains, each less that of the training rows: log Z,
+    which shifts all of them, falls out.
+    """
+    level = np.array([row.get(ENERGY.format("training"), np.nan) for row in rows])
+    for label, source in (("held-out rows", "held_out"), ("chains", "negatives")):
+        if ENERGY.format(source) in rows[-1]:
+            values = np.array([row.get(ENERGY.format(source), np.nan) for row in rows])
+            axis.plot(steps, values - level, label=label, linewidth=1)
+    axis.axhline(0, color="0.6", linewidth=0.8)
+    axis.set_yscale("symlog", linthresh=1.0)
+    axis.legend()
+    axis.set_title("energy above training rows', nats")
 
 
 def _draw_parts(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:

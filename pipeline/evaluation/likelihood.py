@@ -14,23 +14,16 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet
-from pipeline.energies.base import Energy
+from pipeline.energies.base import Energy, site_log_likelihood
 from pipeline.energies.frozen import frozen
-from pipeline.energies.laws import Gaussian, TruncatedGaussian
+from pipeline.energies.laws import LOG_2PI, Gaussian, TruncatedGaussian, added_variance
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.quadrature import MidpointRule
-from pipeline.energies.rbm import BernoulliRBM, PottsRBM
-from pipeline.evaluation.ais import (
-    Bridge,
-    RatesBridge,
-    annealed_log_partition,
-    gibbs_log_partition,
-    reverse_log_partition,
-)
+from pipeline.evaluation.ais import forward_log_partition, log_partition
+from pipeline.evaluation.paths import path_to
 
 GRID = 1000
 UNTRAINED_TEMPERATURES = 50
-FIRST_STEP = 0.01  # of AIS, in squared data units; it adapts
 
 
 def standard_error(values: Tensor) -> float | None:
@@ -58,15 +51,9 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
     """Returns d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels
     (Besag 1975); the mean, nats.
     """
-    energy, rows = frozen(energy), data.held_out.flatten(1)
-    assert energy.levels is not None
-    chosen = torch.randint(rows.shape[1], (len(rows), 1), generator=generator)
-    current = rows.gather(1, chosen)
-    levels = [rows.scatter(1, chosen, (current + k) % energy.levels) for k in range(energy.levels)]
-    energies = torch.stack(
-        [energy(alternative.view_as(data.held_out)).double() for alternative in levels]
-    )
-    values = rows.shape[1] * torch.log_softmax(-energies, 0)[0]
+    energy, rows = frozen(energy), data.held_out
+    sites = torch.randint(energy.dimension, (len(rows),), generator=generator)
+    values = energy.dimension * site_log_likelihood(energy, rows, sites)
     return {
         "test_pseudo_log_likelihood": float(values.mean()),
         "test_pseudo_log_likelihood_standard_error": standard_error(values),
@@ -116,147 +103,112 @@ def two_dimensional(
 
 
 def by_annealing(
-    energy: Energy, data: DataSet, test: Tensor, config: RunConfig
+    energy: Energy, test: Tensor, train: Tensor, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
-    """Works out the likelihood with log Z by AIS from a Gaussian fitted to the training rows (in a
-    box: from truncated independent ones).
+    """Works out the likelihood of `test` rows and of as many `train` rows [N, *shape], which have
+    their noise, with log Z by AIS (`log_z_by_annealing`).
     """
-    settings, energy = config.evaluation, frozen(energy)
-    rows = data.sample[:MOST_ROWS]
-    law = (
-        Gaussian.fit(rows, data.noise)
-        if energy.box is None
-        else TruncatedGaussian.fit(rows, data.noise, energy.box)
-    )
-    generator = torch_generator(config.seed, "ais")
-    result = yield from annealed_log_partition(
-        Bridge(law, energy),
-        settings.ais_temperatures,
-        settings.ais_particles,
-        generator,
-        FIRST_STEP,
-    )
-    train = data.sample[: len(test)]
-    train = energy.into_domain(train + data.noise * torch.randn(train.shape, generator=generator))
-    return {
-        "log_z": result.log_z,
-        "log_z_standard_error": result.standard_error,
-        "ais_ess": result.ess,
-        "test_log_likelihood": float((-energy(test).double() - result.log_z).mean()),
-        "train_log_likelihood": float((-energy(train).double() - result.log_z).mean()),
-        "method": (
-            f"AIS, {settings.ais_temperatures} temperatures, {settings.ais_particles} particles"
-        ),
-    }
-
-
-def by_gibbs_annealing(
-    energy: BernoulliRBM | PottsRBM, data: DataSet, config: RunConfig
-) -> Generator[Progress, None, Figures]:
-    """Works out the likelihood with log Z by AIS, see `log_z_both_ways`."""
     energy = frozen(energy)
-    figures = yield from log_z_both_ways(energy, data.sample, config)
-    test = -energy(data.held_out).double() - figures["log_z"]
-    return figures | {
-        "test_log_likelihood": float(test.mean()),
-        "test_rows_standard_error": standard_error(test),
-        "train_log_likelihood": float((-energy(data.sample).double() - figures["log_z"]).mean()),
-    }
+    figures = yield from log_z_by_annealing(energy, train, config)
+    values = -energy(test).double()
+    figures |= {"test_rows_standard_error": standard_error(values)}
+    figures |= around("test_log_likelihood", float(values.mean()), figures)
+    level = float(-energy(train[: len(test)]).double().mean())
+    figures["train_log_likelihood"] = level - figures["log_z"]
+    return figures
 
 
-def log_z_both_ways(
-    energy: BernoulliRBM | PottsRBM, rows: Tensor, config: RunConfig
+def around(name: str, level: float, figures: Figures) -> Figures:
+    """Returns `level` less log Z, called `name`, and the bounds of it that those of log Z give."""
+    found = {name: level - figures["log_z"]}
+    for side, other in (("at_least", "at_most"), ("at_most", "at_least")):
+        bound = figures[f"log_z_{other}"]
+        found[f"{name}_{side}"] = None if bound is None else level - bound
+    return found
+
+
+def log_z_by_annealing(
+    energy: Energy, rows: Tensor, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
-    """Estimates log Z by AIS from units at the rates of `rows` [S, *shape]; and by AIS back, from
-    chains begun at rows.
+    """Estimates log Z by AIS from a law fitted to training `rows` [S, *shape], and back from draws
+    of the model (`pipeline.evaluation.ais.log_partition`).
 
-    Forward log Z is too low on average and reverse log Z too high: the truth is between them, or
-    near both.
+    "unreliable" says why there is no standard error, where there is none.
     """
     temperatures, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
     generator = torch_generator(config.seed, "ais")
-    path = RatesBridge(energy, rows)
-    result = yield from gibbs_log_partition(path, temperatures, particles, generator)
-    starts = rows[torch.randint(len(rows), (particles,), generator=generator)]
-    reverse = yield from reverse_log_partition(path, temperatures, starts, generator)
-    return {
-        "log_z": result.log_z,
-        "log_z_standard_error": result.standard_error,
-        "ais_ess": result.ess,
-        "log_z_reverse": reverse.log_z,
-        "log_z_reverse_standard_error": reverse.standard_error,
-        "log_z_gap": reverse.log_z - result.log_z,
-        "method": f"AIS, {temperatures} temperatures, {particles} particles",
+    path = path_to(energy, rows)
+    found = yield from log_partition(path, temperatures, particles, generator, rows)
+    assert found.backward is not None
+    figures: Figures = {
+        "log_z": found.value,
+        "log_z_standard_error": found.standard_error,
+        "log_z_interval": found.interval,
+        "log_z_at_least": found.at_least,
+        "log_z_at_most": found.at_most,
+        "log_z_forward": found.forward,
+        "log_z_reverse": found.backward,
+        "ais_effective_particles": found.counting,
+        "ais_effective_particles_reverse": found.counting_backward,
+        "method": f"AIS there and back, {temperatures} temperatures, {particles} particles",
     }
+    return figures | ({} if found.doubt is None else {"unreliable": found.doubt})
 
 
-def untrained_rbm(
-    energy: BernoulliRBM | PottsRBM, data: DataSet, seed: int
+def untrained(
+    energy: Energy, rows: Tensor, test: Tensor, seed: int
 ) -> Generator[Progress, None, float]:
-    """Returns the same figure for the initial weights. They are nearly the base law, from which AIS
-    has a short way.
+    """Returns the mean log-likelihood of `test` rows under the initial weights, nats. They are
+    nearly the base law, from which AIS has a short way.
     """
     energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
-    result = yield from gibbs_log_partition(
-        RatesBridge(energy, data.sample), UNTRAINED_TEMPERATURES, 128, generator
-    )
-    return float((-energy(data.held_out).double() - result.log_z).mean())
-
-
-def untrained_continuous(
-    energy: Energy, test: Tensor, seed: int
-) -> Generator[Progress, None, float]:
-    """Returns the same figure for the initial weights. They are nearly the energy's own base law,
-    from which AIS has a short way.
-    """
-    energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
-    scale = energy.base_scale if energy.box is None else (energy.box[1] - energy.box[0]) / 4
-    result = yield from annealed_log_partition(
-        energy, UNTRAINED_TEMPERATURES, 128, generator, 0.1 * scale**2
-    )
-    return float((-energy(test).double() - result.log_z).mean())
+    path = path_to(energy, rows) if energy.blocks else energy
+    found = yield from forward_log_partition(path, UNTRAINED_TEMPERATURES, 128, generator)
+    return float(-energy(test).double().mean()) - found.value
 
 
 def continuous_baselines(
     data: DataSet, test: Tensor, box: tuple[float, float] | None
-) -> dict[str, float]:
+) -> tuple[dict[str, float], list[int]]:
     """Returns the mean held-out log-likelihood, nats, of a full-covariance Gaussian and of
-    independent components.
+    independent components; and the components that are left out, which are constant in the training
+    rows and have no noise: their density has no bound.
 
-    A component's marginal is the training values' empirical law smoothed by the data's own noise
-    (exact for independent components); without noise, a Gaussian. In a box there are independent
-    truncated Gaussians alone.
+    An independent component's marginal is the training values' empirical law smoothed by the data's
+    own noise (exact for independent components); without noise, a Gaussian, of the variance that
+    the full one has. In a box there are independent truncated Gaussians alone.
     """
     train = data.sample[:MOST_ROWS]
     if box is not None:
         law = TruncatedGaussian.fit(train, data.noise, box)
-        return {"independent_components": float(law.log_density(test).double().mean())}
+        return {"independent_components": float(law.log_density(test).double().mean())}, []
+    train, test = train.flatten(1), test.flatten(1)
+    constant = torch.zeros(train.shape[1], dtype=torch.bool)
+    if not data.noise:
+        constant = (train == train[:1]).all(0)
+    left_out = constant.nonzero()[:, 0].tolist()
+    train, test = train[:, ~constant], test[:, ~constant]
+    if not train.numel():
+        return {}, left_out
     gaussian = Gaussian.fit(train, data.noise)
     return {
         "gaussian": float(gaussian.log_density(test).double().mean()),
-        "independent_components": _independent(train.flatten(1), test.flatten(1), data.noise),
-    }
+        "independent_components": _independent(train, test, data.noise),
+    }, left_out
 
 
 def _independent(train: Tensor, test: Tensor, noise: float) -> float:
     if not noise:
-        mean, std = train.mean(0), train.std(0) + 1e-6
-        return (
-            float((-((test - mean) / std).square() / 2 - std.log()).sum(1).double().mean())
-            - train.shape[1] * _HALF_LOG_2PI
-        )
+        flat = train.double()
+        variance = flat.var(0) + added_variance(flat, noise)
+        squares = (test.double() - flat.mean(0)).square() / variance
+        return float(-(squares + variance.log() + LOG_2PI).sum(1).mean() / 2)
     total = 0.0
     for column in range(train.shape[1]):
         levels, counts = train[:, column].unique(return_counts=True)
         distances = (test[:, column, None] - levels) / noise
         logs = (
-            -distances.square() / 2
-            + (counts / counts.sum()).log()
-            - math.log(noise)
-            - _HALF_LOG_2PI
+            -distances.square() / 2 + (counts / counts.sum()).log() - math.log(noise) - LOG_2PI / 2
         )
         total += float(torch.logsumexp(logs, 1).double().mean())
     return total
-
-
-_HALF_LOG_2PI = math.log(2 * math.pi) / 2

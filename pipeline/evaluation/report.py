@@ -24,7 +24,6 @@ from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
-from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
@@ -193,7 +192,7 @@ def _continuous_figures(
         data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
     )
     train = energy.into_domain(noisy_sample(config, data))
-    baselines = likelihood.continuous_baselines(data, test, energy.box)
+    baselines, left_out = likelihood.continuous_baselines(data, test, energy.box)
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
         figures = likelihood.exact(energy, log_z, test, train)
@@ -205,11 +204,12 @@ def _continuous_figures(
         figures = likelihood.two_dimensional(energy, data, test, box)
         before = likelihood.two_dimensional(untrained, data, test, box)["test_log_likelihood"]
     elif config.evaluation.ais_temperatures:
-        figures = yield from likelihood.by_annealing(energy, data, test, config)
-        before = yield from likelihood.untrained_continuous(untrained, test, config.seed)
+        figures = yield from likelihood.by_annealing(energy, test, train, config)
+        before = yield from likelihood.untrained(untrained, train, test, config.seed)
     else:
         return {}
-    return figures | {"baselines": {"untrained": before, **baselines}}
+    figures["baselines"] = {"untrained": before, **baselines}
+    return figures | ({"constant_columns": left_out} if left_out else {})
 
 
 def _discrete_figures(
@@ -227,14 +227,14 @@ def _discrete_figures(
         before = likelihood.exact(untrained, log_z_before, data.held_out, data.sample)[
             "test_log_likelihood"
         ]
-    elif isinstance(energy, BernoulliRBM | PottsRBM) and config.evaluation.ais_temperatures:
-        assert isinstance(untrained, BernoulliRBM | PottsRBM)
-        figures = yield from likelihood.by_gibbs_annealing(energy, data, config)
-        before = yield from likelihood.untrained_rbm(untrained, data, config.seed)
     else:
         stream = (config.seed, "pseudo-likelihood")
         figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
         before = likelihood.pseudo_likelihood(untrained, data, torch_generator(*stream))[
             "test_pseudo_log_likelihood"
         ]
+        if config.evaluation.ais_temperatures:
+            rows, test = data.sample, data.held_out
+            figures |= yield from likelihood.by_annealing(energy, test, rows, config)
+            before = yield from likelihood.untrained(untrained, rows, test, config.seed)
     return figures | {"baselines": {**baselines, "untrained": before}}

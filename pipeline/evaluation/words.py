@@ -12,10 +12,11 @@ NAMES = {
     "gaussian": "a Gaussian with full covariance",
     "independent_components": "independent components",
 }
+PSEUDO = "test_pseudo_log_likelihood"
 KINDS = {
     "test_log_likelihood": "log-likelihood",
     "test_log_likelihood_bound": "log-likelihood at least",
-    "test_pseudo_log_likelihood": "pseudo-log-likelihood",
+    PSEUDO: "pseudo-log-likelihood",
 }
 WORSE = 1.0
 """Nats a row below the untrained model's figure, from which on a person is warned."""
@@ -44,6 +45,11 @@ def in_words(figures: Figures) -> list[str]:
     ]
     if baselines:
         lines.append(f"  on the same rows: {', '.join(baselines)}")
+    if "constant_columns" in figures:
+        lines.append(
+            "  the last two leave out what is constant in the training rows, columns"
+            f" {', '.join(map(str, figures['constant_columns']))}, counted from 0"
+        )
     lines += _worse(figures)
     if "judged" in figures:
         lines.append(_verdict(figures["judged"]))
@@ -52,17 +58,13 @@ def in_words(figures: Figures) -> list[str]:
 
 def _likelihood(figures: Figures) -> list[str]:
     lines = []
-    error = plus_minus(figures.get("log_z_standard_error"))
     for key, kind in KINDS.items():
         if key in figures:
-            value = figures[key]
-            told = f" {value:.2f}{error} nats a row" if math.isfinite(value) else " is not finite"
-            lines.append(f"held-out {kind}{told} ({figures['method']})")
-    if "log_z_gap" in figures:
+            lines.append(f"held-out {kind}{_told(figures, key)}")
+    if "log_z_reverse" in figures:
         lines.append(
-            f"  log Z {figures['log_z']:.2f}{error} by forward AIS, too low on average;"
-            f" {figures['log_z_reverse']:.2f}{plus_minus(figures['log_z_reverse_standard_error'])}"
-            f" by reverse AIS, too high: {figures['log_z_gap']:+.2f} apart"
+            f"  log Z at least {figures['log_z_at_least']:.2f} by particles that came from a simple"
+            f" law, at most {figures['log_z_at_most']:.2f} by particles that went back (95 % each)"
         )
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
@@ -71,14 +73,32 @@ def _likelihood(figures: Figures) -> list[str]:
     return lines
 
 
+def _told(figures: Figures, key: str) -> str:
+    """Tells the figure called `key`, its error, or that it is unreliable, and the method."""
+    value = figures[key]
+    if not math.isfinite(value):
+        return f" is not finite ({figures['method']})"
+    if key == PSEUDO:
+        return f" {value:.2f} nats a row (one component a row)"
+    if "unreliable" not in figures:
+        error = plus_minus(figures.get("log_z_standard_error"))
+        return f" {value:.2f}{error} nats a row ({figures['method']})"
+    low, high = (figures[f"{key}_{side}"] for side in ("at_least", "at_most"))
+    return (
+        f" between {low:.2f} and {high:.2f} nats a row, unreliable: {figures['unreliable']}"
+        f" ({figures['method']})"
+    )
+
+
 def _worse(figures: Figures) -> list[str]:
     """Warns where a model is clearly worse than it was untrained, or its figure is not finite. A
     bound from below does not tell.
     """
     untrained = figures.get("baselines", {}).get("untrained", math.nan)
-    told = [figures[key] for key in KINDS if key in figures and not key.endswith("_bound")]
-    doubt = WORSE + 3 * (figures.get("log_z_standard_error") or 0.0)
-    if not told or not math.isfinite(untrained) or told[0] >= untrained - doubt:
+    keys = [key for key in KINDS if key in figures and not key.endswith("_bound")]
+    if not keys or not math.isfinite(untrained):
+        return []
+    if figures.get(f"{keys[0]}_at_most", figures[keys[0]]) >= untrained - WORSE:
         return []
     return [
         "warning: the model is worse than it was untrained: training diverged, or was far too"

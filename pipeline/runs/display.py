@@ -15,6 +15,7 @@ from pipeline.common.masking import masked
 from pipeline.common.types import Progress, RoundReport, StepReport
 
 LINE_SECONDS = 5.0
+BOUNDS = ("", "_at_least", "_at_most")
 
 
 class Rates(Protocol):
@@ -37,6 +38,8 @@ class Display:
         self._task: TaskID | None = None
         self._last_line = 0.0
         self._stage = ""
+        self._likelihood = ""  # the newest, in words
+        self._gap: float | None = None  # of the energies of held-out and training rows, the newest
 
     def say(self, text: str) -> None:
         """Writes a line of its own, bar or no bar. Secrets in it are masked."""
@@ -87,6 +90,11 @@ class Display:
     def step(self, report: StepReport, rounds: list[RoundReport], rates: Rates) -> None:
         """Shows one step, with its rounds: on a terminal each, in a log one every few seconds."""
         now = time.monotonic()
+        if "log_likelihood" in report.figures:
+            value, low, high = (report.figures[f"log_likelihood{bound}"] for bound in BOUNDS)
+            self._likelihood = f"log-likelihood {value:.2f} ({low:.2f} to {high:.2f})"
+        if "held_out" in report.figures:
+            self._gap = report.figures["held_out"] - report.figures["training"]
         if (
             self._bar is None
             and now - self._last_line < LINE_SECONDS
@@ -101,6 +109,10 @@ class Display:
                 f"loss {report.loss:+.3f}  acceptance {acceptance:.2f}  lag {max(report.lags)}  "
                 f"{rates.negatives / seconds:,.0f} negatives/s"
             )
+        if self._likelihood:
+            text += f"  {self._likelihood}"
+        if self._gap is not None:
+            text += f"  held-out gap {self._gap:+.2f}"
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=report.version, description=text)
             return

@@ -12,6 +12,8 @@ from pipeline.energies.base import Energy
 SOON, LATER = 20, 100
 """So many steps a figure must have been beyond its bound; two steps within it make up for one
 beyond. The longer patience is for what chains on their way from noise may show too."""
+AT_THE_END = 5
+"""Instead of `SOON`, at the last step: nothing will make up for them."""
 SLACK, EACH, FAR = 100.0, 10.0, 100.0
 """Data may be so many nats above the chains, and `EACH` more for each dimension. Chains may be
 `SLACK` nats and `FAR` for each dimension above the data, or spread: near equilibrium either is
@@ -69,14 +71,17 @@ class DivergenceWatch:
         """True where a figure has lately been beyond its bound."""
         return any(self._scores.values())
 
-    def observe(self, report: StepReport, rounds: Sequence[RoundReport]) -> str | None:
-        """Takes in a step and the rounds that came with it. Returns the cause, with figure, value,
-        bound and remedy, where the run diverges; else None.
+    def observe(
+        self, report: StepReport, rounds: Sequence[RoundReport], last: bool = False
+    ) -> str | None:
+        """Takes in a step, maybe the run's `last`, and the rounds that came with it. Returns the
+        cause, with figure, value, bound and remedy, where the run diverges; else None.
         """
         for figure in self._figures(report, rounds):
             score = max(0, self._scores.get(figure.what, 0.0) + (-0.5 if figure.within else 1))
             self._scores[figure.what] = score
-            if score >= figure.patience:
+            patience = AT_THE_END if last and figure.patience == SOON else figure.patience
+            if score >= patience:
                 side = "below" if figure.at_least else "above"
                 return (
                     f"{figure.what} was {figure.value:.4g} at step {report.version}, and has been"

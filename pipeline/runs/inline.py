@@ -17,6 +17,7 @@ from pipeline.assembly.learner import make_learner
 from pipeline.chains.together import Together
 from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport, Weights
 from pipeline.config.run import RunConfig
+from pipeline.runs.scoring import Scoring
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.parts import Snapshot, write_snapshots
 
@@ -33,6 +34,7 @@ class InlineRunner:
         self._config = config
         torch.set_num_threads(config.cluster.threads)
         self._data = open_data(config)
+        self._scoring = Scoring(config, self._data)
         self._begin()
 
     def _begin(self) -> None:
@@ -93,6 +95,8 @@ class InlineRunner:
             rounds = self._rounds_with_rows(step)
         done, weights = self._learner.step([batch for batch, _ in rounds])
         self._window.append(weights)
+        self._scoring.go_on(self._learner)
+        done = self._scoring.tell(done)
         reports = [report for _, report in rounds]
         return done, reports, Flow(0, 0, len(self._pools), {}, {}, 0, False, {})
 

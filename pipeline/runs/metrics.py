@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 import prometheus_client
@@ -68,6 +68,31 @@ METRICS = (
         ("part",),
     ),
     Metric("ebm_energy_nats", "gauge", "nats", "Mean energy of a step's samples", ("source",)),
+    Metric(
+        "ebm_held_out_gap_nats",
+        "gauge",
+        "nats",
+        "Mean energy of held-out rows less that of training rows; it rises where a model over-fits",
+    ),
+    Metric(
+        "ebm_pseudo_log_likelihood_nats",
+        "gauge",
+        "nats",
+        "Mean pseudo-log-likelihood of held-out rows, one site a row",
+    ),
+    Metric(
+        "ebm_log_likelihood_nats",
+        "gauge",
+        "nats",
+        "Held-out log-likelihood of the averaged weights (evaluation.live), and its bounds",
+        ("bound",),
+    ),
+    Metric(
+        "ebm_log_likelihood_version",
+        "gauge",
+        "steps",
+        "Version of the weights that the log-likelihood is of",
+    ),
     Metric("ebm_gradient_norm", "gauge", "1", "Euclidean norm of the gradient before clipping"),
     Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
     Metric(
@@ -181,6 +206,12 @@ METRICS = (
         "Times that older checkpoints could not be removed",
     ),
     Metric(
+        "ebm_lease_failures",
+        "counter",
+        "failures",
+        "Times that the lease of the output could not be renewed",
+    ),
+    Metric(
         "ebm_checkpoint_stall_seconds",
         "counter",
         "seconds",
@@ -264,6 +295,9 @@ class RunMetrics:
         self._recent = 1  # steps within which every pool that keeps up is heard of
         self._of = {metric.name: self._make(metric) for metric in METRICS}
         self._spent = time.process_time()
+        # 0 would be a figure of the model
+        for name in ("ebm_held_out_gap_nats", "ebm_pseudo_log_likelihood_nats"):
+            self[name].set(math.nan)
         # a series that is there from the start, at 0, is one that a rate can be taken of
         for role in ("pool", "parameter_server"):
             self["ebm_restarts"].labels(role)
@@ -307,6 +341,7 @@ class RunMetrics:
             self["ebm_loss_part"].labels(name).set(value)
             if name.endswith(("positive", "negative")):
                 self["ebm_energy_nats"].labels(f"{name.rpartition('.')[2]}s").set(value)
+        self._observe_probe(step.figures)
         self["ebm_gradient_norm"].set(step.gradient_norm)
         self["ebm_learning_rate"].set(step.learning_rate)
         self["ebm_lag_bound_steps"].set(step.lag_bound)
@@ -328,6 +363,22 @@ class RunMetrics:
             self._observe_usage(f"parameter_server-{rank}", usage)
         self._observe_usage("driver", used(self._spent))
         self._spent = time.process_time()
+
+    def _observe_probe(self, figures: Mapping[str, float]) -> None:
+        for source in ("held_out", "training"):
+            if source in figures:
+                self["ebm_energy_nats"].labels(source).set(figures[source])
+        if "held_out" in figures:
+            gap = figures["held_out"] - figures["training"]
+            self["ebm_held_out_gap_nats"].set(gap)
+        if "pseudo_log_likelihood" in figures:
+            self["ebm_pseudo_log_likelihood_nats"].set(figures["pseudo_log_likelihood"])
+        if "log_likelihood" in figures:
+            self["ebm_log_likelihood_version"].set(figures["log_likelihood_version"])
+            for bound in ("", "_at_least", "_at_most"):
+                name = bound.lstrip("_") or "estimate"
+                value = figures[f"log_likelihood{bound}"]
+                self["ebm_log_likelihood_nats"].labels(name).set(value)
 
     def observe_flow(self, flow: Flow) -> None:
         """The runner's account of pools and losses, with a step or while it waits for one."""

@@ -61,7 +61,8 @@ class Rollbacks:
         self.factor = report.rate_factor
         if self._config.trainer.rollbacks is None:
             return
-        cause = self._watch.observe(report, rounds)
+        last = report.version >= self._config.trainer.steps
+        cause = self._watch.observe(report, rounds, last)
         if cause is not None:
             raise DivergenceError(cause)
         if self._watch.suspicious:

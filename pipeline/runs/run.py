@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import signal
 import time
@@ -25,14 +24,16 @@ from pipeline.energies.base import Energy
 from pipeline.runs.display import Display
 from pipeline.runs.interruption import Interrupted, Interruption
 from pipeline.runs.metrics import RunMetrics
+from pipeline.runs.patience import Patience
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recording import Recording
 from pipeline.runs.rollbacks import Rollbacks, Start
 from pipeline.runs.saving import Saving
+from pipeline.runs.summaries import summary_of
 from pipeline.runs.totals import Totals
 from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
-from pipeline.storage.files import read_file, write_file
+from pipeline.storage.files import write_file
 from pipeline.storage.lease import Lease
 from pipeline.storage.store import candidates
 
@@ -97,9 +98,9 @@ class Run:
     ) -> None:
         self._content = content
         self._config, self._output, self._energy, self._display = config, output, energy, display
-        self._lease = Lease(output, display.say)
         self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
+        self._lease = Lease(output, display.say, self._metrics["ebm_lease_failures"].inc)
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
         self._saving = Saving(
             config, output, energy, self._metrics, self._lease, content, self._recording.flush
@@ -108,6 +109,7 @@ class Run:
         self._step = 0  # where the runner stands
         self._totals = Totals(apart=config.cluster.name != "inline")
         self._rollbacks = Rollbacks(config, self._store, energy)
+        self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
 
     def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
@@ -116,7 +118,7 @@ class Run:
         A run that is done already says so, and starts nothing. Raises `ConfigError` where another
         run writes to the same output, and `LostLeaseError` where one has taken it over.
         """
-        done = self._summary_of(next(self._starts())[0])
+        done = summary_of(self._output, self._config, next(self._starts())[0])
         if done is not None:
             self._display.say(
                 f"this run is done: step {done['version']} of {self._config.trainer.steps}; "
@@ -128,6 +130,7 @@ class Run:
 
     def _execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Carries the run out; its output is this process's."""
+        self._store.check_places(self._config.checkpoint.every, self._config.trainer.steps)
         starts = self._starts()  # looked for again: who held the output may have gone on until now
         first = next(starts)
         summary: Figures | None = None
@@ -187,27 +190,6 @@ class Run:
             yield None, other
         raise CheckpointError(f"init_from={self._config.init_from}: no complete checkpoint there")
 
-    def _summary_of(self, checkpoint: Checkpoint | None) -> Figures | None:
-        """Returns `summary.json` where the checkpoint is of the last step and was evaluated, else
-        None.
-        """
-        if checkpoint is None or checkpoint.step < self._config.trainer.steps:
-            return None
-        try:
-            summary = json.loads(read_file(f"{self._output}/summary.json"))
-        except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
-            return None  # one that was cut off says nothing
-        asked = {"version": checkpoint.step, "evaluation": self._config.evaluation.model_dump()}
-        # it was written in full, or the line about the end of the run could not be told
-        if not isinstance(summary, dict) or not {*asked, *Totals(apart=False).figures()} <= set(
-            summary
-        ):
-            return None
-        if any(summary[key] != value for key, value in asked.items()):
-            return None
-        # the folder may have been moved since
-        return {**summary, "output": self._output, "checkpoint": checkpoint.folder}
-
     def _begin(self, runner: Runner, first: Start, others: Iterator[Start]) -> int:
         """Starts the runner from `first`, or from the next that is whole, and returns the version
         that it is then at. Raises `CheckpointError` where none is whole.
@@ -243,6 +225,7 @@ class Run:
             )
         self._recording.rewind(version)
         self._rollbacks.begin(version)
+        self._patience.begin(version, self._store.complete())
         return version
 
     def _train(self, runner: Runner, version: int, interruption: Interruption) -> int:
@@ -253,7 +236,11 @@ class Run:
         self._totals.start()
         self._metrics["ebm_training"].set(1)
         with self._display.training(version, config.trainer.steps):
-            while version < config.trainer.steps and interruption.signal is None:
+            while (
+                version < config.trainer.steps
+                and interruption.signal is None
+                and not self._patience.over
+            ):
                 if self._lease.lost:
                     self._lease.check()
                 every = config.checkpoint.every
@@ -307,6 +294,7 @@ class Run:
         self._saving.begin(checkpoint)
         self._step = back
         rollbacks.went_back(back)
+        self._patience.begin(back, self._store.complete())
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()
         self._totals.rollbacks = rollbacks.count
@@ -349,7 +337,9 @@ class Run:
             or report.version == self._config.trainer.steps
         ):
             made_at = time.time() - flow.ago
-            self._recording.record(report.version, {"time": made_at, **self._metrics.row()})
+            row = self._metrics.row()
+            self._recording.record(report.version, {"time": made_at, **row})
+            self._patience.observe(report.version, row)
         self._rollbacks.observe(report, rounds)
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> None:
@@ -389,6 +379,7 @@ class Run:
             "evaluation": self._config.evaluation.model_dump(),
             **figures,
             **undrawn,
+            **self._patience.figures(),
         }
         self._lease.check()
         summary = masked(summary)

@@ -80,6 +80,23 @@ class Checkpoint:
         except ValueError as error:
             raise DamagedError(f"{self.folder}: damaged: {file}: {error}") from error
 
+    @property
+    def bytes(self) -> int:
+        """The bytes of all parts."""
+        return sum(part.bytes for part in self.manifest.parts.values())
+
+    def check_parts(self) -> None:
+        """Reads every part. Raises `DamagedError` where one is not what was written."""
+        for file, part in self.manifest.parts.items():
+            try:
+                found = files.checksum(f"{self.folder}/{file}")
+            except FileNotFoundError as error:
+                raise DamagedError(f"{self.folder}: damaged: {file}: it is gone") from error
+            if found != (part.bytes, part.sha256):
+                raise DamagedError(
+                    f"{self.folder}: damaged: {file}: what is read back is not what was written"
+                )
+
     def averaged(self) -> np.ndarray:
         """Returns the averaged weights, flat (see `pipeline.energies.weights.flatten`). Raises
         `DamagedError` as `read` does.
@@ -113,6 +130,9 @@ class Checkpoint:
         """
         ours = config.model_dump(mode="json")
         found = differences(self.manifest.config, ours, self.manifest.data, content)
+        ranks = config.trainer.replicas
+        if (content or {}).get("streamed") and self.ranks != ranks:
+            found.append(f"trainer.replicas={self.ranks} there, {ranks} here (rows are streamed)")
         if found:
             raise CheckpointError(
                 f"{self.folder} does not fit this run: {'; '.join(found)}. Give another output=, or"

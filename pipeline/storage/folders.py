@@ -12,6 +12,7 @@ from datetime import UTC, datetime
 from pipeline.common.errors import CheckpointError, ConfigError, DamagedError
 from pipeline.config.fields import Section
 from pipeline.storage import files
+from pipeline.storage.lease import LEASE_FOLDER, LEASE_NAME
 from pipeline.storage.manifest import MANIFEST, STEP_NAME, RunId
 from pipeline.storage.parts import FILE
 
@@ -24,11 +25,22 @@ class RunRecord(Section):
     run: RunId
 
 
-def refuse_checkpoint(output: str) -> None:
-    """Raises `ConfigError` where a run's output is to be a checkpoint."""
-    if MANIFEST in files.names(output):
-        remedy = "is a checkpoint; give the run's own output to go on, or init_from=.. for weights"
-        raise ConfigError("output", output, remedy)
+def refuse_folder_of_a_run(output: str) -> None:
+    """Raises `ConfigError` where a run's output is to be a folder within the output of a run: a
+    checkpoint, the one that holds the checkpoints, or that of the lease.
+    """
+    output = output.rstrip("/")
+    found, newest = files.names(output), steps_in(output)[-1:]
+    if MANIFEST in found:
+        what = "is a checkpoint"
+    elif RUN in found or any(MANIFEST in files.names(f"{output}/{n:08d}") for n in newest):
+        what = "holds the checkpoints of a run"
+    elif output.rpartition("/")[2] == LEASE_FOLDER and any(map(LEASE_NAME.fullmatch, found)):
+        what = "holds the lease of a run"
+    else:
+        return
+    remedy = f"{what}; give the run's own output to go on, or init_from=.. for weights"
+    raise ConfigError("output", output, remedy)
 
 
 def run_of(root: str) -> str | None:

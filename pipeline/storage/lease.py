@@ -22,6 +22,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import socket
 import threading
@@ -43,6 +44,7 @@ from pipeline.storage.files import exists, names, read_file, remove, write_file
 
 log = logging.getLogger(__name__)
 LEASE_FOLDER = "lease"
+LEASE_NAME = re.compile(r"([0-9]+)\.json")
 HEARTBEAT = 5.0  # seconds between two renewals
 POLL = 1.0  # seconds between two looks at a holder that is watched
 # six heartbeats: storage that is away for a while, or a machine that is paused, costs some of them
@@ -119,10 +121,13 @@ class Lease:
     """The right to write to `output`: a context manager that takes it and gives it back.
 
     `say` is told, in one line each, of a holder that is watched and of one that is succeeded.
+    `failed` is called, in another thread, for each renewal that fails.
     """
 
-    def __init__(self, output: str, say: Callable[[str], None]) -> None:
-        self._output, self._say = output.rstrip("/"), say
+    def __init__(
+        self, output: str, say: Callable[[str], None], failed: Callable[[], None] = lambda: None
+    ) -> None:
+        self._output, self._say, self._failed = output.rstrip("/"), say, failed
         self._folder = f"{self._output}/{LEASE_FOLDER}"
         self._holder = Holder(
             owner=secrets.token_hex(6),
@@ -242,6 +247,7 @@ class Lease:
                     self._write()
                 failed = False
             except Exception as error:  # storage is away: the next time may do
+                self._failed()
                 if not failed:
                     log.warning("the lease of %s could not be renewed: %s", self._output, error)
                 failed = True
@@ -267,8 +273,8 @@ class Lease:
             remove_if_empty(self._output)
 
     def _generations(self) -> list[int]:
-        stems = (name.removesuffix(".json") for name in names(self._folder))
-        return [int(stem) for stem in stems if stem.isdecimal()]
+        found = map(LEASE_NAME.fullmatch, names(self._folder))
+        return [int(name[1]) for name in found if name is not None]
 
     def _url(self, generation: int) -> str:
         return f"{self._folder}/{generation}.json"

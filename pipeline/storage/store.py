@@ -40,6 +40,8 @@ from pipeline.storage.retention import Kept, kept_steps
 
 log = logging.getLogger(__name__)
 CHECKPOINTS = "checkpoints"
+READ_BACK = 16 << 20
+"""Bytes of a checkpoint up to which the older ones that are kept are read at each save."""
 
 
 class CheckpointStore:
@@ -84,6 +86,18 @@ class CheckpointStore:
             known = latest.manifest.run if latest is not None else None
             self._run = self._recorded() or known or uuid.uuid4().hex
         return self._run
+
+    def check_places(self, every: int, last: int) -> None:
+        """Raises `CheckpointError` where a file is in the place of a checkpoint that is to be made:
+        of each step that is a multiple of `every`, and of the `last`.
+        """
+        due = (n for n in steps_in(self._root) if n == last or (n < last and n % every == 0))
+        for step in due:
+            if not files.is_folder(self.folder(step)):
+                raise CheckpointError(
+                    f"{self.folder(step)} is a file, and has the name of a checkpoint's folder;"
+                    " move it away"
+                )
 
     def start_over(self) -> None:
         """Says that a new run begins here. The checkpoints of the one before are removed once the
@@ -161,11 +175,6 @@ class CheckpointStore:
         """
         self._check()
         folder = self.folder(step)
-        for part in parts:
-            if files.checksum(f"{folder}/{part.name}") != (part.bytes, part.sha256):
-                raise DamagedError(
-                    f"{folder}: damaged: {part.name}: what is read back is not what was written"
-                )
         written = seal(
             {
                 "format": FORMAT,
@@ -187,8 +196,10 @@ class CheckpointStore:
                 },
             }
         )
+        checkpoint = Checkpoint(folder, parse(written))
+        checkpoint.check_parts()
         files.write_file(folder, MANIFEST, written)
-        self._whole[step] = Checkpoint(folder, parse(written))
+        self._whole[step] = checkpoint
         if self._recorded() != self.run:  # from here on the output is of this run
             files.write_file(self._root, RUN, to_json({"run": self.run}).encode())
         self._moved.pop(step, None)
@@ -244,13 +255,20 @@ class CheckpointStore:
                 self._whole.pop(n, None)
 
     def _is_whole(self, step: int) -> bool:
-        """Returns whether there is a whole checkpoint of this run at `step`, and remembers it."""
+        """Returns whether there is a whole checkpoint of this run at `step`, and remembers it. A
+        small one is read back.
+        """
         self._whole.pop(step, None)
         try:
             checkpoint = self._open(step)
-        except FormatError:
+            if checkpoint is None or checkpoint.manifest.run != self.run:
+                return False
+            if checkpoint.bytes <= READ_BACK:
+                checkpoint.check_parts()
+        except DamagedError as error:
+            self.tell_damage(self.folder(step), error)
             return False
-        if checkpoint is None or checkpoint.manifest.run != self.run:
+        except FormatError:
             return False
         self._whole[step] = checkpoint
         return True

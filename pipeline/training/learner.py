@@ -35,6 +35,7 @@ from pipeline.training.gradient import Gradient
 from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import learning_rate, make_optimizer
 from pipeline.training.positives import RowQueue
+from pipeline.training.probe import Probe
 from pipeline.training.ranks import (
     ALONE,
     Ranks,
@@ -57,7 +58,8 @@ class Learner:
     optimizer update of the weighted sum of the `terms`. The `energy` and the objectives that are
     given stay as they are: the learner has copies. With `fast` weights, those are what it publishes
     its own with, for chains. `keeps_chains`: pools keep chains for each training row. `moving`:
-    the way that stale negatives are moved, where they may be.
+    the way that stale negatives are moved, where they may be. `probe`: what takes figures of the
+    weights every few steps.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
     weights. A report is of a rank's own rows (`pipeline.training.reports.merged` makes one of all
@@ -79,8 +81,9 @@ class Learner:
         keeps_chains: bool = False,
         ranks: Ranks = ALONE,
         moving: ChainPlan | None = None,
+        probe: Probe | None = None,
     ) -> None:
-        self._config, self._ranks = config, ranks
+        self._config, self._ranks, self._probe = config, ranks, probe
         self._device = torch.device(config.device)
         self.energy = copy.deepcopy(energy).to(self._device).eval()
         self._terms = [
@@ -205,10 +208,17 @@ class Learner:
             usage=(self._usage,),
             lag_choice=self._stale.choice,
             rate_factor=self._rate_factor,
+            figures=self._figures(),
         )
         self._usage = used(spent - spent_ahead, self._device)
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
+
+    def _figures(self) -> dict[str, float]:
+        """The probe's figures of the weights, where it is its turn."""
+        if self._probe is None or not self._probe.due(self.version):
+            return {}
+        return self._probe.figures(self.energy)
 
     def _add_negatives(
         self, side: NegativeSide | None, received: Sequence[Negatives]

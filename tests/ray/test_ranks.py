@@ -21,12 +21,13 @@ import torch
 from pyarrow import parquet
 from torch import Tensor, nn
 
+from actors.parameter_server import ParameterServer
 from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.learner import make_learner
 from pipeline.chains.batch import encode
-from pipeline.common.errors import CheckpointError, ConfigError
+from pipeline.common.errors import CheckpointError, ConfigError, StorageError
 from pipeline.common.types import Rows, StepReport
 from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
@@ -699,6 +700,31 @@ def test_streamed_rows_stay_with_as_many_ranks(pair: Pair, tmp_path: Path) -> No
     assert not np.array_equal(whole[0][2][0], whole[1][2][0])
     with pytest.raises(CheckpointError, match="resume with as many ranks as before"):
         go(ALONE, settings, 1, None, output)
+
+
+def drawn_where_rank_1_fails(ranks: Ranks) -> str:
+    """What a rank says of the rows of a step that rank 1 cannot read."""
+
+    class Rows:
+        def starts(self, step: int) -> None:
+            if ranks.rank == 1:
+                raise StorageError("s3://bucket/rows.parquet", f"no rows for step {step}")
+
+    server = ParameterServer.__new__(ParameterServer)
+    server._ranks = ranks
+    server._config = configured(ranks, SMALL["deep"])
+    server._data = open_data(server._config)._replace(streamed=True)
+    try:
+        server._draw(Rows(), 7)  # type: ignore[arg-type]
+    except StorageError as error:
+        return str(error)
+    return "nothing"
+
+
+def test_rows_that_one_rank_cannot_read_stop_every_rank(pair: Pair) -> None:
+    """All say the same, with nothing done yet: a last checkpoint can be written."""
+    words = "s3://bucket/rows.parquet: no rows for step 7"
+    assert pair(drawn_where_rank_1_fails) == [words, words]
 
 
 def warm(ranks: Ranks, overrides: Sequence[str], url: str) -> np.ndarray:

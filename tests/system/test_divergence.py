@@ -49,6 +49,18 @@ def test_a_learning_rate_of_a_thousand_is_recovered_from(
     assert last["ebm_rollbacks_total"] == 2
 
 
+def test_a_short_run_that_diverges_is_recovered_from(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It is over before the watch is sure, and is looked at more closely at its end."""
+    settings = ("optimizer.learning_rate=1000", "trainer.steps=15", "chains.per_pool=250")
+    assert train(tmp_path, *RBM, *settings) == 0
+    assert "Rollback 1 of 3: it goes on from its beginning at 0.1 of" in caplog.text
+    figures = summary(tmp_path)
+    assert figures["rate_factor"] < 1
+    assert figures["version"] == 15
+
+
 def test_a_learning_rate_that_diverges_late_goes_back_to_a_checkpoint(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

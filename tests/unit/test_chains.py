@@ -140,6 +140,22 @@ def test_revived_chains_are_those_of_the_last_batch(small: Small) -> None:
     )
 
 
+def test_chains_revived_without_a_batch_are_those_that_were_stored(small: Small) -> None:
+    """Where the pool has sent none since; again in a new stream."""
+    config = small("deep", "chains.restart=0")
+    published = weights(config)
+    chains, fresh = (make_chains(config, (8, 8), 0) for _ in range(2))
+    chains.advance(published)
+    stored = copy.deepcopy(chains.state_dict())
+    fresh.revive(3, 1, None, stored=stored)
+    assert torch.equal(fresh.sampler.position, stored["position"])
+    ends = [pool.advance(published) for pool in (chains, fresh)]
+    received = [negatives.decode(batch) for batch, _ in ends]
+    assert received[1].age.tolist() == [4] * 8
+    assert (ends[1][1].incarnation, ends[1][1].round) == (3, 1)
+    assert not torch.equal(received[0].position, received[1].position)
+
+
 @pytest.mark.parametrize("overrides", [("deep", "kernel=random_walk"), ("ladder",)], ids=str)
 def test_revived_chains_keep_their_tuning(small: Small, overrides: tuple[str, ...]) -> None:
     """Step sizes, rungs, and how far their adaptation has come are those of the report beside the

@@ -54,6 +54,14 @@ def damage(output: Path, step: int) -> None:
     part.write_bytes(part.read_bytes()[:-1])
 
 
+def alter(output: Path, step: int) -> None:
+    """Changes a byte of a part, whose size stays."""
+    part = folder(output, step) / "energy.safetensors"
+    content = bytearray(part.read_bytes())
+    content[-1] ^= 1
+    part.write_bytes(content)
+
+
 def unfinished(output: Path, step: int) -> None:
     """Leaves what an interrupted save leaves."""
     Snapshot("pool-0", {"position": torch.zeros(3)}).write(str(folder(output, step)))
@@ -95,11 +103,14 @@ def test_what_is_kept_in_storage(save: Save, tmp_path: Path) -> None:
     assert listed(tmp_path) == ["00000020", "00000040", "00000060", "00000070", "run.json"]
 
 
-def test_damaged_checkpoints_do_not_count(save: Save, tmp_path: Path) -> None:
+@pytest.mark.parametrize("harm", [damage, alter])
+def test_damaged_checkpoints_do_not_count(
+    save: Save, tmp_path: Path, harm: Callable[[Path, int], None]
+) -> None:
     """They go when they are older than all that are kept."""
     store = CheckpointStore(str(tmp_path), 2)
     save(store, 10), save(store, 20)
-    damage(tmp_path, 20)
+    harm(tmp_path, 20)
     save(store, 30)
     assert listed(tmp_path) == ["00000010", "00000020", "00000030", "run.json"]
     save(store, 40)
@@ -167,6 +178,19 @@ def test_what_is_not_a_checkpoint_of_this_run_is_left_alone(save: Save, tmp_path
     # with no record of a run in the output, the checkpoint at step 8 is taken to be of it
     assert listed(tmp_path) == sorted({*before, "00000030", "run.json"} - {"00000008"})
     assert all(path.read_text() == "mine" for path in root.glob("*/notes.txt"))
+
+
+def test_a_file_in_the_place_of_a_checkpoint_is_refused(tmp_path: Path) -> None:
+    """At the start, and where a save would come to it: others are somebody's own."""
+    root = tmp_path / "checkpoints"
+    root.mkdir()
+    for name in ("00000007", "00000030"):
+        (root / name).write_text("mine")
+    run = (*SMALL["rbm"], "cluster=inline", f"output={tmp_path}", "checkpoint.every=10")
+    assert main([*run, "trainer.steps=30"]) == 2
+    assert [path.read_text() for path in root.iterdir()] == ["mine"] * 2
+    assert main([*run, "trainer.steps=20"]) == 0
+    assert (root / "00000007").read_text() == "mine"
 
 
 def test_the_checkpoint_of_another_run_is_neither_taken_nor_removed(

@@ -4,6 +4,7 @@ negatives are weighed.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 
 import pytest
@@ -133,10 +134,10 @@ def test_a_pool_that_comes_back_has_the_chains_that_an_older_state_kept(small: S
     config = small("conditional")
     chains, weights = make_chains(config, (8,), 0, (8, 5)), published(config)
     chains.advance(weights, some_rows(config, [3, 9, 1, 4]))
-    kept = chains.state_dict()["kept"]
+    stored = copy.deepcopy(chains.state_dict())
     last, _ = chains.advance(weights, some_rows(config, [5, 9, 2, 4]))
     fresh = make_chains(config, (8,), 0, (8, 5))
-    fresh.revive(1, 2, last, kept=kept)
+    fresh.revive(1, 2, last, stored=stored)
     number = torch.tensor([1, 2, 3, 4, 5, 9]).repeat_interleave(config.chains.per_context)
     nothing = torch.full((len(number), 8), -1.0)
     for found, expected in zip(

@@ -27,8 +27,9 @@ from pipeline.energies.rbm import BernoulliRBM
 from pipeline.energies.target import Target
 from pipeline.energies.weights import flatten, signature
 from pipeline.evaluation import likelihood, search
-from pipeline.evaluation.ais import Bridge, annealed_log_partition, gibbs_log_partition
+from pipeline.evaluation.ais import log_partition
 from pipeline.evaluation.conditional import log_likelihood
+from pipeline.evaluation.paths import Bridge
 from pipeline.evaluation.samples import draw_from_noise
 from pipeline.kernels import gibbs, gibbs_with_gradients, hmc, mala, random_walk, single_site, ula
 from pipeline.objectives.base import Batch, NegativeSide, PositiveSide
@@ -82,9 +83,9 @@ CONTINUOUS: dict[str, Callable[[Any], object]] = {
         draw_from_noise(energy, plan(mala, step_size=0.1), 4, 8, seeded())
     ),
     "argmax": lambda energy: search.argmax(energy, seeded()),
-    "ais": lambda energy: spend(annealed_log_partition(energy, 3, 4, seeded(), 0.1)),
+    "ais": lambda energy: spend(log_partition(energy, 3, 4, seeded())),
     "bridge": lambda energy: spend(
-        annealed_log_partition(Bridge(Gaussian.fit(ROWS, 0.0), energy), 3, 4, seeded(), 0.1)
+        log_partition(Bridge(Gaussian.fit(ROWS, 0.0), energy), 3, 4, seeded(), ROWS)
     ),
     "quadrature": lambda energy: MidpointRule(*BOX, 10).precise_log_integral(energy),
     "exact": lambda energy: likelihood.exact(energy, 0.0, ROWS, ROWS),
@@ -107,7 +108,7 @@ DISCRETE: dict[str, Callable[[Any], object]] = {
     "single_site": kernel_of(single_site),
     "anneal": lambda energy: search.anneal(energy, seeded()),
     "argmax": lambda energy: search.argmax(energy, seeded()),
-    "gibbs_ais": lambda energy: spend(gibbs_log_partition(energy, 3, 4, seeded())),
+    "gibbs_ais": lambda energy: spend(log_partition(energy, 3, 4, seeded())),
     "log_partition": lambda energy: energy.log_partition(),
 }
 CONTEXT = torch.randn(4, 1, generator=torch.Generator().manual_seed(8))

@@ -4,8 +4,8 @@ calls wait for the test to answer them, and the clock is the test's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import pytest
 from ray.exceptions import RayActorError
@@ -24,6 +24,14 @@ FOUR = (
     "trainer.min_ess=0.0",
     f"cluster.pool_timeout={TIMEOUT}",
 )
+
+
+class Stored(NamedTuple):
+    """The newest checkpoint, by what the driver reads in it: four pools' chains."""
+
+    pools: Sequence[int] = range(4)
+    per_pool: int = 8
+    step: int = 5
 
 
 class Call:
@@ -62,6 +70,7 @@ class World:
         self.killed: list[str] = []
         self.draining: set[str] = set()
         self.now, self.newcomers = 0.0, "snapshot"
+        self.checkpoint: Stored | None = None
         self.first, self.nodes = Actor("server", self), {"head"}
 
     def monotonic(self) -> float:
@@ -117,7 +126,7 @@ def roster_of(config: RunConfig, world: World, there: int = 4) -> PoolRoster:
     """One whose first pools have joined: the run has begun."""
     options: list[dict[str, Any]] = [{} for _ in range(config.most_pools)]
     world.newcomers = config.chains.newcomers
-    arguments: Any = (world, object, ((8, 8), None), options, lambda: "newest")
+    arguments: Any = (world, object, ((8, 8), None), options, lambda: world.checkpoint)
     roster = PoolRoster(config, *arguments)
     roster.start(None)
     for pool in roster.members[:there]:
@@ -186,7 +195,7 @@ def test_a_pool_that_dies_takes_up_its_own_newest_batch(small: Small, world: Wor
     told = world.newest("pool 0")
     assert (told.method, told.arguments) == (
         "revive",
-        (1, 3, last, None, {"of round": 0}, "newest"),
+        (1, 3, last, None, {"of round": 0}, None),
     )
     assert roster.restarts == {"pool": 1}
     assert roster.dropped == {"pool_died": 2}
@@ -203,6 +212,20 @@ def test_a_pool_that_dies_takes_up_its_own_newest_batch(small: Small, world: Wor
     roster.look_after()
     assert (pool.available, pool.incarnation, pool.rounds, pool.node) == (True, 1, 3, "elsewhere")
     assert roster.restarts == {"pool": 1}, "one death is one restart"
+
+
+@pytest.mark.parametrize("stored", [None, Stored()])
+def test_a_pool_that_dies_before_its_first_batch_takes_up_its_stored_chains(
+    small: Small, world: World, stored: Stored | None
+) -> None:
+    """Others have sent batches, at which it would begin as a newcomer."""
+    world.checkpoint = stored
+    roster = roster_of(small("deep", *FOUR, "chains.newcomers=snapshot"), world)
+    newest = answer(roster, roster.members[1])
+    ask(roster, roster.members[0]).answer = RayActorError()
+    roster.collect(0)
+    last, _, _, checkpoint = world.newest("pool 0").arguments[2:]
+    assert (last, checkpoint) == ((newest, None) if stored is None else (None, stored))
 
 
 def test_a_pool_that_hangs_is_restarted_when_its_time_is_over(small: Small, world: World) -> None:
@@ -307,4 +330,4 @@ def test_a_process_of_whose_birth_nobody_knew_is_a_death(small: Small, world: Wo
     world.newest("pool 0").answer = (0, 0, "node 0")
     roster.look_after()
     assert roster.restarts == {"pool": 1}
-    assert world.newest("pool 0").arguments == (1, 2, last, None, {"of round": 0}, "newest")
+    assert world.newest("pool 0").arguments == (1, 2, last, None, {"of round": 0}, None)

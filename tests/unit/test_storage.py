@@ -270,11 +270,16 @@ def test_a_url_of_nothing_is_refused(url: str, small: Small) -> None:
 
 
 def test_an_output_where_no_run_can_be_is_refused(trained_run: Path, small: Small) -> None:
-    """A checkpoint, whose path is easily taken for its run's; a web server."""
-    checkpoint = trained_run / "checkpoints" / "00000001"
-    with pytest.raises(ConfigError, match=r"^output=.*/00000001: is a checkpoint; give the run's"):
-        run(small("rbm", "cluster=inline", f"output={checkpoint}"))
-    assert not (checkpoint / "checkpoints").exists()
+    """A run's own folders, whose paths are easily taken for its own; a web server."""
+    for name, what in {
+        "checkpoints/00000001": "is a checkpoint",
+        "checkpoints": "holds the checkpoints of a run",
+        "lease": "holds the lease of a run",
+    }.items():
+        inner = trained_run / name
+        with pytest.raises(ConfigError, match=rf"^output=.*/{name}: {what}; give the run's own"):
+            run(small("rbm", "cluster=inline", f"output={inner}/"))
+        assert not (inner / "checkpoints").exists()
     with pytest.raises(ConfigError, match="web servers give files, and take none"):
         check_output("http://127.0.0.1:9/run")
 

@@ -1,0 +1,38 @@
+"""The summary of a run that ended before, where it still holds."""
+
+from __future__ import annotations
+
+import json
+
+from pipeline.common.types import Figures
+from pipeline.config.run import RunConfig
+from pipeline.runs.totals import Totals
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.files import read_file
+
+
+def summary_of(output: str, config: RunConfig, checkpoint: Checkpoint | None) -> Figures | None:
+    """Returns `summary.json` where the `checkpoint` is of the run's last step, or of one at which
+    it ended early, and was evaluated as `config` says; else None.
+    """
+    if checkpoint is None:
+        return None
+    try:
+        summary = json.loads(read_file(f"{output}/summary.json"))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return None  # one that was cut off says nothing
+    asked = {"version": checkpoint.step, "evaluation": config.evaluation.model_dump()}
+    # it was written in full, or the line about the end of the run could not be told
+    if not isinstance(summary, dict) or not {*asked, *Totals(apart=False).figures()} <= set(
+        summary
+    ):
+        return None
+    if any(summary[key] != value for key, value in asked.items()):
+        return None
+    # one that ended early is done for whoever would end it there again
+    patience = (summary.get("ended_early") or {}).get("patience")
+    early = patience is not None and patience == config.trainer.patience
+    if checkpoint.step < config.trainer.steps and not early:
+        return None
+    # the folder may have been moved since
+    return {**summary, "output": output, "checkpoint": checkpoint.folder}
