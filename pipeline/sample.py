@@ -24,6 +24,10 @@ there, and data.path=PATH says where they are now.
         a model of rows given a label: rows of class 3
     python -m pipeline.sample run=runs/labelled given=[0,1] compose=or
         one model under two contexts, composed
+    python -m pipeline.sample run=runs/digits-c6a31f0c55 clamp=halves.npy
+        rows whose NaN are drawn given the rest: in-painting, missing values
+    python -m pipeline.sample run=runs/digits-c6a31f0c55 start=data
+        chains that begin at training rows
 
 In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position`
 (lists of numbers: rows, flattened, without latent units), `energy` (nats) and, of models given

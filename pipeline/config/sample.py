@@ -43,6 +43,14 @@ class Settings(Section):
             " again; one a part where parts are composed; null: those of held-out rows"
         ),
     )
+    start: Literal["noise", "data"] = Field(
+        "noise", description="where chains begin: noise, or training rows"
+    )
+    clamp: Url | None = Field(
+        None,
+        description="a .npy file of rows: what is NaN there is drawn, given the rest; one row a"
+        " sample, over again",
+    )
     samples: PositiveInt | None = Field(
         None, description="chains; null: as many as the run's evaluation has"
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -14,8 +14,9 @@ from pipeline.common.types import Progress
 from pipeline.energies.base import Energy
 from pipeline.energies.target import Target
 from pipeline.evaluation.log_partition import LogPartition, estimate
+from pipeline.evaluation.paths import Bridge
 from pipeline.kernels import gibbs, mala, single_site
-from pipeline.kernels.base import EnergyState, Info, Kernel, init_energy
+from pipeline.kernels.base import EnergyState, GradientState, Info, Kernel, init_energy
 
 TARGET_ACCEPTANCE = 0.65
 FIRST_STEP = 0.01
@@ -26,6 +27,8 @@ TRIALS, TRIAL = 2, 100
 """Trials before the particles set out, and the particles of one, at most."""
 MOVES = 3
 """Transitions of a trial at each of its temperatures."""
+LEAST = 0.01
+"""The beta up to which energies at the next one are worked out anew."""
 EVEN = 0.1
 """The share of the temperatures that are placed as the trial's are, whatever it saw."""
 FORWARD, BACKWARD = "annealed importance sampling", "reverse annealed importance sampling"
@@ -222,14 +225,25 @@ def anneal(
     state = kernel.init(start, target)
     for index in range(1, last + 1):
         if betas[index] != betas[index - 1]:
-            target.beta = betas[index].expand(count)
-            moved = kernel.init(state.position, target)
+            moved = _at(path, kernel, target, state, betas[index - 1], betas[index])
             log_weights += (state.energy - moved.energy).double()
             state = moved
         parameters = {} if sizes is None else {"step_size": float(sizes[index])}
         state, _ = kernel.step(generator, state, target, **parameters)
         yield Progress(doing, index, last)
     return Annealed(state.position, log_weights)
+
+
+def _at(path: Energy, kernel: Kernel, target: Target, state: Any, beta: Tensor, new: Tensor) -> Any:
+    """The `state` of a kernel's particles, which were at `beta`, at a `new` one; the `target` is
+    there then too. On a bridge that costs no evaluation of the model.
+    """
+    before, target.beta = target.beta, new.expand(len(state.position))
+    # near the law at its beginning a rounding error of E_beta - E_0 would be blown up
+    if isinstance(path, Bridge) and isinstance(state, GradientState) and beta > LEAST:
+        assert before is not None
+        return GradientState(state.position, *path.moved(*state, before, target.beta))
+    return kernel.init(state.position, target)
 
 
 def _draw(ahead: Annealed, starts: Tensor | None, generator: torch.Generator) -> list[Tensor]:

@@ -67,16 +67,18 @@ def _draw_likelihood(axis: Any, _: np.ndarray, rows: Sequence[Row]) -> None:
 
 
 def _draw_energies(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
-    """Draws the mean energies of rows and of chains, each less that of the training rows: log Z,
-    which shifts all of them, falls out.
+    """Draws the mean energy of held-out rows less that of training rows, and that of the chains
+    less that of the step's positives. Each pair is of the same weights: the level of all energies,
+    which may swing by tens of nats from step to step and means nothing, falls out.
     """
-    level = np.array([row.get(ENERGY.format("training"), np.nan) for row in rows])
-    for label, source in (("held-out rows", "held_out"), ("chains", "negatives")):
-        if ENERGY.format(source) in rows[-1]:
-            values = np.array([row.get(ENERGY.format(source), np.nan) for row in rows])
-            axis.plot(steps, values - level, label=label, linewidth=1)
+    pairs = {"held-out rows": ("held_out", "training"), "chains": ("negatives", "positives")}
+    for label, sources in pairs.items():
+        values = np.array(
+            [[row.get(ENERGY.format(source), np.nan) for source in sources] for row in rows]
+        )
+        if np.isfinite(values).any():
+            axis.plot(steps, values[:, 0] - values[:, 1], label=label, linewidth=1)
     axis.axhline(0, color="0.6", linewidth=0.8)
-    axis.set_yscale("symlog", linthresh=1.0)
     axis.legend()
     axis.set_title("energy above training rows', nats")
 

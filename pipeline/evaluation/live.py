@@ -26,7 +26,7 @@ from pipeline.evaluation.paths import path_to
 
 SHARE = 0.05
 """The share of a run's time that it takes, at most."""
-TEMPERATURES, PARTICLES, SETTLING = 100, 64, 25
+TEMPERATURES, PARTICLES, SETTLING = 200, 64, 25
 """Of each estimate: less than at the end of a run, so that there are many. The particles that go
 back begin at those that did so before, and so are settled already."""
 PLACED = 10

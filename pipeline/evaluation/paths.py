@@ -50,6 +50,21 @@ class Bridge(Energy):
             1 - weight
         ) * self.law.score(x)
 
+    def moved(
+        self, x: Tensor, energy: Tensor, gradient: Tensor, beta: Tensor, new: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """E_new(x) [N] and its gradient [N, *shape] from those at `beta` > 0, without the model,
+
+            E_new = E_0 + (new / beta) (E_beta - E_0),
+
+        and so for the gradient: the path is linear in beta.
+        """
+        ratio, start, pull = new / beta, self.law(x), -self.law.score(x)
+        return (
+            start + ratio * (energy - start),
+            pull + per_chain(ratio, gradient) * (gradient - pull),
+        )
+
 
 class RatesBridge(Energy):
     """An RBM over levels with another base law than its own: visible units independent, at the

@@ -30,12 +30,20 @@ class Drawn(NamedTuple):
 
 
 def draw_from_noise(
-    energy: Energy, plan: ChainPlan, count: int, transitions: int, generator: torch.Generator
+    energy: Energy,
+    plan: ChainPlan,
+    count: int,
+    transitions: int,
+    generator: torch.Generator,
+    start: Tensor | None = None,
 ) -> Generator[Progress, None, Drawn]:
-    """Yields progress, and returns `count` chains that started at the base law. Their kernel is
-    adapted to them as they go.
+    """Yields progress, and returns `count` chains that started at the base law, or at the positions
+    `start` [count, *shape]. Their kernel is adapted to them as they go.
     """
     sampler = Sampler(energy, plan, count, generator)
+    if start is not None:
+        sampler.position = start.repeat(plan.rungs, *(1,) * (start.ndim - 1))
+    stage = f"sampling from {'noise' if start is None else 'rows'}"
     done, energies, acceptances = 0, [], []
     while done < transitions:
         before, done = done, min(done + plan.transitions, transitions)
@@ -43,7 +51,7 @@ def draw_from_noise(
         energies.append(report.energy[-count:])
         acceptances.append(float(report.acceptance[-count:].mean()))
         if before // 50 != done // 50 or done == transitions:
-            yield Progress("sampling from noise", done, transitions)
+            yield Progress(stage, done, transitions)
     later = len(energies) // 2
     draws = torch.stack(energies[later:], 1).double().cpu().numpy()
     r_hat = float(split_r_hat(draws)) if draws.shape[1] >= 4 and energy.contexts == 1 else math.nan

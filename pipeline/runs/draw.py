@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
+from pipeline.assembly.data import noisy_sample
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.memory import check_numbers
 from pipeline.chains.batch import fixed_size_lists
@@ -22,11 +23,13 @@ from pipeline.common.rng import torch_generator
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
+from pipeline.energies.clamped import Clamped, by_pattern
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.report import sample_contexts
 from pipeline.evaluation.samples import Drawn, draw_from_noise
 from pipeline.runs.display import Display
+from pipeline.runs.evaluate_again import read_rows
 from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
 
@@ -66,14 +69,15 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         f" {config.kernel.name} transitions each"
     )
     display.say(f"{title}, to {output}")
-    drawn = _draw(settings, config, aim.energy, display)
+    drawn = _draw(settings, config, aim.energy, display, runs[0])
     _write(drawn, aim, output)
     undrawn = _picture(settings, runs, aim, drawn, title, output)
     summary = {
         "runs": [run.url for run in runs],
         "checkpoints": [run.checkpoint.folder for run in runs],
         **settings.model_dump(
-            mode="json", include={"compose", "weights", "given", "seed", "device"}
+            mode="json",
+            include={"compose", "weights", "given", "start", "clamp", "seed", "device"},
         ),
         "log_partitions": aim.log_z,
         "kernel": config.kernel.model_dump(mode="json"),
@@ -169,22 +173,77 @@ def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str
     return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
 
 
-def _draw(settings: Settings, config: RunConfig, energy: Energy, display: Display) -> Drawn:
+def _draw(
+    settings: Settings, config: RunConfig, energy: Energy, display: Display, run: Trained
+) -> Drawn:
     """Runs the chains and shows their progress; on the settings' device, and back on the CPU."""
     generator = torch_generator(settings.seed, "sample", device=settings.device)
-    count, transitions = config.evaluation.samples, config.evaluation.transitions
-    drawing = draw_from_noise(
-        energy.to(settings.device), make_plan(config), count, transitions, generator
-    )
-    with display.working():
-        while True:
-            try:
-                display.work(next(drawing))
-            except StopIteration as stop:
-                drawn: Drawn = stop.value
-                break
+    count, device = config.evaluation.samples, settings.device
+    start = _starts(settings, config, energy, run)
+    rows = None if settings.clamp is None else _clamped_rows(settings, energy, run, count)
+    pieces = [torch.arange(count)] if rows is None else by_pattern(rows)
+    ends: list[Drawn] = []
+    energy.to(device)
+    for piece in pieces:
+        law, begin = energy, None if start is None else start[piece].to(device)
+        if rows is not None:
+            free = rows[piece[0]].isnan()
+            law = Clamped(energy, rows[piece].to(device), free.to(device))
+            begin = None if begin is None else law.chosen(begin)
+        drawing = draw_from_noise(
+            law, make_plan(config), len(piece), config.evaluation.transitions, generator, begin
+        )
+        with display.working():
+            while True:
+                try:
+                    display.work(next(drawing))
+                except StopIteration as stop:
+                    drawn: Drawn = stop.value
+                    break
+        whole = law.whole(drawn.position) if isinstance(law, Clamped) else drawn.position
+        ends.append(drawn._replace(position=whole.cpu(), energy=drawn.energy.cpu()))
     energy.cpu()
-    return drawn._replace(position=drawn.position.cpu(), energy=drawn.energy.cpu())
+    if len(ends) == 1:
+        return ends[0]
+    order = torch.cat(pieces).argsort()
+    shares = [len(piece) / count for piece in pieces]
+    return Drawn(
+        torch.cat([end.position for end in ends])[order],
+        torch.cat([end.energy for end in ends])[order],
+        sum(share * end.acceptance for share, end in zip(shares, ends, strict=True)),
+        None,
+    )
+
+
+def _starts(settings: Settings, config: RunConfig, energy: Energy, run: Trained) -> Tensor | None:
+    """Returns training rows for the chains to begin at, over again where there are fewer; None
+    where they begin at noise. Raises `ConfigError` where the data are not there.
+    """
+    if settings.start == "noise":
+        return None
+    rows = noisy_sample(run.config, run.data)
+    if not len(rows):
+        raise ConfigError("start", "data", "the data are not there; give data.path, or use noise")
+    chosen = rows[torch.arange(config.evaluation.samples) % len(rows)]
+    return energy.with_latents(energy.into_domain(chosen))
+
+
+def _clamped_rows(settings: Settings, energy: Energy, run: Trained, count: int) -> Tensor:
+    """Returns a row with holes for each of `count` samples, [count, *shape]. Raises `ConfigError`
+    where the law is not one of such rows, or there is nothing to draw or to hold.
+    """
+    assert settings.clamp is not None
+    remedy = None
+    if energy.contexts > 1 or energy.shape != run.data.shape:
+        remedy = "goes with one model of rows alone, without latent units, under one context"
+    else:
+        rows = read_rows("clamp", settings.clamp, (), run, holes=True)
+        held = rows.flatten(1).isnan().sum(1)
+        if not bool((held > 0).all()):
+            remedy = f"row {int((held == 0).nonzero()[0, 0])} has no NaN: nothing is to be drawn"
+    if remedy is not None:
+        raise ConfigError("clamp", settings.clamp, remedy)
+    return rows[torch.arange(count) % len(rows)]
 
 
 def _write(drawn: Drawn, aim: Aim, output: str) -> None:

@@ -120,8 +120,11 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         )
 
 
-def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tensor:
-    """Returns the rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32.
+def read_rows(
+    key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
+) -> Tensor:
+    """Returns the rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32; with
+    `holes`, those of a .npy file, in which some values may be NaN.
 
     Raises `ConfigError` about `key` where they are not of the run's shape and domain, `DataError`
     where they cannot be read.
@@ -129,7 +132,9 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
     check_input(url, key)
     shape, energy = run.data.shape, run.energy
     if url.endswith(".npy"):
-        flat = _read_npy(key, url)
+        flat = _read_npy(key, url, holes)
+    elif holes:
+        raise ConfigError(key, url, "give a .npy file, as numpy.save writes it")
     else:
         section = compose_raw(["data=columns"])["data"] | {"path": url, "columns": columns}
         try:
@@ -146,8 +151,9 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
         )
         raise ConfigError(key, url, remedy)
     rows = flat.reshape(-1, *shape)
+    there = rows[~rows.isnan()]
     if energy.levels is not None and not bool(
-        ((rows == rows.round()) & (rows >= 0) & (rows < energy.levels)).all()
+        ((there == there.round()) & (there >= 0) & (there < energy.levels)).all()
     ):
         raise ConfigError(
             key,
@@ -156,7 +162,8 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
         )
     if (
         energy.box is not None
-        and not energy.box[0] <= float(rows.min()) <= float(rows.max()) <= energy.box[1]
+        and len(there)
+        and not energy.box[0] <= float(there.min()) <= float(there.max()) <= energy.box[1]
     ):
         raise ConfigError(
             key, url, f"some values there are outside {list(energy.box)}, the box of {run.url}"
@@ -164,7 +171,7 @@ def read_rows(key: str, url: str, columns: Sequence[str], run: Trained) -> Tenso
     return rows
 
 
-def _read_npy(key: str, url: str) -> Tensor:
+def _read_npy(key: str, url: str, holes: bool = False) -> Tensor:
     try:
         array = np.load(io.BytesIO(read_file(url)), allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
@@ -174,7 +181,7 @@ def _read_npy(key: str, url: str) -> Tensor:
     if array.ndim < 1 or not array.size:
         raise DataError(key, url, f"has shape {list(array.shape)}; an array of rows is wanted")
     rows = array.astype(np.float32)
-    odd = np.argwhere(~np.isfinite(rows))
+    odd = np.argwhere(~np.isfinite(rows) & ~(np.isnan(array) & holes))
     if len(odd):
         value = array[tuple(odd[0])]
         raise DataError(key, url, f"row {odd[0][0]} holds {value}, which is not finite in 32 bits")

@@ -25,6 +25,7 @@ from pipeline.evaluation.likelihood import log_z_by_quadrature
 from pipeline.evaluation.report import labels_of
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import names
+from pipeline.storage.folders import refuse_folder_of_a_run
 from pipeline.storage.lease import LEASE_FOLDER
 from pipeline.storage.paths import resolve_output
 from pipeline.storage.probe import check_output, check_run
@@ -89,6 +90,7 @@ def output_of(run: Trained, wanted: str | None, name: str) -> str:
     )
     output = resolve_output(run.config.model_copy(update={"output": wanted or default}))
     check_output(output)
+    refuse_folder_of_a_run(output)
     if not {"checkpoints", LEASE_FOLDER}.isdisjoint(names(output)):
         raise ConfigError("output", output, "a run has its files there; give a folder of its own")
     return output

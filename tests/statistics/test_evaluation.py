@@ -102,6 +102,21 @@ def test_bridge_has_the_gradient_of_its_path() -> None:
     torch.testing.assert_close(gradient, by_autograd[1])
 
 
+def test_a_bridge_moves_along_its_path_without_the_model() -> None:
+    """To energies and gradients as the model gives them, either way; at 0 to the law's own."""
+    bridge = Bridge(LAWS["gaussian"]().double(), LAWS["mixture"]().double())
+    x, beta = torch.randn(9, 2, dtype=torch.float64), torch.full((9,), 0.3, dtype=torch.float64)
+    state = bridge.energy_and_gradient(x, beta)
+    for new in (0.0, 0.2, 0.5, 1.0):
+        there = torch.full_like(beta, new)
+        for found, truth in zip(
+            bridge.moved(x, *state, beta, there),
+            bridge.energy_and_gradient(x, there),
+            strict=True,
+        ):
+            torch.testing.assert_close(found, truth)
+
+
 def test_ais_with_too_few_temperatures_says_so() -> None:
     """One step from base to model: no error bar, and a bound that holds."""
     energy = Mixture(8, log_z=7.0)

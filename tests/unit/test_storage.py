@@ -280,6 +280,7 @@ def test_an_output_where_no_run_can_be_is_refused(trained_run: Path, small: Smal
         with pytest.raises(ConfigError, match=rf"^output=.*/{name}: {what}; give the run's own"):
             run(small("rbm", "cluster=inline", f"output={inner}/"))
         assert not (inner / "checkpoints").exists()
+        assert sample([f"run={trained_run}", f"output={inner}", "samples=2"]) == 2
     with pytest.raises(ConfigError, match="web servers give files, and take none"):
         check_output("http://127.0.0.1:9/run")
 
