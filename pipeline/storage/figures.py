@@ -12,7 +12,7 @@ from pipeline.storage.files import write_file
 
 def write_figure(figure: Figure, output: str, name: str) -> None:
     """Saves `figure` as the PNG `output/name`, on any fsspec file system."""
-    write_file(output, name, _png(figure))
+    write_file(output, name, png(figure))
 
 
 def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str, str]:
@@ -22,7 +22,7 @@ def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str,
     why}` is returned, without the ending; else nothing. Raises what the file system raises.
     """
     try:
-        content = _png(make())
+        content = png(make())
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return {f"undrawn_{name.removesuffix('.png')}": why}
@@ -30,7 +30,8 @@ def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str,
     return {}
 
 
-def _png(figure: Figure) -> bytes:
+def png(figure: Figure) -> bytes:
+    """Returns `figure` as the content of a PNG."""
     buffer = io.BytesIO()
     figure.savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()
