@@ -80,14 +80,13 @@ def _told(figures: Figures, key: str) -> str:
         return f" is not finite ({figures['method']})"
     if key == PSEUDO:
         return f" {value:.2f} nats a row (one component a row)"
-    if "unreliable" not in figures:
-        error = plus_minus(figures.get("log_z_standard_error"))
-        return f" {value:.2f}{error} nats a row ({figures['method']})"
-    low, high = (figures[f"{key}_{side}"] for side in ("at_least", "at_most"))
-    return (
-        f" between {low:.2f} and {high:.2f} nats a row, unreliable: {figures['unreliable']}"
-        f" ({figures['method']})"
-    )
+    bounds = [figures.get(f"{key}_{side}") for side in ("at_least", "at_most")]
+    between = "" if None in bounds else f" between {bounds[0]:.2f} and {bounds[1]:.2f}"
+    if "unreliable" in figures:
+        return f"{between} nats a row, unreliable: {figures['unreliable']} ({figures['method']})"
+    error = plus_minus(figures.get("log_z_standard_error"))
+    between = between and f",{between}"
+    return f" {value:.2f}{error} nats a row{between} ({figures['method']})"
 
 
 def _worse(figures: Figures) -> list[str]:
