@@ -193,7 +193,7 @@ def summed_up(chaos: Chaos, seconds: float) -> dict[str, Any]:
         "log_likelihood": summary.get("test_log_likelihood"),
         "faults": kinds,
         "drivers": run.drivers,
-        "drivers_that_failed": run.failures,
+        "drivers_that_failed": [words.replace(f"{run.folder}/", "") for words in run.failures],
         "tracebacks": run.tracebacks(),
         "processes_that_outlived_their_driver": run.orphans,
         "checkpoints_seen": len(chaos.committed),
