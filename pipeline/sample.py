@@ -31,7 +31,7 @@ there, and data.path=PATH says where they are now.
 
 In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position`
 (lists of numbers: rows, flattened, without latent units), `energy` (nats) and, of models given
-contexts, `context`; summary.json.
+contexts, `context` (format=parquet|csv|npy: another file); summary.json.
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.
 """
@@ -63,7 +63,8 @@ def in_words(summary: dict[str, Any]) -> str:
         used = summary["log_partitions"]
         known = "taken to be equal" if used is None else ", ".join(f"{value:.3f}" for value in used)
         lines.append(f"  log Z of the parts {known}")
-    names = {"samples": "samples.png", "rows": "samples.arrow", "summary": "summary.json"}
+    rows = f"samples.{summary['format']}"
+    names = {"samples": "samples.png", "rows": rows, "summary": "summary.json"}
     if "undrawn_samples" in summary:
         del names["samples"]
         lines.append(f"  samples     no picture: {summary['undrawn_samples']}")

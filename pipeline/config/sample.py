@@ -51,6 +51,11 @@ class Settings(Section):
         description="a .npy file of rows: what is NaN there is drawn, given the rest; one row a"
         " sample, over again",
     )
+    format: Literal["arrow", "parquet", "csv", "npy"] = Field(
+        "arrow",
+        description="of the file of samples: arrow, parquet, csv (a column for each number), or npy"
+        " (positions alone)",
+    )
     samples: PositiveInt | None = Field(
         None, description="chains; null: as many as the run's evaluation has"
     )

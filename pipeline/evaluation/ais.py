@@ -253,6 +253,8 @@ def _draw(ahead: Annealed, starts: Tensor | None, generator: torch.Generator) ->
     count = len(ahead.particles)
     of_data = 0 if starts is None else count // 2
     weights = torch.softmax(ahead.log_weights, 0)
+    if not bool(weights.isfinite().all()):  # of a model that is not finite, none is a draw
+        weights = torch.ones_like(weights)
     chosen = torch.multinomial(weights, count - of_data, replacement=True, generator=generator)
     drawn = [ahead.particles[chosen]]
     if starts is not None and of_data:

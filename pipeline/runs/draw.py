@@ -7,8 +7,10 @@ import time
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
 import pyarrow as pa
 import torch
+from pyarrow import csv, parquet
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
@@ -70,14 +72,16 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     )
     display.say(f"{title}, to {output}")
     drawn = _draw(settings, config, aim.energy, display, runs[0])
-    _write(drawn, aim, output)
+    _write(drawn, aim, output, settings.format)
     undrawn = _picture(settings, runs, aim, drawn, title, output)
     summary = {
         "runs": [run.url for run in runs],
         "checkpoints": [run.checkpoint.folder for run in runs],
         **settings.model_dump(
             mode="json",
-            include={"compose", "weights", "given", "start", "clamp", "seed", "device"},
+            include={
+                *("compose", "weights", "given", "start", "clamp", "format", "seed", "device")
+            },
         ),
         "log_partitions": aim.log_z,
         "kernel": config.kernel.model_dump(mode="json"),
@@ -246,18 +250,34 @@ def _clamped_rows(settings: Settings, energy: Energy, run: Trained, count: int) 
     return rows[torch.arange(count) % len(rows)]
 
 
-def _write(drawn: Drawn, aim: Aim, output: str) -> None:
-    """Writes `samples.arrow`."""
-    columns = {
-        "position": fixed_size_lists(aim.energy.visible(drawn.position)),
-        "energy": pa.array(drawn.energy.numpy()),
-    }
-    if aim.context is not None:
-        columns["context"] = fixed_size_lists(aim.context)
-    table, buffer = pa.table(columns), io.BytesIO()
-    with pa.ipc.new_file(buffer, table.schema) as file:
-        file.write_table(table)
-    write_file(output, "samples.arrow", buffer.getvalue())
+def _write(drawn: Drawn, aim: Aim, output: str, form: str) -> None:
+    """Writes `samples.<form>`."""
+    position, buffer = aim.energy.visible(drawn.position), io.BytesIO()
+    if form == "npy":
+        np.save(buffer, position.numpy())
+    elif form == "csv":
+        parts = {"x": position, "context": aim.context}
+        columns = {
+            f"{name}{number}": pa.array(column.numpy())
+            for name, part in parts.items()
+            if part is not None
+            for number, column in enumerate(part.flatten(1).T)
+        }
+        csv.write_csv(pa.table({**columns, "energy": drawn.energy.numpy()}), buffer)
+    else:
+        columns = {
+            "position": fixed_size_lists(position),
+            "energy": pa.array(drawn.energy.numpy()),
+        }
+        if aim.context is not None:
+            columns["context"] = fixed_size_lists(aim.context)
+        table = pa.table(columns)
+        if form == "parquet":
+            parquet.write_table(table, buffer)
+        else:
+            with pa.ipc.new_file(buffer, table.schema) as file:
+                file.write_table(table)
+    write_file(output, f"samples.{form}", buffer.getvalue())
 
 
 def _picture(

@@ -15,7 +15,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.laws import LAWS, Gaussian, TruncatedGaussian
 from pipeline.energies.rbm import BernoulliRBM
 from pipeline.evaluation import likelihood
-from pipeline.evaluation.ais import forward_log_partition
+from pipeline.evaluation.ais import forward_log_partition, log_partition
 from pipeline.evaluation.paths import Bridge
 from pipeline.evaluation.pictures import nearest_rows
 from tests.conftest import states
@@ -126,6 +126,23 @@ def test_ais_with_too_few_temperatures_says_so() -> None:
     assert hasty.standard_error is None
     assert "of 400 particles count" in str(hasty.doubt)
     assert hasty.at_least < 7.0
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_a_model_that_is_not_finite_has_no_figure(value: float) -> None:
+    """No error, and no number that looks like one."""
+
+    class Absurd(Energy):
+        def forward(self, x: Tensor) -> Tensor:
+            return x.sum(1) * 0.0 + value
+
+    path = Bridge(Gaussian(torch.zeros(3), torch.eye(3)), Absurd((3,)))
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        found = run(log_partition(path, 20, 40, generator, torch.zeros(5, 3)))
+    assert found.standard_error is None
+    assert found.doubt is not None
+    assert not math.isfinite(found.value)
 
 
 def test_gaussian_base_is_normalised() -> None:

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import fsspec
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from pyarrow import csv, parquet
 from torch import Tensor
 
 import pipeline
@@ -230,3 +232,28 @@ def test_help_goes_to_standard_output(capsys: pytest.CaptureFixture[str]) -> Non
     printed = capsys.readouterr().out
     assert "compose=and" in printed
     assert "transitions=null" in printed
+
+
+@pytest.mark.parametrize("form", ["parquet", "csv", "npy"])
+def test_samples_in_other_formats_are_the_same(form: str, runs: Runs, tmp_path: Path) -> None:
+    """As those of the Arrow file, number by number."""
+    found = []
+    for name in ("arrow", form):
+        output = tmp_path / name
+        asked = ("samples=5", "transitions=3", f"format={name}", f"output={output}")
+        assert main([f"run={runs['ring']}", *asked]) == 0
+        file = output / f"samples.{name}"
+        if name == "npy":
+            found.append(np.load(file).reshape(5, 2))
+        elif name == "csv":
+            table = csv.read_csv(file)
+            columns = [table[f"x{number}"].to_numpy() for number in range(2)]
+            found.append(np.stack(columns, 1))
+            assert table.column_names[-1] == "energy"
+        else:
+            table = parquet.read_table(file) if name == "parquet" else None
+            if table is None:
+                with pa.ipc.open_file(file) as opened:
+                    table = opened.read_all()
+            found.append(np.array(table["position"].to_pylist()))
+    assert np.array_equal(*(values.astype(np.float32) for values in found))
