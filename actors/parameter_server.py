@@ -371,6 +371,9 @@ class ParameterServer:
         """
         needed = last is None or self._config.keeps_chains
         stored = own_chains(self._config, checkpoint, pool) if needed else None
+        if last is None and stored is not None:
+            self._writing.take(save, [Snapshot(f"pool-{pool}", stored)])
+            return
         chains = make_chains(self._config, self._data.shape, pool, self._data.context_shape)
         chains.revive(incarnation, round, last, tuning=tuning, stored=stored)
         self._writing.take(save, [Snapshot(f"pool-{pool}", chains.state_dict())])

@@ -167,12 +167,16 @@ TRAINING = (
     Chart(
         "Log-likelihood",
         "Held-out log-likelihood of the averaged weights and its bounds, where evaluation.live is"
-        " set, and how many versions old it is.",
+        " set.",
+        "suffix: nats",
+        one(f"ebm_log_likelihood_nats{RUN}", "{{bound}}"),
+    ),
+    Chart(
+        "Age of the log-likelihood",
+        "How many versions ago the weights were learned that it is of.",
         "none",
-        (
-            Query(f"ebm_log_likelihood_nats{RUN}", "{{bound}}"),
-            Query(f"ebm_version{RUN} - (ebm_log_likelihood_version{RUN} > 0)", "versions behind"),
-        ),
+        one(f"ebm_version{RUN} - (ebm_log_likelihood_version{RUN} > 0)", "versions"),
+        low=0,
     ),
     Chart(
         "Pseudo-likelihood",

@@ -27,6 +27,7 @@ TRIALS, TRIAL = 2, 100
 """Trials before the particles set out, and the particles of one, at most."""
 MOVES = 3
 """Transitions of a trial at each of its temperatures."""
+MOST_SITES = 4
 LEAST = 0.01
 """The beta up to which energies at the next one are worked out anew."""
 EVEN = 0.1
@@ -121,13 +122,13 @@ def forward_log_partition(
 
 
 def kernel_of(path: Energy) -> Kernel:
-    """Returns the kernel that moves particles along a path: a Gibbs sweep where it has blocks, one
-    site at a time over levels, else MALA. Each is reversible, so that the way back is the way there
-    in reverse.
+    """Returns the kernel that moves particles along a path: a Gibbs sweep where it has blocks, a
+    few single sites over levels, else MALA. Each is reversible, so that the way back is the way
+    there in reverse.
     """
     if path.blocks:
         return GIBBS
-    return mala.kernel if path.levels is None else single_site.kernel
+    return mala.kernel if path.levels is None else SITES
 
 
 def _gibbs_step(
@@ -137,8 +138,18 @@ def _gibbs_step(
     return init_energy(moved.position, target), info
 
 
+def _sites_step(
+    generator: torch.Generator, state: EnergyState, target: Target
+) -> tuple[EnergyState, Info]:
+    for _ in range(min(state.position[0].numel(), MOST_SITES)):
+        state, info = single_site.step(generator, state, target)
+    return state, info
+
+
 GIBBS = Kernel(init_energy, _gibbs_step)
 """A Gibbs sweep that knows the energy where it ends, which the next weight begins with."""
+SITES = Kernel(init_energy, _sites_step)
+"""Sites drawn at random, one after the other: as many as there are, at most `MOST_SITES`."""
 
 
 def place(

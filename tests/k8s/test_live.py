@@ -78,7 +78,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         metrics.describe(compose(["experiment=digits_rbm"]))
         metrics["ebm_training"].set(1)
     with (
-        training(folder / "digits_rbm", ports[0], *DIGITS) as run,
+        training(folder / "digits_rbm", ports[0], *DIGITS, "evaluation.live=true") as run,
         training(folder / "ladder", ports[1], *LADDER),
         prometheus(folder, ports) as server,
     ):
@@ -90,8 +90,12 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Prometheus]:
         served["gone"].server_close()
         go_wrong(made_up["broken"])
         wait_for(
-            has(server, 'ebm_checkpoints_total{run="digits_rbm"} > 0'),
-            "a checkpoint of the digits' run",
+            has(
+                server,
+                'ebm_checkpoints_total{run="digits_rbm"} > 0',
+                'ebm_log_likelihood_version{run="digits_rbm"} > 0',
+            ),
+            "a checkpoint and a likelihood of the digits' run",
         )
         kill_a_pool(run)
         restarted = 'ebm_restarts_total{run="digits_rbm",role="pool"} > 0'

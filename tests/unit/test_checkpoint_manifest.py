@@ -21,6 +21,7 @@ from pipeline.energies.rbm import BernoulliRBM
 from pipeline.energies.weights import flatten
 from pipeline.runs.display import Display
 from pipeline.runs.run import Run
+from pipeline.runs.summaries import summary_of
 from pipeline.storage import retries
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.manifest import MANIFEST, seal
@@ -282,13 +283,12 @@ def test_a_summary_that_is_cut_off_reads_as_not_evaluated(
     assert main([*command, f"output={tmp_path / 'run'}"]) == 0
     summary = tmp_path / "run" / "summary.json"
     whole, checkpoint = summary.read_bytes(), find(str(tmp_path / "run"))
-    energy = BernoulliRBM((8, 8), 16, 0.01)
-    run = Run(compose(command), str(tmp_path / "run"), energy, Display())
+    asked = str(tmp_path / "run"), compose(command), checkpoint
     for content in (whole[:-20], b"", b"[]", b"null", b'{"version": 20}', b"\xff"):
         summary.write_bytes(content)
-        assert run._summary_of(checkpoint) is None
+        assert summary_of(*asked) is None
     summary.write_bytes(whole)
-    assert run._summary_of(checkpoint) == json.loads(whole)
+    assert summary_of(*asked) == json.loads(whole)
     capsys.readouterr()
     shutil.move(tmp_path / "run", tmp_path / "moved")
     assert main([*command, f"output={tmp_path / 'moved'}"]) == 0
