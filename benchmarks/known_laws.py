@@ -96,8 +96,9 @@ def _perceptron() -> Known:
     """A perceptron in the plane, with log Z and draws by quadrature."""
     torch.manual_seed(2)
     energy = MLPEnergy((2,), [32, 32], 2.0, spectral_norm=False).requires_grad_(False)
-    for layer in energy.layers:
-        layer.weight.mul_(3.0)
+    for name, parameter in energy.named_parameters():
+        if name.endswith("weight"):
+            parameter.mul_(3.0)
     rule = MidpointRule(-10.0, 10.0, 1000)
     log_z = float(rule.precise_log_integral(energy))
     centres = torch.linspace(-10, 10, 1001)[:-1] + 0.01
