@@ -67,7 +67,7 @@ def write_page(settings: Settings) -> str:
     output = settings.output or (runs[0].url if len(runs) == 1 else "runs")
     output = absolute(output, "output").rstrip("/")
     check_output(output)
-    write_file(output, PAGE, str(masked(page(runs))).encode())
+    write_file(output, PAGE, page(runs).encode())
     return f"{output}/{PAGE}"
 
 
@@ -97,7 +97,8 @@ def read(url: str) -> Read:
     if not summary:  # it goes on, or ended without its curves
         rows = thinned(StoredRows(output), MOST)
         pictures |= {"curves.png": curves(rows, str(config["name"]))} if rows else {}
-    return Read(output, checkpoint.step, config, summary, pictures)
+    # of the texts alone: in a picture anything may look like a secret
+    return Read(output, checkpoint.step, masked(config), masked(summary), pictures)
 
 
 def page(runs: Sequence[Read]) -> str:
@@ -121,7 +122,7 @@ def _section(run: Read) -> str:
     head = f"step {run.step} of {steps}" + ("" if run.summary else ", not evaluated")
     parts = [
         f"<section><h2>{escape(str(run.config['name']))}: {head}</h2>",
-        f"<p>{escape(run.url)}</p>",
+        f"<p>{escape(str(masked(run.url)))}</p>",
     ]
     if run.summary:
         words = run.summary.get("words") or in_words(run.summary)

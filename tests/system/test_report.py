@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import base64
 import json
+import random
 import re
 from html.parser import HTMLParser
 from pathlib import Path
 
 import pytest
 
+from pipeline.common.masking import masked
 from pipeline.report import main
+from pipeline.runs.page import Read, page
 from tests.system.test_run import train
 
+CONFIG = {"name": "a", "trainer": {"steps": 1}, "output": "s3://key:canary@host/run"}
 QUICK = ("evaluation.samples=2", "evaluation.transitions=2")
 
 
@@ -52,18 +56,18 @@ def two(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
 def test_a_page_has_everything_within_itself(two: list[Path]) -> None:
     """Its pictures are the run's own files; it asks the network for nothing."""
     one = next(path for path in two if path.name == "one")
-    (one / "samples.png").write_bytes(b"a picture")
+    (one / "samples.png").write_bytes(random.Random(0).randbytes(200_000))
     assert main([f"run={one}"]) == 0
     content = (one / "report.html").read_text()
-    page = Page(content)
-    assert page.open == []
-    assert list(page.pictures) == ["curves", "samples"]
-    for name, found in page.pictures.items():
-        kind, _, content64 = found.partition(",")
+    found = Page(content)
+    assert found.open == []
+    assert list(found.pictures) == ["curves", "samples"]
+    for name, picture in found.pictures.items():
+        kind, _, content64 = picture.partition(",")
         assert kind == "data:image/png;base64"
         assert base64.b64decode(content64) == (one / f"{name}.png").read_bytes()
     assert not re.search("https?://", content)
-    text = " ".join(page.text)
+    text = " ".join(found.text)
     summary = json.loads((one / "summary.json").read_text())
     for words in (*summary["words"], "optimizer.learning_rate", "step 20 of 20"):
         assert words in text
@@ -88,12 +92,17 @@ def test_a_run_that_goes_on_has_its_curves(two: list[Path], tmp_path: Path) -> N
         (one / name).rename(tmp_path / name)
     try:
         assert main([f"run={one}", f"output={tmp_path / 'page'}"]) == 0
-        page = Page((tmp_path / "page" / "report.html").read_text())
-        assert list(page.pictures) == ["curves"]
-        assert "not evaluated" in " ".join(page.text)
+        found = Page((tmp_path / "page" / "report.html").read_text())
+        assert list(found.pictures) == ["curves"]
+        assert "not evaluated" in " ".join(found.text)
     finally:
         for name in ("curves.png", "samples.png", "summary.json"):
             (tmp_path / name).rename(one / name)
+
+
+def test_secrets_of_a_run_are_not_on_its_page() -> None:
+    run = Read("s3://key:canary@host/run", 1, masked(CONFIG), {}, {})
+    assert "canary" not in page([run, run])
 
 
 def test_what_is_no_run_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
