@@ -18,7 +18,7 @@ from actors.writing import Writing
 from pipeline.assembly.chains import make_chains
 from pipeline.assembly.data import open_data, rows_for_pool
 from pipeline.assembly.learner import make_learner
-from pipeline.common.errors import ServerOutOfStepError, StorageError
+from pipeline.common.errors import DataError, PipelineError, ServerOutOfStepError, StorageError
 from pipeline.common.process import keep_to_core
 from pipeline.common.types import Figures, Part, Progress, Rows, StepReport, Weights
 from pipeline.config.run import RunConfig
@@ -202,14 +202,15 @@ class ParameterServer:
 
     def _draw(self, learner: Learner, step: int) -> None:
         """Draws the rows of a `step`, where they are streamed, before anything is done for it.
-        Raises `StorageError` on every rank, and changes nothing, where those of one cannot be read.
+        Raises `StorageError` or `DataError` on every rank, and changes nothing, where those of one
+        cannot be read.
         """
         if not self._data.streamed or self._config.batches_carry_rows:
             return
-        failure: StorageError | None = None
+        failure: PipelineError | None = None
         try:
             learner.starts(step)
-        except StorageError as error:
+        except (StorageError, DataError) as error:
             failure = error
         if any(self._ranks.sums(failure is not None)):
             raise next(filter(None, self._ranks.gather(failure)))
@@ -256,7 +257,7 @@ class ParameterServer:
         It ends before them where a pool is lost: a step goes on with the batches of the others, as
         long as there are any, and is the last. So it does where a run that chooses its lag leaves
         lock-step, or where the rows of a step cannot be read. Raises `ServerOutOfStepError`, and
-        `StorageError` where those of the first cannot.
+        `StorageError` or `DataError` where those of the first cannot.
         """
         learner = self._learner(version)
         waited: list[float] = []
@@ -268,7 +269,7 @@ class ParameterServer:
             for step in range(version, version + steps):
                 try:
                     self._draw(learner, step)
-                except StorageError:
+                except (StorageError, DataError):
                     if not reports:
                         raise
                     break

@@ -12,8 +12,10 @@ from pipeline.assembly.chains import dealing_of
 from pipeline.common.errors import (
     CheckpointError,
     DamagedError,
+    DataError,
     DivergenceError,
     LostLeaseError,
+    PipelineError,
     StorageError,
 )
 from pipeline.common.json_text import to_json
@@ -253,13 +255,12 @@ class Run:
                 except DivergenceError as error:
                     version = self._roll_back(runner, error, version)
                     continue
-                except StorageError as error:
+                except (StorageError, DataError) as error:
                     if not self._saving.holds(version):
                         self._save(runner, version)
                         self._saving.settle()
-                    raise StorageError(
-                        error.url, f"{error.words}; {self._stopped(version)}"
-                    ) from error
+                    # no error of what was asked for: rows were there when the run began
+                    raise PipelineError(f"{error}; {self._stopped(version)}") from error
                 self._saving.poll()
                 if not made:
                     continue

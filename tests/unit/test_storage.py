@@ -519,22 +519,40 @@ def rows_to(url: str) -> None:
 
 
 @pytest.mark.usefixtures("undrawn")
+@pytest.mark.parametrize(
+    ("failure", "words"),
+    [
+        (
+            ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused"),
+            "failed: flaky://bucket/rows.parquet: could not be read",
+        ),
+        (
+            FileNotFoundError(errno.ENOENT, "No such file"),
+            "failed: data.path=flaky://bucket/rows.parquet: cannot be read",
+        ),
+    ],
+)
 def test_rows_that_can_no_longer_be_read_end_the_run_behind_a_checkpoint(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    failure: OSError,
+    words: str,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """One line and status 1; the run goes on from there, and comes to where it would have come."""
+    """A server that is away, a file that is gone: one line and status 1; the run goes on from
+    there, and comes to where it would have come.
+    """
     rows_to("flaky://bucket/rows.parquet")
     arguments = [*STREAMED, "data.path=flaky://bucket/rows.parquet"]
     assert main([*arguments, f"output={tmp_path}/whole"]) == 0
     reads = Flaky.calls["read"]
     Flaky.calls.clear()
-    away = ConnectionRefusedError(errno.ECONNREFUSED, "Connection refused")
-    Flaky.fails = lambda *_: away if Flaky.calls["read"] > 0.8 * reads else None
+    Flaky.fails = lambda *_: failure if Flaky.calls["read"] > 0.8 * reads else None
     monkeypatch.setattr(retries, "LIMIT", 1.0)
     capsys.readouterr()
     assert main([*arguments, f"output={tmp_path}/run"]) == 1
     *_, line = capsys.readouterr().err.strip().splitlines()
-    assert line.startswith("failed: flaky://bucket/rows.parquet: could not be read")
+    assert line.startswith(words)
     assert "resume=auto" in line
     saved = sorted(path.name for path in (tmp_path / "run/checkpoints").glob("0*"))
     assert int(saved[-1]) % 7 != 0  # no step is lost
