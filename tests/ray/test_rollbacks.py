@@ -118,6 +118,6 @@ def test_first_come_rounds_are_given_up(small: Small, tmp_path: Path) -> None:
     figures = execute(config, tmp_path, inline=False)
     assert figures["rollbacks"] >= 1
     assert figures["max_lag"] <= 2
-    # which rounds come first is chance, and at a hundredth a rate of 10 is left; at 1000 the figure is
-    # below -500
+    # which rounds come first is chance, and at a hundredth a rate of 10 is left; at 1000 the
+    # figure is below -500
     assert figures["test_log_likelihood"] > -150
