@@ -56,6 +56,16 @@ Shape = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Url = Annotated[str, PlainSerializer(masked, return_type=str, when_used="json")]
 """A path or a URL. What is stored of a configuration is JSON, and has no secrets of the URL."""
 
+Runs = Annotated[
+    tuple[Url, ...],
+    Field(
+        strict=False,
+        min_length=1,
+        description="URLs of the runs, [A,B]; of a single one, run=URL",
+    ),
+]
+"""One run or more that a command looks at."""
+
 
 class Section(BaseModel):
     """One frozen part of the configuration; strict types, unknown keys refused."""

@@ -12,6 +12,7 @@ from pipeline.config.fields import (
     Number,
     PositiveFloat,
     PositiveInt,
+    Runs,
     Section,
     Url,
 )
@@ -20,14 +21,7 @@ OVERRIDABLE = ("kernel", "data.path")
 
 
 class Settings(Section):
-    runs: Annotated[
-        tuple[Url, ...],
-        Field(
-            strict=False,
-            min_length=1,
-            description="URLs of the runs, [A,B]; of a single one, run=URL",
-        ),
-    ]
+    runs: Runs
     compose: Literal["and", "or", "not"] | None = Field(None, description="and, or, not")
     weights: Annotated[
         tuple[PositiveFloat, ...] | None, Field(strict=False, description="w_i, one for each part")

@@ -6,13 +6,17 @@ import copy
 
 import torch
 from torch import Tensor
-from torch.nn.functional import softplus
 
 from pipeline.data.base import MOST_ROWS
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional, Normal
 from pipeline.energies.laws import Gaussian, Law, TruncatedGaussian
-from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
+from pipeline.energies.rbm import (
+    BernoulliRBM,
+    GaussianRBM,
+    PottsRBM,
+    RestrictedBoltzmannMachine,
+)
 from pipeline.kernels.base import per_chain
 
 
@@ -66,18 +70,12 @@ class Bridge(Energy):
         )
 
 
-class RatesBridge(Energy):
-    """An RBM over levels with another base law than its own: visible units independent, at the
-    rates of `rows` [S, *shape].
-
-        E_beta(v, h) = -((1 - beta) b_0 + beta b).phi(v) - beta (c.h + phi(v).W h),
-
-    the base-rate model of Salakhutdinov & Murray (2008): b_0 are the biases that a model starts
-    from on these rows, nearer to what it has learned than its own biases b without the weights they
-    were learned with.
+class MachineBridge(Energy):
+    """A restricted Boltzmann machine with the base law that it would start from on `rows` [S,
+    *shape]: independent visible units. As in its own, the hidden units then have 2^m states.
     """
 
-    def __init__(self, rbm: BernoulliRBM | PottsRBM, rows: Tensor) -> None:
+    def __init__(self, rbm: RestrictedBoltzmannMachine, rows: Tensor) -> None:
         super().__init__(rbm.shape, levels=rbm.levels)
         self.rbm, self.start = rbm, copy.deepcopy(rbm)
         self.start.initialise(rows)
@@ -97,12 +95,24 @@ class RatesBridge(Energy):
         return self.start.sample_base(count, generator)
 
     def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """The free energy of the joint law above: the RBM's own path, and what its biases lack or
-        exceed at this beta.
+        """-log sum_h exp(-E_beta(v, h)), `[N]` nats: the machine's own path, and what its visible
+        energy lacks or exceeds at this beta.
         """
         return self.rbm.tempered(x, beta) + (1 - beta) * (
             self.start.visible_energy(x) - self.rbm.visible_energy(x)
         )
+
+
+class RatesBridge(MachineBridge):
+    """An RBM over levels with another base law than its own: visible units independent, at the
+    rates of `rows` [S, *shape].
+
+        E_beta(v, h) = -((1 - beta) b_0 + beta b).phi(v) - beta (c.h + phi(v).W h),
+
+    the base-rate model of Salakhutdinov & Murray (2008): b_0 are the biases that a model starts
+    from on these rows, nearer to what it has learned than its own biases b without the weights they
+    were learned with.
+    """
 
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
         if block == "hidden" or beta is None:
@@ -112,42 +122,18 @@ class RatesBridge(Energy):
         return self.rbm.visible_law(torch.addmm(bias, weight * value, self.rbm.weight))
 
 
-class MomentsBridge(Energy):
+class MomentsBridge(MachineBridge):
     """A Gaussian RBM with another base law than its own: visible units independent, with the means
     m and variances t^2 of `rows` [S, *shape].
 
         E_beta(v, h) = (1 - beta) sum_i (v_i - m_i)^2 / (2 t_i^2) + beta E(v, h).
 
     Given h, v_i is Gaussian of precision (1 - beta) / t_i^2 + beta / s_i^2, with the mean of m_i
-    and b_i + (W'h)_i weighted by the two terms. As in `RatesBridge` the base law has 2^m states of
-    the hidden units.
+    and b_i + (W'h)_i weighted by the two terms.
     """
 
-    def __init__(self, rbm: GaussianRBM, rows: Tensor) -> None:
-        super().__init__(rbm.shape)
-        self.rbm, self.start = rbm, copy.deepcopy(rbm)
-        self.start.initialise(rows)
-        self.blocks = rbm.blocks
-
-    def forward(self, x: Tensor) -> Tensor:
-        value: Tensor = self.rbm(x)
-        return value
-
-    def base(self, x: Tensor) -> Tensor:
-        return self.start.base(x)
-
-    def base_log_partition(self) -> float:
-        return self.start.base_log_partition()
-
-    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
-        return self.start.sample_base(count, generator)
-
-    def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """-log sum_h exp(-E_beta(v, h)), `[N]`."""
-        rbm = self.rbm
-        field = torch.nn.functional.linear(rbm.features(x), rbm.weight, rbm.hidden_bias)
-        ends = (1 - beta) * self.start.visible_energy(x) + beta * rbm.visible_energy(x)
-        return ends - softplus(beta[:, None] * field).sum(1)
+    rbm: GaussianRBM
+    start: GaussianRBM
 
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
         if block == "hidden" or beta is None:

@@ -110,14 +110,14 @@ def test_a_stretch_that_raised_is_gone_back_from(small: Small, tmp_path: Path) -
 
 
 def test_first_come_rounds_are_given_up(small: Small, tmp_path: Path) -> None:
-    """With rounds of the absurd weights under way, none of them is learned from."""
+    """With rounds of the absurd weights under way, none of them is learned from. Two rollbacks
+    leave a rate of 5, which learns; one of 10 would not always.
+    """
     config = small(
-        *("rbm", "optimizer.learning_rate=1000", "trainer.steps=60", "trainer.lag=2", *QUICK),
+        *("rbm", "optimizer.learning_rate=500", "trainer.steps=60", "trainer.lag=2", *QUICK),
         *("chains.per_pool=100", "optimizer.schedule=constant"),
     )
     figures = execute(config, tmp_path, inline=False)
     assert figures["rollbacks"] >= 1
     assert figures["max_lag"] <= 2
-    # which rounds come first is chance, and at a hundredth a rate of 10 is left; at 1000 the
-    # figure is below -500
-    assert figures["test_log_likelihood"] > -150
+    assert figures["test_log_likelihood"] > -64 * 0.6931 - 1
