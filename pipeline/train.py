@@ -41,6 +41,7 @@ from pipeline.config.compose import choices, compose, default_choices
 from pipeline.config.cores import crowding
 from pipeline.config.keys import describe
 from pipeline.config.run import GROUPS, RunConfig
+from pipeline.diagnosis.ending import in_words as diagnosis_in_words
 from pipeline.runs.supervision import AGAIN, end_with_parent, is_child, own_command, supervise
 
 if TYPE_CHECKING:
@@ -66,8 +67,11 @@ def run(
     holds the module's parameters, and no code.
     """
     from pipeline.assembly.data import doubts
+    from pipeline.assembly.fit import misfits, row_spread
     from pipeline.assembly.prepare import prepare
     from pipeline.data.content import content_of
+    from pipeline.diagnosis.causes import Facts
+    from pipeline.diagnosis.watch import Diagnosis
     from pipeline.runs.display import Display
     from pipeline.runs.run import Run
     from pipeline.storage.folders import refuse_folder_of_a_run
@@ -96,6 +100,9 @@ def run(
     crowded = crowding(config)
     for doubt in [*([crowded] if crowded else []), *doubts(config, data)]:
         display.say(f"warning: {doubt}")
+    known = misfits(config, model, data)
+    for misfit in known:
+        display.say(f"verdict at step 0, {misfit.cause}: {misfit.words}")
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":
@@ -114,7 +121,8 @@ def run(
         return RayRunner(config, output, data.shape, data.context_shape, watch=watch)
 
     content = content_of(config.data, data)
-    summary = Run(config, output, model, display, content).execute(make_runner)
+    diagnosis = Diagnosis(Facts(config, row_spread(data)), known)
+    summary = Run(config, output, model, display, content, diagnosis).execute(make_runner)
     display.say(in_words(summary, "series" in config.recorders))
     return summary
 
@@ -155,6 +163,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         *_at_work(summary),
         *_slowed(summary),
         *_ended_early(summary),
+        *diagnosis_in_words(summary["diagnosis"]),
         *([summary["lag_choice"]["words"]] if "lag_choice" in summary else []),
         *summary.get("words", []),
         *_pictured("samples", summary),

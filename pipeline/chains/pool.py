@@ -13,10 +13,11 @@ from torch.nn.functional import pad
 
 from pipeline.chains import batch as negatives
 from pipeline.chains.kept import KeptChains
+from pipeline.chains.motion import LOOK, motion_of
 from pipeline.chains.sampler import Advance, ChainPlan, Sampler
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import RoundReport, Rows, Usage, Weights
+from pipeline.common.types import Motion, RoundReport, Rows, Usage, Weights
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import Adoption
 from pipeline.kernels.base import per_chain
@@ -110,6 +111,7 @@ class Pool:
         """
         sampler, plan = self.sampler, self.plan
         self._age += plan.transitions
+        motion = None if self.round % LOOK else self._motion(done)
         energy, reseeded = self._reseed(done.energy, done.broken)
         previous, noise = done.previous, done.noise
         # a chain made anew has no past: it replays to where it is
@@ -151,9 +153,19 @@ class Pool:
             seconds=0.0,
             usage=Usage(0.0, 0, 0),
             tuning=sampler.tuning() or None,
+            motion=motion,
         )
         self.round += 1
         return batch, report
+
+    def _motion(self, done: Advance) -> Motion:
+        """The motion of the model's chains in a round, before any of them is replaced."""
+        before = done.start_energy
+        if before is None:
+            before = self.sampler.energy(done.start)
+        own = slice(-self.count, None)
+        ends = self.sampler.position[own], done.energy[own]
+        return motion_of(done.start[own], before[own], *ends, self.energy.levels)
 
     def _seat(self, start: Rows) -> Rows:
         """Puts the chains at and under the rows sent, `per_context` one after the other for each;

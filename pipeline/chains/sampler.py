@@ -45,19 +45,25 @@ class Advance(NamedTuple):
     """The report of a round on the chains, by row [R N]: their energies now (each rung's own),
     which of them are not finite, their mean acceptance; and `swaps` [R - 1], mean probabilities,
     empty without a ladder. Where transitions are to be replayed, `previous` [N, *shape], the
-    positions before the last L of them, and their `noise` [L, N, *shape].
+    positions before the last L of them, and their `noise` [L, N, *shape]. `start` [R N, *shape] is
+    where the round began, and `start_energy` [R N] what its kernel found there, None where it asks
+    for no energies.
     """
 
     energy: Tensor
     broken: Tensor
     acceptance: Tensor
+    start: Tensor
+    start_energy: Tensor | None
     swaps: Tensor
     previous: Tensor | None = None
     noise: Tensor | None = None
 
     def chunk(self, pieces: int) -> list[Advance]:
         """Returns so many `pieces`, each of the next of equal blocks of chains."""
-        by_row = [field.chunk(pieces) for field in self[:3]]
+        by_row = [field.chunk(pieces) for field in self[:4]]
+        at_start = self.start_energy
+        energies = [None] * pieces if at_start is None else at_start.chunk(pieces)
         previous, noise = self.previous, self.noise
         past = (
             [[None] * pieces] * 2
@@ -65,7 +71,7 @@ class Advance(NamedTuple):
             else [previous.chunk(pieces), noise.chunk(pieces, 1)]
         )
         swaps = [self.swaps] * pieces
-        return [Advance(*piece) for piece in zip(*by_row, swaps, *past, strict=True)]
+        return [Advance(*piece) for piece in zip(*by_row, energies, swaps, *past, strict=True)]
 
 
 class Sampler:
@@ -125,7 +131,9 @@ class Sampler:
     def advance(self, generator: Source, transitions: int) -> Advance:
         """`transitions` of the kernel; then step sizes and rungs are adapted."""
         kernel, parameters = self._plan.kernel, self._parameters()
-        state = kernel.init(self.position, self._target)
+        start = self.position
+        state = kernel.init(start, self._target)
+        start_energy = getattr(state, "energy", None)
         acceptance = torch.zeros(len(self.position), device=self.position.device)
         swaps = torch.zeros(self._plan.rungs - 1, device=self.position.device)
         previous, noise = None, []
@@ -143,7 +151,14 @@ class Sampler:
         lost = broken((*state, energy))
         drawn = torch.stack(noise) if noise else None
         report = Advance(
-            energy, lost, acceptance / transitions, swaps / transitions, previous, drawn
+            energy,
+            lost,
+            acceptance / transitions,
+            start,
+            start_energy,
+            swaps / transitions,
+            previous,
+            drawn,
         )
         if self._steps is not None:
             self._steps.update(report.acceptance.view(self._plan.rungs, -1).mean(1))

@@ -92,13 +92,29 @@ class EnergyMoments(NamedTuple):
     chains: int
 
 
+class Motion(NamedTuple):
+    """The way that a round moved a pool's chains, all under the weights of the round.
+
+    `change` is the median change of a chain's energy from the round's beginning to its end, nats;
+    `spread` the standard deviation of the energies at its end, from their quartiles; `memory` the
+    rank correlation over chains of the energies then and now. `distance` is the median chain's root
+    mean square displacement of a component, or over levels the share of components that changed.
+    """
+
+    change: float
+    spread: float
+    memory: float
+    distance: float
+
+
 class RoundReport(NamedTuple):
     """A pool's account of one round, beside its batch.
 
     `transitions` are summed over chains; `acceptance` is their mean acceptance probability; `swaps`
     hold the mean swap probability of each pair of a ladder's neighbours. So many chains were
     `reseeded` because they were not finite, and `restarted` by chains.restart. `tuning` is what the
-    chains have learned about their kernel by now, for whoever goes on in their place.
+    chains have learned about their kernel by now, for whoever goes on in their place. `motion` is
+    there every few rounds.
     """
 
     pool: int
@@ -114,6 +130,7 @@ class RoundReport(NamedTuple):
     seconds: float
     usage: Usage
     tuning: dict[str, Any] | None = None
+    motion: Motion | None = None
 
 
 class LagChoice(NamedTuple):
@@ -183,6 +200,19 @@ class Flow(NamedTuple):
     seconds: dict[str, float]
     ago: float = 0.0
     damaged: int = 0
+
+
+class Verdict(NamedTuple):
+    """A finding about a run: the `cause` that is at work, and in `words` what was seen, with its
+    numbers, and what would be right. `since` is the step from which on it was seen, `until` the one
+    where it no longer was; None while it is. `well`: nothing is to be done about it.
+    """
+
+    cause: str
+    words: str
+    since: int = 0
+    until: int | None = None
+    well: bool = False
 
 
 class Part(NamedTuple):

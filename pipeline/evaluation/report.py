@@ -32,6 +32,7 @@ from pipeline.evaluation.labels import label_figures, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import draw_from_noise
+from pipeline.evaluation.two_samples import copies, likeness
 from pipeline.evaluation.words import in_words
 from pipeline.objectives.moments import family_of
 
@@ -109,6 +110,8 @@ def _draw(
     )
     samples = drawn.position
     figures: Figures = {"samples_r_hat": drawn.r_hat}
+    if data.rows and context is None:
+        figures["samples_likeness"] = _likeness(config, energy, energy.visible(samples), data)
     caption = (
         f"{config.name}: {count} samples, chains started at noise, {transitions:,}"
         f" {config.kernel.name} transitions each"
@@ -122,6 +125,21 @@ def _draw(
         assert context is not None
         figures["samples_recognised"] = recognised(samples, context, data)
     return figures
+
+
+def _likeness(config: RunConfig, energy: Energy, samples: Tensor, data: DataSet) -> Figures:
+    """Returns how like rows the samples are, and whether held-out rows are training rows too."""
+    rows = noisy_sample(config, data), _held_out(config, data)
+    figures = likeness(samples, *map(energy.into_domain, rows))
+    if energy.levels is None:  # of few states many rows are the same
+        figures["held_out_copies"] = copies(data.held_out, data.sample)
+    return figures
+
+
+def _held_out(config: RunConfig, data: DataSet) -> Tensor:
+    """Returns the held-out rows with the data's noise, drawn once."""
+    noise = torch_generator(config.data.split_seed, "held-out-noise")
+    return data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
 
 
 def sample_contexts(config: RunConfig, data: DataSet) -> Tensor | None:
@@ -187,10 +205,7 @@ def _compositions(section: LabelledToysData, energy: Energy, data: DataSet, outp
 def _continuous_figures(
     config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
 ) -> Generator[Progress, None, Figures]:
-    noise = torch_generator(config.data.split_seed, "held-out-noise")
-    test = energy.into_domain(
-        data.held_out + data.noise * torch.randn(data.held_out.shape, generator=noise)
-    )
+    test = energy.into_domain(_held_out(config, data))
     train = energy.into_domain(noisy_sample(config, data))
     baselines, left_out = likelihood.continuous_baselines(data, test, energy.box)
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()

@@ -20,9 +20,9 @@ from prometheus_client.metrics_core import Metric as Family
 from prometheus_client.registry import Collector
 
 from pipeline.common.process import used
-from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage
+from pipeline.common.types import EnergyMoments, Flow, RoundReport, StepReport, Usage, Verdict
 from pipeline.config.run import RunConfig
-from pipeline.runs.mixing import potential_scale_reduction
+from pipeline.diagnosis.mixing import potential_scale_reduction
 
 
 class Metric(NamedTuple):
@@ -92,6 +92,13 @@ METRICS = (
         "gauge",
         "steps",
         "Version of the weights that the log-likelihood is of",
+    ),
+    Metric(
+        "ebm_verdict",
+        "gauge",
+        "1",
+        "1 while a cause of trouble that the run's diagnosis found is at work, 0 when it is over",
+        ("cause",),
     ),
     Metric("ebm_gradient_norm", "gauge", "1", "Euclidean norm of the gradient before clipping"),
     Metric("ebm_learning_rate", "gauge", "1", "Learning rate of the last step"),
@@ -379,6 +386,11 @@ class RunMetrics:
                 name = bound.lstrip("_") or "estimate"
                 value = figures[f"log_likelihood{bound}"]
                 self["ebm_log_likelihood_nats"].labels(name).set(value)
+
+    def observe_verdicts(self, verdicts: Iterable[Verdict]) -> None:
+        """Takes in the verdicts up to now, in the order in which they were found."""
+        for verdict in verdicts:
+            self["ebm_verdict"].labels(verdict.cause).set(verdict.until is None)
 
     def observe_flow(self, flow: Flow) -> None:
         """The runner's account of pools and losses, with a step or while it waits for one."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Protocol
 
 from pipeline.assembly.chains import dealing_of
@@ -20,8 +20,19 @@ from pipeline.common.errors import (
 )
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
-from pipeline.common.types import Figures, Flow, Part, Progress, RoundReport, StepReport
+from pipeline.common.types import (
+    Figures,
+    Flow,
+    Part,
+    Progress,
+    RoundReport,
+    StepReport,
+    Verdict,
+)
 from pipeline.config.run import RunConfig
+from pipeline.diagnosis.causes import Facts
+from pipeline.diagnosis.ending import ending
+from pipeline.diagnosis.watch import Diagnosis
 from pipeline.energies.base import Energy
 from pipeline.runs.display import Display
 from pipeline.runs.interruption import Interrupted, Interruption
@@ -86,8 +97,9 @@ class Runner(Protocol):
 class Run:
     """One run of `config` on a runner that `make_runner` starts, with its files under `output`.
 
-    `content` says what the data hold, which checkpoints keep. Raises `ConfigError` where a recorder
-    is not known, or no figure is called as `checkpoint.keep_best` says.
+    `content` says what the data hold, which checkpoints keep; `diagnosis` watches it. Raises
+    `ConfigError` where a recorder is not known, or no figure is called as `checkpoint.keep_best`
+    says.
     """
 
     def __init__(
@@ -97,8 +109,9 @@ class Run:
         energy: Energy,
         display: Display,
         content: Content | None = None,
+        diagnosis: Diagnosis | None = None,
     ) -> None:
-        self._content = content
+        self._content, self._diagnosis = content, diagnosis or Diagnosis(Facts(config))
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
@@ -228,6 +241,7 @@ class Run:
         self._recording.rewind(version)
         self._rollbacks.begin(version)
         self._patience.begin(version, self._store.complete())
+        self._diagnosis.begin(version, from_scratch=warm_start is None)
         return version
 
     def _train(self, runner: Runner, version: int, interruption: Interruption) -> int:
@@ -283,6 +297,7 @@ class Run:
         often enough.
         """
         rollbacks = self._rollbacks
+        self._tell([self._diagnosis.diverged(version, str(error))], version)
         self._saving.settle()
         rollbacks.spend(error)
         for checkpoint, warm_start in rollbacks.starts():
@@ -296,6 +311,7 @@ class Run:
         self._step = back
         rollbacks.went_back(back)
         self._patience.begin(back, self._store.complete())
+        self._diagnosis.begin(back)
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()
         self._totals.rollbacks = rollbacks.count
@@ -331,6 +347,8 @@ class Run:
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)
+        self._tell(self._diagnosis.observe(report, rounds), report.version)
+        self._metrics.observe_verdicts(self._diagnosis.verdicts)
         # the runner may have been put back behind steps that were recorded
         self._recording.rewind(report.version - 1)
         if (
@@ -342,6 +360,11 @@ class Run:
             self._recording.record(report.version, {"time": made_at, **row})
             self._patience.observe(report.version, row)
         self._rollbacks.observe(report, rounds)
+
+    def _tell(self, verdicts: Sequence[Verdict], version: int) -> None:
+        """Says at once what is found."""
+        for verdict in verdicts:
+            self._display.say(f"verdict at step {version}, {verdict.cause}: {verdict.words}")
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> None:
         """Begins to write a checkpoint, and waits for the `final` one. Raises as `Saving.save`
@@ -379,6 +402,7 @@ class Run:
             "output": self._output,
             "evaluation": self._config.evaluation.model_dump(),
             **figures,
+            **ending(self._diagnosis, self._config.chains.per_pool * self._config.pools, figures),
             **undrawn,
             **self._patience.figures(),
         }

@@ -208,17 +208,18 @@ class Learner:
             usage=(self._usage,),
             lag_choice=self._stale.choice,
             rate_factor=self._rate_factor,
-            figures=self._figures(),
+            figures=self._figures(side),
         )
         self._usage = used(spent - spent_ahead, self._device)
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
 
-    def _figures(self) -> dict[str, float]:
+    def _figures(self, side: NegativeSide | None) -> dict[str, float]:
         """The probe's figures of the weights, where it is its turn."""
         if self._probe is None or not self._probe.due(self.version):
             return {}
-        return self._probe.figures(self.energy)
+        chains = None if side is None else Rows(side.position, side.context)
+        return self._probe.figures(self.energy, chains)
 
     def _add_negatives(
         self, side: NegativeSide | None, received: Sequence[Negatives]

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pipeline.common.rng import torch_generator
+from pipeline.common.types import Rows
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy, site_log_likelihood
+from pipeline.training.likeness import Likeness
 
 ROWS = 256
 """Held-out rows that are looked at, at most, and as many training rows: chosen once, so that a
@@ -36,7 +39,14 @@ class Probe:
         if data.context is not None and config.energy.takes_context:
             of = data.context.held_out[chosen[0]], data.context.sample[chosen[1]]
             self._context = torch.cat(of).to(device)
+        self._likeness: Likeness | None = None
+        if config.batches_per_step and count > 1:
+            context = None if self._context is None else self._context[count:]
+            self._likeness = Likeness(_joined(self._rows[count:], context))
         size = rows[0].numel() if count else 1
+        # the rows' energies when it last looked, and what they had changed by then
+        self._before: Tensor | None = None
+        self._change: Tensor | None = None
         self._sites = torch.randint(size, (count,), generator=generator).to(device)
 
     def due(self, version: int) -> bool:
@@ -44,26 +54,56 @@ class Probe:
         return bool(self._every and self._count and version % self._every == 0)
 
     @torch.no_grad()
-    def figures(self, energy: Energy) -> dict[str, float]:
+    def figures(self, energy: Energy, chains: Rows | None = None) -> dict[str, float]:
         """Returns the mean energy of the `held_out` and of the `training` rows, nats, and over
         levels the mean `pseudo_log_likelihood` of the held-out ones: d log p(x_i | the others) at
-        one site i a row (Besag 1975).
+        one site i a row (Besag 1975). `told_apart` is the chance that a held-out row's energy is
+        above a training row's, 1/2 where they are alike. `turnover` is the standard deviation over
+        rows of what their energies have changed by since the last look, in standard deviations of
+        the energies: near 0 where a model rests, over 1 where it is another one. `persistence` is
+        the correlation over rows of that change with the one before: above 0 where a model goes
+        somewhere, towards -1/2 where it goes to and fro. Of `chains`, where there
+        are any, it tells how like the training rows they are, each with its context where there
+        are contexts (`pipeline.training.likeness`).
 
         What log Z is does not matter to the difference of the means: it rises where a model comes
-        to prefer the rows that it was trained on. There are none of a model whose positions have
-        latent columns.
+        to prefer the rows that it was trained on. A model whose positions have latent
+        columns has no energies of rows.
         """
+        alike = {}
+        if chains is not None and self._likeness is not None:
+            context = None if self._context is None else chains.context
+            alike = self._likeness.figures(_joined(energy.visible(chains.position), context))
         if energy.data_shape != energy.shape:
-            return {}
+            return alike
         dtype = next(energy.parameters()).dtype
         context = None if self._context is None else self._context.to(dtype)
         rows = energy.into_domain(self._rows.to(dtype))
         values = energy.given(context)(rows).double()
         held_out, training = values.split(self._count)
-        found = {"held_out": held_out.mean(), "training": training.mean()}
+        above = held_out[:, None] > training
+        found = {
+            "held_out": held_out.mean(),
+            "training": training.mean(),
+            "told_apart": above.double().mean(),
+        }
+        if self._before is not None:
+            change = values - self._before
+            found["turnover"] = change.std() / values.std()
+            if self._change is not None:
+                both = torch.stack([change, self._change])
+                found["persistence"] = torch.corrcoef(both)[0, 1]
+            self._change = change
+        self._before = values
         if energy.levels is not None:
             bound = energy.given(None if context is None else context[: self._count])
             sites = site_log_likelihood(bound, rows[: self._count], self._sites)
             found["pseudo_log_likelihood"] = energy.dimension * sites.mean()
         figures = torch.stack([*found.values()]).tolist()
-        return dict(zip(found, map(float, figures), strict=True))
+        return dict(zip(found, map(float, figures), strict=True)) | alike
+
+
+def _joined(rows: Tensor, context: Tensor | None) -> Tensor:
+    """Rows [N, ...], each with its context behind it, where there are any, `[N, d]`."""
+    flat = rows.flatten(1).float()
+    return flat if context is None else torch.cat([flat, context.flatten(1).to(flat)], 1)

@@ -9,7 +9,7 @@ import pytest
 from arviz_stats.base import array_stats
 
 from pipeline.common.types import EnergyMoments
-from pipeline.runs.mixing import potential_scale_reduction
+from pipeline.diagnosis.mixing import potential_scale_reduction
 
 POOLS, DRAWS = 4, 250
 

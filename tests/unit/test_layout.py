@@ -26,6 +26,7 @@ FLOORS = (
     "pipeline/chains",
     "pipeline/training",
     "pipeline/assembly",
+    "pipeline/diagnosis",
     "pipeline/evaluation",
     "pipeline/runs/recorders",
     "pipeline/runs",
