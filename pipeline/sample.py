@@ -65,9 +65,12 @@ def in_words(summary: dict[str, Any]) -> str:
         lines.append(f"  log Z of the parts {known}")
     rows = f"samples.{summary['format']}"
     names = {"samples": "samples.png", "rows": rows, "summary": "summary.json"}
-    if "undrawn_samples" in summary:
-        del names["samples"]
-        lines.append(f"  samples     no picture: {summary['undrawn_samples']}")
+    if summary["order"] is not None:
+        names = {"order": "order.png", **names}
+    for picture in ("samples", "order"):
+        if f"undrawn_{picture}" in summary:
+            del names[picture]
+            lines.append(f"  {picture:<11} no picture: {summary[f'undrawn_{picture}']}")
     return "\n".join(
         [*lines, *(f"  {name:<11} {summary['output']}/{file}" for name, file in names.items())]
     )

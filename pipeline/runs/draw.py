@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -13,25 +13,23 @@ import torch
 from pyarrow import csv, parquet
 from torch import Tensor
 
-from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.memory import check_numbers
 from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
-from pipeline.common.rng import torch_generator
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
-from pipeline.energies.clamped import Clamped, by_pattern
 from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.order import draw_order
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.report import sample_contexts
-from pipeline.evaluation.samples import Drawn, draw_from_noise
+from pipeline.evaluation.samples import Drawn
+from pipeline.runs.chains import Aim, draw, starts
+from pipeline.runs.clamping import held_rows
 from pipeline.runs.display import Display
-from pipeline.runs.evaluate_again import read_rows
 from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
 
@@ -39,16 +37,6 @@ if TYPE_CHECKING:
     from pipeline.config.sample import Settings
 
 SAMPLES = 40  # where neither the command nor the run says how many
-
-
-class Aim(NamedTuple):
-    """The law that is sampled: an energy of positions alone; the samples' contexts [samples,
-    *context_shape], where a single run is bound to any; and the log Z of the parts that "or" used.
-    """
-
-    energy: Energy
-    context: Tensor | None = None
-    log_z: list[float] | None = None
 
 
 def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -64,6 +52,8 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
     )
     _check(settings, config, aim.energy)
+    start = starts(settings, config, aim.energy, runs[0])
+    held = held_rows(settings, runs[0], aim.energy, config.evaluation.samples)
     output = _output(settings, runs, overrides)
     title = f" {settings.compose} ".join(run.config.name for run in runs)
     title += (
@@ -71,16 +61,24 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
         f" {config.kernel.name} transitions each"
     )
     display.say(f"{title}, to {output}")
-    drawn = _draw(settings, config, aim.energy, display, runs[0])
+    with display.working():
+        drawing = draw(settings, config, aim, start, held)
+        while True:
+            try:
+                display.work(next(drawing))
+            except StopIteration as stop:
+                drawn: Drawn = stop.value
+                break
     _write(drawn, aim, output, settings.format)
-    undrawn = _picture(settings, runs, aim, drawn, title, output)
+    undrawn = _pictures(settings, runs, aim, drawn, held, title, output)
     summary = {
         "runs": [run.url for run in runs],
         "checkpoints": [run.checkpoint.folder for run in runs],
         **settings.model_dump(
             mode="json",
             include={
-                *("compose", "weights", "given", "start", "clamp", "format", "seed", "device")
+                *("compose", "weights", "given", "start", "clamp", "clamp_columns"),
+                *("clamp_mask", "columns", "order", "format", "seed", "device"),
             },
         ),
         "log_partitions": aim.log_z,
@@ -117,11 +115,28 @@ def _bind(settings: Settings, runs: Sequence[Trained], config: RunConfig) -> Aim
         raise ConfigError("compose", "null", "say how several runs are composed: and, or, not")
     run, samples = runs[0], config.evaluation.samples
     if settings.given is None:
-        context = sample_contexts(config, run.data)
-        return Aim(bound(run, context), context)
+        context = _contexts(settings, run, config)
+        return Aim(bound(run, context), context, run=run)
     given = contexts_of(run, settings.given)
     each = given[torch.arange(samples) % len(given)]
-    return Aim(bound(run, given if len(given) == 1 else each), each)
+    return Aim(bound(run, given if len(given) == 1 else each), each, run=run)
+
+
+def _contexts(settings: Settings, run: Trained, config: RunConfig) -> Tensor | None:
+    """Returns the contexts of samples where none is given. Raises `ConfigError` where rows of a
+    file are clamped that have one, and it is not known.
+    """
+    if settings.clamp is None:
+        return sample_contexts(config, run.data)
+    if not config.conditional:
+        return None  # of rows and their labels: what is held is of the row
+    if settings.clamp != "data":
+        remedy = f"{run.url} conditions on a context: give that of the rows of clamp=FILE"
+        raise ConfigError("given", "null", remedy)
+    held_out = None if run.data.context is None else run.data.context.held_out
+    if held_out is None or not len(held_out):
+        return None
+    return held_out[torch.arange(config.evaluation.samples) % len(held_out)]
 
 
 def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
@@ -165,7 +180,8 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
             "kernel" if kernel is config.kernel else "kernel.inner", kernel.name, remedy
         )
     samples = config.evaluation.samples
-    check_numbers("samples", samples, samples * energy.dimension)
+    copies = 1 + (settings.order or 0)
+    check_numbers("samples", samples, samples * energy.dimension * copies)
     check_device(settings.device)
 
 
@@ -175,79 +191,6 @@ def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str
     folders = [run.checkpoint.folder for run in runs]
     name = f"samples-{digest([asked, sorted(overrides), folders])}"
     return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
-
-
-def _draw(
-    settings: Settings, config: RunConfig, energy: Energy, display: Display, run: Trained
-) -> Drawn:
-    """Runs the chains and shows their progress; on the settings' device, and back on the CPU."""
-    generator = torch_generator(settings.seed, "sample", device=settings.device)
-    count, device = config.evaluation.samples, settings.device
-    start = _starts(settings, config, energy, run)
-    rows = None if settings.clamp is None else _clamped_rows(settings, energy, run, count)
-    pieces = [torch.arange(count)] if rows is None else by_pattern(rows)
-    ends: list[Drawn] = []
-    energy.to(device)
-    for piece in pieces:
-        law, begin = energy, None if start is None else start[piece].to(device)
-        if rows is not None:
-            free = rows[piece[0]].isnan()
-            law = Clamped(energy, rows[piece].to(device), free.to(device))
-            begin = None if begin is None else law.chosen(begin)
-        drawing = draw_from_noise(
-            law, make_plan(config), len(piece), config.evaluation.transitions, generator, begin
-        )
-        with display.working():
-            while True:
-                try:
-                    display.work(next(drawing))
-                except StopIteration as stop:
-                    drawn: Drawn = stop.value
-                    break
-        whole = law.whole(drawn.position) if isinstance(law, Clamped) else drawn.position
-        ends.append(drawn._replace(position=whole.cpu(), energy=drawn.energy.cpu()))
-    energy.cpu()
-    if len(ends) == 1:
-        return ends[0]
-    order = torch.cat(pieces).argsort()
-    shares = [len(piece) / count for piece in pieces]
-    return Drawn(
-        torch.cat([end.position for end in ends])[order],
-        torch.cat([end.energy for end in ends])[order],
-        sum(share * end.acceptance for share, end in zip(shares, ends, strict=True)),
-        None,
-    )
-
-
-def _starts(settings: Settings, config: RunConfig, energy: Energy, run: Trained) -> Tensor | None:
-    """Returns training rows for the chains to begin at, over again where there are fewer; None
-    where they begin at noise. Raises `ConfigError` where the data are not there.
-    """
-    if settings.start == "noise":
-        return None
-    rows = noisy_sample(run.config, run.data)
-    if not len(rows):
-        raise ConfigError("start", "data", "the data are not there; give data.path, or use noise")
-    chosen = rows[torch.arange(config.evaluation.samples) % len(rows)]
-    return energy.with_latents(energy.into_domain(chosen))
-
-
-def _clamped_rows(settings: Settings, energy: Energy, run: Trained, count: int) -> Tensor:
-    """Returns a row with holes for each of `count` samples, [count, *shape]. Raises `ConfigError`
-    where the law is not one of such rows, or there is nothing to draw or to hold.
-    """
-    assert settings.clamp is not None
-    remedy = None
-    if energy.contexts > 1 or energy.shape != run.data.shape:
-        remedy = "goes with one model of rows alone, without latent units, under one context"
-    else:
-        rows = read_rows("clamp", settings.clamp, (), run, holes=True)
-        held = rows.flatten(1).isnan().sum(1)
-        if not bool((held > 0).all()):
-            remedy = f"row {int((held == 0).nonzero()[0, 0])} has no NaN: nothing is to be drawn"
-    if remedy is not None:
-        raise ConfigError("clamp", settings.clamp, remedy)
-    return rows[torch.arange(count) % len(rows)]
 
 
 def _write(drawn: Drawn, aim: Aim, output: str, form: str) -> None:
@@ -280,16 +223,30 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str) -> None:
     write_file(output, f"samples.{form}", buffer.getvalue())
 
 
-def _picture(
-    settings: Settings, runs: Sequence[Trained], aim: Aim, drawn: Drawn, title: str, output: str
+def _pictures(
+    settings: Settings,
+    runs: Sequence[Trained],
+    aim: Aim,
+    drawn: Drawn,
+    held: Tensor | None,
+    title: str,
+    output: str,
 ) -> dict[str, str]:
     """Draws `samples.png`: the samples beside rows of all runs; under contexts, beside those of the
-    law given them. Returns why it could not be drawn, if so (`draw_figure`).
+    law given them; beside what they were given, where that is `held`. With a way `order.png` too.
+    Returns why what was not drawn could not be (`draw_figure`).
     """
     first, data, energy = runs[0], [run.data for run in runs], aim.energy
     shown, flat = data[0], len(data[0].shape) == 1
+    undrawn: dict[str, str] = {}
+    if drawn.way is not None:
+        passed = [energy.visible(position) for position in drawn.way.position]
+        way = drawn.way._replace(position=torch.stack(passed))
+        one_law = energy if energy.contexts == 1 else None
+        undrawn = draw_order(one_law, way, shown, title, output)
     if aim.context is not None and flat and first.config.conditional:
-        return draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
+        picture = draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
+        return undrawn | picture
     if energy.contexts > 1 and flat:  # a density is drawn of one law
         energy = first.energy
     if settings.compose is not None:
@@ -301,4 +258,7 @@ def _picture(
             sample=torch.cat([one.sample for one in data]),
             noise=0.0,
         )
-    return draw_samples(energy, energy.visible(drawn.position), shown, title, output)
+    given = None if held is None else energy.visible(held)
+    return undrawn | draw_samples(
+        energy, energy.visible(drawn.position), shown, title, output, given
+    )
