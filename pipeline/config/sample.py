@@ -63,7 +63,7 @@ class Settings(Section):
     columns: Names = Field(
         (),
         description="columns of a CSV, Parquet or Arrow file of `start` or `clamp` to take; empty:"
-        " position, or x0, x1, ..., as samples have them, else all",
+        " those learned from, or position or x0, x1, ..., as samples have them, else all",
     )
     order: Instants | None = Field(
         None,
@@ -76,7 +76,9 @@ class Settings(Section):
         " (positions alone)",
     )
     samples: PositiveInt | None = Field(
-        None, description="chains; null: as many as the run's evaluation has"
+        None,
+        description="chains; null: one for each row of clamp=FILE, else as many as the run's"
+        " evaluation has",
     )
     transitions: PositiveInt | None = Field(
         None, description="transitions from noise to sample; null: as the run's evaluation"

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.assembly.chains import make_plan
 from pipeline.assembly.data import noisy_sample
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.errors import ConfigError
@@ -65,11 +65,17 @@ def starts(settings: Settings, config: RunConfig, energy: Energy, run: Trained) 
 
 
 def draw(
-    settings: Settings, config: RunConfig, aim: Aim, begin_at: Tensor | None, rows: Tensor | None
+    settings: Settings,
+    config: RunConfig,
+    plan: ChainPlan,
+    aim: Aim,
+    begin_at: Tensor | None,
+    rows: Tensor | None,
 ) -> Generator[Progress, None, Drawn]:
     """Yields progress, and returns the ends of chains that begin at the positions `begin_at`, at
     noise without; given what is not NaN of `rows`, both `[samples, *shape]`. They run on the
-    settings' device, and are returned on the CPU. Rows that lack the same are drawn together.
+    settings' device, and are returned on the CPU. Rows that lack the same are drawn together, and
+    those that lack nothing stay as they are.
     """
     generator = torch_generator(settings.seed, "sample", device=settings.device)
     count, transitions = config.evaluation.samples, config.evaluation.transitions
@@ -77,15 +83,19 @@ def draw(
     seen_at = instants(settings.order, transitions) if settings.order else ()
     ends: list[Drawn] = []
     for piece in pieces:
-        law, plan = aim.of(piece).to(settings.device), make_plan(config)
+        law = aim.of(piece)
+        if rows is not None and not bool(rows[piece[0]].isnan().any()):
+            ends.append(_as_they_are(law, rows[piece], seen_at))
+            continue
+        law, own = law.to(settings.device), plan
         begin = None if begin_at is None else begin_at[piece].to(settings.device)
         if rows is not None:
             free = rows[piece[0]].isnan()
             law = Clamped(law, rows[piece], free).to(settings.device)
             begin = None if begin is None else law.chosen(begin)
-            plan = _of_components(plan, free)
+            own = _of_components(plan, free)
         drawn = yield from draw_from_noise(
-            law, plan, len(piece), transitions, generator, begin, seen_at
+            law, own, len(piece), transitions, generator, begin, seen_at
         )
         law.cpu()
         ends.append(_whole(drawn, law))
@@ -99,6 +109,17 @@ def _of_components(plan: ChainPlan, free: Tensor) -> ChainPlan:
         return plan
     chosen = tuple(mass[number] for number in free.flatten().nonzero()[:, 0].tolist())
     return plan._replace(parameters=plan.parameters | {"mass": chosen})
+
+
+@torch.no_grad()
+def _as_they_are(law: Energy, rows: Tensor, seen_at: Sequence[int]) -> Drawn:
+    """Returns rows that lack nothing, as the ends of chains that did not move."""
+    energy = law(rows)
+    way = None
+    if seen_at:
+        stays = torch.stack([rows] * len(seen_at)), torch.stack([energy] * len(seen_at))
+        way = Way(seen_at, *stays)
+    return Drawn(rows, energy, math.nan, None, way)
 
 
 def _whole(drawn: Drawn, law: Energy) -> Drawn:
@@ -116,7 +137,11 @@ def _whole(drawn: Drawn, law: Energy) -> Drawn:
 def _in_order(ends: Sequence[Drawn], pieces: Sequence[Tensor]) -> Drawn:
     """Returns chains that were drawn in pieces, by number, as one."""
     order = torch.cat(list(pieces)).argsort()
-    shares = [len(piece) / len(order) for piece in pieces]
+    moved = [
+        (len(piece), end.acceptance)
+        for piece, end in zip(pieces, ends, strict=True)
+        if not math.isnan(end.acceptance)
+    ]
     ways = [end.way for end in ends if end.way is not None]
     way = None
     if ways:
@@ -128,7 +153,7 @@ def _in_order(ends: Sequence[Drawn], pieces: Sequence[Tensor]) -> Drawn:
     return Drawn(
         torch.cat([end.position for end in ends])[order],
         torch.cat([end.energy for end in ends])[order],
-        sum(share * end.acceptance for share, end in zip(shares, ends, strict=True)),
+        sum(count * rate for count, rate in moved) / sum(count for count, _ in moved),
         None,
         way,
     )

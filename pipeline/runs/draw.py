@@ -13,6 +13,7 @@ import torch
 from pyarrow import csv, parquet
 from torch import Tensor
 
+from pipeline.assembly.chains import make_plan
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.memory import check_numbers
 from pipeline.chains.batch import fixed_size_lists
@@ -28,8 +29,9 @@ from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.report import sample_contexts
 from pipeline.evaluation.samples import Drawn
 from pipeline.runs.chains import Aim, draw, starts
-from pipeline.runs.clamping import held_rows
+from pipeline.runs.clamping import clamped_rows, held_rows
 from pipeline.runs.display import Display
+from pipeline.runs.rows import column_names
 from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
 
@@ -46,30 +48,34 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     began, display = time.perf_counter(), Display()
     runs = [open_run(url, overrides, needs_data=False) for url in settings.runs]
-    config = _config(settings, runs[0].config)
+    rows = clamped_rows(settings, runs[0])
+    config = _config(settings, runs[0].config, rows)
     torch.set_num_threads(config.cluster.threads)
     aim = (
         _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
     )
     _check(settings, config, aim.energy)
+    plan = make_plan(config)
     start = starts(settings, config, aim.energy, runs[0])
-    held = held_rows(settings, runs[0], aim.energy, config.evaluation.samples)
+    samples, held = config.evaluation.samples, None
+    if rows is not None:
+        held = held_rows(settings, runs[0], aim.energy, rows, samples)
     output = _output(settings, runs, overrides)
     title = f" {settings.compose} ".join(run.config.name for run in runs)
     title += (
-        f": {config.evaluation.samples} samples, {config.evaluation.transitions:,}"
+        f": {samples} samples, {config.evaluation.transitions:,}"
         f" {config.kernel.name} transitions each"
     )
     display.say(f"{title}, to {output}")
     with display.working():
-        drawing = draw(settings, config, aim, start, held)
+        drawing = draw(settings, config, plan, aim, start, held)
         while True:
             try:
                 display.work(next(drawing))
             except StopIteration as stop:
                 drawn: Drawn = stop.value
                 break
-    _write(drawn, aim, output, settings.format)
+    _write(drawn, aim, output, settings.format, column_names(runs[0]))
     undrawn = _pictures(settings, runs, aim, drawn, held, title, output)
     summary = {
         "runs": [run.url for run in runs],
@@ -97,10 +103,13 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return summary
 
 
-def _config(settings: Settings, config: RunConfig) -> RunConfig:
-    """Returns the run's configuration, with as many samples and transitions as are asked for."""
+def _config(settings: Settings, config: RunConfig, rows: Tensor | None) -> RunConfig:
+    """Returns the run's configuration, with as many samples and transitions as are asked for: one
+    for each row of a file that is clamped.
+    """
+    of_file = len(rows) if rows is not None and settings.clamp != "data" else 0
     asked = {
-        "samples": settings.samples or config.evaluation.samples or SAMPLES,
+        "samples": settings.samples or of_file or config.evaluation.samples or SAMPLES,
         "transitions": settings.transitions or config.evaluation.transitions,
     }
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=asked)})
@@ -193,20 +202,20 @@ def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str
     return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
 
 
-def _write(drawn: Drawn, aim: Aim, output: str, form: str) -> None:
-    """Writes `samples.<form>`."""
+def _write(drawn: Drawn, aim: Aim, output: str, form: str, names: Sequence[str]) -> None:
+    """Writes `samples.<form>`, in a CSV with the `names` of the columns learned from, or x0, ..."""
     position, buffer = aim.energy.visible(drawn.position), io.BytesIO()
     if form == "npy":
         np.save(buffer, position.numpy())
     elif form == "csv":
-        parts = {"x": position, "context": aim.context}
-        columns = {
-            f"{name}{number}": pa.array(column.numpy())
-            for name, part in parts.items()
-            if part is not None
-            for number, column in enumerate(part.flatten(1).T)
-        }
-        csv.write_csv(pa.table({**columns, "energy": drawn.energy.numpy()}), buffer)
+        flat = position.flatten(1)
+        numbered = [f"x{number}" for number in range(flat.shape[1])]
+        own = numbered if not names or "energy" in names else names
+        columns = dict(zip(own, flat.T.numpy(), strict=True))
+        if aim.context is not None:
+            contexts = aim.context.flatten(1) if aim.context.ndim > 1 else aim.context[:, None]
+            columns |= {f"context{i}": column for i, column in enumerate(contexts.T.numpy())}
+        csv.write_csv(pa.table(columns | {"energy": drawn.energy.numpy()}), buffer)
     else:
         columns = {
             "position": fixed_size_lists(position),

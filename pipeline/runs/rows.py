@@ -32,15 +32,16 @@ def read_rows(
     """Returns the rows of a file as rows of the run's data, `[N, *shape]` float32. With `holes`
     values may be missing: NaN, nulls and empty cells are NaN.
 
-    `columns` names those of a table that are taken, in order. Where there are none, the columns of
-    samples are, `position` or x0, x1, ..., of a table that has them, and of another all.
+    `columns` names those of a table that are taken, in order. Without, they are those that the run
+    learned from (`column_names`), or those of samples, `position` or x0, x1, ..., where the table
+    has them, else all.
 
     Raises `ConfigError` about `key` where the rows are not of the run's shape and domain,
     `DataError` where they cannot be read.
     """
     shape = run.data.shape
     dimension = math.prod(shape)
-    flat = read_flat(key, url, columns, dimension, holes)
+    flat = read_flat(key, url, columns, run, holes)
     if flat[0].size != dimension:
         remedy = (
             f"a row there has {flat[0].size} numbers, one of {run.url} has shape {list(shape)};"
@@ -52,15 +53,28 @@ def read_rows(
 
 
 def read_flat(
-    key: str, url: str, columns: Sequence[str], dimension: int, holes: bool = False
+    key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
 ) -> np.ndarray:
     """Returns the rows of a file as `read_rows` does, whatever their length and values: `[N, n]`
-    float32, where `dimension` numbers are wanted.
+    float32.
     """
     check_input(url, key)
     if url.endswith(".npy"):
         return _read_npy(key, url, holes)
-    return _read_tables(key, url, columns, dimension, holes)
+    with _about(key):
+        files = [locate(url, key)] if url.endswith(".csv") else data_files(locate(url, key), url)
+        rows = [_of_table(_table(file), file, columns, run, holes) for file in files]
+    if len({part.shape[1] for part in rows}) > 1:
+        raise DataError(key, url, "its files have rows of several lengths")
+    return np.concatenate(rows)
+
+
+def column_names(run: Trained) -> list[str]:
+    """Returns the names of a row's numbers, where the run learned from columns of one number each
+    that data.columns names; else none.
+    """
+    names = list(getattr(run.config.data, "columns", ()))
+    return names if len(names) == math.prod(run.data.shape) else []
 
 
 def _check_domain(key: str, url: str, flat: np.ndarray, run: Trained) -> None:
@@ -104,18 +118,6 @@ def _read_npy(key: str, url: str, holes: bool) -> np.ndarray:
     return rows
 
 
-def _read_tables(
-    key: str, url: str, columns: Sequence[str], dimension: int, holes: bool
-) -> np.ndarray:
-    """The columns side by side, `[N, d]` float32, of the files that `url` names."""
-    with _about(key):
-        files = [locate(url, key)] if url.endswith(".csv") else data_files(locate(url, key), url)
-        rows = [_of_table(_table(file), file, columns, dimension, holes) for file in files]
-    if len({part.shape[1] for part in rows}) > 1:
-        raise DataError(key, url, "its files have rows of several lengths")
-    return np.concatenate(rows)
-
-
 @contextmanager
 def _about(key: str) -> Iterator[None]:
     """Files are read as those of data.path are; what is refused is so about `key`."""
@@ -124,6 +126,7 @@ def _about(key: str) -> Iterator[None]:
     except RefusedError as error:
         about = key if error.key == "data.path" else error.key.removeprefix("data.")
         remedy = error.remedy.replace("data.columns", "columns")  # as it is called here
+        remedy = remedy.replace("the columns to learn from", "those to take")
         raise type(error)(about, error.value, remedy) from error
 
 
@@ -160,11 +163,11 @@ def _is_number(text: str) -> bool:
 
 
 def _of_table(
-    table: pa.Table, file: Place, columns: Sequence[str], dimension: int, holes: bool
+    table: pa.Table, file: Place, columns: Sequence[str], run: Trained, holes: bool
 ) -> np.ndarray:
     """The columns asked for, or those that hold positions, side by side, `[N, d]` float32."""
     present = table.column_names
-    names = list(columns) or _positions(present, dimension)
+    names = list(columns) or _positions(present, run)
     missing = [name for name in names if name not in present]
     if missing:
         raise ConfigError("data.columns", missing, f"{file} has only {', '.join(present)}")
@@ -181,14 +184,13 @@ def _of_table(
     return np.concatenate(found, 1)
 
 
-def _positions(present: Sequence[str], dimension: int) -> list[str]:
-    """The columns that hold the positions of samples, as `python -m pipeline.sample` writes them;
-    all where there are none.
-    """
-    numbered = [f"x{number}" for number in range(dimension)]
-    if "position" in present:
-        return ["position"]
-    return numbered if set(numbered) <= set(present) else list(present)
+def _positions(present: Sequence[str], run: Trained) -> list[str]:
+    """The columns that hold positions, where none are named."""
+    numbered = [f"x{number}" for number in range(math.prod(run.data.shape))]
+    for names in (column_names(run), ["position"], numbered):
+        if names and set(names) <= set(present):
+            return names
+    return list(present)
 
 
 def _with_nan(column: pa.Array) -> pa.Array:
