@@ -63,7 +63,7 @@ def _images(way: Way, data: DataSet, caption: str) -> Figure:
     columns = [_below(as_images(images)) for images in shown]
     height, width = columns[0].shape[:2]
     figure = Figure(
-        figsize=(max(4.0, 1.2 * len(columns)), 1.2 * height / width + 0.8), layout="constrained"
+        figsize=(max(4.5, 0.9 * len(columns)), 0.9 * height / width + 0.8), layout="constrained"
     )
     axes = figure.subplots(1, len(columns), squeeze=False)[0]
     for axis, column, heading in zip(axes, columns, _headings(way), strict=True):

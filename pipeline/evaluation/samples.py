@@ -19,7 +19,7 @@ from pipeline.kernels.base import Info, Kernel
 
 
 class Way(NamedTuple):
-    """Where M chains were after so many `transitions`, I instants in order: `position` [I, M,
+    """The places of M chains after so many `transitions`, I instants in order: `position` [I, M,
     *shape], and their `energy` [I, M] in nats.
     """
 
@@ -49,14 +49,14 @@ def instants(count: int, transitions: int) -> list[int]:
     """
     count = min(count, transitions + 1)
     chosen = [0]
-    for number in np.geomspace(1, transitions, count - 1).round().astype(int):
+    for number in np.geomspace(transitions, 1, count - 1)[::-1].round().astype(int):
         chosen.append(max(chosen[-1] + 1, int(number)))
     return chosen
 
 
 class Watch:
-    """What chains pass at the `instants`, of the model's rung the last `count` rows, while they run
-    by the `kernel`: that of a plan, which draws what it draws without.
+    """A `kernel` that runs as the one given, draw by draw, and takes down where the chains are
+    after so many transitions as `instants` says: of the last `count` rows, the model's rung.
     """
 
     def __init__(self, kernel: Kernel, instants: Sequence[int], count: int) -> None:
@@ -82,7 +82,7 @@ class Watch:
 
     @property
     def way(self) -> Way:
-        """Where the chains were."""
+        """Returns the chains' places at all instants."""
         position, energy = zip(*self._seen, strict=True)
         return Way(self._instants, torch.stack(position), torch.stack(energy))
 

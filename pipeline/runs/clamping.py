@@ -1,4 +1,4 @@
-"""What samples are given: rows some of whose components are held while the others are drawn."""
+"""Rows of which some components are held, while samples of the others are drawn."""
 
 from __future__ import annotations
 

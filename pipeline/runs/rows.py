@@ -56,7 +56,7 @@ def read_flat(
     key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
 ) -> np.ndarray:
     """Returns the rows of a file as `read_rows` does, whatever their length and values: `[N, n]`
-    float32.
+    float32. Raises `ConfigError` and `DataError` where they cannot be read.
     """
     check_input(url, key)
     if url.endswith(".npy"):
