@@ -94,12 +94,24 @@ def draw(
             law = Clamped(law, rows[piece], free).to(settings.device)
             begin = None if begin is None else law.chosen(begin)
             own = _of_components(plan, free)
-        drawn = yield from draw_from_noise(
-            law, own, len(piece), transitions, generator, begin, seen_at
-        )
+        drawing = draw_from_noise(law, own, len(piece), transitions, generator, begin, seen_at)
+        drawn = yield from _one_of(drawing, len(ends), len(pieces))
         law.cpu()
         ends.append(_whole(drawn, law))
     return ends[0] if len(ends) == 1 else _in_order(ends, pieces)
+
+
+def _one_of(
+    drawing: Generator[Progress, None, Drawn], number: int, pieces: int
+) -> Generator[Progress, None, Drawn]:
+    """Yields the progress of one of so many `pieces` as that of all, and returns its chains."""
+    while True:
+        try:
+            stage, done, total = next(drawing)
+        except StopIteration as stop:
+            drawn: Drawn = stop.value
+            return drawn
+        yield Progress(stage, number * total + done, pieces * total)
 
 
 def _of_components(plan: ChainPlan, free: Tensor) -> ChainPlan:
