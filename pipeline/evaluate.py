@@ -10,9 +10,9 @@ First come the figures of the run's own summary, worked out anew from its newest
 evaluation.KEY=VALUE, kernel=NAME and kernel.KEY=VALUE change how (evaluation.samples=0: no samples;
 evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now.
 
-    points=FILE    ranks the rows of a file (Parquet, Arrow or .npy) by log p(x) / p(x'), x' the
-                   most probable of them, which needs no Z. Where log Z is known, log p(x) is told
-                   too. All of them are written to ranking.csv.
+    points=FILE    ranks the rows of a file (CSV, Parquet, Arrow or .npy) by log p(x) / p(x'), x'
+                   the most probable of them, which needs no Z. Where log Z is known, log p(x) is
+                   told too. All of them are written to ranking.csv.
     ood=noise      the area under the ROC curve of the energy as a score that tells held-out rows
                    from draws of the base law;
     ood=shuffled   from held-out rows whose components are permuted over the rows, each by itself;

@@ -24,14 +24,23 @@ there, and data.path=PATH says where they are now.
         a model of rows given a label: rows of class 3
     python -m pipeline.sample run=runs/labelled given=[0,1] compose=or
         one model under two contexts, composed
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 clamp=halves.npy
-        rows whose NaN are drawn given the rest: in-painting, missing values
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 start=data
-        chains that begin at training rows
+    python -m pipeline.sample run=runs/digits-c6a31f0c55 clamp=data clamp_columns=0-31
+        the lower halves of held-out images of 8x8, drawn given the upper ones
+    python -m pipeline.sample run=runs/digits-c6a31f0c55 clamp=halves.csv
+        what is missing in the rows of a file, drawn given the rest
+    python -m pipeline.sample run=runs/digits-c6a31f0c55 start=rows.parquet
+        chains that begin at the rows of a file; start=data: at training rows
+    python -m pipeline.sample run=runs/digits-c6a31f0c55 order=8
+        the chains at eight instants on their way from noise, as a picture
+
+Files of rows are .npy, CSV (the first line holds the columns' names), Parquet or Arrow, on any
+fsspec URL. The numbers of a row are counted from 0 on, an image's along its lines.
 
 In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position`
 (lists of numbers: rows, flattened, without latent units), `energy` (nats) and, of models given
-contexts, `context` (format=parquet|csv|npy: another file); summary.json.
+contexts, `context`; format=parquet writes the same table, csv a column for each number (those
+learned from by their names, else x0, x1, ...), npy the positions alone; order.png with order=N;
+summary.json.
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.
 """
@@ -65,9 +74,12 @@ def in_words(summary: dict[str, Any]) -> str:
         lines.append(f"  log Z of the parts {known}")
     rows = f"samples.{summary['format']}"
     names = {"samples": "samples.png", "rows": rows, "summary": "summary.json"}
-    if "undrawn_samples" in summary:
-        del names["samples"]
-        lines.append(f"  samples     no picture: {summary['undrawn_samples']}")
+    if summary["order"] is not None:
+        names = {"order": "order.png", **names}
+    for picture in ("samples", "order"):
+        if f"undrawn_{picture}" in summary:
+            del names[picture]
+            lines.append(f"  {picture:<11} no picture: {summary[f'undrawn_{picture}']}")
     return "\n".join(
         [*lines, *(f"  {name:<11} {summary['output']}/{file}" for name, file in names.items())]
     )

@@ -23,7 +23,8 @@ from pipeline.config.fields import Section
 from pipeline.config.run import RunConfig
 
 S = TypeVar("S", bound=Section)
-TEXTS = ("run", "runs", "output", "points", "ood")  # taken as they stand: paths and URLs
+# taken as they stand: paths and URLs
+TEXTS = ("run", "runs", "output", "points", "ood", "start", "clamp", "clamp_mask")
 
 
 def parse(

@@ -16,7 +16,9 @@ class Settings(Section):
     points: Url | None = Field(None, description="file of points to rank: a path or an fsspec URL")
     ood: Url | None = Field(None, description="noise, shuffled, or a file of rows")
     columns: Names = Field(
-        (), description="columns of a Parquet or Arrow file to take, such as [position]; empty: all"
+        (),
+        description="columns of a CSV, Parquet or Arrow file to take; empty: those learned from, or"
+        " position or x0, x1, ..., as samples have them, else all",
     )
     given: Any = Field(
         None,

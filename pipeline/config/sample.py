@@ -8,6 +8,7 @@ from pydantic import Field
 
 from pipeline.config.fields import (
     Device,
+    Names,
     NonNegativeInt,
     Number,
     PositiveFloat,
@@ -16,6 +17,8 @@ from pipeline.config.fields import (
     Section,
     Url,
 )
+
+Instants = Annotated[int, Field(ge=2, le=32)]
 
 OVERRIDABLE = ("kernel", "data.path")
 
@@ -37,13 +40,35 @@ class Settings(Section):
             " again; one a part where parts are composed; null: those of held-out rows"
         ),
     )
-    start: Literal["noise", "data"] = Field(
-        "noise", description="where chains begin: noise, or training rows"
+    start: Url = Field(
+        "noise",
+        description="where chains begin: noise, data (training rows), or a file of rows, over"
+        " again",
     )
     clamp: Url | None = Field(
         None,
-        description="a .npy file of rows: what is NaN there is drawn, given the rest; one row a"
-        " sample, over again",
+        description="rows that are held in part while the rest is drawn: data (held-out rows), or a"
+        " file, where NaN, nulls and empty cells are drawn; one row a sample, over again",
+    )
+    clamp_columns: Any = Field(
+        None,
+        description="which numbers of a row `clamp` holds, such as [0,1,5] or 0-31, the first is 0;"
+        " null: all that are there",
+    )
+    clamp_mask: Url | None = Field(
+        None,
+        description="the same as a file of rows of 1 (held) and 0 (drawn); one for all samples, or"
+        " one each, over again",
+    )
+    columns: Names = Field(
+        (),
+        description="columns of a CSV, Parquet or Arrow file of `start` or `clamp` to take; empty:"
+        " those learned from, or position or x0, x1, ..., as samples have them, else all",
+    )
+    order: Instants | None = Field(
+        None,
+        description="so many instants of the chains' way from their start to the samples, which"
+        " order.png shows; null: no such picture",
     )
     format: Literal["arrow", "parquet", "csv", "npy"] = Field(
         "arrow",
@@ -51,7 +76,9 @@ class Settings(Section):
         " (positions alone)",
     )
     samples: PositiveInt | None = Field(
-        None, description="chains; null: as many as the run's evaluation has"
+        None,
+        description="chains; null: one for each row of clamp=FILE, else as many as the run's"
+        " evaluation has",
     )
     transitions: PositiveInt | None = Field(
         None, description="transitions from noise to sample; null: as the run's evaluation"

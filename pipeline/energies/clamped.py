@@ -18,9 +18,10 @@ class Clamped(Energy):
     p(z | others) = exp(-E(x(z))) / Z(others). Any kernel that samples from exp(-E) samples from it.
 
     `values` [K, *shape] are K positions, of which only the components that are held matter; `free`
-    [*shape] bool says which are not. Row i of z has those of position i mod K. A restricted
-    Boltzmann machine keeps its blocks: the visible units that are free are drawn given the hidden
-    ones. Any other energy has none.
+    [*shape] bool says which are not. Row i of z has those of position i mod K. Boltzmann machines,
+    restricted and deep ones, keep their blocks: the units of a layer are independent given the
+    layers next to it, and the free ones alone are drawn, from their exact law. Any other energy has
+    none. A ladder is the energy's own, with the same components held on each rung.
     """
 
     held: Tensor
@@ -31,11 +32,9 @@ class Clamped(Energy):
         super().__init__(
             (len(index),), levels=energy.levels, box=energy.box, base_scale=energy.base_scale
         )
-        self.energy, self.contexts = energy, len(values)
+        self.energy, self.contexts, self.blocks = energy, len(values), energy.blocks
         self.register_buffer("held", values.flatten(1).masked_fill(free.flatten(), 0.0))
         self.register_buffer("index", index)
-        if isinstance(energy, RestrictedBoltzmannMachine):
-            self.blocks = energy.blocks
 
     def whole(self, z: Tensor) -> Tensor:
         """The positions [N, *shape] whose free components are `z` [N, free]."""
@@ -50,17 +49,35 @@ class Clamped(Energy):
         value: Tensor = self.energy(self.whole(z))
         return value
 
+    def base(self, x: Tensor) -> Tensor:
+        return self.energy.base(self.whole(x))
+
+    def base_log_partition(self) -> float:
+        """Raises `NotImplementedError`: samples need none."""
+        raise NotImplementedError("the base law of some components has no log Z here")
+
+    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
+        """The free components of `count` draws of the energy's base law, `[count, free]`."""
+        return self.chosen(self.energy.sample_base(count, generator))
+
+    def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
+        return self.energy.tempered(self.whole(x), beta)
+
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The energy's own, of which the free components' part is taken."""
-        energy, gradient = self.energy.energy_and_gradient(self.whole(x))
+        energy, gradient = self.energy.energy_and_gradient(self.whole(x), beta)
         # over several levels it is in the one-hot encoding, which has one more axis
         by_component = gradient.flatten(1).view(len(x), self.energy.dimension, -1)
         own = by_component[:, self.index]
         own = own.squeeze(-1) if gradient.ndim == 1 + len(self.energy.shape) else own
-        return self.on_ladder(x, energy, own.contiguous(), beta)
+        return energy, own.contiguous()
 
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
-        """Of the hidden units given the whole position, or of its free components given those."""
+        """The block's law in the energy, of which the free components are taken. A restricted
+        machine's first block is of its hidden units, which no position holds: all of them.
+        """
+        if not isinstance(self.energy, RestrictedBoltzmannMachine):
+            return Chosen(self.energy.conditional(block, self.whole(value), beta), self)
         if block == self.blocks[0]:
             return self.energy.conditional(block, self.whole(value), beta)
         return Chosen(self.energy.conditional(block, value, beta), self)
@@ -77,6 +94,16 @@ class Chosen(NamedTuple):
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.of.chosen(self.law.log_prob(self.of.whole(value)))
+
+
+def as_positions(energy: Energy, rows: Tensor) -> Tensor:
+    """Positions `[N, *shape]` of the `rows` `[N, *data_shape]`, NaN where they are NaN and in the
+    latent columns, of which rows say nothing.
+    """
+    numbers = torch.arange(energy.dimension).view(1, *energy.shape)
+    positions = rows.new_full((len(rows), energy.dimension), torch.nan)
+    positions[:, energy.visible(numbers).flatten()] = rows.flatten(1)
+    return positions.view(-1, *energy.shape)
 
 
 def by_pattern(rows: Tensor) -> list[Tensor]:

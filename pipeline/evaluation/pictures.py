@@ -13,18 +13,25 @@ from pipeline.storage.figures import draw_figure
 
 COLUMNS = 5
 MOST_CHANNELS = 16
+HOLE = (0.55, 0.7, 0.95)  # the colour of what is missing
 
 
 def draw_samples(
-    energy: Energy, samples: Tensor, data: DataSet, caption: str, output: str
+    energy: Energy,
+    samples: Tensor,
+    data: DataSet,
+    caption: str,
+    output: str,
+    given: Tensor | None = None,
 ) -> dict[str, str]:
     """Draws images for rows of two axes or more, the plane for rows of two numbers, else each
-    component's histogram. Returns what `draw_figure` returns.
+    component's histogram. Images are beside what they were drawn `given`, [M, *shape] with NaN in
+    the holes. Returns what `draw_figure` returns.
     """
 
     def figure() -> Figure:
         if len(data.shape) >= 2:
-            return _images(energy, samples, data, caption)
+            return _images(energy, samples, data, caption, given)
         if data.shape == (2,) and energy.levels is None and data.rows:
             return _plane(energy, samples, data, caption)
         return _histograms(samples, data, caption)
@@ -52,12 +59,14 @@ def nearest_rows(samples: Tensor, rows: Tensor) -> Tensor:
     return rows[torch.cdist(samples.flatten(1), rows.flatten(1)).argmin(1)]
 
 
-def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Draws cells of a sample, the same denoised where the data are noisy, and its nearest training
-    image.
+def _images(
+    energy: Energy, samples: Tensor, data: DataSet, caption: str, given: Tensor | None
+) -> Figure:
+    """Draws cells of what a sample was given, the sample, the same denoised where the data are
+    noisy, and its nearest training image.
     """
-    panels = [samples]
-    legend = "sample"
+    panels = [samples] if given is None else [given, samples]
+    legend = "sample" if given is None else "what is given (holes are blue), sample"
     if data.noise:
         # the posterior mean of the clean image under the smoothed law (Robbins 1956; Miyasawa
         # 1961): x + sigma^2 score(x)
@@ -70,6 +79,7 @@ def _images(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Fig
     low, high = (float(end) for end in torch.aminmax(data.sample if data.rows else samples))
     scale = high - low or 1.0
     images = [as_images(((panel - low) / scale).clamp(0, 1)) for panel in panels]
+    images = [np.where(np.isnan(image), HOLE, image) for image in images]
     height, width = images[0].shape[1:3]
     gap = max(1, width // 8)
     rows = -(-len(samples) // COLUMNS)

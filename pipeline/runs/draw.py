@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import time
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -14,24 +14,24 @@ from pyarrow import csv, parquet
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.memory import check_numbers
 from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
-from pipeline.common.rng import torch_generator
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
-from pipeline.energies.clamped import Clamped, by_pattern
 from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.order import draw_order
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.report import sample_contexts
-from pipeline.evaluation.samples import Drawn, draw_from_noise
+from pipeline.evaluation.samples import Drawn
+from pipeline.runs.chains import Aim, draw, starts
+from pipeline.runs.clamping import clamped_rows, held_rows
 from pipeline.runs.display import Display
-from pipeline.runs.evaluate_again import read_rows
+from pipeline.runs.rows import column_names
 from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
 
@@ -41,16 +41,6 @@ if TYPE_CHECKING:
 SAMPLES = 40  # where neither the command nor the run says how many
 
 
-class Aim(NamedTuple):
-    """The law that is sampled: an energy of positions alone; the samples' contexts [samples,
-    *context_shape], where a single run is bound to any; and the log Z of the parts that "or" used.
-    """
-
-    energy: Energy
-    context: Tensor | None = None
-    log_z: list[float] | None = None
-
-
 def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """Draws what `settings` asks for, writes it, and returns what `summary.json` holds.
 
@@ -58,29 +48,43 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     began, display = time.perf_counter(), Display()
     runs = [open_run(url, overrides, needs_data=False) for url in settings.runs]
-    config = _config(settings, runs[0].config)
+    rows = clamped_rows(settings, runs[0])
+    config = _config(settings, runs[0].config, rows)
     torch.set_num_threads(config.cluster.threads)
     aim = (
         _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
     )
     _check(settings, config, aim.energy)
+    plan = make_plan(config)
+    start = starts(settings, config, aim.energy, runs[0])
+    samples, held = config.evaluation.samples, None
+    if rows is not None:
+        held = held_rows(settings, runs[0], aim.energy, rows, samples)
     output = _output(settings, runs, overrides)
     title = f" {settings.compose} ".join(run.config.name for run in runs)
     title += (
-        f": {config.evaluation.samples} samples, {config.evaluation.transitions:,}"
+        f": {samples} samples, {config.evaluation.transitions:,}"
         f" {config.kernel.name} transitions each"
     )
     display.say(f"{title}, to {output}")
-    drawn = _draw(settings, config, aim.energy, display, runs[0])
-    _write(drawn, aim, output, settings.format)
-    undrawn = _picture(settings, runs, aim, drawn, title, output)
+    with display.working():
+        drawing = draw(settings, config, plan, aim, start, held)
+        while True:
+            try:
+                display.work(next(drawing))
+            except StopIteration as stop:
+                drawn: Drawn = stop.value
+                break
+    _write(drawn, aim, output, settings.format, column_names(runs[0]))
+    undrawn = _pictures(settings, runs, aim, drawn, held, title, output)
     summary = {
         "runs": [run.url for run in runs],
         "checkpoints": [run.checkpoint.folder for run in runs],
         **settings.model_dump(
             mode="json",
             include={
-                *("compose", "weights", "given", "start", "clamp", "format", "seed", "device")
+                *("compose", "weights", "given", "start", "clamp", "clamp_columns"),
+                *("clamp_mask", "columns", "order", "format", "seed", "device"),
             },
         ),
         "log_partitions": aim.log_z,
@@ -99,10 +103,13 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     return summary
 
 
-def _config(settings: Settings, config: RunConfig) -> RunConfig:
-    """Returns the run's configuration, with as many samples and transitions as are asked for."""
+def _config(settings: Settings, config: RunConfig, rows: Tensor | None) -> RunConfig:
+    """Returns the run's configuration, with as many samples and transitions as are asked for: one
+    for each row of a file that is clamped.
+    """
+    of_file = len(rows) if rows is not None and settings.clamp != "data" else 0
     asked = {
-        "samples": settings.samples or config.evaluation.samples or SAMPLES,
+        "samples": settings.samples or of_file or config.evaluation.samples or SAMPLES,
         "transitions": settings.transitions or config.evaluation.transitions,
     }
     return config.model_copy(update={"evaluation": config.evaluation.model_copy(update=asked)})
@@ -117,11 +124,28 @@ def _bind(settings: Settings, runs: Sequence[Trained], config: RunConfig) -> Aim
         raise ConfigError("compose", "null", "say how several runs are composed: and, or, not")
     run, samples = runs[0], config.evaluation.samples
     if settings.given is None:
-        context = sample_contexts(config, run.data)
-        return Aim(bound(run, context), context)
+        context = _contexts(settings, run, config)
+        return Aim(bound(run, context), context, run=run)
     given = contexts_of(run, settings.given)
     each = given[torch.arange(samples) % len(given)]
-    return Aim(bound(run, given if len(given) == 1 else each), each)
+    return Aim(bound(run, given if len(given) == 1 else each), each, run=run)
+
+
+def _contexts(settings: Settings, run: Trained, config: RunConfig) -> Tensor | None:
+    """Returns the contexts of samples where none is given. Raises `ConfigError` where rows of a
+    file are clamped that have one, and it is not known.
+    """
+    if settings.clamp is None:
+        return sample_contexts(config, run.data)
+    if not config.conditional:
+        return None  # of rows and their labels: what is held is of the row
+    if settings.clamp != "data":
+        remedy = f"{run.url} conditions on a context: give that of the rows of clamp=FILE"
+        raise ConfigError("given", "null", remedy)
+    held_out = None if run.data.context is None else run.data.context.held_out
+    if held_out is None or not len(held_out):
+        return None
+    return held_out[torch.arange(config.evaluation.samples) % len(held_out)]
 
 
 def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
@@ -165,7 +189,8 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
             "kernel" if kernel is config.kernel else "kernel.inner", kernel.name, remedy
         )
     samples = config.evaluation.samples
-    check_numbers("samples", samples, samples * energy.dimension)
+    copies = 1 + (settings.order or 0)
+    check_numbers("samples", samples, samples * energy.dimension * copies)
     check_device(settings.device)
 
 
@@ -177,93 +202,20 @@ def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str
     return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
 
 
-def _draw(
-    settings: Settings, config: RunConfig, energy: Energy, display: Display, run: Trained
-) -> Drawn:
-    """Runs the chains and shows their progress; on the settings' device, and back on the CPU."""
-    generator = torch_generator(settings.seed, "sample", device=settings.device)
-    count, device = config.evaluation.samples, settings.device
-    start = _starts(settings, config, energy, run)
-    rows = None if settings.clamp is None else _clamped_rows(settings, energy, run, count)
-    pieces = [torch.arange(count)] if rows is None else by_pattern(rows)
-    ends: list[Drawn] = []
-    energy.to(device)
-    for piece in pieces:
-        law, begin = energy, None if start is None else start[piece].to(device)
-        if rows is not None:
-            free = rows[piece[0]].isnan()
-            law = Clamped(energy, rows[piece].to(device), free.to(device))
-            begin = None if begin is None else law.chosen(begin)
-        drawing = draw_from_noise(
-            law, make_plan(config), len(piece), config.evaluation.transitions, generator, begin
-        )
-        with display.working():
-            while True:
-                try:
-                    display.work(next(drawing))
-                except StopIteration as stop:
-                    drawn: Drawn = stop.value
-                    break
-        whole = law.whole(drawn.position) if isinstance(law, Clamped) else drawn.position
-        ends.append(drawn._replace(position=whole.cpu(), energy=drawn.energy.cpu()))
-    energy.cpu()
-    if len(ends) == 1:
-        return ends[0]
-    order = torch.cat(pieces).argsort()
-    shares = [len(piece) / count for piece in pieces]
-    return Drawn(
-        torch.cat([end.position for end in ends])[order],
-        torch.cat([end.energy for end in ends])[order],
-        sum(share * end.acceptance for share, end in zip(shares, ends, strict=True)),
-        None,
-    )
-
-
-def _starts(settings: Settings, config: RunConfig, energy: Energy, run: Trained) -> Tensor | None:
-    """Returns training rows for the chains to begin at, over again where there are fewer; None
-    where they begin at noise. Raises `ConfigError` where the data are not there.
-    """
-    if settings.start == "noise":
-        return None
-    rows = noisy_sample(run.config, run.data)
-    if not len(rows):
-        raise ConfigError("start", "data", "the data are not there; give data.path, or use noise")
-    chosen = rows[torch.arange(config.evaluation.samples) % len(rows)]
-    return energy.with_latents(energy.into_domain(chosen))
-
-
-def _clamped_rows(settings: Settings, energy: Energy, run: Trained, count: int) -> Tensor:
-    """Returns a row with holes for each of `count` samples, [count, *shape]. Raises `ConfigError`
-    where the law is not one of such rows, or there is nothing to draw or to hold.
-    """
-    assert settings.clamp is not None
-    remedy = None
-    if energy.contexts > 1 or energy.shape != run.data.shape:
-        remedy = "goes with one model of rows alone, without latent units, under one context"
-    else:
-        rows = read_rows("clamp", settings.clamp, (), run, holes=True)
-        held = rows.flatten(1).isnan().sum(1)
-        if not bool((held > 0).all()):
-            remedy = f"row {int((held == 0).nonzero()[0, 0])} has no NaN: nothing is to be drawn"
-    if remedy is not None:
-        raise ConfigError("clamp", settings.clamp, remedy)
-    return rows[torch.arange(count) % len(rows)]
-
-
-def _write(drawn: Drawn, aim: Aim, output: str, form: str) -> None:
-    """Writes `samples.<form>`."""
+def _write(drawn: Drawn, aim: Aim, output: str, form: str, names: Sequence[str]) -> None:
+    """Writes `samples.<form>`, in a CSV with the `names` of the columns learned from, or x0, ..."""
     position, buffer = aim.energy.visible(drawn.position), io.BytesIO()
     if form == "npy":
         np.save(buffer, position.numpy())
     elif form == "csv":
-        parts = {"x": position, "context": aim.context}
-        columns = {
-            f"{name}{number}": pa.array(column.numpy())
-            for name, part in parts.items()
-            if part is not None
-            for number, column in enumerate(part.flatten(1).T)
-        }
-        csv.write_csv(pa.table({**columns, "energy": drawn.energy.numpy()}), buffer)
+        flat = position.flatten(1)
+        numbered = [f"x{number}" for number in range(flat.shape[1])]
+        own = numbered if not names or "energy" in names else names
+        columns = dict(zip(own, flat.T.numpy(), strict=True))
+        if aim.context is not None:
+            contexts = aim.context.flatten(1) if aim.context.ndim > 1 else aim.context[:, None]
+            columns |= {f"context{i}": column for i, column in enumerate(contexts.T.numpy())}
+        csv.write_csv(pa.table(columns | {"energy": drawn.energy.numpy()}), buffer)
     else:
         columns = {
             "position": fixed_size_lists(position),
@@ -280,16 +232,30 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str) -> None:
     write_file(output, f"samples.{form}", buffer.getvalue())
 
 
-def _picture(
-    settings: Settings, runs: Sequence[Trained], aim: Aim, drawn: Drawn, title: str, output: str
+def _pictures(
+    settings: Settings,
+    runs: Sequence[Trained],
+    aim: Aim,
+    drawn: Drawn,
+    held: Tensor | None,
+    title: str,
+    output: str,
 ) -> dict[str, str]:
     """Draws `samples.png`: the samples beside rows of all runs; under contexts, beside those of the
-    law given them. Returns why it could not be drawn, if so (`draw_figure`).
+    law given them; beside what they were given, where that is `held`. With a way `order.png` too.
+    Returns why what was not drawn could not be (`draw_figure`).
     """
     first, data, energy = runs[0], [run.data for run in runs], aim.energy
     shown, flat = data[0], len(data[0].shape) == 1
+    undrawn: dict[str, str] = {}
+    if drawn.way is not None:
+        passed = [energy.visible(position) for position in drawn.way.position]
+        way = drawn.way._replace(position=torch.stack(passed))
+        one_law = energy if energy.contexts == 1 else None
+        undrawn = draw_order(one_law, way, shown, title, output)
     if aim.context is not None and flat and first.config.conditional:
-        return draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
+        picture = draw_conditional(first.energy, drawn.position, aim.context, shown, title, output)
+        return undrawn | picture
     if energy.contexts > 1 and flat:  # a density is drawn of one law
         energy = first.energy
     if settings.compose is not None:
@@ -301,4 +267,7 @@ def _picture(
             sample=torch.cat([one.sample for one in data]),
             noise=0.0,
         )
-    return draw_samples(energy, energy.visible(drawn.position), shown, title, output)
+    given = None if held is None else energy.visible(held)
+    return undrawn | draw_samples(
+        energy, energy.visible(drawn.position), shown, title, output, given
+    )

@@ -5,33 +5,27 @@ outlier score.
 from __future__ import annotations
 
 import io
-import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.csv
 import torch
-from pydantic import TypeAdapter
 from torch import Tensor
 
 from pipeline.assembly.memory import check_evaluation
-from pipeline.common.errors import ConfigError, DataError, RefusedError
+from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
-from pipeline.config.compose import compose_raw
-from pipeline.config.data import ColumnsData
 from pipeline.config.fields import digest
-from pipeline.data.files import Source
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
+from pipeline.runs.rows import read_rows
 from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
-from pipeline.storage.files import read_file, write_file
-from pipeline.storage.probe import check_input
+from pipeline.storage.files import write_file
 
 if TYPE_CHECKING:
     from pipeline.config.evaluate import Settings
@@ -118,74 +112,6 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         raise ConfigError(
             "ood", settings.ood, f"{run.url} has no held-out rows to tell from others"
         )
-
-
-def read_rows(
-    key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
-) -> Tensor:
-    """Returns the rows of a Parquet, Arrow or .npy file as positions `[N, *shape]` float32; with
-    `holes`, those of a .npy file, in which some values may be NaN.
-
-    Raises `ConfigError` about `key` where they are not of the run's shape and domain, `DataError`
-    where they cannot be read.
-    """
-    check_input(url, key)
-    shape, energy = run.data.shape, run.energy
-    if url.endswith(".npy"):
-        flat = _read_npy(key, url, holes)
-    elif holes:
-        raise ConfigError(key, url, "give a .npy file, as numpy.save writes it")
-    else:
-        section = compose_raw(["data=columns"])["data"] | {"path": url, "columns": columns}
-        try:
-            source = Source(TypeAdapter(ColumnsData).validate_python(section))
-            flat = torch.from_numpy(np.concatenate([source.read(unit) for unit in source.units]))
-        except RefusedError as error:
-            about = key if error.key == "data.path" else error.key.removeprefix("data.")
-            remedy = error.remedy.replace("data.columns", "columns")  # as it is called here
-            raise DataError(about, error.value, remedy) from error
-    if flat[0].numel() != math.prod(shape):
-        remedy = (
-            f"a row there has {flat[0].numel()} numbers, one of {run.url} has shape {list(shape)};"
-            " columns=[..] chooses"
-        )
-        raise ConfigError(key, url, remedy)
-    rows = flat.reshape(-1, *shape)
-    there = rows[~rows.isnan()]
-    if energy.levels is not None and not bool(
-        ((there == there.round()) & (there >= 0) & (there < energy.levels)).all()
-    ):
-        raise ConfigError(
-            key,
-            url,
-            f"some values there are not 0, ..., {energy.levels - 1}, as those of {run.url} are",
-        )
-    if (
-        energy.box is not None
-        and len(there)
-        and not energy.box[0] <= float(there.min()) <= float(there.max()) <= energy.box[1]
-    ):
-        raise ConfigError(
-            key, url, f"some values there are outside {list(energy.box)}, the box of {run.url}"
-        )
-    return rows
-
-
-def _read_npy(key: str, url: str, holes: bool = False) -> Tensor:
-    try:
-        array = np.load(io.BytesIO(read_file(url)), allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(key, url, f"cannot be read ({error})") from error
-    if array.dtype.kind not in "biuf":
-        raise DataError(key, url, f"holds values of type {array.dtype}; numbers are wanted")
-    if array.ndim < 1 or not array.size:
-        raise DataError(key, url, f"has shape {list(array.shape)}; an array of rows is wanted")
-    rows = array.astype(np.float32)
-    odd = np.argwhere(~np.isfinite(rows) & ~(np.isnan(array) & holes))
-    if len(odd):
-        value = array[tuple(odd[0])]
-        raise DataError(key, url, f"row {odd[0][0]} holds {value}, which is not finite in 32 bits")
-    return torch.from_numpy(rows)
 
 
 def energies(run: Trained, rows: Tensor, context: Tensor | None) -> Tensor:

@@ -204,7 +204,10 @@ def test_shuffling_keeps_marginals_and_takes_dependence() -> None:
             ["run={ring}", "points={three}"],
             "a row there has 3 numbers, one of {ring} has shape [2]; columns=[..] chooses",
         ),
-        (["run={rbm}", "ood={sixty_four}"], "some values there are not 0, ..., 1"),
+        (
+            ["run={rbm}", "ood={sixty_four}"],
+            "row 0 holds 0.5 as its number 0; those of {rbm} are one of 0, ..., 1",
+        ),
         (["run={dbm}", "ood=noise"], "rows and latent units together"),
         (["run={regression}", "points={one}"], "given=None: {regression} conditions on a context"),
         (

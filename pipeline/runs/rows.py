@@ -1,0 +1,214 @@
+"""Rows of files as a run's positions: points to rank, where chains begin, and what they are given.
+
+Taken are .npy files as `numpy.save` writes them, Parquet, Arrow and CSV files.
+"""
+
+from __future__ import annotations
+
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.csv
+import pyarrow.parquet
+import torch
+from torch import Tensor
+
+from pipeline.common.errors import ConfigError, DataError, RefusedError
+from pipeline.data.cells import Column, checked, numbers
+from pipeline.data.folders import data_files
+from pipeline.runs.trained import Trained
+from pipeline.storage.files import Place, locate, read_file
+from pipeline.storage.probe import check_input
+
+
+def read_rows(
+    key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
+) -> Tensor:
+    """Returns the rows of a file as rows of the run's data, `[N, *shape]` float32. With `holes`
+    values may be missing: NaN, nulls and empty cells are NaN.
+
+    `columns` names those of a table that are taken, in order. Without, they are those that the run
+    learned from (`column_names`), or those of samples, `position` or x0, x1, ..., where the table
+    has them, else all.
+
+    Raises `ConfigError` about `key` where the rows are not of the run's shape and domain,
+    `DataError` where they cannot be read.
+    """
+    shape = run.data.shape
+    dimension = math.prod(shape)
+    flat = read_flat(key, url, columns, run, holes)
+    if flat[0].size != dimension:
+        remedy = (
+            f"a row there has {flat[0].size} numbers, one of {run.url} has shape {list(shape)};"
+            " columns=[..] chooses"
+        )
+        raise ConfigError(key, url, remedy)
+    _check_domain(key, url, flat, run)
+    return torch.from_numpy(flat).view(-1, *shape)
+
+
+def read_flat(
+    key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
+) -> np.ndarray:
+    """Returns the rows of a file as `read_rows` does, whatever their length and values: `[N, n]`
+    float32. Raises `ConfigError` and `DataError` where they cannot be read.
+    """
+    check_input(url, key)
+    if url.endswith(".npy"):
+        return _read_npy(key, url, holes)
+    with _about(key):
+        files = [locate(url, key)] if url.endswith(".csv") else data_files(locate(url, key), url)
+        rows = [_of_table(_table(file), file, columns, run, holes) for file in files]
+    if len({part.shape[1] for part in rows}) > 1:
+        raise DataError(key, url, "its files have rows of several lengths")
+    return np.concatenate(rows)
+
+
+def column_names(run: Trained) -> list[str]:
+    """Returns the names of a row's numbers, where the run learned from columns of one number each
+    that data.columns names; else none.
+    """
+    names = list(getattr(run.config.data, "columns", ()))
+    return names if len(names) == math.prod(run.data.shape) else []
+
+
+def _check_domain(key: str, url: str, flat: np.ndarray, run: Trained) -> None:
+    """Raises `ConfigError` for the first number of the rows `[N, d]` that is outside of the domain
+    of the run's energy; what is missing is in any.
+    """
+    levels, box = run.energy.levels, run.energy.box
+    if levels is not None:
+        inside, domain = np.isin(flat, np.arange(levels)), f"one of 0, ..., {levels - 1}"
+    elif box is not None:
+        inside, domain = (flat >= box[0]) & (flat <= box[1]), f"within {list(box)}"
+    else:
+        return
+    outside = np.argwhere(~inside & ~np.isnan(flat))
+    if len(outside):
+        row, number = outside[0]
+        remedy = (
+            f"row {row} holds {flat[row, number]:g} as its number {number}; those of {run.url} are"
+            f" {domain}"
+        )
+        raise ConfigError(key, url, remedy)
+
+
+def _read_npy(key: str, url: str, holes: bool) -> np.ndarray:
+    try:
+        array = np.load(io.BytesIO(read_file(url)), allow_pickle=False)
+    except (OSError, ValueError, EOFError) as error:
+        raise DataError(key, url, f"cannot be read ({error})") from error
+    if array.dtype.kind not in "biuf":
+        raise DataError(key, url, f"holds values of type {array.dtype}; numbers are wanted")
+    if array.ndim < 1 or not array.size:
+        raise DataError(key, url, f"has shape {list(array.shape)}; an array of rows is wanted")
+    with np.errstate(over="ignore"):
+        rows: np.ndarray = array.astype(np.float32).reshape(len(array), -1)
+    odd = np.argwhere(~np.isfinite(rows) & ~(np.isnan(rows) & holes))
+    if len(odd):
+        row, number = odd[0]
+        value = array.reshape(len(array), -1)[row, number]
+        remedy = f"row {row} holds {value} as its number {number}, which is not finite in 32 bits"
+        raise DataError(key, url, remedy)
+    return rows
+
+
+@contextmanager
+def _about(key: str) -> Iterator[None]:
+    """Files are read as those of data.path are; what is refused is so about `key`."""
+    try:
+        yield
+    except RefusedError as error:
+        about = key if error.key == "data.path" else error.key.removeprefix("data.")
+        remedy = error.remedy.replace("data.columns", "columns")  # as it is called here
+        remedy = remedy.replace("the columns to learn from", "those to take")
+        raise type(error)(about, error.value, remedy) from error
+
+
+def _table(file: Place) -> pa.Table:
+    """The table in a CSV, Parquet or Arrow file. Raises `DataError`."""
+    try:
+        content = read_file(file)
+        source = pa.BufferReader(content)
+        if file.path.endswith(".csv"):
+            table = pa.csv.read_csv(source)
+        elif content[:4] == b"PAR1":
+            table = pa.parquet.read_table(source)
+        elif content[:6] == b"ARROW1":
+            with pa.ipc.open_file(source) as reader:
+                table = reader.read_all()
+        else:
+            remedy = f"no .npy, .csv, Parquet or Arrow file (it begins with {content[:6]!r})"
+            raise DataError("data.path", file, remedy)
+    except (pa.ArrowException, OSError) as error:
+        raise DataError("data.path", file, f"cannot be read ({error})") from error
+    if not len(table):
+        raise DataError("data.path", file, "holds no rows")
+    if file.path.endswith(".csv") and all(_is_number(name) for name in table.column_names):
+        raise DataError("data.path", file, "its first line must hold the columns' names")
+    return table
+
+
+def _is_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _of_table(
+    table: pa.Table, file: Place, columns: Sequence[str], run: Trained, holes: bool
+) -> np.ndarray:
+    """The columns asked for, or those that hold positions, side by side, `[N, d]` float32."""
+    present = table.column_names
+    names = list(columns) or _positions(present, run)
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise ConfigError("data.columns", missing, f"{file} has only {', '.join(present)}")
+    if len(set(names)) < len(names) or any(present.count(name) > 1 for name in names):
+        raise ConfigError("data.columns", names, f"each is to be one column of {file}, taken once")
+    found = []
+    for name in names:
+        place = Column("data.columns", name, str(file), 0)
+        chunks = table.column(name).combine_chunks()
+        values = numbers(_with_nan(chunks) if holes else chunks, place)
+        missing_there = np.isnan(values.astype(np.float64)) & holes
+        there = checked(np.where(missing_there, 0, values), place)
+        found.append(np.where(missing_there, np.float32(np.nan), there))
+    return np.concatenate(found, 1)
+
+
+def _positions(present: Sequence[str], run: Trained) -> list[str]:
+    """The columns that hold positions, where none are named."""
+    numbered = [f"x{number}" for number in range(math.prod(run.data.shape))]
+    for names in (column_names(run), ["position"], numbered):
+        if names and set(names) <= set(present):
+            return names
+    return list(present)
+
+
+def _with_nan(column: pa.Array) -> pa.Array:
+    """The column with NaN where values are null, alone or within lists; of whatever holds no
+    numbers, as it is.
+    """
+    kind = column.type
+    if (
+        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
+    ) and not column.null_count:
+        ends = np.cumsum([0, *pc.list_value_length(column).to_numpy()])
+        return pa.LargeListArray.from_arrays(ends, _with_nan(column.flatten()))
+    if (
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+        or pa.types.is_null(kind)
+    ):
+        return pc.fill_null(pc.cast(column, pa.float64(), safe=False), np.nan)
+    return column
