@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.storage.figures import draw_figure, png
+from pipeline.storage.figures import draw_figure, drawn
 
 Row = dict[str, float]
 ENERGY = 'ebm_energy_nats{{source="{}"}}'
@@ -28,7 +28,7 @@ def draw_curves(rows: Sequence[Row], output: str, title: str) -> dict[str, str]:
 
 def curves(rows: Sequence[Row], title: str) -> bytes:
     """Returns the same picture as the content of a PNG. There is one row at least."""
-    return png(_curves(rows, title))
+    return drawn(lambda: _curves(rows, title))
 
 
 def _curves(rows: Sequence[Row], title: str) -> Figure:

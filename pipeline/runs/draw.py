@@ -300,5 +300,6 @@ def _picture(
             held_out=held_out,
             sample=torch.cat([one.sample for one in data]),
             noise=0.0,
+            log_density=None,  # of the composition none is known
         )
     return draw_samples(energy, energy.visible(drawn.position), shown, title, output)
