@@ -15,7 +15,7 @@ from pipeline.energies.base import Energy
 from pipeline.storage.figures import draw_figure
 
 MOST = 1000
-"""Positions of each kind."""
+"""Positions of a kind that are worth drawing."""
 TOGETHER = 250
 """Energies worked out at once."""
 BINS = 40
@@ -33,9 +33,7 @@ def draw_energies(
     """
 
     def figure() -> Figure:
-        values = {
-            kind: _energies(energy, rows[:MOST]) for kind, rows in kinds.items() if len(rows)
-        }
+        values = {kind: _energies(energy, rows[:MOST]) for kind, rows in kinds.items() if len(rows)}
         return _histograms(values, caption)
 
     return draw_figure(figure, output, "energies.png")
@@ -57,17 +55,17 @@ def _histograms(values: Mapping[str, np.ndarray], caption: str) -> Figure:
     rows = [above[kind] for kind in (TRAINING, HELD_OUT) if kind in above]
     data = np.concatenate(rows or [above[zero]])
     low, high = (float(end(np.concatenate(list(above.values())))) for end in (np.min, np.max))
-    figure = Figure(figsize=(9, 4), layout="constrained")
+    figure = Figure(figsize=(9, 4.4), layout="constrained")
     axis = figure.subplots()
     told = _scale(axis, data, low, high)
     transform = axis.xaxis.get_transform()
-    ends = transform.transform(np.array([low, high]))
-    edges = transform.inverted().transform(np.linspace(*ends, BINS + 1))
+    first, last = transform.transform(np.array([low, high]))
+    edges = transform.inverted().transform(np.linspace(first, last, BINS + 1))
     edges[[0, -1]] = low, high  # as they are, whatever was rounded on the way
     for kind, energies in above.items():
         axis.hist(
             energies,
-            edges,
+            edges.tolist(),
             weights=np.full(len(energies), 1 / np.histogram(energies, edges)[0].max()),
             histtype="stepfilled",
             facecolor=(COLOURS[kind], 0.2),
@@ -76,7 +74,7 @@ def _histograms(values: Mapping[str, np.ndarray], caption: str) -> Figure:
         )
     axis.set_xlabel(f"energy above the mean of {zero}, nats{told}")
     axis.set_ylabel("rows in a bin, over those in the fullest")
-    axis.legend()
+    figure.legend(loc="outside lower center", ncols=2)
     figure.suptitle(caption, fontsize=10)
     return figure
 

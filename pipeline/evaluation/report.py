@@ -153,11 +153,11 @@ def _more_pictures(
     undrawn: dict[str, dict[str, str]] = {}
     if not config.conditional:
         generator = torch_generator(config.seed, "energies")
-        noise = data.noise * torch.randn(data.held_out.shape, generator=generator)
-        held_out = energy.into_domain(data.held_out + noise)
+        rows, held_out = noisy_sample(config, data)[:MOST], data.held_out[:MOST]
+        held_out = held_out + data.noise * torch.randn(held_out.shape, generator=generator)
         kinds = {
-            TRAINING: energy.with_latents(energy.into_domain(noisy_sample(config, data))),
-            HELD_OUT: energy.with_latents(held_out),
+            TRAINING: energy.with_latents(energy.into_domain(rows)),
+            HELD_OUT: energy.with_latents(energy.into_domain(held_out)),
             SAMPLES: samples,
             NOISE: energy.sample_base(MOST, generator),
         }
