@@ -70,7 +70,7 @@ def _histograms(values: Mapping[str, np.ndarray], caption: str) -> Figure:
             histtype="stepfilled",
             facecolor=(COLOURS[kind], 0.2),
             edgecolor=COLOURS[kind],
-            label=f"{kind} ({len(energies):,}), mean {energies.mean() + 0.0:,.2f}",
+            label=f"{kind} ({len(energies):,}), mean {round(energies.mean(), 2) + 0:,.2f}",
         )
     axis.set_xlabel(f"energy above the mean of {zero}, nats{told}")
     axis.set_ylabel("rows in a bin, over those in the fullest")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -97,13 +98,12 @@ def _draw_map(axis: Any, values: np.ndarray, images: bool) -> None:
     largest = float(np.nanquantile(np.abs(values), OF_ALL)) or 1.0
     axis.imshow(
         values,
-        cmap="RdBu_r",
+        cmap=mpl.colormaps["RdBu_r"].with_extremes(bad="0.9"),
         vmin=-largest,
         vmax=largest,
         interpolation="nearest",
         aspect="equal" if images else "auto",
     )
-    axis.images[0].cmap.set_bad("0.9")
     if images:
         axis.set_axis_off()
     for side in (axis.xaxis, axis.yaxis):

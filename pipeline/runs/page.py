@@ -68,7 +68,7 @@ img { max-width: 100%; height: auto; border: 1px solid #d8dee4; border-radius: 4
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
   vertical-align: top; border-bottom: 1px solid #eaeef2; overflow-wrap: anywhere; }
 .wide { overflow-x: auto; } .numbers td, .numbers th + th { text-align: right;
-  overflow-wrap: normal; font-variant-numeric: tabular-nums; }
+  font-variant-numeric: tabular-nums; } .numbers td, .numbers th { overflow-wrap: normal; }
 pre { white-space: pre-wrap; background: #f6f8fa; padding: .8rem; border-radius: 4px; }
 .other { background: #fff8c5; } summary { cursor: pointer; } progress { width: 100%; }
 """
@@ -188,6 +188,9 @@ def _section(run: Read) -> str:
         parts.append(f"<pre>{escape(chr(10).join(words))}</pre>")
     order = [*PICTURES, *(name for name in run.pictures if name not in PICTURES)]
     parts += [_picture(name, run.pictures[name]) for name in order if name in run.pictures]
+    undrawn = {key: why for key, why in run.summary.items() if key.startswith("undrawn_")}
+    for key, why in undrawn.items():
+        parts.append(f"<p>no {escape(key.removeprefix('undrawn_'))}: {escape(str(why))}</p>")
     if evaluated:
         timings = {
             label: run.summary[key] for key, label in TIMINGS.items() if run.summary.get(key)

@@ -30,6 +30,8 @@ def likelihood_of(summary: Mapping[str, Any], rows: Sequence[Row]) -> Likelihood
         if key in summary:
             low, high = (summary.get(f"{key}_{side}") for side in ("at_least", "at_most"))
             estimate = None if "unreliable" in summary else summary[key]
+            if key.endswith("_bound"):
+                kind = "variational bound, from below, of the log-likelihood"
             return Likelihood(f"held-out {kind}", low, estimate, high)
     if rows and LIKELIHOOD.format("estimate") in rows[-1]:
         estimate, low, high = (rows[-1][LIKELIHOOD.format(bound)] for bound in BOUNDS)
