@@ -132,8 +132,9 @@ def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
 
 
 def _draw_staleness(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
-    lag = _increments(rows, "ebm_lag_steps_sum") / _increments(rows, "ebm_lag_steps_count")
-    ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
+    with np.errstate(divide="ignore", invalid="ignore"):  # between two rows there may be no batch
+        lag = _increments(rows, "ebm_lag_steps_sum") / _increments(rows, "ebm_lag_steps_count")
+        ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
     bound = np.array([row.get("ebm_lag_bound_steps", np.nan) for row in rows])
     axis.plot(steps, lag, label="mean lag (left)")
     axis.plot(
