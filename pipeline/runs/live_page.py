@@ -55,5 +55,5 @@ class LivePage:
         except Exception as error:  # the rest of the page can be read without
             figures["undrawn_curves"] = masked(f"{type(error).__name__}: {error}")
             pictures = {}
-        run = Read(masked(self._output), step, told, figures, pictures, rows, state)
+        run = Read(self._output, step, told, figures, pictures, rows, state)
         return page([run], RENEWED)

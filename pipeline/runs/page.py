@@ -75,9 +75,9 @@ pre { white-space: pre-wrap; background: #f6f8fa; padding: .8rem; border-radius:
 
 
 class Read(NamedTuple):
-    """A run as its output tells of it, without secrets. `summary` is empty where it was not
-    evaluated; then `rows` are those of its series, and `state` says what it is at, if that is
-    known.
+    """A run as its output tells of it; `config` and `summary` are without secrets. The latter has
+    no `version` where the run was not evaluated; then `rows` are those of its series, and `state`
+    says what it is at.
     """
 
     url: str
