@@ -4,9 +4,10 @@
     python -m pipeline.report runs=[A,B]
 
 URL is a run's output folder, on any fsspec file system, of a run that is done or goes on. The page
-is report.html. It has the run's last lines, curves, pictures, figures, configuration and timings;
-of several runs the settings that differ come first. Pictures are within the file: it can be
-mailed, and needs no network.
+is report.html, which a run writes at its end, too. It has the run's likelihood, last lines, curves,
+pictures, figures, configuration and timings; of several runs, what they have come to and the
+settings that differ come first. Pictures are within the file: it can be mailed, and needs no
+network.
 
     python -m pipeline.report run=runs/digits-c6a31f0c55
     python -m pipeline.report runs=[runs/slow,runs/quick] output=compared

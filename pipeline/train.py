@@ -173,7 +173,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         ),
         *(
             line
-            for name in ("moments", "compositions")
+            for name in ("energies", "filters", "moments", "compositions")
             if f"undrawn_{name}" in summary
             for line in _pictured(name, summary)
         ),
@@ -185,6 +185,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
             if series
             else ()
         ),
+        *_paged(summary),
         f"  summary     {summary['output']}/summary.json",
         f"  checkpoint  {summary['checkpoint']}",
         f"  in Python   energy = pipeline.load({summary['output']!r})",
@@ -201,6 +202,13 @@ def _pictured(name: str, summary: dict[str, Any]) -> list[str]:
     why = summary.get(f"undrawn_{name}")
     where = f"{summary['output']}/{name}.png" if why is None else f"no picture: {why}"
     return [f"  {name:<11} {where}"]
+
+
+def _paged(summary: dict[str, Any]) -> list[str]:
+    """The line on where the page is, or why there is none; none of a run that ended without."""
+    if "undrawn_page" in summary:
+        return [f"  page        no page: {summary['undrawn_page']}"]
+    return [f"  page        {summary['output']}/{summary['page']}"] if "page" in summary else []
 
 
 def _at_work(summary: dict[str, Any]) -> list[str]:

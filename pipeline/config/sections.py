@@ -139,6 +139,11 @@ class Metrics(Section):
         description="address that it listens at, of IPv4 or IPv6, such as 0.0.0.0 or ::1; null:"
         " this machine's own (127.0.0.1) with cluster=inline and local, else every one",
     )
+    page: bool = Field(
+        True,
+        description="the run's page, as pipeline.report writes it, at / of the same port while the"
+        " run goes on: for whoever reaches the port, with its configuration but for secrets",
+    )
     every: PositiveInt = about("steps between rows of metrics.jsonl")
     held_out_every: NonNegativeInt = Field(
         20,

@@ -9,7 +9,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.figure import Figure
 
-from pipeline.storage.figures import draw_figure, png
+from pipeline.storage.figures import draw_figure, drawn
 
 Row = dict[str, float]
 ENERGY = 'ebm_energy_nats{{source="{}"}}'
@@ -28,7 +28,7 @@ def draw_curves(rows: Sequence[Row], output: str, title: str) -> dict[str, str]:
 
 def curves(rows: Sequence[Row], title: str) -> bytes:
     """Returns the same picture as the content of a PNG. There is one row at least."""
-    return png(_curves(rows, title))
+    return drawn(lambda: _curves(rows, title))
 
 
 def _curves(rows: Sequence[Row], title: str) -> Figure:
@@ -132,8 +132,9 @@ def _draw_acceptance(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
 
 
 def _draw_staleness(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
-    lag = _increments(rows, "ebm_lag_steps_sum") / _increments(rows, "ebm_lag_steps_count")
-    ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
+    with np.errstate(divide="ignore", invalid="ignore"):  # between two rows there may be no batch
+        lag = _increments(rows, "ebm_lag_steps_sum") / _increments(rows, "ebm_lag_steps_count")
+        ess = _increments(rows, "ebm_ess_ratio_sum") / _increments(rows, "ebm_ess_ratio_count")
     bound = np.array([row.get("ebm_lag_bound_steps", np.nan) for row in rows])
     axis.plot(steps, lag, label="mean lag (left)")
     axis.plot(

@@ -14,6 +14,8 @@ from pipeline.storage.figures import draw_figure
 COLUMNS = 5
 MOST_CHANNELS = 16
 HOLE = (0.55, 0.7, 0.95)  # the colour of what is missing
+CELLS = 200
+"""To a side, of a density in the plane."""
 
 
 def draw_samples(
@@ -101,26 +103,41 @@ def _images(
 
 
 def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Draws held-out rows, samples, and the model's density."""
+    """Draws held-out rows, samples, the learned density, and beside it the true one where it is
+    known: both to one scale of colours, each adding up to 1 over what is shown.
+    """
     radius = 1.15 * float(data.held_out.abs().max()) or 1.0
-    side = torch.linspace(-radius, radius, 200)
+    side = torch.linspace(-radius, radius, CELLS)
     grid = torch.cartesian_prod(side, side)
     with torch.no_grad():
-        values = -energy(grid).view(200, 200).T
-    figure = Figure(figsize=(11, 4.4), layout="constrained")
-    axes = figure.subplots(1, 3, sharex=True, sharey=True)
+        logs = {"learned density": -energy(grid)}
+    if data.log_density is not None and data.context is None:  # else there is one a context
+        logs["true density"] = data.log_density(grid)
+    area = (2 * radius / (CELLS - 1)) ** 2
+    densities = {
+        title: (values.double().softmax(0) / area).view(CELLS, CELLS).T.numpy()
+        for title, values in logs.items()
+    }
+    panels = 2 + len(densities)
+    figure = Figure(figsize=(3.6 * panels + 0.6, 4.4), layout="constrained")
+    axes = figure.subplots(1, panels, sharex=True, sharey=True)
     for axis, rows, title in (
         (axes[0], data.held_out[:1000], "held-out data"),
         (axes[1], samples, "samples"),
     ):
         axis.scatter(*rows[:, :2].T.cpu().numpy(), s=3, alpha=0.5)
         axis.set_title(title)
-    axes[2].imshow(
-        (values - values.max()).exp().numpy(),
-        origin="lower",
-        extent=(-radius, radius, -radius, radius),
-    )
-    axes[2].set_title("exp(-E), scaled to 1")
+    highest = max(float(density.max()) for density in densities.values())
+    for axis, (title, density) in zip(axes[2:], densities.items(), strict=True):
+        axis.imshow(
+            density,
+            origin="lower",
+            extent=(-radius, radius, -radius, radius),
+            vmin=0,
+            vmax=highest,
+        )
+        axis.set_title(title)
+    figure.colorbar(axes[2].images[0], ax=axes[2:], label="per unit of area", shrink=0.7)
     for axis in axes:
         axis.set_aspect("equal")
     figure.suptitle(caption, fontsize=10)

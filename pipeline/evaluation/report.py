@@ -28,6 +28,15 @@ from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.energy_histograms import (
+    HELD_OUT,
+    MOST,
+    NOISE,
+    SAMPLES,
+    TRAINING,
+    draw_energies,
+)
+from pipeline.evaluation.filters import draw_filters, has_filters
 from pipeline.evaluation.labels import label_figures, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
@@ -40,8 +49,8 @@ from pipeline.objectives.moments import family_of
 def evaluate(
     config: RunConfig, weights: np.ndarray, data: DataSet, output: str
 ) -> Iterator[Progress | Figures]:
-    """Evaluates the energy with flat `weights`; writes `samples.png`. Yields progress, and the
-    figures last.
+    """Evaluates the energy with flat `weights`; writes its pictures, whose names but for
+    `samples.png` are in `pictures`. Yields progress, and the figures last.
 
     On the CPU whatever the training's device: the data are there, and what is left is small.
     """
@@ -56,12 +65,20 @@ def evaluate(
         figures |= yield from _draw(config, energy, data, output)
     with torch.no_grad():
         if data.rows:
-            figures |= yield from _figures(config, energy, untrained, data, output)
+            more = yield from _figures(config, energy, untrained, data, output)
+            figures = _joined(figures, more)
         if "moments" in terms_of(config.objective):
-            figures |= yield from moment_figures(config, family_of(energy), data, output)
+            more = yield from moment_figures(config, family_of(energy), data, output)
+            figures = _joined(figures, more)
     if config.evaluation.judged is not None:
         figures["judged"] = judge(config.evaluation.judged, figures)
     yield figures | {"words": in_words(figures)}
+
+
+def _joined(figures: Figures, more: Figures) -> Figures:
+    """Returns the figures of both, and the pictures of both."""
+    pictures = [*figures.get("pictures", ()), *more.get("pictures", ())]
+    return {**figures, **more, **({"pictures": pictures} if pictures else {})}
 
 
 def judge(wanted: Judgement, figures: Figures) -> Figures:
@@ -97,7 +114,9 @@ def _look_up(figures: Figures, name: str) -> Any:
 def _draw(
     config: RunConfig, energy: Energy, data: DataSet, output: str
 ) -> Generator[Progress, None, Figures]:
-    """Draws samples, writes `samples.png`, and returns how good they are."""
+    """Draws samples, writes `samples.png` and what `_more_pictures` does, and returns how good the
+    samples are.
+    """
     context = sample_contexts(config, data)
     bound = (
         energy.of_class(context)
@@ -124,6 +143,35 @@ def _draw(
     if config.energy.has_labels:
         assert context is not None
         figures["samples_recognised"] = recognised(samples, context, data)
+    return figures | _more_pictures(config, energy, samples, data, output)
+
+
+def _more_pictures(
+    config: RunConfig, energy: Energy, samples: Tensor, data: DataSet, output: str
+) -> Figures:
+    """Draws `energies.png`, but of energies under contexts, whose levels are not the same; and
+    `filters.png` of Boltzmann machines. Returns the names of those that were drawn as `pictures`,
+    and of others why not (`draw_figure`).
+    """
+    undrawn: dict[str, dict[str, str]] = {}
+    if not config.conditional:
+        generator = torch_generator(config.seed, "energies")
+        rows, held_out = noisy_sample(config, data)[:MOST], data.held_out[:MOST]
+        held_out = held_out + data.noise * torch.randn(held_out.shape, generator=generator)
+        kinds = {
+            TRAINING: energy.with_latents(energy.into_domain(rows)),
+            HELD_OUT: energy.with_latents(energy.into_domain(held_out)),
+            SAMPLES: samples,
+            NOISE: energy.sample_base(MOST, generator),
+        }
+        caption = f"{config.name}: energies of data, of samples, and of noise from the base law"
+        undrawn["energies.png"] = draw_energies(energy, kinds, caption, output)
+    if has_filters(energy):
+        caption = f"{config.name}: weights of hidden units, red where they are above 0"
+        undrawn["filters.png"] = draw_filters(energy, caption, output)
+    figures: Figures = {"pictures": [name for name, why in undrawn.items() if not why]}
+    for why in undrawn.values():
+        figures |= why
     return figures
 
 

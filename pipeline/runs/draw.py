@@ -266,6 +266,7 @@ def _pictures(
             held_out=held_out,
             sample=torch.cat([one.sample for one in data]),
             noise=0.0,
+            log_density=None,  # of the composition none is known
         )
     given = None if held is None else energy.visible(held)
     return undrawn | draw_samples(

@@ -1,31 +1,52 @@
-"""The page of `python -m pipeline.report`: runs side by side, in one file of HTML."""
+"""The page about runs, one of them or several side by side, in one file of HTML."""
 
 from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipeline.common.errors import ConfigError
-from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
+from pipeline.common.types import Figures
+from pipeline.config.run import RunConfig
 from pipeline.evaluation.curves import curves
 from pipeline.evaluation.words import in_words
+from pipeline.runs.page_tables import (
+    diagnosis,
+    flat,
+    grid,
+    likelihood_of,
+    likelihood_table,
+    nats,
+    shown,
+    speed_of,
+    table,
+)
 from pipeline.runs.recorders.series import MOST, thinned
 from pipeline.storage.files import names, read_file, write_file
 from pipeline.storage.paths import absolute
 from pipeline.storage.probe import check_output, check_run
-from pipeline.storage.rows import StoredRows
+from pipeline.storage.rows import Row, StoredRows
 from pipeline.storage.store import find
 
 if TYPE_CHECKING:
     from pipeline.config.report import Settings
 
 PAGE = "report.html"
-PICTURES = ("curves.png", "samples.png")
-"""Those that come first; others follow by name."""
+PICTURES = {
+    "curves.png": "The run's series by step.",
+    "samples.png": "Samples, of chains that started at noise. Images stand beside the training"
+    " image nearest to each. In the plane the learned density is drawn as well, and the true one"
+    " beside it where it is known.",
+    "energies.png": "Energies of data, of samples, and of noise. Where a model has learned its"
+    " data, samples have the energies of held-out rows, and noise has higher ones. Held-out rows to"
+    " the right of training rows tell of over-fitting.",
+    "filters.png": "Weights between hidden units and a row, those of the largest norm first.",
+}
+"""Those that come first, with what a reader sees; others follow by name."""
 TIMINGS = {
     "steps": "steps of the last process",
     "wall_seconds": "seconds of them",
@@ -39,24 +60,33 @@ TIMINGS = {
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; margin: 2rem auto; max-width: 90rem; padding: 0 1rem;
   color: #1b1f24; background: #fff; }
-h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; }
-.runs { display: grid; gap: 1.5rem; grid-template-columns: repeat(auto-fit, minmax(32rem, 1fr)); }
+h1 { font-size: 1.4rem; } h2 { font-size: 1.1rem; margin-top: 2rem; } h3 { margin-bottom: .2rem; }
+.runs { display: grid; gap: 1.5rem;
+  grid-template-columns: repeat(auto-fit, minmax(min(32rem, 100%), 1fr)); }
+section { min-width: 0; } p { margin: .2rem 0 .5rem; } .faint { color: #59636e; }
 img { max-width: 100%; height: auto; border: 1px solid #d8dee4; border-radius: 4px; }
 table { border-collapse: collapse; } td, th { padding: .15rem .8rem .15rem 0; text-align: left;
   vertical-align: top; border-bottom: 1px solid #eaeef2; overflow-wrap: anywhere; }
+.wide { overflow-x: auto; } .numbers td, .numbers th + th { text-align: right;
+  font-variant-numeric: tabular-nums; } .numbers td, .numbers th { overflow-wrap: normal; }
 pre { white-space: pre-wrap; background: #f6f8fa; padding: .8rem; border-radius: 4px; }
-.other { background: #fff8c5; } summary { cursor: pointer; }
+.other { background: #fff8c5; } summary { cursor: pointer; } progress { width: 100%; }
 """
 
 
 class Read(NamedTuple):
-    """A run as its output tells of it. `summary` is empty where it was not evaluated."""
+    """A run as its output tells of it; `config` and `summary` are without secrets. The latter has
+    no `version` where the run was not evaluated; then `rows` are those of its series, and `state`
+    says what it is at.
+    """
 
     url: str
     step: int
     config: dict[str, Any]
-    summary: dict[str, Any]
+    summary: Figures
     pictures: dict[str, bytes]
+    rows: Sequence[Row] = ()
+    state: str = "not evaluated"
 
 
 def write_page(settings: Settings) -> str:
@@ -69,6 +99,22 @@ def write_page(settings: Settings) -> str:
     check_output(output)
     write_file(output, PAGE, page(runs).encode())
     return f"{output}/{PAGE}"
+
+
+def write_page_of(config: RunConfig, output: str, summary: Figures) -> Figures:
+    """Writes the page of a run that ends with `summary`, masked, which has a `version`. Its
+    pictures are read from `output`.
+
+    Returns the name of the file as `page`. No page is worth a run: whatever goes wrong is returned
+    as `undrawn_page`.
+    """
+    try:
+        told = masked(config.model_dump(mode="json"))
+        found = Read(output, summary["version"], told, summary, _pictures(output, names(output)))
+        write_file(output, PAGE, page([found]).encode())
+    except Exception as error:
+        return {"undrawn_page": masked(" ".join(f"{type(error).__name__}: {error}".split()))}
+    return {"page": PAGE}
 
 
 def read(url: str) -> Read:
@@ -90,28 +136,32 @@ def read(url: str) -> Read:
                 summary = found
         except ValueError:
             pass
-    pictures = {
-        name: read_file(f"{output}/{name}") for name in sorted(there) if name.endswith(".png")
-    }
+    pictures, rows = _pictures(output, there), list[Row]()
     config = checkpoint.manifest.config
     if not summary:  # it goes on, or ended without its curves
         rows = thinned(StoredRows(output), MOST)
         pictures |= {"curves.png": curves(rows, str(config["name"]))} if rows else {}
     # of the texts alone: in a picture anything may look like a secret
-    return Read(output, checkpoint.step, masked(config), masked(summary), pictures)
+    return Read(output, checkpoint.step, masked(config), masked(summary), pictures, rows)
 
 
-def page(runs: Sequence[Read]) -> str:
-    """Returns the whole page."""
+def _pictures(output: str, there: Iterable[str]) -> dict[str, bytes]:
+    """Returns the pictures among the files that are `there`, by name."""
+    return {name: read_file(f"{output}/{name}") for name in sorted(there) if name.endswith(".png")}
+
+
+def page(runs: Sequence[Read], renewed: int | None = None) -> str:
+    """Returns the whole page, which a browser asks for anew every `renewed` seconds."""
     title = " beside ".join(str(run.config["name"]) for run in runs)
     parts = [f"<h1>{escape(title)}</h1>"]
     if len(runs) > 1:
-        parts += ["<h2>Settings that differ</h2>", _differences(runs)]
+        parts += [_comparison(runs), "<h2>Settings that differ</h2>", _differences(runs)]
     parts += ['<div class="runs">', *(_section(run) for run in runs), "</div>"]
     return (
         '<!doctype html>\n<html lang="en"><head><meta charset="utf-8">'
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
-        f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
+        + ("" if renewed is None else f'<meta http-equiv="refresh" content="{renewed}">')
+        + f"<title>{escape(title)}</title><style>{STYLE}</style></head>"
         f"<body>{''.join(parts)}</body></html>\n"
     )
 
@@ -119,32 +169,65 @@ def page(runs: Sequence[Read]) -> str:
 def _section(run: Read) -> str:
     """The part about one run."""
     steps = run.config["trainer"]["steps"]
-    head = f"step {run.step} of {steps}" + ("" if run.summary else ", not evaluated")
+    evaluated = "version" in run.summary
+    head = f"step {run.step} of {steps}" + ("" if evaluated else f", {run.state}")
     parts = [
-        f"<section><h2>{escape(str(run.config['name']))}: {head}</h2>",
-        f"<p>{escape(str(masked(run.url)))}</p>",
+        f"<section><h2>{escape(str(run.config['name']))}: {escape(head)}</h2>",
+        f'<p class="faint">{escape(str(masked(run.url)))}</p>',
     ]
-    if run.summary:
+    if not evaluated:
+        speed = speed_of(run.summary, run.rows)
+        told = "" if speed is None else f"<p>{speed:,.1f} steps a second</p>"
+        parts.append(f'<progress value="{run.step}" max="{steps}"></progress>{told}')
+    likelihood = likelihood_table(run.summary, run.rows)
+    parts += ["<h3>likelihood</h3>", likelihood] if likelihood else []
+    if "diagnosis" in run.summary:
+        parts += ["<h3>diagnosis</h3>", diagnosis(run.summary["diagnosis"])]
+    if evaluated:
         words = run.summary.get("words") or in_words(run.summary)
         parts.append(f"<pre>{escape(chr(10).join(words))}</pre>")
     order = [*PICTURES, *(name for name in run.pictures if name not in PICTURES)]
-    for name in order:
-        if name in run.pictures:
-            content = base64.b64encode(run.pictures[name]).decode()
-            label = name.removesuffix(".png").replace("_", " ")
-            parts.append(
-                f'<h3>{escape(label)}</h3><img alt="{escape(label)}"'
-                f' src="data:image/png;base64,{content}">'
-            )
-    if run.summary:
+    parts += [_picture(name, run.pictures[name]) for name in order if name in run.pictures]
+    undrawn = {key: why for key, why in run.summary.items() if key.startswith("undrawn_")}
+    for key, why in undrawn.items():
+        parts.append(f"<p>no {escape(key.removeprefix('undrawn_'))}: {escape(str(why))}</p>")
+    if evaluated:
         timings = {
             label: run.summary[key] for key, label in TIMINGS.items() if run.summary.get(key)
         }
-        parts += ["<h3>timings</h3>", _table(timings)]
+        parts += ["<h3>timings</h3>", table(timings)]
         figures = {key: run.summary[key] for key in run.summary if key not in TIMINGS}
-        parts.append(_folded("all figures", _table(dict(flat(figures)))))
-    parts.append(_folded("configuration", _table(dict(flat(run.config)))))
+        parts.append(_folded("all figures", table(dict(flat(figures)))))
+    elif run.rows:
+        parts.append(_folded("all figures", table(run.rows[-1])))
+    parts.append(_folded("configuration", table(dict(flat(run.config)))))
     return "".join([*parts, "</section>"])
+
+
+def _picture(name: str, content: bytes) -> str:
+    """A picture within the page, with its heading and what a reader sees."""
+    label = escape(name.removesuffix(".png").replace("_", " "))
+    caption = f'<p class="faint">{escape(PICTURES[name])}</p>' if name in PICTURES else ""
+    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
+    return f'<h3>{label}</h3>{caption}<img alt="{label}" src="{source}">'
+
+
+def _comparison(runs: Sequence[Read]) -> str:
+    """A table of how far the runs are, and of what they have come to."""
+
+    def line(run: Read) -> list[str]:
+        found, speed = likelihood_of(run.summary, run.rows), speed_of(run.summary, run.rows)
+        rate = "" if speed is None else f"{speed:,.1f}"
+        kind, *numbers = found or ("", None, None, None)
+        name = f"{_called(run)} ({run.config['name']})"
+        return [name, str(run.step), rate, *map(nats, numbers), kind]
+
+    head = ("run", "step", "steps a second", "at least", "estimate", "at most", "nats a row")
+    return grid(head, map(line, runs), "numbers")
+
+
+def _called(run: Read) -> str:
+    return str(masked(run.url)).rpartition("/")[2]
 
 
 def _differences(runs: Sequence[Read]) -> str:
@@ -152,38 +235,15 @@ def _differences(runs: Sequence[Read]) -> str:
     settings = [dict(flat(run.config)) for run in runs]
     keys = list(dict.fromkeys(key for one in settings for key in one))
     differing = [key for key in keys if len({repr(one.get(key)) for one in settings}) > 1]
-    head = "".join(f"<th>{escape(run.url.rpartition('/')[2])}</th>" for run in runs)
+    head = "".join(f"<th>{escape(_called(run))}</th>" for run in runs)
     rows = "".join(
         f"<tr><th>{escape(key)}</th>"
-        + "".join(f'<td class="other">{escape(_shown(one.get(key)))}</td>' for one in settings)
+        + "".join(f'<td class="other">{escape(shown(one.get(key)))}</td>' for one in settings)
         + "</tr>"
         for key in differing
     )
-    return f"<table><tr><th></th>{head}</tr>{rows}</table>"
-
-
-def flat(values: Mapping[str, Any], above: str = "") -> Iterator[tuple[str, Any]]:
-    """Yields the leaves of nested `values`, each with its key, with dots between."""
-    for key, value in values.items():
-        if isinstance(value, Mapping) and value:
-            yield from flat(value, f"{above}{key}.")
-        else:
-            yield f"{above}{key}", value
-
-
-def _table(values: Mapping[str, Any]) -> str:
-    rows = (
-        f"<tr><th>{escape(key)}</th><td>{escape(_shown(value))}</td></tr>"
-        for key, value in values.items()
-    )
-    return f"<table>{''.join(rows)}</table>"
+    return f'<div class="wide"><table><tr><th></th>{head}</tr>{rows}</table></div>'
 
 
 def _folded(title: str, content: str) -> str:
     return f"<details><summary>{escape(title)}</summary>{content}</details>"
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, float):
-        return f"{value:.6g}"
-    return value if isinstance(value, str) else to_json(value)

@@ -36,9 +36,11 @@ from pipeline.diagnosis.watch import Diagnosis
 from pipeline.energies.base import Energy
 from pipeline.runs.display import Display
 from pipeline.runs.interruption import Interrupted, Interruption
+from pipeline.runs.live_page import LivePage
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.patience import Patience
 from pipeline.runs.recorders.base import RecordedRun
+from pipeline.runs.recorders.prometheus import page_of
 from pipeline.runs.recording import Recording
 from pipeline.runs.rollbacks import Rollbacks, Start
 from pipeline.runs.saving import Saving
@@ -150,9 +152,11 @@ class Run:
         first = next(starts)
         summary: Figures | None = None
         try:
-            self._recording.start(
-                RecordedRun(self._name, self._output, self._config, self._metrics.served)
-            )
+            facts = (self._name, self._output, self._config, self._metrics.served)
+            page = LivePage(self._config, self._output, self._metrics)
+            self._recording.start(RecordedRun(*facts, page))
+            if url := page_of(self._config):
+                self._display.say(f"its page while it goes on: {url}")
             try:
                 runner = make_runner(self._watch)
             except SystemExit as error:  # what Ray, while it starts, makes of a SIGTERM
@@ -391,6 +395,7 @@ class Run:
                 else:
                     figures = item
         from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
+        from pipeline.runs.page import write_page_of
 
         self._lease.check()
         undrawn = draw_curves(self._recording.rows, self._output, self._config.name)
@@ -408,5 +413,6 @@ class Run:
         }
         self._lease.check()
         summary = masked(summary)
+        summary |= write_page_of(self._config, self._output, summary)
         write_file(self._output, "summary.json", to_json(summary, indent=1).encode())
         return summary

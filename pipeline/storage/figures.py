@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import io
+import threading
 from collections.abc import Callable
 
 from matplotlib.figure import Figure
 
 from pipeline.storage.files import write_file
 
+_DRAWING = threading.Lock()
+
 
 def write_figure(figure: Figure, output: str, name: str) -> None:
     """Saves `figure` as the PNG `output/name`, on any fsspec file system."""
-    write_file(output, name, png(figure))
+    write_file(output, name, drawn(lambda: figure))
 
 
 def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str, str]:
@@ -22,7 +25,7 @@ def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str,
     why}` is returned, without the ending; else nothing. Raises what the file system raises.
     """
     try:
-        content = png(make())
+        content = drawn(make)
     except Exception as error:
         why = " ".join(f"{type(error).__name__}: {error}".split())
         return {f"undrawn_{name.removesuffix('.png')}": why}
@@ -30,8 +33,13 @@ def draw_figure(make: Callable[[], Figure], output: str, name: str) -> dict[str,
     return {}
 
 
-def png(figure: Figure) -> bytes:
-    """Returns `figure` as the content of a PNG."""
+def drawn(make: Callable[[], Figure]) -> bytes:
+    """Returns the figure that `make` returns as the content of a PNG.
+
+    One is drawn at a time, whichever thread asks: Matplotlib's settings and caches are the whole
+    process's.
+    """
     buffer = io.BytesIO()
-    figure.savefig(buffer, format="png", dpi=120)
+    with _DRAWING:
+        make().savefig(buffer, format="png", dpi=120)
     return buffer.getvalue()

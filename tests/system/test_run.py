@@ -431,7 +431,8 @@ def test_runs_can_live_on_any_file_system() -> None:
     names = {
         path.rpartition("/")[2] for path in fsspec.filesystem("memory").ls("/a-run", detail=False)
     }
-    written = {"checkpoints", "metrics.jsonl", "samples.png", "curves.png", "summary.json"}
+    pictures = {"samples.png", "energies.png", "filters.png", "curves.png"}
+    written = {"checkpoints", "metrics.jsonl", *pictures, "report.html", "summary.json"}
     assert names == {*written, "lease"}
 
 

@@ -15,10 +15,20 @@ from torch import Tensor
 from pipeline.common.errors import StorageError
 from pipeline.data.base import DataSet, channels_last, in_memory
 from pipeline.energies.base import Energy
+from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.mlp import MLPEnergy
+from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.curves import draw_curves
-from pipeline.evaluation.pictures import as_images, draw_samples
+from pipeline.evaluation.energy_histograms import (
+    HELD_OUT,
+    NOISE,
+    SAMPLES,
+    TRAINING,
+    _histograms,
+)
+from pipeline.evaluation.filters import draw_filters, has_filters, layers_of
+from pipeline.evaluation.pictures import CELLS, _plane, as_images, draw_samples
 from pipeline.storage.figures import draw_figure
 
 
@@ -131,3 +141,93 @@ def test_conditional_laws_of_one_row(dimension: int, tmp_path: Path) -> None:
     model = energy.requires_grad_(False)
     assert draw_conditional(model, rows[:1], contexts[:1], data, "one", str(tmp_path)) == {}
     assert picture(tmp_path)
+
+
+def test_noise_far_away_leaves_room_for_the_rest() -> None:
+    """Data take a fifth of the axis at least, wherever noise and samples are."""
+    random = np.random.default_rng(0)
+    for noise, samples in ((20.0, 0.0), (1e4, 0.0), (-1e4, 50.0), (1e6, -1e5)):
+        values = {
+            TRAINING: random.normal(500, 10, 1000),
+            HELD_OUT: random.normal(505, 10, 300),
+            SAMPLES: random.normal(500 + samples, 10, 40),
+            NOISE: random.normal(500 + noise, 10, 1000),
+        }
+        axis = _histograms(values, "caption").axes[0]
+        ends = np.quantile(values[TRAINING], [0.01, 0.99]) - values[TRAINING].mean()
+        places = axis.transAxes.inverted().transform(
+            axis.transData.transform(np.stack([ends, [0, 0]], 1))
+        )[:, 0]
+        assert places[1] - places[0] > 0.2
+        low, high = axis.get_xlim()
+        everything = np.concatenate(list(values.values())) - values[TRAINING].mean()
+        assert low <= everything.min() <= everything.max() <= high
+        assert "nats" in axis.get_xlabel()
+        assert ("logarithmic" in axis.get_xlabel()) == (abs(noise) > 1000)
+
+
+def test_the_true_density_stands_beside_the_learned() -> None:
+    """Of a model that is its data's law they are the same, and add up to 1."""
+
+    def log_density(x: Tensor) -> Tensor:
+        return -x.square().sum(1) / 2 - math.log(2 * math.pi)
+
+    energy, samples, data = drawn((2,), held_out=200)
+    model = energy
+    model.forward = lambda x: 7 - log_density(x)  # type: ignore[method-assign]
+    figure = _plane(model, samples, data._replace(log_density=log_density), "caption")
+    learned, true = (np.asarray(axis.images[0].get_array()) for axis in figure.axes[2:4])
+    assert [axis.get_title() for axis in figure.axes[2:4]] == ["learned density", "true density"]
+    np.testing.assert_allclose(learned, true, rtol=1e-4)
+    left, right, _, _ = figure.axes[2].images[0].get_extent()
+    assert math.isclose(true.sum() * ((right - left) / (CELLS - 1)) ** 2, 1, rel_tol=1e-6)
+    # at the origin, up to what is outside of the picture and the width of a cell
+    assert math.isclose(true.max(), 1 / (2 * math.pi), rel_tol=0.05)
+    assert len(_plane(model, samples, data, "caption").axes) == 4, "three, and the colours"
+
+
+@pytest.mark.parametrize(
+    "energy",
+    [
+        BernoulliRBM((4, 5), 120, 0.1),
+        BernoulliRBM((7,), 3, 0.1),
+        GaussianRBM((3, 4, 5), 6, 0.1),
+        PottsRBM((4, 5), 3, 6, 0.1),
+        PottsRBM((1,), 2, 1, 0.1),
+        DeepBoltzmannMachine((4, 5), (6, 3), 0.1, 2),
+    ],
+)
+def test_filters_are_drawn(energy: Energy, tmp_path: Path) -> None:
+    assert has_filters(energy)
+    assert draw_filters(energy, "caption", str(tmp_path)) == {}
+    assert (tmp_path / "filters.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_the_largest_filters_are_those_shown() -> None:
+    machine = BernoulliRBM((4, 5), 120, 0.1)
+    ((name, filters),) = layers_of(machine)
+    assert "100 largest of 120" in name
+    norms = filters.flatten(1).norm(dim=1)
+    assert bool((norms[:-1] >= norms[1:]).all())
+    rows = machine.weight.detach().norm(dim=1)
+    assert math.isclose(float(norms[0]), float(rows.max()), rel_tol=1e-6)
+    assert int((rows > norms[-1]).sum()) == 99
+
+
+def test_deeper_filters_are_seen_through_those_below() -> None:
+    machine = DeepBoltzmannMachine((4, 5), (6, 3), 0.1, 2)
+    _, (_, filters) = layers_of(machine)
+    seen = (machine.weights[1] @ machine.weights[0]).detach()
+    order = seen.norm(dim=1).argsort(descending=True)
+    torch.testing.assert_close(filters.flatten(1), seen[order])
+
+
+def test_levels_are_drawn_about_their_mean() -> None:
+    """What a number added to all levels of a column changes is no unit's answer to a row."""
+    machine = PottsRBM((4, 5), 3, 2, 0.1)
+    ((_, before),) = layers_of(machine)
+    with torch.no_grad():
+        machine.weight.view(2, 4, 5, 3).add_(torch.randn(2, 4, 5, 1))
+    ((_, after),) = layers_of(machine)
+    torch.testing.assert_close(after, before)
+    assert after.shape == (2, 3, 4, 5)

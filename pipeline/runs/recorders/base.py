@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol
 
 from prometheus_client import CollectorRegistry
 
 from pipeline.common.types import Figures
 from pipeline.config.run import RunConfig
+from pipeline.storage.rows import Row
 
 
 class RecordedRun(NamedTuple):
@@ -16,13 +18,15 @@ class RecordedRun(NamedTuple):
     The run is called `name`, its files are under the path or URL `output`, and `registry` holds
     every metric as it is now, each series with the label `run`. `output` and the configuration may
     hold a password: `pipeline.common.masking.masked(output)` and `config.model_dump(mode="json")`
-    are without.
+    are without. `page` makes the page about the run, HTML without secrets, from rows of its series;
+    any thread may call it.
     """
 
     name: str
     output: str
     config: RunConfig
     registry: CollectorRegistry
+    page: Callable[[Sequence[Row]], str] | None = None
 
 
 class Recorder(Protocol):
