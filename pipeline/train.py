@@ -100,9 +100,6 @@ def run(
     crowded = crowding(config)
     for doubt in [*([crowded] if crowded else []), *doubts(config, data)]:
         display.say(f"warning: {doubt}")
-    known = misfits(config, model, data)
-    for misfit in known:
-        display.say(f"verdict at step 0, {misfit.cause}: {misfit.words}")
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":
@@ -121,7 +118,7 @@ def run(
         return RayRunner(config, output, data.shape, data.context_shape, watch=watch)
 
     content = content_of(config.data, data)
-    diagnosis = Diagnosis(Facts(config, row_spread(data)), known)
+    diagnosis = Diagnosis(Facts(config, row_spread(data)), misfits(config, model, data))
     summary = Run(config, output, model, display, content, diagnosis).execute(make_runner)
     display.say(in_words(summary, "series" in config.recorders))
     return summary

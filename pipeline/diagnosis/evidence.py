@@ -60,8 +60,8 @@ class Look(NamedTuple):
 
     @property
     def shift(self) -> float:
-        """The distance of the chains from where they would come to rest under the weights of now,
-        in standard deviations of their energies: the way they went in a round, over the share of the
+        """The distance of chains from where they would come to rest under the weights of now, in
+        standard deviations of their energies: the way they went in a round, over the share of the
         way that a round goes, which is the share of the energies' order that it does not leave.
         """
         return abs(self.change) / max(1 - self.memory, 1e-3) / max(self.spread, 1e-9)

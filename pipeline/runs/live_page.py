@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from pipeline.common.masking import masked
 from pipeline.common.types import Figures
@@ -21,14 +21,16 @@ RENEWED = 15
 class LivePage:
     """The page of `pipeline.runs.page` about the run of `config` as it stands, by `metrics`.
 
-    `figures` are those of the summary that are known already, such as `diagnosis`. It is made in
+    `known` gives what is known of the summary already, such as `diagnosis`. The page is made in
     whatever thread asks for it, and steps do not wait: it reads what they write, and keeps nothing
     that they need.
     """
 
-    def __init__(self, config: RunConfig, output: str, metrics: RunMetrics) -> None:
+    def __init__(
+        self, config: RunConfig, output: str, metrics: RunMetrics, known: Callable[[], Figures]
+    ) -> None:
         self._config, self._output, self._metrics = config, output, metrics
-        self.figures: Figures = {}
+        self._known = known
         self._lock = threading.Lock()
         self._content, self._made_at = "", -SECONDS
 
@@ -49,7 +51,7 @@ class LivePage:
         if step > (rows[-1]["step"] if rows else 0):
             rows = [*rows, {"step": step, "time": time.time(), **now}]
         state = "training" if now["ebm_training"] else "at work before or after its steps"
-        figures, told = masked(self.figures), masked(self._config.model_dump(mode="json"))
+        figures, told = masked(self._known()), masked(self._config.model_dump(mode="json"))
         try:
             pictures = {"curves.png": curves(rows, told["name"])} if len(rows) > 1 else {}
         except Exception as error:  # the rest of the page can be read without

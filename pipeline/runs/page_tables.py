@@ -72,17 +72,12 @@ def likelihood_table(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 def diagnosis(found: Mapping[str, Any]) -> str:
     """Returns the verdicts of `found` as a list, and its figures as a table."""
     items = []
-    for verdict in found.get("verdicts", ()):
-        since = "" if verdict.get("since") is None else f", since step {verdict['since']}"
-        numbers = ", ".join(
-            f"{name} {shown(value)}" for name, value in verdict.get("numbers", {}).items()
-        )
-        items.append(
-            f"<li><b>{escape(str(verdict['name']))}</b>{escape(since)}:"
-            f" {escape(str(verdict['words']))}"
-            + (f" <small>({escape(numbers)})</small>" if numbers else "")
-            + "</li>"
-        )
+    for verdict in found["verdicts"]:
+        since, until = verdict["since"], verdict["until"]
+        when = "" if verdict["well"] else f", since step {since}"
+        when = when if until is None else f", step {since} to {until}"
+        cause, words = (escape(str(verdict[key])) for key in ("cause", "words"))
+        items.append(f"<li><b>{cause}</b>{when}: {words}</li>")
     return f"<ul>{''.join(items)}</ul>{table(found.get('figures', {}))}"
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import signal
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Protocol
 
 from pipeline.assembly.chains import dealing_of
@@ -27,11 +27,9 @@ from pipeline.common.types import (
     Progress,
     RoundReport,
     StepReport,
-    Verdict,
 )
 from pipeline.config.run import RunConfig
 from pipeline.diagnosis.causes import Facts
-from pipeline.diagnosis.ending import ending
 from pipeline.diagnosis.watch import Diagnosis
 from pipeline.energies.base import Energy
 from pipeline.runs.display import Display
@@ -46,6 +44,7 @@ from pipeline.runs.rollbacks import Rollbacks, Start
 from pipeline.runs.saving import Saving
 from pipeline.runs.summaries import summary_of
 from pipeline.runs.totals import Totals
+from pipeline.runs.verdicts import Verdicts
 from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import write_file
@@ -113,10 +112,13 @@ class Run:
         content: Content | None = None,
         diagnosis: Diagnosis | None = None,
     ) -> None:
-        self._content, self._diagnosis = content, diagnosis or Diagnosis(Facts(config))
+        self._content = content
         self._config, self._output, self._energy, self._display = config, output, energy, display
         self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
+        chains = config.chains.per_pool * config.pools
+        diagnosis = diagnosis or Diagnosis(Facts(config))
+        self._verdicts = Verdicts(diagnosis, chains, display, self._metrics)
         self._lease = Lease(output, display.say, self._metrics["ebm_lease_failures"].inc)
         self._recording = Recording(config.recorders, self._metrics["ebm_recorder_failures"])
         self._saving = Saving(
@@ -153,7 +155,7 @@ class Run:
         summary: Figures | None = None
         try:
             facts = (self._name, self._output, self._config, self._metrics.served)
-            page = LivePage(self._config, self._output, self._metrics)
+            page = LivePage(self._config, self._output, self._metrics, self._verdicts.now)
             self._recording.start(RecordedRun(*facts, page))
             if url := page_of(self._config):
                 self._display.say(f"its page while it goes on: {url}")
@@ -245,7 +247,7 @@ class Run:
         self._recording.rewind(version)
         self._rollbacks.begin(version)
         self._patience.begin(version, self._store.complete())
-        self._diagnosis.begin(version, from_scratch=warm_start is None)
+        self._verdicts.begin(version, from_scratch=warm_start is None)
         return version
 
     def _train(self, runner: Runner, version: int, interruption: Interruption) -> int:
@@ -301,7 +303,7 @@ class Run:
         often enough.
         """
         rollbacks = self._rollbacks
-        self._tell([self._diagnosis.diverged(version, str(error))], version)
+        self._verdicts.diverged(version, str(error))
         self._saving.settle()
         rollbacks.spend(error)
         for checkpoint, warm_start in rollbacks.starts():
@@ -315,7 +317,7 @@ class Run:
         self._step = back
         rollbacks.went_back(back)
         self._patience.begin(back, self._store.complete())
-        self._diagnosis.begin(back)
+        self._verdicts.begin(back)
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()
         self._totals.rollbacks = rollbacks.count
@@ -351,8 +353,7 @@ class Run:
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)
-        self._tell(self._diagnosis.observe(report, rounds), report.version)
-        self._metrics.observe_verdicts(self._diagnosis.verdicts)
+        self._verdicts.observe(report, rounds)
         # the runner may have been put back behind steps that were recorded
         self._recording.rewind(report.version - 1)
         if (
@@ -364,11 +365,6 @@ class Run:
             self._recording.record(report.version, {"time": made_at, **row})
             self._patience.observe(report.version, row)
         self._rollbacks.observe(report, rounds)
-
-    def _tell(self, verdicts: Sequence[Verdict], version: int) -> None:
-        """Says at once what is found."""
-        for verdict in verdicts:
-            self._display.say(f"verdict at step {version}, {verdict.cause}: {verdict.words}")
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> None:
         """Begins to write a checkpoint, and waits for the `final` one. Raises as `Saving.save`
@@ -407,7 +403,7 @@ class Run:
             "output": self._output,
             "evaluation": self._config.evaluation.model_dump(),
             **figures,
-            **ending(self._diagnosis, self._config.chains.per_pool * self._config.pools, figures),
+            **self._verdicts.at_the_end(figures),
             **undrawn,
             **self._patience.figures(),
         }

@@ -15,7 +15,7 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.common.masking import masked
-from pipeline.common.types import Flow, RoundReport, StepReport
+from pipeline.common.types import Flow, RoundReport, StepReport, Verdict
 from pipeline.report import main
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.live_page import LivePage
@@ -200,7 +200,7 @@ def test_the_page_of_a_run_that_goes_on(
 
 def test_likelihood_and_diagnosis_come_first() -> None:
     """Bounds beside the figure, and verdicts as they are told; what is no HTML stays text."""
-    verdict = {"name": "gap", "words": "it <rises>", "since": 40, "numbers": {"slope": 0.5}}
+    verdict = Verdict("over_fits", "it <rises>", since=40)._asdict()
     summary = {
         "version": 1,
         "test_log_likelihood": -9.04,
@@ -219,7 +219,6 @@ def test_likelihood_and_diagnosis_come_first() -> None:
         "-21.86",
         "it <rises>",
         "since step 40",
-        "slope 0.5",
         "1.25",
     ):
         assert words in text

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from pipeline.common.types import Figures, Verdict
 from pipeline.config.run import RunConfig
 from pipeline.evaluation import curves
 from pipeline.runs import live_page
@@ -63,10 +64,10 @@ def test_rows_of_earlier_processes_are_in_storage(tmp_path: Path) -> None:
     assert steps(rows) == [10, 20]
 
 
-def live(tmp_path: Path, small: Small) -> LivePage:
+def live(tmp_path: Path, small: Small, known: Callable[[], Figures] = dict) -> LivePage:
     metrics = RunMetrics("mine")
     metrics.observe(STEP, [ROUND], FLOW)
-    return LivePage(small("rbm"), str(tmp_path), metrics)
+    return LivePage(small("rbm"), str(tmp_path), metrics, known)
 
 
 ROWS = [{"step": float(step), "time": float(step)} for step in (0, 1)]
@@ -84,13 +85,14 @@ def test_it_is_drawn_every_few_seconds_at_most(
 
     monkeypatch.setattr(live_page.time, "monotonic", lambda: clock[0])
     monkeypatch.setattr(curves, "curves", fail)
-    page = live(tmp_path, small)
-    page.figures = {"diagnosis": {"verdicts": [{"name": "mixing", "words": "chains agree"}]}}
+    verdict = Verdict("ladder", "rungs are too far apart", since=40)._asdict()
+    known = {"diagnosis": {"verdicts": [verdict], "figures": {}}}
+    page = live(tmp_path, small, lambda: known)
     for clock[0], times in ((100.0, 1), (104.9, 1), (105.0, 2), (106.0, 2)):
         content = page(ROWS)
         assert len(drawn) == times
     assert "no such &lt;colour&gt; at s3://***@host" in content
-    assert "chains agree" in content
+    assert "rungs are too far apart" in content
     assert "optimizer.learning_rate" in content
 
 
