@@ -16,10 +16,11 @@ from pipeline.chains.kept import KeptChains
 from pipeline.chains.sampler import Advance, ChainPlan, Sampler
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import RoundReport, Rows, Usage, Weights
+from pipeline.common.types import Bridged, RoundReport, Rows, Usage, Weights
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import Adoption
 from pipeline.kernels.base import per_chain
+from pipeline.kernels.bridging import along_ladder
 
 
 class Pool:
@@ -151,9 +152,17 @@ class Pool:
             seconds=0.0,
             usage=Usage(0.0, 0, 0),
             tuning=sampler.tuning() or None,
+            bridged=self._bridged(done, version),
         )
         self.round += 1
         return batch, report
+
+    def _bridged(self, done: Advance, version: int) -> Bridged | None:
+        """The ladder's log Z under weights of `version`, where it is its turn."""
+        every = self.plan.bridge_every
+        if done.log_weights is None or not every or version % every:
+            return None
+        return along_ladder(done.log_weights, self.energy.base_log_partition())
 
     def _seat(self, start: Rows) -> Rows:
         """Puts the chains at and under the rows sent, `per_context` one after the other for each;

@@ -92,13 +92,26 @@ class EnergyMoments(NamedTuple):
     chains: int
 
 
+class Bridged(NamedTuple):
+    """A ladder's estimate of log Z of its model, nats, from one round of a pool, with the variance
+    of its error. Of so many `systems`, one chain on every rung each, so many are `counting`
+    (`pipeline.kernels.bridging.along_ladder`).
+    """
+
+    log_partition: float
+    variance: float
+    systems: int
+    counting: float
+
+
 class RoundReport(NamedTuple):
     """A pool's account of one round, beside its batch.
 
     `transitions` are summed over chains; `acceptance` is their mean acceptance probability; `swaps`
     hold the mean swap probability of each pair of a ladder's neighbours. So many chains were
     `reseeded` because they were not finite, and `restarted` by chains.restart. `tuning` is what the
-    chains have learned about their kernel by now, for whoever goes on in their place.
+    chains have learned about their kernel by now, for whoever goes on in their place. `bridged` is
+    there every few versions, on a ladder.
     """
 
     pool: int
@@ -114,6 +127,7 @@ class RoundReport(NamedTuple):
     seconds: float
     usage: Usage
     tuning: dict[str, Any] | None = None
+    bridged: Bridged | None = None
 
 
 class LagChoice(NamedTuple):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -23,12 +24,18 @@ from pipeline.evaluation.ais import Schedule, place, there_and_back
 from pipeline.evaluation.conditional import reach
 from pipeline.evaluation.log_partition import LogPartition
 from pipeline.evaluation.paths import path_to
+from pipeline.evaluation.tracking import Track, follow, settled
 
 SHARE = 0.05
 """The share of a run's time that it takes, at most."""
 TEMPERATURES, PARTICLES, SETTLING = 200, 64, 25
 """Of each estimate: less than at the end of a run, so that there are many. The particles that go
 back begin at those that did so before, and so are settled already."""
+FIRST = 40
+"""Temperatures of the first estimate: of weights that are near a simple law mostly, and that the
+following is to begin from soon."""
+FOLLOWING = 1 / 3
+"""The share of that time in which log Z is followed."""
 PLACED = 10
 """Estimates between which temperatures are placed anew: the path changes with the weights."""
 GRID = 400
@@ -39,9 +46,14 @@ Figures = dict[str, float]
 class Live:
     """Scores a run's averaged weights, over and over.
 
-    log Z is exact where the model allows it, by quadrature in the plane, and else by AIS there and
-    back (`pipeline.evaluation.ais`), a temperature at a time. It has random streams of its own, so
-    that a run learns the same with it and without it; they are in no checkpoint.
+    log Z is exact where the model allows it, and by quadrature in the plane. Else two thirds of
+    the time go to AIS there and back (`pipeline.evaluation.ais`), a temperature at a time, of the
+    weights that there are when it begins. The rest goes to following log Z with the weights
+    (`pipeline.evaluation.tracking`), so that there is a figure of newer ones, and more often. On a
+    ladder, whose rungs tell log Z, nothing of this is done.
+
+    It has random streams of its own, so that a run learns the same with it and without it; they are
+    in no checkpoint.
     """
 
     def __init__(self, config: RunConfig, data: DataSet) -> None:
@@ -56,67 +68,146 @@ class Live:
         rows = data.sample if self._energy.levels is not None else noisy_sample(config, data)
         self._rows = self._energy.into_domain(rows)
         self._generator = torch_generator(config.seed, "live")
-        self._work: Generator[Any, None, Figures] | None = None
         self._credit = 0.0  # seconds that may be spent
+        self._exact = True  # as far as is known
+        self._anneals = not (config.bridged and config.metrics.held_out_every)
+        self._anchoring: Generator[Any, None, Figures] | None = None
+        self._spent = {"anchoring": 0.0, "following": 0.0}  # seconds
         self._schedule: Schedule | None = None
         self._made = 0
         self._settled: Tensor | None = None
+        self._track = Track()
+        self._followed: tuple[int, Energy] | None = None  # the version and model of the track
 
     @torch.no_grad()
     def spend(self, version: int, averaged: Callable[[], np.ndarray]) -> Figures:
         """Works for `SHARE` of the time since it was last called. Returns the figures of an
         estimate that ended, else none.
 
-        `averaged` gives the flat weights of `version`, for the next estimate where one ended.
+        `averaged` gives the flat weights of `version`.
         """
         now = time.perf_counter()
         self._credit += SHARE * (now - self._spent_until)
         found: Figures = {}
-        while self._credit > 0 and not found:
+        while self._credit > 0 and not found and (self._exact or self._anneals):
             clock = time.perf_counter()
-            if self._work is None:
-                unflatten_(self._energy, averaged())
-                self._work = self._estimate(version)
-            try:
-                next(self._work)
-            except StopIteration as end:
-                found, self._work = end.value, None
-            self._credit -= time.perf_counter() - clock
+            turn = self._turn(version)
+            found = self._work(turn, version, averaged)
+            seconds = time.perf_counter() - clock
+            self._spent[turn] += seconds
+            self._credit -= seconds
         self._spent_until = time.perf_counter()
         return found
 
-    def _estimate(self, version: int) -> Generator[Any, None, Figures]:
-        """The figures of the weights of a `version`."""
-        energy, test = self._energy, self._test
-        model: Energy = energy
-        rows = self._rows
-        if isinstance(energy, DeepBoltzmannMachine):
-            level, model = float(energy.bound(test).double().mean()), energy.as_rbm()
-            rows = energy.even_layers(energy.with_latents(rows))
-        else:
-            level = float(-energy(test).double().mean())
-        log_z = energy.log_partition()
-        if log_z is None and self._data.shape == (2,):
-            low, high = reach(energy, self._data)
-            log_z = float(MidpointRule(low, high, GRID).precise_log_integral(energy))
-        if log_z is not None:
-            bounds = (log_z, log_z, log_z)
-        else:
-            found = yield from self._anneal(model, rows)
-            assert found.at_most is not None
-            bounds = (found.value, found.at_most, found.at_least)
-        names = ("log_likelihood", "log_likelihood_at_least", "log_likelihood_at_most")
-        figures = {name: level - bound for name, bound in zip(names, bounds, strict=True)}
-        return figures | {"log_likelihood_version": version}
+    def _turn(self, version: int) -> str:
+        """Which work is next: the one that has had less time, where weights have moved."""
+        moved = self._followed is not None and self._followed[0] != version
+        behind = self._spent["following"] < FOLLOWING * sum(self._spent.values())
+        return "following" if moved and behind else "anchoring"
 
-    def _anneal(self, model: Energy, rows: Tensor) -> Generator[Any, None, LogPartition]:
+    def _work(self, turn: str, version: int, averaged: Callable[[], np.ndarray]) -> Figures:
+        """Goes on a little, and returns figures where they are there."""
+        if turn == "following":
+            unflatten_(self._energy, averaged())
+            return self._follow(version)
+        if self._anchoring is None:
+            unflatten_(self._energy, averaged())
+            self._anchoring = self._estimate(version)
+        try:
+            next(self._anchoring)
+        except StopIteration as end:
+            self._anchoring = None
+            figures: Figures = end.value
+            return figures
+        return {}
+
+    def _estimate(self, version: int) -> Generator[Any, None, Figures]:
+        """The figures of the weights of a `version`; those of newer weights where the track has
+        gone on to them meanwhile.
+        """
+        if self._exact and (log_z := self._log_partition()) is not None:
+            return _figures(version, self._level(), log_z, log_z, log_z)
+        self._exact = False
+        if not self._anneals:
+            return {}
+        level, model = self._level(), self._model()
+        if self._followed is not None:
+            self._move_on(version, model)
+        self._track.begin()
+        found = yield from self._anneal(model)
+        assert found.at_most is not None
+        self._track.anchor(found)
+        if self._followed is None:
+            self._followed = version, model
+        elif self._followed[0] != version:
+            assert self._settled is not None and self._schedule is not None
+            newer = self._followed[1]
+            self._settled = settled(
+                self._settled, newer, self._schedule, self._generator, SETTLING
+            )
+        if self._track.now is None or self._followed[0] == version:
+            return _figures(version, level, found.value, found.at_least, found.at_most)
+        return {}
+
+    def _log_partition(self) -> float | None:
+        """log Z, exactly or by quadrature, where that can be had."""
+        log_z = self._energy.log_partition()
+        if log_z is None and self._data.shape == (2,):
+            low, high = reach(self._energy, self._data)
+            log_z = float(MidpointRule(low, high, GRID).precise_log_integral(self._energy))
+        return log_z
+
+    def _level(self) -> float:
+        """The mean of log p + log Z over held-out rows, or of its lower bound."""
+        if isinstance(self._energy, DeepBoltzmannMachine):
+            return float(self._energy.bound(self._test).double().mean())
+        return float(-self._energy(self._test).double().mean())
+
+    def _model(self) -> Energy:
+        """A copy of the model, as particles move in it."""
+        if isinstance(self._energy, DeepBoltzmannMachine):
+            return self._energy.as_rbm()
+        return copy.deepcopy(self._energy)
+
+    def _follow(self, version: int) -> Figures:
+        """The figures of a `version` by the track, if it knows."""
+        self._move_on(version, self._model())
+        if self._track.now is None:
+            return {}
+        log_z, half = self._track.now
+        return _figures(version, self._level(), log_z, log_z - half, log_z + half)
+
+    def _move_on(self, version: int, model: Energy) -> None:
+        assert self._followed is not None and self._settled is not None
+        assert self._schedule is not None
+        self._settled, increment = follow(
+            self._settled, self._followed[1], model, self._schedule, self._generator
+        )
+        self._track.move(increment)
+        self._followed = version, model
+
+    def _anneal(self, model: Energy) -> Generator[Any, None, LogPartition]:
+        rows = self._rows
+        if isinstance(self._energy, DeepBoltzmannMachine):
+            rows = self._energy.even_layers(self._energy.with_latents(rows))
         path = path_to(model, rows)
-        if self._schedule is None or self._made % PLACED == 0:
-            self._schedule = yield from place(path, TEMPERATURES, PARTICLES, self._generator)
+        first = self._settled is None
+        # the second is the first with all temperatures
+        if self._made == 1 or self._made % PLACED == 0:
+            temperatures = FIRST if first else TEMPERATURES
+            self._schedule = yield from place(path, temperatures, PARTICLES, self._generator)
         self._made += 1
         starts = rows if self._settled is None else self._settled
-        settling = TEMPERATURES if self._settled is None else SETTLING
+        settling = FIRST if first else SETTLING
+        assert self._schedule is not None
         found, self._settled = yield from there_and_back(
             path, self._schedule, PARTICLES, self._generator, starts, settling
         )
         return found
+
+
+def _figures(version: int, level: float, *log_z: float) -> Figures:
+    """Of log Z, what is at least it, and what is at most it, nats."""
+    names = ("log_likelihood", "log_likelihood_at_most", "log_likelihood_at_least")
+    figures = {name: level - bound for name, bound in zip(names, log_z, strict=True)}
+    return figures | {"log_likelihood_version": version}
