@@ -125,12 +125,12 @@ class Live:
         """The figures of the weights of a `version`; those of newer weights where the track has
         gone on to them meanwhile.
         """
-        if self._exact and (log_z := self._log_partition()) is not None:
-            return _figures(version, self._level(), log_z, log_z, log_z)
+        if self._exact and (log_z := exact(self._energy, self._data)) is not None:
+            return _figures(version, level(self._energy, self._test), log_z, log_z, log_z)
         self._exact = False
         if not self._anneals:
             return {}
-        level, model = self._level(), self._model()
+        height, model = level(self._energy, self._test), as_sampled(self._energy)
         if self._followed is not None:
             self._move_on(version, model)
         self._track.begin()
@@ -140,45 +140,25 @@ class Live:
         if self._followed is None:
             self._followed = version, model
         elif self._followed[0] != version:
-            assert self._settled is not None and self._schedule is not None
+            assert self._settled is not None
+            assert self._schedule is not None
             newer = self._followed[1]
-            self._settled = settled(
-                self._settled, newer, self._schedule, self._generator, SETTLING
-            )
+            self._settled = settled(self._settled, newer, self._schedule, self._generator, SETTLING)
         if self._track.now is None or self._followed[0] == version:
-            return _figures(version, level, found.value, found.at_least, found.at_most)
+            return _figures(version, height, found.value, found.at_least, found.at_most)
         return {}
-
-    def _log_partition(self) -> float | None:
-        """log Z, exactly or by quadrature, where that can be had."""
-        log_z = self._energy.log_partition()
-        if log_z is None and self._data.shape == (2,):
-            low, high = reach(self._energy, self._data)
-            log_z = float(MidpointRule(low, high, GRID).precise_log_integral(self._energy))
-        return log_z
-
-    def _level(self) -> float:
-        """The mean of log p + log Z over held-out rows, or of its lower bound."""
-        if isinstance(self._energy, DeepBoltzmannMachine):
-            return float(self._energy.bound(self._test).double().mean())
-        return float(-self._energy(self._test).double().mean())
-
-    def _model(self) -> Energy:
-        """A copy of the model, as particles move in it."""
-        if isinstance(self._energy, DeepBoltzmannMachine):
-            return self._energy.as_rbm()
-        return copy.deepcopy(self._energy)
 
     def _follow(self, version: int) -> Figures:
         """The figures of a `version` by the track, if it knows."""
-        self._move_on(version, self._model())
+        self._move_on(version, as_sampled(self._energy))
         if self._track.now is None:
             return {}
         log_z, half = self._track.now
-        return _figures(version, self._level(), log_z, log_z - half, log_z + half)
+        return _figures(version, level(self._energy, self._test), log_z, log_z - half, log_z + half)
 
     def _move_on(self, version: int, model: Energy) -> None:
-        assert self._followed is not None and self._settled is not None
+        assert self._followed is not None
+        assert self._settled is not None
         assert self._schedule is not None
         self._settled, increment = follow(
             self._settled, self._followed[1], model, self._schedule, self._generator
@@ -187,9 +167,7 @@ class Live:
         self._followed = version, model
 
     def _anneal(self, model: Energy) -> Generator[Any, None, LogPartition]:
-        rows = self._rows
-        if isinstance(self._energy, DeepBoltzmannMachine):
-            rows = self._energy.even_layers(self._energy.with_latents(rows))
+        rows = sampled_rows(self._energy, self._rows)
         path = path_to(model, rows)
         first = self._settled is None
         # the second is the first with all temperatures
@@ -204,6 +182,35 @@ class Live:
             path, self._schedule, PARTICLES, self._generator, starts, settling
         )
         return found
+
+
+def exact(energy: Energy, data: DataSet) -> float | None:
+    """log Z, exactly or by quadrature in the plane; None where it cannot be had."""
+    log_z = energy.log_partition()
+    if log_z is None and data.shape == (2,):
+        log_z = float(MidpointRule(*reach(energy, data), GRID).precise_log_integral(energy))
+    return log_z
+
+
+def level(energy: Energy, rows: Tensor) -> float:
+    """The mean of log p + log Z over `rows` [N, *data_shape], or of its lower bound, nats."""
+    if isinstance(energy, DeepBoltzmannMachine):
+        return float(energy.bound(rows).double().mean())
+    return float(-energy(rows).double().mean())
+
+
+def as_sampled(energy: Energy) -> Energy:
+    """A copy of the model, as particles move in it: of a deep Boltzmann machine, the RBM."""
+    if isinstance(energy, DeepBoltzmannMachine):
+        return energy.as_rbm()
+    return copy.deepcopy(energy)
+
+
+def sampled_rows(energy: Energy, rows: Tensor) -> Tensor:
+    """Data `rows` [N, *data_shape] as positions of `as_sampled`."""
+    if isinstance(energy, DeepBoltzmannMachine):
+        return energy.even_layers(energy.with_latents(rows))
+    return rows
 
 
 def _figures(version: int, level: float, *log_z: float) -> Figures:

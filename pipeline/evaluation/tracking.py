@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 from statistics import NormalDist
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from pipeline.common.types import Bridged
 from pipeline.energies.base import Energy
 from pipeline.energies.target import Target
 from pipeline.evaluation.ais import Schedule, kernel_of
 from pipeline.evaluation.log_partition import FEWEST, LogPartition
-from pipeline.kernels.bridging import along_ladder
+from pipeline.kernels.bridging import Bridge, bridge, variance_of
 
 MOVES = 5
 """Transitions that particles make under new weights before they look back."""
@@ -22,36 +20,25 @@ QUANTILE = NormalDist().inv_cdf(0.95)
 """Standard errors to each side of an interval that holds 90 %."""
 STUDENT = 1.11
 """The ratio of Student's quantile for ten batches to the normal one: 1.83 / 1.645."""
-DRIFT, WEIGHT = 0.2, 2.0
-"""The drift that is supposed before any is seen, in nats for each nat of length; and the square of
-the length, nats squared, that this counts as."""
+FACTOR, WEIGHT = 2.0, 2.0
+"""What the variance of a way is multiplied by before anything is seen; and the number of anchors
+that this counts as."""
 AT_ODDS = 3.0
 """Standard deviations by which a prediction and an anchor may differ and still be joined."""
-
-
-class Increment(NamedTuple):
-    """log (Z_new / Z_old), and the `length` of the way: the standard deviation of E_old - E_new
-    over the particles, nats. `bridged` is None where the two laws cannot be bridged.
-    """
-
-    bridged: Bridged | None
-    length: float
 
 
 @torch.no_grad()
 def follow(
     particles: Tensor, old: Energy, new: Energy, schedule: Schedule, generator: torch.Generator
-) -> tuple[Tensor, Increment]:
+) -> tuple[Tensor, Bridge | None]:
     """Moves `particles` [N, *shape], draws of the `old` model, by `MOVES` transitions of the `new`
     one, and bridges the two laws with Bennett's estimate from where they were and where they are.
     """
     ahead = (old(particles) - new(particles)).double()
     moved = settled(particles, new, schedule, generator, MOVES)
     back = (new(moved) - old(moved)).double()
-    bridged = along_ladder(torch.stack([ahead, back])[None, :, None], 0.0)
-    if bridged is not None and not bridged.counting >= FEWEST:
-        bridged = None
-    return moved, Increment(bridged, float(ahead.std()))
+    found = bridge(torch.stack([ahead, back])[None, :, None])
+    return moved, found if found is not None and found.counting >= FEWEST else None
 
 
 @torch.no_grad()
@@ -76,60 +63,60 @@ def settled(
 class Track:
     """log Z of weights that move, as a Kalman filter of one number has it (Kalman 1960).
 
-    *Increments* add to it, each with the variance that its particles tell. Particles that do not
-    mix are wrong alike in one increment after the other, which they cannot tell. So an error that
-    grows with the way is supposed beside: its standard deviation is kappa times the length of the
-    way since the last anchor.
+    *Increments* add to it. The particles are the systems of all of them, so that the variance of
+    the way since the last anchor is that of the sums of their influences (`bridge`): what a
+    particle that hardly moves errs by in one increment after the other adds up. What all err by
+    alike, since they do not reach the whole model, they cannot tell. So that variance is multiplied
+    by a factor.
 
-    *Anchors*, estimates of log Z with an error of their own, correct it. What the prediction was
-    off by, more than the variances explain, teaches kappa: its square is the ratio of the sums of
-    these excesses and of the squares of the lengths. An anchor that is at odds with the prediction
-    takes its place. So does one without an error bar, whose bounds then are the interval, where
-    that is the narrower of the two, or where they leave the prediction outside; it is not joined,
-    for the errors of such estimates are not independent.
+    *Anchors*, estimates of log Z with an error of their own, correct it. They teach the factor too:
+    the square of what the prediction was off by, less the other variances, is the factor times the
+    way's variance on average. Each anchor counts by the share that the way's variance has of its
+    own and the way's. The factor is 1 at least.
+
+    An anchor that is at odds with the prediction takes its place. So does one without an error bar,
+    whose bounds then are the interval, where that is the narrower of the two, or where they leave
+    the prediction outside; it is not joined, for the errors of such estimates are not independent.
     """
 
     def __init__(self) -> None:
         self._at: tuple[float, float] | None = None  # log Z and its variance, where the way begins
-        self._of_drift = 0.0  # the part of that variance that kappa accounts for
-        self._before = 0.0  # the length of the way before this one
-        self._excess, self._squares = DRIFT**2 * WEIGHT, WEIGHT
-        self._moved, self._variance, self._length = 0.0, 0.0, 0.0
-        self._lost = False
+        self._before = 0.0  # the variance of the way to there, without the factor
+        self._seen, self._weights = FACTOR * WEIGHT, WEIGHT
+        self._moved, self._influence, self._lost = 0.0, torch.zeros(1), False
 
     @property
-    def _drift(self) -> float:
-        """The variance that is supposed for the way."""
-        return self._excess / self._squares * self._length**2
+    def factor(self) -> float:
+        """What the variance of the way is multiplied by."""
+        return max(1.0, self._seen / self._weights)
+
+    def _now(self) -> tuple[float, float] | None:
+        """log Z of the weights of now, and its variance."""
+        if self._at is None or self._lost:
+            return None
+        value, variance = self._at
+        return value + self._moved, variance + self.factor * variance_of(self._influence)
 
     @property
     def now(self) -> tuple[float, float] | None:
         """log Z and half of its 90 % interval; None where it is not known."""
-        if self._at is None or self._lost:
-            return None
-        value, variance = self._at
-        half = QUANTILE * math.sqrt(variance + self._variance + self._drift)
-        return value + self._moved, half
+        now = self._now()
+        return None if now is None else (now[0], QUANTILE * math.sqrt(now[1]))
 
     def begin(self) -> None:
         """A new way begins at the weights of now, which an anchor is on its way for."""
-        if self._at is not None and not self._lost:
-            value, variance = self._at
-            self._at = value + self._moved, variance + self._variance + self._drift
-        else:
-            self._at = None
-        self._of_drift, self._before = self._drift, self._length
-        self._moved, self._variance, self._length = 0.0, 0.0, 0.0
-        self._lost = False
+        self._at, self._before = self._now(), variance_of(self._influence)
+        self._moved, self._influence, self._lost = 0.0, torch.zeros(1), False
 
-    def move(self, increment: Increment) -> None:
-        """The weights have moved by an `increment`."""
-        if increment.bridged is None:
+    def move(self, increment: Bridge | None) -> None:
+        """The weights have moved by an `increment`, over the same particles as before; None where
+        the laws could not be bridged.
+        """
+        if increment is None:
             self._lost = True
             return
-        self._moved += increment.bridged.log_partition
-        self._variance += increment.bridged.variance
-        self._length += increment.length
+        self._moved += increment.log_ratio
+        self._influence = self._influence + increment.influence
 
     def anchor(self, found: LogPartition) -> None:
         """log Z was `found` where the way began."""
@@ -151,9 +138,10 @@ class Track:
         value, variance = self._at
         surprise = found.value - value
         if self._before > 0:
-            explained = variance - self._of_drift + own
-            self._excess += max(0.0, surprise**2 - explained)
-            self._squares += self._before**2
+            of_way = self.factor * self._before
+            excess = max(0.0, surprise**2 - own - max(0.0, variance - of_way))
+            self._seen += excess / (self._before + own)
+            self._weights += self._before / (self._before + own)
         if surprise**2 > AT_ODDS**2 * (variance + own):
             self._at = found.value, own
             return

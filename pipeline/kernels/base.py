@@ -24,8 +24,8 @@ class Info(NamedTuple):
 
     `swaps` [R - 1]: on a ladder of R rungs, the mean probability with which neighbouring rungs
     exchanged; else None. `log_weights` [2, R - 1, N]: there too, those of Bennett's estimate
-    (`pipeline.kernels.replica_exchange.swap`). `noise` [N, *shape]: the standard normal draws that a replay needs, of
-    kernels that can be replayed.
+    (`pipeline.kernels.replica_exchange.swap`). `noise` [N, *shape]: the standard normal draws that
+    a replay needs, of kernels that can be replayed.
     """
 
     acceptance: Tensor

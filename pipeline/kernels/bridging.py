@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -40,36 +41,60 @@ def bennett(forward: Tensor, backward: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-@torch.no_grad()
-def along_ladder(log_weights: Tensor, base: float) -> Bridged | None:
-    """log Z of a ladder's model from log Z_0 = `base` and the `log_weights` [T, 2, R - 1, N] of T
-    transitions (`pipeline.kernels.replica_exchange.swap`): log Z_0 and Bennett's log ratios c_k of
-    the R - 1 pairs of neighbours, added up. None where a weight is not finite.
+class Bridge(NamedTuple):
+    """The sum over pairs of neighbouring laws of Bennett's log ratios, nats; the `influence` [N] of
+    each of N independent systems on it; and how many of these are `counting`.
+    """
 
-    Chain i of a rung meets chain i of others alone. So the N systems are independent, but not their
-    transitions nor their pairs. The variance is the sandwich's (Huber 1967) over systems: that of
-    sum_i s_i, with
+    log_ratio: float
+    influence: Tensor
+    counting: float
+
+
+@torch.no_grad()
+def bridge(log_weights: Tensor) -> Bridge | None:
+    """Bridges laws in a row by the `log_weights` [T, 2, R - 1, N] of T transitions of N systems,
+    each of which is in every one of the R laws, forward and backward between neighbours
+    (`pipeline.kernels.replica_exchange.swap`). None where a weight is not finite.
+
+    Systems are independent, but not their transitions nor their pairs. So the variance is the
+    sandwich's (Huber 1967) over systems: that of sum_i s_i, with
 
         s_i = sum_k (sum_t f(a_kti - c_k) - f(b_kti + c_k)) / H_k,   H_k = sum_ti f (1 - f) of both,
 
-    what system i moves log Z by. The systems that count are the effective number of the sums over t
-    of f, of the pair and the direction where that is least.
+    the influence of system i, and c_k Bennett's log ratio of pair k. The systems that count are the
+    effective number of the sums over t of f, of the pair and the direction where that is least.
     """
-    forward, backward = log_weights.double().unbind(1)
     if not bool(log_weights.isfinite().all()):
         return None
-    pairs = [some.transpose(0, 1).flatten(1) for some in (forward, backward)]
-    ratios = bennett(*pairs)
+    forward, backward = log_weights.double().unbind(1)
+    ratios = bennett(*(some.transpose(0, 1).flatten(1) for some in (forward, backward)))
     ahead = torch.sigmoid(forward - ratios[:, None])
     back = torch.sigmoid(backward + ratios[:, None])
     slopes = (ahead * (1 - ahead) + back * (1 - back)).sum((0, 2))
-    moved = ((ahead - back).sum(0) / slopes[:, None]).sum(0)
+    influence = ((ahead - back).sum(0) / slopes[:, None]).sum(0)
     counts = torch.stack([ahead.sum(0), back.sum(0)])
     counting = counts.sum(-1).square() / counts.square().sum(-1)
-    systems = log_weights.shape[-1]
+    return Bridge(float(ratios.sum()), influence, float(counting.min()))
+
+
+def along_ladder(log_weights: Tensor, base: float) -> Bridged | None:
+    """log Z of a ladder's model from log Z_0 = `base` and the `log_weights` of a round (`bridge`).
+    Chain i of a rung meets chain i of others alone: these are a system. None where a weight is not
+    finite.
+    """
+    found = bridge(log_weights)
+    if found is None:
+        return None
     return Bridged(
-        log_partition=base + float(ratios.sum()),
-        variance=float(moved.square().sum()) * systems / max(systems - 1, 1),
-        systems=systems,
-        counting=float(counting.min()),
+        log_partition=base + found.log_ratio,
+        variance=variance_of(found.influence),
+        systems=len(found.influence),
+        counting=found.counting,
     )
+
+
+def variance_of(influence: Tensor) -> float:
+    """The variance of the sum of independent systems' influences [N], whose sum is 0."""
+    count = len(influence)
+    return float(influence.square().sum()) * count / max(count - 1, 1)

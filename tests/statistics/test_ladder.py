@@ -149,9 +149,7 @@ def step(version: int, **figures: float) -> StepReport:
 
 def round_of(version: int, bridged: Bridged | None, pool: int = 0) -> RoundReport:
     nothing = Usage(0.0, 0, 0)
-    return RoundReport(
-        pool, 0, 0, version, 1, 1.0, None, (), 0, 0, 0.0, nothing, bridged=bridged
-    )
+    return RoundReport(pool, 0, 0, version, 1, 1.0, None, (), 0, 0, 0.0, nothing, bridged=bridged)
 
 
 def test_both_sides_are_joined_by_version() -> None:
