@@ -32,8 +32,8 @@ TEMPERATURES, PARTICLES, SETTLING = 200, 64, 25
 """Of each estimate: less than at the end of a run, so that there are many. The particles that go
 back begin at those that did so before, and so are settled already."""
 FIRST = 40
-"""Temperatures of the first estimate: of weights that are near a simple law mostly, and that the
-following is to begin from soon."""
+"""Temperatures of the first estimate of a machine: of weights that are near a simple law mostly,
+and that the following is to begin from soon."""
 FOLLOWING = 1 / 3
 """The share of that time in which log Z is followed."""
 PLACED = 10
@@ -46,11 +46,14 @@ Figures = dict[str, float]
 class Live:
     """Scores a run's averaged weights, over and over.
 
-    log Z is exact where the model allows it, and by quadrature in the plane. Else two thirds of
-    the time go to AIS there and back (`pipeline.evaluation.ais`), a temperature at a time, of the
-    weights that there are when it begins. The rest goes to following log Z with the weights
-    (`pipeline.evaluation.tracking`), so that there is a figure of newer ones, and more often. On a
-    ladder, whose rungs tell log Z, nothing of this is done.
+    log Z is exact where the model allows it, and by quadrature in the plane. Else it is by AIS
+    there and back (`pipeline.evaluation.ais`), a temperature at a time, of the weights that there
+    are when that begins. On a ladder, whose rungs tell log Z, no AIS is made.
+
+    Of machines, whose blocks are drawn by Gibbs sweeps, a third of the time goes to following log Z
+    with the weights (`pipeline.evaluation.tracking`), so that there is a figure of newer ones, and
+    more often. Particles of a deep energy would need as many transitions as the run's own chains
+    make. With fewer all of them stay behind, which none can tell.
 
     It has random streams of its own, so that a run learns the same with it and without it; they are
     in no checkpoint.
@@ -101,6 +104,8 @@ class Live:
 
     def _turn(self, version: int) -> str:
         """Which work is next: the one that has had less time, where weights have moved."""
+        if not self._energy.blocks:
+            return "anchoring"
         moved = self._followed is not None and self._followed[0] != version
         behind = self._spent["following"] < FOLLOWING * sum(self._spent.values())
         return "following" if moved and behind else "anchoring"
@@ -136,6 +141,8 @@ class Live:
         self._track.begin()
         found = yield from self._anneal(model)
         assert found.at_most is not None
+        if not model.blocks:
+            return _figures(version, height, found.value, found.at_least, found.at_most)
         self._track.anchor(found)
         if self._followed is None:
             self._followed = version, model
@@ -172,11 +179,11 @@ class Live:
         first = self._settled is None
         # the second is the first with all temperatures
         if self._made == 1 or self._made % PLACED == 0:
-            temperatures = FIRST if first else TEMPERATURES
+            temperatures = FIRST if first and path.blocks else TEMPERATURES
             self._schedule = yield from place(path, temperatures, PARTICLES, self._generator)
         self._made += 1
         starts = rows if self._settled is None else self._settled
-        settling = FIRST if first else SETTLING
+        settling = TEMPERATURES if first else SETTLING
         assert self._schedule is not None
         found, self._settled = yield from there_and_back(
             path, self._schedule, PARTICLES, self._generator, starts, settling
