@@ -103,7 +103,7 @@ class Live:
         return found
 
     def _turn(self, version: int) -> str:
-        """Which work is next: the one that has had less time, where weights have moved."""
+        """The next work: to follow, where weights have moved and it is behind with its share."""
         if not self._energy.blocks:
             return "anchoring"
         moved = self._followed is not None and self._followed[0] != version

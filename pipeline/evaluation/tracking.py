@@ -87,7 +87,7 @@ class Track:
 
     @property
     def factor(self) -> float:
-        """What the variance of the way is multiplied by."""
+        """The number that multiplies the variance of the way."""
         return max(1.0, self._seen / self._weights)
 
     def _now(self) -> tuple[float, float] | None:
