@@ -48,7 +48,7 @@ from pipeline.runs.ladder import LadderLikelihood
 CHECKED = 4
 """Figures that are held against AIS, where there is no exact likelihood."""
 TEMPERATURES, PARTICLES = 1000, 100
-KEPT = 1 << 28
+KEPT = 1 << 32
 """Bytes of past weights that are kept for figures of older versions."""
 LADDER = ("kernel=replica_exchange",)
 GIBBS = (*LADDER, "kernel.inner=gibbs")
@@ -63,8 +63,10 @@ class Case(NamedTuple):
 
 
 MACHINE = ("experiment=digits_rbm",)
-LARGE = ("experiment=digits_rbm", "data=idx", "data.encoding=sampled", "data.noise=0.0")
-LARGE = (*LARGE, "data.held_out=297", "optimizer.learning_rate=0.02", "chains.per_pool=50")
+LARGE = (
+    *("experiment=digits_rbm", "data=idx", "data.encoding=sampled", "data.noise=0.0"),
+    *("data.held_out=297", "optimizer.learning_rate=0.02", "chains.per_pool=50"),
+)
 PLANE = ("experiment=toy", "data.held_out=1000")
 CASES = {
     "RBM 64x16, ladder": Case(2000, (*MACHINE, *GIBBS)),
@@ -73,7 +75,7 @@ CASES = {
     "RBM 784x16, AIS": Case(3000, LARGE, enlarged=True),
     "deep energy in the plane, ladder": Case(800, (*PLANE, *LADDER)),
     "DBM 64-64-32, AIS": Case(2000, ("experiment=dbm_digits",)),
-    "default run, AIS": Case(4000, ()),
+    "default run, AIS": Case(2000, ()),
     "default run, ladder": Case(400, (*LADDER, "kernel.inner.transitions=5")),
 }
 
