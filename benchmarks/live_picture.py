@@ -33,7 +33,7 @@ def _draw_run(axis: Any, row: dict[str, Any]) -> None:
     axis.axhline(0, color="0.3", linewidth=0.8)
     if row["exact"]:
         axis.fill_between(versions, low - truth, high - truth, alpha=0.3, label="90 % interval")
-        axis.plot(versions, value - truth, linewidth=1, label="live less exact")
+        axis.plot(versions, value - truth, ".-", markersize=3, linewidth=1, label="live less exact")
     else:
         spread = np.array([value - low, high - value])
         axis.errorbar(versions, value - truth, spread, fmt="o", capsize=3, label="live less AIS")
