@@ -166,7 +166,7 @@ TRAINING = (
     ),
     Chart(
         "Log-likelihood",
-        "Held-out log-likelihood of the averaged weights and its bounds, where evaluation.live is"
+        "Held-out log-likelihood and its 90 % interval, on a ladder, or where evaluation.live is"
         " set.",
         "suffix: nats",
         one(f"ebm_log_likelihood_nats{RUN}", "{{bound}}"),

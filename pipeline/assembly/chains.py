@@ -38,6 +38,7 @@ def make_plan(config: RunConfig) -> ChainPlan:
         start_at_data=config.starts_at_data,
         batches_carry_rows=config.batches_carry_rows,
         per_context=config.chains.per_context,
+        bridge_every=config.metrics.held_out_every if config.bridged else 0,
     )
 
 

@@ -17,10 +17,11 @@ from pipeline.chains.motion import LOOK, motion_of
 from pipeline.chains.sampler import Advance, ChainPlan, Sampler
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
-from pipeline.common.types import Motion, RoundReport, Rows, Usage, Weights
+from pipeline.common.types import Bridged, Motion, RoundReport, Rows, Usage, Weights
 from pipeline.energies.base import Energy
 from pipeline.energies.weights import Adoption
 from pipeline.kernels.base import per_chain
+from pipeline.kernels.bridging import along_ladder
 
 
 class Pool:
@@ -154,6 +155,7 @@ class Pool:
             usage=Usage(0.0, 0, 0),
             tuning=sampler.tuning() or None,
             motion=motion,
+            bridged=self._bridged(done, version),
         )
         self.round += 1
         return batch, report
@@ -166,6 +168,13 @@ class Pool:
         own = slice(-self.count, None)
         ends = self.sampler.position[own], done.energy[own]
         return motion_of(done.start[own], before[own], *ends, self.energy.levels)
+
+    def _bridged(self, done: Advance, version: int) -> Bridged | None:
+        """The ladder's log Z under weights of `version`, where it is its turn."""
+        every = self.plan.bridge_every
+        if done.log_weights is None or not every or version % every:
+            return None
+        return along_ladder(done.log_weights, self.energy.base_log_partition())
 
     def _seat(self, start: Rows) -> Rows:
         """Puts the chains at and under the rows sent, `per_context` one after the other for each;

@@ -23,7 +23,8 @@ class ChainPlan(NamedTuple):
     how many last transitions a round is to tell where they began and what noise they drew.
     `start_at_data`: chains begin a round at the rows they are sent; `batches_carry_rows`: a round's
     batch brings those along; `per_context`: how many chains each row that is sent has, where the
-    model is conditional.
+    model is conditional. `bridge_every`: versions between two of which a round has the ladder's log
+    Z, 0 where none has.
     """
 
     kernel: Kernel
@@ -39,15 +40,17 @@ class ChainPlan(NamedTuple):
     start_at_data: bool = False
     batches_carry_rows: bool = False
     per_context: int = 1
+    bridge_every: int = 0
 
 
 class Advance(NamedTuple):
     """The report of a round on the chains, by row [R N]: their energies now (each rung's own),
     which of them are not finite, their mean acceptance; and `swaps` [R - 1], mean probabilities,
     empty without a ladder. Where transitions are to be replayed, `previous` [N, *shape], the
-    positions before the last L of them, and their `noise` [L, N, *shape]. `start` [R N, *shape] is
-    where the round began, and `start_energy` [R N] what its kernel found there, None where it asks
-    for no energies.
+    positions before the last L of them, and their `noise` [L, N, *shape]. `log_weights` [T, 2, R -
+    1, N] are a ladder's, of each of the T transitions (`pipeline.kernels.replica_exchange.swap`).
+    `start` [R N, *shape] is where the round began, and `start_energy` [R N] what its kernel found
+    there, None where it asks for no energies.
     """
 
     energy: Tensor
@@ -58,9 +61,12 @@ class Advance(NamedTuple):
     swaps: Tensor
     previous: Tensor | None = None
     noise: Tensor | None = None
+    log_weights: Tensor | None = None
 
     def chunk(self, pieces: int) -> list[Advance]:
-        """Returns so many `pieces`, each of the next of equal blocks of chains."""
+        """Returns so many `pieces`, each of the next of equal blocks of chains, which are on no
+        ladder.
+        """
         by_row = [field.chunk(pieces) for field in self[:4]]
         at_start = self.start_energy
         energies = [None] * pieces if at_start is None else at_start.chunk(pieces)
@@ -136,7 +142,7 @@ class Sampler:
         start_energy = getattr(state, "energy", None)
         acceptance = torch.zeros(len(self.position), device=self.position.device)
         swaps = torch.zeros(self._plan.rungs - 1, device=self.position.device)
-        previous, noise = None, []
+        previous, noise, log_weights = None, [], []
         for left in range(transitions, 0, -1):
             if left == self._plan.replayed:
                 previous = state.position
@@ -146,6 +152,8 @@ class Sampler:
             acceptance += info.acceptance
             if info.swaps is not None:
                 swaps += info.swaps
+            if info.log_weights is not None:
+                log_weights.append(info.log_weights)
         self.position = state.position
         energy = state.energy if hasattr(state, "energy") else self._target.energy(self.position)
         lost = broken((*state, energy))
@@ -159,6 +167,7 @@ class Sampler:
             swaps / transitions,
             previous,
             drawn,
+            torch.stack(log_weights) if log_weights else None,
         )
         if self._steps is not None:
             self._steps.update(report.acceptance.view(self._plan.rungs, -1).mean(1))

@@ -107,6 +107,18 @@ class Motion(NamedTuple):
     distance: float
 
 
+class Bridged(NamedTuple):
+    """A ladder's estimate of log Z of its model, nats, from one round of a pool, with the variance
+    of its error. Of so many `systems`, one chain on every rung each, so many are `counting`
+    (`pipeline.kernels.bridging.along_ladder`).
+    """
+
+    log_partition: float
+    variance: float
+    systems: int
+    counting: float
+
+
 class RoundReport(NamedTuple):
     """A pool's account of one round, beside its batch.
 
@@ -114,7 +126,7 @@ class RoundReport(NamedTuple):
     hold the mean swap probability of each pair of a ladder's neighbours. So many chains were
     `reseeded` because they were not finite, and `restarted` by chains.restart. `tuning` is what the
     chains have learned about their kernel by now, for whoever goes on in their place. `motion` is
-    there every few rounds.
+    there every few rounds, and `bridged` every few versions, on a ladder.
     """
 
     pool: int
@@ -131,6 +143,7 @@ class RoundReport(NamedTuple):
     usage: Usage
     tuning: dict[str, Any] | None = None
     motion: Motion | None = None
+    bridged: Bridged | None = None
 
 
 class LagChoice(NamedTuple):

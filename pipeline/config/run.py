@@ -18,7 +18,7 @@ from pipeline.config.data import DataConfig
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.config.fields import Device, Names, NonNegativeInt, Section, Url, about, digest
 from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel
-from pipeline.config.objectives import ObjectiveConfig, ObjectiveSection, terms_of
+from pipeline.config.objectives import FastPCDObjective, ObjectiveConfig, ObjectiveSection, terms_of
 from pipeline.config.parts import PARTS
 from pipeline.config.sections import (
     Chains,
@@ -129,6 +129,15 @@ class RunConfig(Section):
         """
         near = self.contrastive is not None and self.contrastive.equilibrium_negatives
         return near and self.kernel.leaves_invariant(self.energy)
+
+    @property
+    def bridged(self) -> bool:
+        """True where a ladder tells log Z: its rungs keep their laws exactly, its chains run under
+        the weights that learn alone, and a position has no latent columns.
+        """
+        own = not isinstance(self.contrastive, FastPCDObjective)
+        exact = own and self.kernel.ladder and self.kernel.leaves_invariant(self.energy)
+        return exact and self.pools > 0 and not self.energy.latents
 
     @property
     def reweightable(self) -> bool:

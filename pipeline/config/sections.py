@@ -171,8 +171,8 @@ class Evaluation(Section):
     ais_particles: PositiveInt = about("particles of annealed importance sampling")
     live: bool = Field(
         False,
-        description="the held-out log-likelihood between its bounds while the run goes on, by AIS"
-        " or exactly, at 5 % of its time",
+        description="the held-out log-likelihood with its interval while the run goes on, exactly"
+        " or by AIS, at 5 % of its time; a ladder has it anyway, and then no AIS is made",
     )
     judged: Judgement | None = about(
         "{figure, sense: at_least or at_most, reference}: what the summary's `judged` says; null:"

@@ -63,7 +63,7 @@ def _draw_likelihood(axis: Any, _: np.ndarray, rows: Sequence[Row]) -> None:
     }
     versions = list(found)
     values, low, high = np.array(list(found.values())).T
-    axis.fill_between(versions, low, high, alpha=0.3, label="95 % bounds")
+    axis.fill_between(versions, low, high, alpha=0.3, label="90 % interval")
     axis.plot(versions, values, linewidth=1, label="held-out rows")
     # the first weights are far below, and would flatten the rest
     axis.set_ylim(bottom=float(np.quantile(low, 0.1)))

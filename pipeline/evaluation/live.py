@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import time
 from collections.abc import Callable, Generator
 from typing import Any
@@ -23,12 +24,18 @@ from pipeline.evaluation.ais import Schedule, place, there_and_back
 from pipeline.evaluation.conditional import reach
 from pipeline.evaluation.log_partition import LogPartition
 from pipeline.evaluation.paths import path_to
+from pipeline.evaluation.tracking import Track, follow, settled
 
 SHARE = 0.05
 """The share of a run's time that it takes, at most."""
 TEMPERATURES, PARTICLES, SETTLING = 200, 64, 25
 """Of each estimate: less than at the end of a run, so that there are many. The particles that go
 back begin at those that did so before, and so are settled already."""
+FIRST = 40
+"""Temperatures of the first estimate of a machine: of weights that are near a simple law mostly,
+and that the following is to begin from soon."""
+FOLLOWING = 1 / 3
+"""The share of that time in which log Z is followed."""
 PLACED = 10
 """Estimates between which temperatures are placed anew: the path changes with the weights."""
 GRID = 400
@@ -39,9 +46,17 @@ Figures = dict[str, float]
 class Live:
     """Scores a run's averaged weights, over and over.
 
-    log Z is exact where the model allows it, by quadrature in the plane, and else by AIS there and
-    back (`pipeline.evaluation.ais`), a temperature at a time. It has random streams of its own, so
-    that a run learns the same with it and without it; they are in no checkpoint.
+    log Z is exact where the model allows it, and by quadrature in the plane. Else it is by AIS
+    there and back (`pipeline.evaluation.ais`), a temperature at a time, of the weights that there
+    are when that begins. On a ladder, whose rungs tell log Z, no AIS is made.
+
+    Of machines, whose blocks are drawn by Gibbs sweeps, a third of the time goes to following log Z
+    with the weights (`pipeline.evaluation.tracking`), so that there is a figure of newer ones, and
+    more often. Particles of a deep energy would need as many transitions as the run's own chains
+    make. With fewer all of them stay behind, which none can tell.
+
+    It has random streams of its own, so that a run learns the same with it and without it; they are
+    in no checkpoint.
     """
 
     def __init__(self, config: RunConfig, data: DataSet) -> None:
@@ -56,67 +71,157 @@ class Live:
         rows = data.sample if self._energy.levels is not None else noisy_sample(config, data)
         self._rows = self._energy.into_domain(rows)
         self._generator = torch_generator(config.seed, "live")
-        self._work: Generator[Any, None, Figures] | None = None
         self._credit = 0.0  # seconds that may be spent
+        self._exact = True  # as far as is known
+        self._anneals = not (config.bridged and config.metrics.held_out_every)
+        self._anchoring: Generator[Any, None, Figures] | None = None
+        self._spent = {"anchoring": 0.0, "following": 0.0}  # seconds
         self._schedule: Schedule | None = None
         self._made = 0
         self._settled: Tensor | None = None
+        self._track = Track()
+        self._followed: tuple[int, Energy] | None = None  # the version and model of the track
 
     @torch.no_grad()
     def spend(self, version: int, averaged: Callable[[], np.ndarray]) -> Figures:
         """Works for `SHARE` of the time since it was last called. Returns the figures of an
         estimate that ended, else none.
 
-        `averaged` gives the flat weights of `version`, for the next estimate where one ended.
+        `averaged` gives the flat weights of `version`.
         """
         now = time.perf_counter()
         self._credit += SHARE * (now - self._spent_until)
         found: Figures = {}
-        while self._credit > 0 and not found:
+        while self._credit > 0 and not found and (self._exact or self._anneals):
             clock = time.perf_counter()
-            if self._work is None:
-                unflatten_(self._energy, averaged())
-                self._work = self._estimate(version)
-            try:
-                next(self._work)
-            except StopIteration as end:
-                found, self._work = end.value, None
-            self._credit -= time.perf_counter() - clock
+            turn = self._turn(version)
+            found = self._work(turn, version, averaged)
+            seconds = time.perf_counter() - clock
+            self._spent[turn] += seconds
+            self._credit -= seconds
         self._spent_until = time.perf_counter()
         return found
 
-    def _estimate(self, version: int) -> Generator[Any, None, Figures]:
-        """The figures of the weights of a `version`."""
-        energy, test = self._energy, self._test
-        model: Energy = energy
-        rows = self._rows
-        if isinstance(energy, DeepBoltzmannMachine):
-            level, model = float(energy.bound(test).double().mean()), energy.as_rbm()
-            rows = energy.even_layers(energy.with_latents(rows))
-        else:
-            level = float(-energy(test).double().mean())
-        log_z = energy.log_partition()
-        if log_z is None and self._data.shape == (2,):
-            low, high = reach(energy, self._data)
-            log_z = float(MidpointRule(low, high, GRID).precise_log_integral(energy))
-        if log_z is not None:
-            bounds = (log_z, log_z, log_z)
-        else:
-            found = yield from self._anneal(model, rows)
-            assert found.at_most is not None
-            bounds = (found.value, found.at_most, found.at_least)
-        names = ("log_likelihood", "log_likelihood_at_least", "log_likelihood_at_most")
-        figures = {name: level - bound for name, bound in zip(names, bounds, strict=True)}
-        return figures | {"log_likelihood_version": version}
+    def _turn(self, version: int) -> str:
+        """The next work: to follow, where weights have moved and it is behind with its share."""
+        if not self._energy.blocks:
+            return "anchoring"
+        moved = self._followed is not None and self._followed[0] != version
+        behind = self._spent["following"] < FOLLOWING * sum(self._spent.values())
+        return "following" if moved and behind else "anchoring"
 
-    def _anneal(self, model: Energy, rows: Tensor) -> Generator[Any, None, LogPartition]:
+    def _work(self, turn: str, version: int, averaged: Callable[[], np.ndarray]) -> Figures:
+        """Goes on a little, and returns figures where they are there."""
+        if turn == "following":
+            unflatten_(self._energy, averaged())
+            return self._follow(version)
+        if self._anchoring is None:
+            unflatten_(self._energy, averaged())
+            self._anchoring = self._estimate(version)
+        try:
+            next(self._anchoring)
+        except StopIteration as end:
+            self._anchoring = None
+            figures: Figures = end.value
+            return figures
+        return {}
+
+    def _estimate(self, version: int) -> Generator[Any, None, Figures]:
+        """The figures of the weights of a `version`; those of newer weights where the track has
+        gone on to them meanwhile.
+        """
+        if self._exact and (log_z := exact(self._energy, self._data)) is not None:
+            return _figures(version, level(self._energy, self._test), log_z, log_z, log_z)
+        self._exact = False
+        if not self._anneals:
+            return {}
+        height, model = level(self._energy, self._test), as_sampled(self._energy)
+        if self._followed is not None:
+            self._move_on(version, model)
+        self._track.begin()
+        found = yield from self._anneal(model)
+        assert found.at_most is not None
+        if not model.blocks:
+            return _figures(version, height, found.value, found.at_least, found.at_most)
+        self._track.anchor(found)
+        if self._followed is None:
+            self._followed = version, model
+        elif self._followed[0] != version:
+            assert self._settled is not None
+            assert self._schedule is not None
+            newer = self._followed[1]
+            self._settled = settled(self._settled, newer, self._schedule, self._generator, SETTLING)
+        if self._track.now is None or self._followed[0] == version:
+            return _figures(version, height, found.value, found.at_least, found.at_most)
+        return {}
+
+    def _follow(self, version: int) -> Figures:
+        """The figures of a `version` by the track, if it knows."""
+        self._move_on(version, as_sampled(self._energy))
+        if self._track.now is None:
+            return {}
+        log_z, half = self._track.now
+        return _figures(version, level(self._energy, self._test), log_z, log_z - half, log_z + half)
+
+    def _move_on(self, version: int, model: Energy) -> None:
+        assert self._followed is not None
+        assert self._settled is not None
+        assert self._schedule is not None
+        self._settled, increment = follow(
+            self._settled, self._followed[1], model, self._schedule, self._generator
+        )
+        self._track.move(increment)
+        self._followed = version, model
+
+    def _anneal(self, model: Energy) -> Generator[Any, None, LogPartition]:
+        rows = sampled_rows(self._energy, self._rows)
         path = path_to(model, rows)
-        if self._schedule is None or self._made % PLACED == 0:
-            self._schedule = yield from place(path, TEMPERATURES, PARTICLES, self._generator)
+        first = self._settled is None
+        # the second is the first with all temperatures
+        if self._made == 1 or self._made % PLACED == 0:
+            temperatures = FIRST if first and path.blocks else TEMPERATURES
+            self._schedule = yield from place(path, temperatures, PARTICLES, self._generator)
         self._made += 1
         starts = rows if self._settled is None else self._settled
-        settling = TEMPERATURES if self._settled is None else SETTLING
+        settling = TEMPERATURES if first else SETTLING
+        assert self._schedule is not None
         found, self._settled = yield from there_and_back(
             path, self._schedule, PARTICLES, self._generator, starts, settling
         )
         return found
+
+
+def exact(energy: Energy, data: DataSet) -> float | None:
+    """log Z, exactly or by quadrature in the plane; None where it cannot be had."""
+    log_z = energy.log_partition()
+    if log_z is None and data.shape == (2,):
+        log_z = float(MidpointRule(*reach(energy, data), GRID).precise_log_integral(energy))
+    return log_z
+
+
+def level(energy: Energy, rows: Tensor) -> float:
+    """The mean of log p + log Z over `rows` [N, *data_shape], or of its lower bound, nats."""
+    if isinstance(energy, DeepBoltzmannMachine):
+        return float(energy.bound(rows).double().mean())
+    return float(-energy(rows).double().mean())
+
+
+def as_sampled(energy: Energy) -> Energy:
+    """A copy of the model, as particles move in it: of a deep Boltzmann machine, the RBM."""
+    if isinstance(energy, DeepBoltzmannMachine):
+        return energy.as_rbm()
+    return copy.deepcopy(energy)
+
+
+def sampled_rows(energy: Energy, rows: Tensor) -> Tensor:
+    """Data `rows` [N, *data_shape] as positions of `as_sampled`."""
+    if isinstance(energy, DeepBoltzmannMachine):
+        return energy.even_layers(energy.with_latents(rows))
+    return rows
+
+
+def _figures(version: int, level: float, *log_z: float) -> Figures:
+    """Of log Z, what is at least it, and what is at most it, nats."""
+    names = ("log_likelihood", "log_likelihood_at_most", "log_likelihood_at_least")
+    figures = {name: level - bound for name, bound in zip(names, log_z, strict=True)}
+    return figures | {"log_likelihood_version": version}

@@ -13,6 +13,8 @@ from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from pipeline.kernels.bridging import bennett
+
 FEWEST = 10.0
 """Particles that must count for an error bar to be believed."""
 BATCHES = 10
@@ -65,30 +67,6 @@ def effective_number(logs: Tensor) -> float:
     return float(torch.exp(2 * torch.logsumexp(logs, 0) - torch.logsumexp(2 * logs, 0)))
 
 
-def bennett(forward: Tensor, backward: Tensor) -> float:
-    """log (Z_1 / Z_0) from the log weights `forward` a [N] of particles annealed from law 0 to law
-    1, and `backward` b [M] of particles that began at draws of law 1 (Bennett 1976; Crooks 2000,
-    equation 12): the number c with
-
-        sum_i f(a_i - c + log(M / N)) = sum_j f(b_j + c - log(M / N)),   f(x) = 1 / (1 + exp(-x)).
-
-    Of all estimates from both sets it has the least variance where these are many (Shirts et al.
-    2003). The left side less the right one falls as c rises, so that bisection finds it.
-    """
-    shift = math.log(len(backward) / len(forward))
-    forward, backward = forward.double() + shift, backward.double() - shift
-    low = float(torch.minimum(forward.min(), -backward.max())) - 50.0
-    high = float(torch.maximum(forward.max(), -backward.min())) + 50.0
-    while high - low > 1e-9 * max(1.0, abs(low), abs(high)):
-        middle = (low + high) / 2
-        # in logs: far from the root both sums are below the least float
-        excess = torch.logsumexp(logsigmoid(forward - middle), 0) - torch.logsumexp(
-            logsigmoid(backward + middle), 0
-        )
-        low, high = (middle, high) if excess > 0 else (low, middle)
-    return (low + high) / 2
-
-
 def estimate(base: float, forward: Tensor, backward: Sequence[Tensor] = ()) -> LogPartition:
     """log Z from log Z_0 = `base` and log weights: `forward` [N], with E[w] = Z / Z_0, and those of
     particles that went `backward`, with E[w] = Z_0 / Z, about as many for each way in which such
@@ -118,7 +96,7 @@ def estimate(base: float, forward: Tensor, backward: Sequence[Tensor] = ()) -> L
     ways = [_OneWay.of(weights) for weights in backward]
     weights = torch.stack([some[: min(map(len, backward))] for some in backward], 1).flatten()
     back = _OneWay.of(weights)
-    joint = bennett(forward, weights)
+    joint = float(bennett(forward, weights))
     counting = [logsigmoid(forward - joint), logsigmoid(weights + joint)]
     doubt = _too_few(min(map(effective_number, counting)), len(forward))
     doubt = doubt or _apart(
@@ -133,7 +111,7 @@ def estimate(base: float, forward: Tensor, backward: Sequence[Tensor] = ()) -> L
     pieces = zip(_batches(forward), _batches(weights), strict=True)
     return found._replace(
         value=base + joint,
-        standard_error=None if doubt else _error([bennett(*piece) for piece in pieces]),
+        standard_error=None if doubt else _error([float(bennett(*piece)) for piece in pieces]),
         at_most=highest,
         backward=base - back.value,
         counting_backward=back.counting,

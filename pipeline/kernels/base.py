@@ -23,13 +23,15 @@ class Info(NamedTuple):
     nothing is rejected).
 
     `swaps` [R - 1]: on a ladder of R rungs, the mean probability with which neighbouring rungs
-    exchanged; else None. `noise` [N, *shape]: the standard normal draws that a replay needs, of
-    kernels that can be replayed.
+    exchanged; else None. `log_weights` [2, R - 1, N]: there too, those of Bennett's estimate
+    (`pipeline.kernels.replica_exchange.swap`). `noise` [N, *shape]: the standard normal draws that
+    a replay needs, of kernels that can be replayed.
     """
 
     acceptance: Tensor
     swaps: Tensor | None = None
     noise: Tensor | None = None
+    log_weights: Tensor | None = None
 
 
 class State(Protocol):

@@ -84,7 +84,7 @@ METRICS = (
         "ebm_log_likelihood_nats",
         "gauge",
         "nats",
-        "Held-out log-likelihood of the averaged weights (evaluation.live), and its bounds",
+        "Held-out log-likelihood (evaluation.live, or by a ladder), and its 90 % interval",
         ("bound",),
     ),
     Metric(

@@ -34,6 +34,7 @@ from pipeline.diagnosis.watch import Diagnosis
 from pipeline.energies.base import Energy
 from pipeline.runs.display import Display
 from pipeline.runs.interruption import Interrupted, Interruption
+from pipeline.runs.ladder import LadderLikelihood
 from pipeline.runs.live_page import LivePage
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.patience import Patience
@@ -128,6 +129,7 @@ class Run:
         self._step = 0  # where the runner stands
         self._totals = Totals(apart=config.cluster.name != "inline")
         self._rollbacks = Rollbacks(config, self._store, energy)
+        self._ladder = LadderLikelihood()
         self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
 
     def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
@@ -350,6 +352,7 @@ class Run:
 
     def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
         self._step = report.version
+        report = self._ladder.tell(report, rounds)
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)

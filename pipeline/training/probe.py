@@ -12,15 +12,17 @@ from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy, site_log_likelihood
 from pipeline.training.likeness import Likeness
 
-ROWS = 256
+ROWS = 1024
 """Held-out rows that are looked at, at most, and as many training rows: chosen once, so that a
-curve shows the model and not the choice."""
+curve shows the model and not the choice. A likelihood from them is that of the held-out set where
+it has no more."""
 
 
 class Probe:
     """The same few held-out and training rows of a run, and what a model says of them.
 
-    Rows have the data's noise, drawn once, and their contexts. Over levels each row has one site
+    Rows have the data's noise, drawn once, and their contexts. Held-out rows have the noise that
+    they are evaluated with in the end. Over levels each row has one site
     for the pseudo-likelihood, chosen once.
     """
 
@@ -32,9 +34,12 @@ class Probe:
             torch.randperm(len(rows), generator=generator)[:count]
             for rows in (data.held_out, data.sample)
         ]
-        rows = torch.cat([data.held_out[chosen[0]], data.sample[chosen[1]]])
+        test, training = data.held_out, data.sample[chosen[1]]
         if data.noise:
-            rows = rows + data.noise * torch.randn(rows.shape, generator=generator)
+            own = torch_generator(config.data.split_seed, "held-out-noise")
+            test = test + data.noise * torch.randn(test.shape, generator=own)
+            training = training + data.noise * torch.randn(training.shape, generator=generator)
+        rows = torch.cat([test[chosen[0]], training])
         self._rows, self._count, self._context = rows.to(device), count, None
         if data.context is not None and config.energy.takes_context:
             of = data.context.held_out[chosen[0]], data.context.sample[chosen[1]]

@@ -18,6 +18,7 @@ from pipeline.assembly.data import open_data
 from pipeline.common.errors import DivergenceError
 from pipeline.config.run import RunConfig
 from pipeline.runs.inline import InlineRunner
+from pipeline.runs.ladder import LadderLikelihood
 from pipeline.storage.store import CheckpointStore
 from tests.ray.reused import reused_processes
 from tests.unit.test_checkpoint import save
@@ -240,3 +241,24 @@ def test_a_run_that_chooses_its_lag_keeps_to_it(small: Small, tmp_path: Path) ->
         looked = looked or choice.possible is not None
     runner.close()
     assert looked
+
+
+@pytest.mark.parametrize("lag", [0, 2])
+def test_a_ladder_tells_the_same_likelihood(small: Small, tmp_path: Path, lag: int) -> None:
+    """In both runners, bit for bit, of the same versions."""
+    config = small(
+        *("ladder", "metrics.held_out_every=2", "chains.per_pool=30", f"trainer.lag={lag}"),
+        "trainer.lag_mode=exact",
+    )
+    alone, runner, told = InlineRunner(config), begun(config, tmp_path), []
+    alone.start(None, None)
+    for one in (alone, runner):
+        ladder, figures, made = LadderLikelihood(), [], 0
+        while made < STEPS:
+            for report, rounds, _ in one.stretch(STEPS - made):
+                figures.append(dict(ladder.tell(report, rounds).figures))
+                made += 1
+        told.append([found for found in figures if "log_likelihood" in found])
+    assert [found["log_likelihood_version"] for found in told[0]] == [2, 4, 6][: (7 - lag) // 2]
+    assert told[0] == told[1]
+    runner.close()
