@@ -1,4 +1,5 @@
-"""The error bars of log Z by annealed importance sampling, against laws whose log Z is known.
+"""The error bars of log Z, by annealed importance sampling and by the rungs of a ladder, against
+laws whose log Z is known.
 
     python -m benchmarks.coverage [--seeds 20] [--temperatures 200] [--particles 100]
         [--only LAW ...] [--json FILE] [--docs FOLDER]
@@ -13,10 +14,16 @@ for each law:
     median_error       of the estimate, nats: the median of its distance from the truth
     median_bar         of the standard error, nats; null where most have none
     doubts             the reasons that were given, with their numbers
+    ladder             the same of Bennett's estimates between rungs: covered, told, median_error,
+                       median_bar
+
+The ladder has 16 rungs and 100 systems. Rungs and step sizes are moved in 20 rounds of 20
+transitions each. So many follow at rest, and log Z is told from one more.
 """
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections import Counter
 from typing import Any
@@ -26,9 +33,17 @@ import torch
 from benchmarks import harness
 from benchmarks.harness import say
 from benchmarks.known_laws import KNOWN, Known
+from pipeline.chains.sampler import ChainPlan, Sampler
+from pipeline.common.types import Bridged
 from pipeline.evaluation.ais import log_partition
 from pipeline.evaluation.log_partition import LogPartition
 from pipeline.evaluation.paths import path_to
+from pipeline.kernels import gibbs, mala, replica_exchange, single_site
+from pipeline.kernels.bridging import along_ladder
+from pipeline.runs.ladder import FEWEST, QUANTILE
+
+RUNGS, SYSTEMS = 16, 100
+TRANSITIONS, ROUNDS = 20, 20
 
 
 @torch.no_grad()
@@ -45,7 +60,50 @@ def score(known: Known, seed: int, temperatures: int, particles: int) -> LogPart
             return found
 
 
-def row_of(name: str, known: Known, found: list[LogPartition]) -> dict[str, Any]:
+@torch.no_grad()
+def climb(known: Known, seed: int) -> Bridged | None:
+    """Estimate log Z as a round of chains on a ladder does."""
+    energy, parameters, acceptance = known.energy, dict[str, Any](), None
+    if energy.blocks:
+        inner = gibbs.kernel
+    elif energy.levels is not None:
+        inner = single_site.kernel
+    else:
+        inner, parameters, acceptance = mala.kernel, {"step_size": 0.1}, 0.6
+    plan = ChainPlan(
+        replica_exchange.over(inner, RUNGS, 1),
+        parameters,
+        TRANSITIONS,
+        restart=0.0,
+        rungs=RUNGS,
+        ladder_rounds=ROUNDS,
+        target_acceptance=acceptance,
+        adapt_rounds=ROUNDS,
+    )
+    generator = torch.Generator().manual_seed(seed)
+    sampler = Sampler(energy, plan, SYSTEMS, generator)
+    for _ in range(2 * ROUNDS):
+        sampler.advance(generator, TRANSITIONS)
+    log_weights = sampler.advance(generator, TRANSITIONS).log_weights
+    assert log_weights is not None
+    return along_ladder(log_weights, energy.base_log_partition())
+
+
+def ladder_row(known: Known, found: list[Bridged | None]) -> dict[str, Any]:
+    told = [one for one in found if one is not None and one.counting >= FEWEST]
+    errors = [abs(one.log_partition - known.log_z) for one in told]
+    bars = [math.sqrt(one.variance) for one in told]
+    return {
+        "covered": sum(error <= QUANTILE * bar for error, bar in zip(errors, bars, strict=True)),
+        "told": len(told),
+        "median_error": statistics.median(errors) if told else None,
+        "median_bar": statistics.median(bars) if told else None,
+    }
+
+
+def row_of(
+    name: str, known: Known, found: list[LogPartition], ladder: list[Bridged | None]
+) -> dict[str, Any]:
     intervals = [one.interval for one in found if one.interval is not None]
     bars = [one.standard_error for one in found if one.standard_error is not None]
     reasons = Counter(one.doubt.partition(" ")[2][:40] for one in found if one.doubt)
@@ -61,29 +119,44 @@ def row_of(name: str, known: Known, found: list[LogPartition]) -> dict[str, Any]
         "median_error": statistics.median(abs(one.value - known.log_z) for one in found),
         "median_bar": statistics.median(bars) if 2 * len(bars) > len(found) else None,
         "doubts": dict(reasons),
+        "ladder": ladder_row(known, ladder),
     }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table of Markdown."""
     lines = [
-        "| law | log Z | intervals that hold it | brackets that hold it | median distance |"
-        " median error bar |\n|---|---|---|---|---|---|"
+        "| law | log Z | AIS: intervals that hold it | brackets that hold it | median distance |"
+        " median error bar | ladder: intervals that hold it | median distance | median error bar |"
+        "\n|---|---|---|---|---|---|---|---|---|"
     ]
     for row in rows:
-        bar = "" if row["median_bar"] is None else f"{row['median_bar']:.4f}"
+        ladder = row["ladder"]
         lines.append(
             f"| {row['law']} | {row['log_z']:.2f} | {row['covered']} of {row['told']} |"
-            f" {row['bracketed']} of {row['seeds']} | {row['median_error']:.4f} | {bar} |"
+            f" {row['bracketed']} of {row['seeds']} | {_shown(row['median_error'])} |"
+            f" {_shown(row['median_bar'])} | {ladder['covered']} of {ladder['told']} |"
+            f" {_shown(ladder['median_error'])} | {_shown(ladder['median_bar'])} |"
         )
-    covered, told, bracketed, seeds = (
-        sum(row[key] for row in rows) for key in ("covered", "told", "bracketed", "seeds")
+    parts = [row["ladder"] for row in rows]
+    ais, brackets, ladders = (
+        _share(sum(one[hit] for one in of), sum(one[count] for one in of))
+        for of, hit, count in (
+            (rows, "covered", "told"),
+            (rows, "bracketed", "seeds"),
+            (parts, "covered", "told"),
+        )
     )
-    lines.append(
-        f"| all | | {covered} of {told} ({covered / told:.0%}) | {bracketed} of {seeds}"
-        f" ({bracketed / seeds:.0%}) | | |"
-    )
+    lines.append(f"| all | | {ais} | {brackets} | | | {ladders} | | |")
     return "\n".join(lines)
+
+
+def _share(hits: int, count: int) -> str:
+    return f"{hits} of {count} ({hits / max(count, 1):.0%})"
+
+
+def _shown(value: float | None) -> str:
+    return "" if value is None else f"{value:.4f}"
 
 
 def main() -> None:
@@ -101,8 +174,13 @@ def main() -> None:
             score(known, seed, arguments.temperatures, arguments.particles)
             for seed in range(arguments.seeds)
         ]
-        rows.append(row_of(name, known, found))
-        say(f"{name}: {rows[-1]['covered']} of {rows[-1]['told']} intervals hold log Z")
+        ladder = [climb(known, seed) for seed in range(arguments.seeds)]
+        rows.append(row_of(name, known, found, ladder))
+        of = rows[-1]["ladder"]
+        say(
+            f"{name}: {rows[-1]['covered']} of {rows[-1]['told']} intervals hold log Z;"
+            f" on a ladder {of['covered']} of {of['told']}"
+        )
     content = {
         "command": "python -m benchmarks.coverage",
         **harness.conditions("torch"),

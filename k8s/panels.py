@@ -185,6 +185,15 @@ TRAINING = (
         one(f"ebm_pseudo_log_likelihood_nats{RUN}", "pseudo-log-likelihood"),
     ),
     Chart(
+        "Verdicts",
+        "1 while a cause of trouble that the run's diagnosis found is at work; a run that is well"
+        " shows nothing.",
+        "none",
+        one(f"ebm_verdict{RUN}", "{{cause}}"),
+        low=0,
+        high=1,
+    ),
+    Chart(
         "Gradient norm",
         "Euclidean norm of the gradient before clipping.",
         "none",

@@ -8,6 +8,8 @@ from pipeline.common.types import RoundReport, StepReport, Verdict
 from pipeline.diagnosis.causes import APART, RULES, Facts, Rule
 from pipeline.diagnosis.evidence import Evidence, Look
 
+GONE = 5
+"""Looks without a sign after which a cause is over."""
 MEANT = {
     "learning_rate": "the learning rate is too high",
     "step_size": "the step size is too large",
@@ -17,9 +19,10 @@ MEANT = {
     "pool": "the chains of one pool are not like the others'",
     "lag": "the negatives are too old",
     "ladder": "the rungs are too far apart",
+    "scale": "the data are far from the base law",
+    "box": "the data are at the walls of the box",
 }
-GONE = 5
-"""Looks without a sign after which a cause is over."""
+"""The causes that a divergence may have."""
 
 
 class Diagnosis:
@@ -85,10 +88,10 @@ class Diagnosis:
 
     def diverged(self, version: int, why: str) -> Verdict:
         """Takes in that the run diverged at `version`, and is put back or ends. Returns the
-        verdict: the cause that was seen lately, or else the learning rate.
+        verdict: what the data showed, else the cause that was seen lately, else the learning rate.
         """
-        lately = [cause for cause in self._streaks if cause in MEANT]
-        cause = lately[0] if lately else "learning_rate"
+        causes = [*(verdict.cause for verdict in self._known), *self._streaks]
+        cause = next((cause for cause in causes if cause in MEANT), "learning_rate")
         verdict = Verdict(cause, f"diverged at {version}: {MEANT[cause]}; {why}", since=version)
         self.verdicts.append(verdict._replace(until=version))
         return verdict

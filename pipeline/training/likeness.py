@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import torch
 from torch import Tensor
 
@@ -21,7 +23,9 @@ class Likeness:
         from scipy.cluster.vq import kmeans2
 
         self._rows = rows.flatten(1).float()
-        groups, _ = kmeans2(self._rows.cpu().numpy(), MODES, minit="++", seed=0, missing="warn")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # of a group without rows: it has no share
+            groups, _ = kmeans2(self._rows.cpu().numpy(), MODES, minit="++", seed=0)
         self._groups = torch.from_numpy(groups).to(self._rows)
         self._shares = self._occupied(self._rows)
         self._among = _mean_distance(self._rows)

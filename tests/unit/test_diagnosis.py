@@ -155,6 +155,7 @@ def test_what_the_data_explain_is_not_told_twice(small: Small) -> None:
         assert diagnosis.observe(*step_of(version, acceptance=0.0)) == []
     diagnosis.begin(0)
     assert diagnosis.verdicts == [known]
+    assert diagnosis.diverged(300, "energies above 1e6").cause == "scale"
 
 
 @pytest.mark.parametrize(("acceptance", "cause"), [(0.8, "learning_rate"), (0.01, "step_size")])
