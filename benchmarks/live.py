@@ -1,6 +1,6 @@
 """The live likelihood of whole runs against the exact one, or against long AIS there and back.
 
-    python -m benchmarks.live [--only CASE ...] [--json FILE] [--docs FOLDER]
+    python -m benchmarks.live [--only CASE ...] [--seed 0] [--json FILE] [--docs FOLDER]
 
 Each case is a run in one process. On a ladder, log Z comes from its rungs and the weights are those
 of the step; without one, it comes from AIS and is followed between estimates, and the weights are
@@ -81,10 +81,14 @@ CASES = {
 
 
 @contextmanager
-def configured(case: Case) -> Iterator[RunConfig]:
+def configured(case: Case, seed: int) -> Iterator[RunConfig]:
     """The case's configuration; within, its data are there."""
     with tempfile.TemporaryDirectory() as folder:
-        own = [f"trainer.steps={case.steps}", f"metrics.held_out_every={case.steps // 200}"]
+        own = [
+            f"seed={seed}",
+            f"trainer.steps={case.steps}",
+            f"metrics.held_out_every={case.steps // 200}",
+        ]
         if case.enlarged:
             own.append(f"data.path={enlarged_digits(Path(folder))}")
         if "kernel=replica_exchange" not in case.overrides:
@@ -141,9 +145,9 @@ class Judge:
         return height - found.value, height - found.at_most, height - found.at_least
 
 
-def train(case: Case) -> list[list[float]]:
+def train(case: Case, seed: int) -> list[list[float]]:
     """Make the run, and return its points."""
-    with configured(case) as config:
+    with configured(case, seed) as config:
         runner, data = InlineRunner(config), open_data(config)
     judge, ladder = Judge(config, data), LadderLikelihood()
     runner.start(None, None)
@@ -210,19 +214,25 @@ def table(rows: list[dict[str, Any]]) -> str:
 
 def main() -> None:
     parser = harness.command_line(__doc__, "json", "docs")
+    parser.add_argument("--seed", type=int, default=0)
     harness.add_only(parser, CASES)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     rows = []
     for name in arguments.only:
-        points = train(CASES[name])
+        points = train(CASES[name], arguments.seed)
         if not points:
             say(f"{name}: no figures")
             continue
         rows.append(row_of(name, points))
         told = {key: value for key, value in rows[-1].items() if key != "points"}
         say(f"{told}, of {len(rows[-1]['points'])} figures")
-    content = {"command": "python -m benchmarks.live", **harness.conditions("torch"), "rows": rows}
+    content = {
+        "command": "python -m benchmarks.live",
+        **harness.conditions("torch"),
+        "seed": arguments.seed,
+        "rows": rows,
+    }
     if arguments.docs:
         harness.write(content, arguments.docs / "live.json")
         draw(rows, arguments.docs)

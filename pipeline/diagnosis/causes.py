@@ -244,14 +244,22 @@ def _lost(looks: Sequence[Look]) -> bool:
 
 def no_learning(looks: Sequence[Look], facts: Facts) -> str | None:
     """Weights that hardly move from where they began."""
-    turned = list(_figure(looks, "turnover"))
-    if not facts.from_scratch or looks[-1].step < EARLY or len(turned) < 4 or max(turned) > 0.02:
+    turned, look = list(_figure(looks, "turnover")), looks[-1]
+    if not facts.from_scratch or look.step < EARLY or len(turned) < 4:
+        return None
+    if max(turned) < 0.02:
+        seen = (
+            f"the energies have changed by at most {max(turned):.2g} of their standard deviation"
+            f" in {look.step - looks[-2].step} steps"
+        )
+    elif look.spread < 0.05:  # of weights that began at 0, any change is large
+        seen = f"the chains' energies differ by {look.spread:.2g} nats, as under no model at all"
+    else:
         return None
     rate = facts.config.optimizer.learning_rate
     return (
-        f"the energies have changed by at most {max(turned):.2g} of their standard deviation in"
-        f" {looks[-1].step - looks[-2].step} steps: nothing is learned;"
-        f" optimizer.learning_rate={rate:g} is too low, try {10 * rate:g}, or weight decay too high"
+        f"{seen}: nothing is learned; optimizer.learning_rate={rate:g} is too low, try"
+        f" {10 * rate:g}, or weight decay too high"
     )
 
 
@@ -269,7 +277,8 @@ def over_fits(looks: Sequence[Look], facts: Facts) -> str | None:  # noqa: ARG00
 
 
 def _figure(looks: Iterable[Look], name: str) -> Iterable[float]:
-    return (look.figures[name] for look in looks if name in look.figures)
+    values = (look.figures.get(name, math.nan) for look in looks)
+    return (value for value in values if math.isfinite(value))
 
 
 def _turnover(looks: Sequence[Look]) -> float:

@@ -67,6 +67,12 @@ class Energy(nn.Module):
         """
         return rows
 
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """-log p(v) - log Z of data rows v, `[N, *data_shape] -> [N]` nats; where a position has
+        latent columns, a number that it is at most.
+        """
+        return self(rows)
+
     def visible(self, x: Tensor) -> Tensor:
         """The data's part of positions `[N, *shape]`, `[N, *data shape]`: all of them where there
         are no latent columns.

@@ -204,6 +204,10 @@ class DeepBoltzmannMachine(Energy):
         mean = position[:, self.sizes[0] :]
         return (torch.special.entr(mean) + torch.special.entr(1 - mean)).sum(1) - self(position)
 
+    def of_rows(self, rows: Tensor) -> Tensor:
+        """By `bound`."""
+        return -self.bound(rows)
+
     def _couplings(self) -> Tensor:
         """Of the odd layers' units with the even layers', `[odd units, even units]`; 0 where layers
         are not neighbours.

@@ -72,25 +72,23 @@ class Probe:
         are contexts (`pipeline.training.likeness`).
 
         What log Z is does not matter to the difference of the means: it rises where a model comes
-        to prefer the rows that it was trained on. A model whose positions have latent
-        columns has no energies of rows.
+        to prefer the rows that it was trained on. Of a model whose positions have latent columns,
+        rows have bounds of their energies (`Energy.of_rows`), and no pseudo-likelihood.
         """
         alike = {}
         if chains is not None and self._likeness is not None:
             context = None if self._context is None else chains.context
             alike = self._likeness.figures(_joined(energy.visible(chains.position), context))
-        if energy.data_shape != energy.shape:
-            return alike
         dtype = next(energy.parameters()).dtype
         context = None if self._context is None else self._context.to(dtype)
         rows = energy.into_domain(self._rows.to(dtype))
-        values = energy.given(context)(rows).double()
+        values = energy.given(context).of_rows(rows).double()
         held_out, training = values.split(self._count)
-        above = held_out[:, None] > training
+        above = (held_out[:, None] > training).count_nonzero()
         found = {
             "held_out": held_out.mean(),
             "training": training.mean(),
-            "told_apart": above.double().mean(),
+            "told_apart": above / self._count**2,
         }
         if self._before is not None:
             change = values - self._before
@@ -100,7 +98,7 @@ class Probe:
                 found["persistence"] = torch.corrcoef(both)[0, 1]
             self._change = change
         self._before = values
-        if energy.levels is not None:
+        if energy.levels is not None and energy.data_shape == energy.shape:
             bound = energy.given(None if context is None else context[: self._count])
             sites = site_log_likelihood(bound, rows[: self._count], self._sites)
             found["pseudo_log_likelihood"] = energy.dimension * sites.mean()

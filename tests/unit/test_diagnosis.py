@@ -88,13 +88,11 @@ def step_of(version: int, **changed: Any) -> tuple[StepReport, list[RoundReport]
     return step, rounds
 
 
-def told(
-    config: RunConfig, steps: int = 300, spread: float = 1.0, **changed: Any
-) -> list[tuple[int, Verdict]]:
+def told(config: RunConfig, steps: int = 300, **changed: Any) -> list[tuple[int, Verdict]]:
     """The verdicts on so many steps, and when they came. A value that is a function is one of the
     version.
     """
-    diagnosis = Diagnosis(Facts(config, spread))
+    diagnosis = Diagnosis(Facts(config, 1.0))
     diagnosis.begin(0, from_scratch=True)
     found = []
     for version in range(1, steps + 1):
@@ -123,6 +121,7 @@ def test_a_run_that_is_well_gets_no_verdict(small: Small) -> None:
         ("learning_rate", {"gap": -6.0}),
         ("learning_rate", {"energy_distance": 0.1, "turnover": 1.0}),
         ("no_learning", {"turnover": 1e-4}),
+        ("no_learning", {"spread": 0.01, "change": 0.0, "gap": 0.001}),
         ("over_fits", {"told_apart": 0.8}),
     ],
 )
