@@ -12,6 +12,9 @@ from pipeline.diagnosis.evidence import Look
 
 EARLY = 100
 """Steps in which chains are on their way from noise, and nearly anything is well."""
+FAR_APART = 8.0
+"""Standard errors of its mean energy that a pool may be from the others: more than chance allows,
+since chains that hardly move keep what they differ by for long."""
 
 
 class Facts(NamedTuple):
@@ -79,7 +82,7 @@ def bad_pool(looks: Sequence[Look], facts: Facts) -> str | None:  # noqa: ARG001
             )
     apart = {pool: own.level / own.noise for pool, own in pools.items() if own.noise > 0}
     worst = max(apart, key=lambda pool: abs(apart[pool]), default=None)
-    if worst is None or abs(apart[worst]) < 5:
+    if worst is None or abs(apart[worst]) < FAR_APART:
         return None
     # of two, the middle is between them: the one that is further from the data is odd
     if len(pools) == 2 and looks[-1].gap < 0:
