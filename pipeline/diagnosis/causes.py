@@ -12,6 +12,9 @@ from pipeline.diagnosis.evidence import Look
 
 EARLY = 100
 """Steps in which chains are on their way from noise, and nearly anything is well."""
+STILL = 0.015
+"""Of their standard deviation, what energies change by at least between two looks, while a model
+learns."""
 FAR_APART = 8.0
 """Standard errors of its mean energy that a pool may be from the others: more than chance allows,
 since chains that hardly move keep what they differ by for long."""
@@ -248,9 +251,10 @@ def _lost(looks: Sequence[Look]) -> bool:
 def no_learning(looks: Sequence[Look], facts: Facts) -> str | None:
     """Weights that hardly move from where they began."""
     turned, look = list(_figure(looks, "turnover")), looks[-1]
-    if not facts.from_scratch or look.step < EARLY or len(turned) < 4:
+    begun = max(EARLY, facts.config.optimizer.warmup)
+    if not facts.from_scratch or look.step < begun or len(turned) < 4:
         return None
-    if max(turned) < 0.02:
+    if max(turned) < STILL:
         seen = (
             f"the energies have changed by at most {max(turned):.2g} of their standard deviation"
             f" in {look.step - looks[-2].step} steps"

@@ -46,8 +46,10 @@ class Probe:
             self._context = torch.cat(of).to(device)
         self._likeness: Likeness | None = None
         if config.batches_per_step and count > 1:
-            context = None if self._context is None else self._context[count:]
-            self._likeness = Likeness(_joined(self._rows[count:], context))
+            # chains of a model that knows contexts, but is not conditional, run under none
+            context = self._context if config.conditional else None
+            of_training = None if context is None else context[count:]
+            self._likeness = Likeness(_joined(self._rows[count:], of_training))
         size = rows[0].numel() if count else 1
         # the rows' energies when it last looked, and what they had changed by then
         self._before: Tensor | None = None
@@ -77,8 +79,8 @@ class Probe:
         """
         alike = {}
         if chains is not None and self._likeness is not None:
-            context = None if self._context is None else chains.context
-            alike = self._likeness.figures(_joined(energy.visible(chains.position), context))
+            positions = energy.visible(chains.position)
+            alike = self._likeness.figures(_joined(positions, chains.context))
         dtype = next(energy.parameters()).dtype
         context = None if self._context is None else self._context.to(dtype)
         rows = energy.into_domain(self._rows.to(dtype))
@@ -109,4 +111,6 @@ class Probe:
 def _joined(rows: Tensor, context: Tensor | None) -> Tensor:
     """Rows [N, ...], each with its context behind it, where there are any, `[N, d]`."""
     flat = rows.flatten(1).float()
-    return flat if context is None else torch.cat([flat, context.flatten(1).to(flat)], 1)
+    return (
+        flat if context is None else torch.cat([flat, context.reshape(len(flat), -1).to(flat)], 1)
+    )

@@ -15,6 +15,7 @@ import torch
 from pipeline.assembly.data import open_data
 from pipeline.assembly.energies import make_energy
 from pipeline.common.rng import torch_generator
+from pipeline.config.compose import compose
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import site_log_likelihood
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
@@ -100,3 +101,18 @@ def test_rows_of_a_run_have_the_figures(tmp_path: Path) -> None:
     last = rows[-1]
     gap = last['ebm_energy_nats{source="held_out"}'] - last['ebm_energy_nats{source="training"}']
     assert last["ebm_held_out_gap_nats"] == pytest.approx(gap)
+
+
+@pytest.mark.parametrize(
+    "experiment", ["compose_toys", "conditional_label", "conditional_regression", "dbm_digits"]
+)
+def test_chains_are_held_against_rows_of_every_kind(experiment: str) -> None:
+    """With their contexts where the model is conditional, and without where it only knows them."""
+    config = compose([f"experiment={experiment}", "cluster=inline", "metrics.port=0"])
+    runner = InlineRunner(config)
+    runner.start(None, None)
+    for _ in range(20):
+        report = runner.step()[0]
+    assert 0 <= report.figures["energy_distance"] <= 1
+    assert 0 < report.figures["mode_coverage"] <= 1.001
+    assert {"held_out", "training", "told_apart"} <= set(report.figures)
