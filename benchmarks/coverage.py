@@ -17,7 +17,7 @@ for each law:
     ladder             the same of Bennett's estimates between rungs: covered, told, median_error,
                        median_bar
 
-The ladder has 16 rungs and 100 systems. Rungs and step sizes are moved in 20 rounds of 20
+The ladder has 12 rungs and 60 systems. Rungs and step sizes are moved in 15 rounds of 10
 transitions each. So many follow at rest, and log Z is told from one more.
 """
 
@@ -42,8 +42,8 @@ from pipeline.kernels import gibbs, mala, replica_exchange, single_site
 from pipeline.kernels.bridging import along_ladder
 from pipeline.runs.ladder import FEWEST, QUANTILE
 
-RUNGS, SYSTEMS = 16, 100
-TRANSITIONS, ROUNDS = 20, 20
+RUNGS, SYSTEMS = 12, 60
+TRANSITIONS, ROUNDS = 10, 15
 
 
 @torch.no_grad()

@@ -9,16 +9,13 @@ from pipeline.common.types import RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.divergence import DivergenceWatch
-from pipeline.storage.checkpoint import Checkpoint
+from pipeline.runs.starts import Start
 from pipeline.storage.store import CheckpointStore, candidates
 
 CALM = 50
 """Steps without suspicion after which a checkpoint is known to be good."""
 SLOWER = 0.1
 """The learning rate is multiplied by it at each rollback."""
-
-Start = tuple[Checkpoint | None, Checkpoint | None]
-"""A checkpoint to resume from, or the one of another run to take weights from, or neither."""
 
 
 class Rollbacks:

@@ -6,11 +6,11 @@ import logging
 import signal
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Protocol
 
 from pipeline.assembly.chains import dealing_of
 from pipeline.common.errors import (
-    CheckpointError,
     DamagedError,
     DataError,
     DivergenceError,
@@ -41,8 +41,9 @@ from pipeline.runs.patience import Patience
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.prometheus import page_of
 from pipeline.runs.recording import Recording
-from pipeline.runs.rollbacks import Rollbacks, Start
+from pipeline.runs.rollbacks import Rollbacks
 from pipeline.runs.saving import Saving
+from pipeline.runs.starts import Start, starts
 from pipeline.runs.summaries import summary_of
 from pipeline.runs.totals import Totals
 from pipeline.runs.verdicts import Verdicts
@@ -50,7 +51,6 @@ from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import write_file
 from pipeline.storage.lease import Lease
-from pipeline.storage.store import candidates
 
 log = logging.getLogger(__name__)
 Watch = Callable[[Flow], None]
@@ -113,8 +113,7 @@ class Run:
         content: Content | None = None,
         diagnosis: Diagnosis | None = None,
     ) -> None:
-        self._content = content
-        self._config, self._output, self._energy, self._display = config, output, energy, display
+        self._config, self._output, self._display = config, output, display
         self._name = masked(output).rstrip("/").rpartition("/")[2]
         self._metrics = RunMetrics(self._name)
         chains = config.chains.per_pool * config.pools
@@ -130,6 +129,7 @@ class Run:
         self._totals = Totals(apart=config.cluster.name != "inline")
         self._rollbacks = Rollbacks(config, self._store, energy)
         self._ladder = LadderLikelihood()
+        self._starts = partial(starts, config, output, self._store, energy, content)
         self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
 
     def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
@@ -183,35 +183,6 @@ class Run:
                 runner.close()
         finally:
             self._recording.finish(summary)
-
-    def _starts(self) -> Iterator[Start]:
-        """Yields what the run may start from, the best first: its newest checkpoint and then older
-        ones, or else those of the run that `init_from` names, or neither.
-
-        Raises `CheckpointError` where the next one does not fit this run, and when all are tried:
-        a run whose checkpoints are damaged does not start over unasked.
-        """
-        if self._config.resume == "auto":
-            for checkpoint in self._store.complete():
-                checkpoint.check_fits(self._config, self._content)
-                checkpoint.check_signature(self._energy)
-                yield checkpoint, None
-            if self._store.committed():
-                raise CheckpointError(
-                    f"{self._output}: its checkpoints are damaged, every one; resume=never starts"
-                    " over there"
-                )
-            if self._store.runs():
-                raise CheckpointError(
-                    f"{self._output}/checkpoints/run.json names another run than the checkpoints"
-                    " there are of; remove it to go on from them, or resume=never starts over there"
-                )
-        if not self._config.init_from:
-            yield None, None
-            return
-        for other in candidates(self._config.init_from):
-            yield None, other
-        raise CheckpointError(f"init_from={self._config.init_from}: no complete checkpoint there")
 
     def _begin(self, runner: Runner, first: Start, others: Iterator[Start]) -> int:
         """Starts the runner from `first`, or from the next that is whole, and returns the version
