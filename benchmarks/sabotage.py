@@ -78,13 +78,16 @@ def judge(case: Case, folder: Path, seed: int) -> dict[str, Any]:
 
 def table(rows: list[dict[str, Any]]) -> str:
     """Return the rows as a table of Markdown: spoilt runs one by one, the others in one line."""
-    lines = ["| spoilt run | verdict | at step | right |", "|---|---|---|---|"]
+    lines = ["| spoilt run | from step | verdict | at step | right |", "|---|---|---|---|---|"]
     for row in rows:
         if not row["causes"]:
             continue
         first = row["verdicts"][0] if row["verdicts"] else {"cause": "none", "step": ""}
         right = "yes" if row["right"] else "no"
-        lines.append(f"| {row['case']} | `{first['cause']}` | {first['step']} | {right} |")
+        lines.append(
+            f"| {row['case']} | {row['spoilt_at']} | `{first['cause']}` | {first['step']} |"
+            f" {right} |"
+        )
     counts = Counter((bool(row["causes"]), row["right"]) for row in rows)
     sick, well = (counts[kind, True] + counts[kind, False] for kind in (True, False))
     lines.append(
