@@ -185,15 +185,6 @@ TRAINING = (
         one(f"ebm_pseudo_log_likelihood_nats{RUN}", "pseudo-log-likelihood"),
     ),
     Chart(
-        "Verdicts",
-        "1 while a cause of trouble that the run's diagnosis found is at work; a run that is well"
-        " shows nothing.",
-        "none",
-        one(f"ebm_verdict{RUN}", "{{cause}}"),
-        low=0,
-        high=1,
-    ),
-    Chart(
         "Gradient norm",
         "Euclidean norm of the gradient before clipping.",
         "none",
@@ -206,6 +197,16 @@ TRAINING = (
         "none",
         one(f"ebm_learning_rate{RUN}", "learning rate"),
         low=0,
+    ),
+    Chart(
+        "Verdicts",
+        "Causes of trouble that the run's diagnosis has found: 1 while one is at work, 0 when it is"
+        " over; a run that is well shows nothing.",
+        "none",
+        one(f"ebm_verdict{RUN}", "{{cause}}"),
+        width=24,
+        low=0,
+        high=1,
     ),
 )
 

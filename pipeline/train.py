@@ -160,7 +160,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
         *_at_work(summary),
         *_slowed(summary),
         *_ended_early(summary),
-        *diagnosis_in_words(summary["diagnosis"]),
+        *diagnosis_in_words(summary.get("diagnosis", {})),
         *([summary["lag_choice"]["words"]] if "lag_choice" in summary else []),
         *summary.get("words", []),
         *_pictured("samples", summary),

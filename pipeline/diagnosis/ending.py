@@ -94,9 +94,11 @@ def _of_samples(likeness: Figures) -> list[Verdict]:
 
 
 def in_words(diagnosis: Figures) -> list[str]:
-    """Returns the last lines of a run on its diagnosis, one a verdict."""
+    """Returns the last lines of a run on its diagnosis, one a verdict; none of a run that is too
+    old to have one.
+    """
     lines: list[str] = []
-    for verdict in diagnosis["verdicts"]:
+    for verdict in diagnosis.get("verdicts", ()):
         since, until = verdict["since"], verdict["until"]
         if verdict["well"]:
             when = ""

@@ -39,6 +39,7 @@ def test_a_scrape_has_the_names_that_are_counted_on() -> None:
     metrics["ebm_run_info"].labels("name", "energy", "kernel", "objective").set(1)
     metrics["ebm_recorder_failures"].labels("series")
     metrics["ebm_lag_treatment"].labels("none")
+    metrics["ebm_verdict"].labels("learning_rate")
     metrics["ebm_log_likelihood_nats"].labels("estimate")
     assert {
         sample.name for family in metrics.registry.collect() for sample in family.samples

@@ -163,15 +163,17 @@ def without_data(
 
 
 def test_every_query_of_the_dashboard_returns_data(server: Prometheus) -> None:
-    """Of the run that lost a pool; but for what only a ladder has, which the other run has, and
-    what only a run that chooses its lag has.
+    """Of the run that lost a pool; but for what only a ladder has, which the other run has, for
+    what only a run that chooses its lag has, and for verdicts: it is well.
     """
     board = expressions.dashboard()
     queries = [*expressions.of_dashboard(board), *expressions.of_variables(board)]
     empty = without_data(server, queries, "digits_rbm")
     ladder = [one for one in queries if expressions.names(one.promql) & ONLY_ON_A_LADDER.keys()]
     assert [one for one in empty if one not in ladder] == [
-        one for one in queries if "ebm_lag_treatment" in expressions.names(one.promql)
+        one
+        for one in queries
+        if {"ebm_lag_treatment", "ebm_verdict"} & set(expressions.names(one.promql))
     ]
     assert without_data(server, ladder, "ladder") == []
 
@@ -225,6 +227,6 @@ def test_the_picture_is_drawn_with_every_panel_filled(server: Prometheus, tmp_pa
         for panel in expressions.panels(expressions.dashboard())
         if not lines(panel, server, span)
     ]
-    assert titles == ["Step size", "Swaps of a ladder"]
+    assert titles == ["Verdicts", "Step size", "Swaps of a ladder"]
     draw(server, span, tmp_path / "dashboard.png")
     assert (tmp_path / "dashboard.png").read_bytes().startswith(b"\x89PNG")

@@ -24,6 +24,7 @@ ROOT = Path(__file__).resolve().parent.parent.parent
 HOUR = 3600.0
 # what says when something was, to people and to Prometheus
 STAMPS = {
+    "pipeline/runs/live_page.py": 1,
     "pipeline/runs/metrics.py": 1,
     "pipeline/runs/run.py": 1,
     "pipeline/runs/saving.py": 1,
