@@ -7,6 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -89,7 +90,7 @@ def log_z_of_levels() -> float:
     return float(torch.logsumexp(-chain_of_levels(states), 0))
 
 
-LOG_Z: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, dict[str, object], float]] = {
+LOG_Z: dict[str, tuple[Callable[[Tensor], Tensor], Tensor, dict[str, Any], float]] = {
     "gaussian": (
         gaussian,
         CENTRE + 2 * SPREAD * torch.randn(300, 2, generator=seeded(5)),
@@ -122,7 +123,7 @@ def test_log_z_of_a_function(name: str) -> None:
     """Between its bounds as they say, and within its own error; so in float64, from a seed."""
     energy, rows, domain, truth = LOG_Z[name]
     for given in (rows, rows.double()):
-        found = log_partition(energy, given, temperatures=200, generator=3, **domain)  # type: ignore[arg-type]
+        found = log_partition(energy, given, temperatures=200, generator=3, **domain)
         assert found.doubt is None
         assert found.standard_error is not None
         assert found.standard_error < 0.05
