@@ -11,7 +11,6 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
-from torch.nn.utils.parametrizations import spectral_norm
 
 import pipeline
 from pipeline.chains.sampler import ChainPlan, Sampler
@@ -54,14 +53,14 @@ def quadratic(x: Tensor) -> Tensor:
 
 
 class Network(nn.Module):
-    """A user's module, with dropout, a buffer, and spectral norms that training mode iterates."""
+    """A user's module, with dropout, and statistics of batches that training mode counts."""
 
-    def __init__(self, spectral: bool) -> None:
+    def __init__(self, counting: bool) -> None:
         super().__init__()
         torch.manual_seed(0)
-        first = nn.Linear(2, 8)
         self.layers = nn.Sequential(
-            spectral_norm(first) if spectral else first,
+            nn.Linear(2, 8),
+            nn.BatchNorm1d(8) if counting else nn.Identity(),
             nn.Tanh(),
             nn.Dropout(0.1),
             nn.Linear(8, 1),
@@ -100,17 +99,17 @@ LOSSES: dict[str, Callable[[Any], Tensor]] = {
 }
 CASES = [
     *((use, True) for use in (CONTINUOUS | DISCRETE).values()),
-    # a loss calls the module in its mode, in which this layer iterates by itself
+    # a loss calls the module in its mode, in which that layer counts by itself
     *((use, False) for use in LOSSES.values()),
 ]
 
 
-@pytest.mark.parametrize(("use", "spectral"), CASES, ids=[*CONTINUOUS, *DISCRETE, *LOSSES])
+@pytest.mark.parametrize(("use", "counting"), CASES, ids=[*CONTINUOUS, *DISCRETE, *LOSSES])
 @pytest.mark.parametrize("training", [True, False])
-def test_a_module_is_as_it_was(use: Callable[[Any], Any], spectral: bool, training: bool) -> None:
+def test_a_module_is_as_it_was(use: Callable[[Any], Any], counting: bool, training: bool) -> None:
     """Bit for bit and flag for flag; the rows that were given too."""
-    module = Network(spectral).train(training)
-    module.layers[3].weight.requires_grad_(False)
+    module = Network(counting).train(training)
+    module.layers[4].weight.requires_grad_(False)
     for parameter in module.parameters():
         parameter.grad = torch.ones_like(parameter)
     before, rows, bits = Seen(module), ROWS.clone(), BITS.clone()
@@ -124,25 +123,25 @@ def test_a_module_is_as_it_was(use: Callable[[Any], Any], spectral: bool, traini
 @pytest.mark.parametrize("use", LOSSES.values(), ids=LOSSES)
 def test_a_loss_has_a_graph_to_the_parameters(use: Callable[[Any], Tensor]) -> None:
     """And to all that ask for it: energies' constants alone have no part in some."""
-    module = Network(spectral=False).eval()
+    module = Network(counting=False).eval()
     loss = use(module)
     assert loss.shape == ()
     loss.backward()  # type: ignore[no-untyped-call]
-    weight = module.layers[3].weight.grad
+    weight = module.layers[4].weight.grad
     assert weight is not None
     assert float(weight.abs().max()) > 0
 
 
 def test_a_function_over_a_module_collects_no_gradient() -> None:
     """Its parameters ask for gradients while chains run, and get none."""
-    module = Network(spectral=False).eval()
+    module = Network(counting=False).eval()
     before = Seen(module)
     found = sample(lambda x: module(x) / 2, "random_walk", ROWS, draws=2)
     log_partition(lambda x: module(x) / 2, ROWS, temperatures=5, particles=20)
     before.require(module)
     assert not found.positions.requires_grad
     assert not found.energies.requires_grad
-    assert not Target(module).energy(ROWS).requires_grad
+    assert not Target(lambda x: module(x) / 2).energy(ROWS).requires_grad
 
 
 # -- closed forms ----------------------------------------------------------------------------------
@@ -237,6 +236,15 @@ def test_kernels_and_energies_of_ones_own() -> None:
     assert found.positions.shape == (2, 5, 4)
     torch.testing.assert_close(found.energies[1], rbm(found.positions[1]).detach())
     assert found.step_size is None
+
+
+def test_a_method_runs_as_its_module_does() -> None:
+    """In evaluation mode, so that energies are one function; chains of both are the same."""
+    module = Network(counting=True).train()
+    one, other = (
+        sample(energy, "mala", ROWS, draws=3).positions for energy in (module, module.forward)
+    )
+    assert torch.equal(one, other)
 
 
 def test_samplers_take_a_function() -> None:
