@@ -67,12 +67,11 @@ class Target:
             self._rough.load_state_dict(self._energy.state_dict())
         self.bind(self._context)
 
-    @torch.no_grad()  # a function may hold parameters that ask for a gradient
     def energy(self, x: Tensor) -> Tensor:
         beta = self._beta(x)
-        return self._bounded(
-            x, self._bound.forward(x) if beta is None else self._bound.tempered(x, beta)
-        )
+        value = self._bound.forward(x) if beta is None else self._bound.tempered(x, beta)
+        # a function may hold parameters that ask for a gradient
+        return self._bounded(x, value.detach())
 
     def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._rough is not None:

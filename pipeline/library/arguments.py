@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from numbers import Integral, Real
 from typing import Any
 
 import numpy as np
@@ -70,8 +71,8 @@ def source_of(generator: Any, device: torch.device, seeds: bool = True) -> torch
     """Returns a generator of random numbers on `device`: the one given, or, where `seeds` may be
     given, a new one of that seed. Raises `ArgumentError` where it is neither, or elsewhere.
     """
-    if seeds and isinstance(generator, int) and not isinstance(generator, bool):
-        return torch.Generator(device).manual_seed(generator)
+    if seeds and isinstance(generator, Integral) and not isinstance(generator, bool):
+        return torch.Generator(device).manual_seed(int(generator))
     if not isinstance(generator, torch.Generator):
         remedy = f"should be a torch.Generator{' or a seed' if seeds else ''}"
         raise ArgumentError("generator", generator, remedy)
@@ -86,14 +87,14 @@ def check_whole(least: int = 1, **numbers: Any) -> None:
     than the `least`.
     """
     for name, value in numbers.items():
-        if not isinstance(value, int) or isinstance(value, bool) or value < least:
+        if not isinstance(value, Integral) or isinstance(value, bool) or value < least:
             raise ArgumentError(name, value, f"should be a whole number, {least} at least")
 
 
 def check_positive(**numbers: Any) -> None:
     """Raises `ArgumentError` where one of the `numbers`, by name, is not positive and finite."""
     for name, value in numbers.items():
-        if not (isinstance(value, int | float) and math.isfinite(value) and value > 0):
+        if not (isinstance(value, Real) and math.isfinite(value) and float(value) > 0):
             raise ArgumentError(name, value, "should be a positive number")
 
 
