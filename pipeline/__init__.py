@@ -5,7 +5,8 @@ Importing this package is cheap: neither torch nor ray is loaded until something
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import importlib
+from typing import TYPE_CHECKING, Any
 
 from pipeline.common.version import VERSION
 
@@ -18,8 +19,16 @@ if TYPE_CHECKING:
     import numpy as np
     from torch import Tensor, nn
 
+    from pipeline import library as library
     from pipeline.energies.base import Energy
     from pipeline.evaluation.search import Found
+
+
+def __getattr__(name: str) -> Any:
+    """Loads `pipeline.library`, the parts by themselves, when it is asked for."""
+    if name == "library":
+        return importlib.import_module("pipeline.library")
+    raise AttributeError(f"module 'pipeline' has no attribute {name!r}")
 
 
 def load(

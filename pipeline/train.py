@@ -61,10 +61,11 @@ def run(
 
     Raises `PipelineError`, `pipeline.runs.run.Interrupted`.
 
-    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom; `proposal` one for
-    kernel=metropolis_hastings; `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent,
-    behind those that it declares. They travel to the actors with the configuration; a checkpoint
-    holds the module's parameters, and no code.
+    `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom, which adds the base
+    term of `energy.base_scale` to it on R^d; `proposal` one for kernel=metropolis_hastings;
+    `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent, behind those that it
+    declares. They travel to the actors with the configuration; a checkpoint holds the module's
+    parameters, and no code.
     """
     from pipeline.assembly.data import doubts
     from pipeline.assembly.fit import misfits, row_spread

@@ -118,12 +118,13 @@ class ConvEnergy(DeepSection):
 
 class CustomEnergy(DeepSection):
     """A module of the user's own, from an installed package or (in `_module`, which no file holds)
-    given in code.
+    given in code. On R^d the base term |x|^2 / (2 base_scale^2) is added to it.
     """
 
     shardable: ClassVar[bool] = True
     entry_point: str | None = about(
-        "entry point in the group pipeline.energies: f(shape, **options); null: given in code"
+        "entry point in the group pipeline.energies: f(shape, **options) makes the module, to which"
+        " the base term of energy.base_scale is added on R^d; null: given in code"
     )
     options: dict[str, Any] = about("keyword arguments of that function")
     levels: Levels | None = about("q for an energy over {0, ..., q-1}^d; null: over R^d or a box")

@@ -16,8 +16,10 @@ from pipeline.energies.frozen import frozen
 
 
 class CustomEnergy(DeepEnergy):
-    """f_theta = `module`, `[N, *shape] -> [N]`, on the domain given; on R^d the Gaussian base term
-    is added to it.
+    """E(x) = module(x) + |x|^2 / (2 `base_scale`^2) on R^d: a base term is added to the `module`,
+    `[N, *shape] -> [N]`, which keeps Z finite where the module alone may have none. So exp(-module)
+    is learned relative to N(0, `base_scale`^2). In a box, and over levels, E is the module as it
+    stands; so it is everywhere in `pipeline.energies.function.FunctionEnergy`.
 
     Raises `ArgumentError` where the module is not of that form, or holds batch normalisation or
     dropout: an energy is one function of the position, whatever the batch around it.

@@ -10,16 +10,18 @@ from torch import Tensor
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional
 from pipeline.energies.frozen import frozen, pairs
+from pipeline.energies.function import Function, FunctionEnergy
 
 
 class Target:
     """An energy bound to its weights, to a context where it has one, and on a ladder to `beta` [N]:
     what a kernel samples from.
 
-    The energy itself stays as it is: a target looks at its weights through a replica of its own
-    (`frozen`), which builds no graph. Energies and gradients cached in a kernel's State hold only
-    under the weights that made them; when the energy's weights change, call `refresh`, then the
-    kernel's `init` again. Outside a box the energy is inf.
+    A function or a module that is no `Energy` is taken on R^d, without a base term; for another
+    domain give a `FunctionEnergy`. The energy itself stays as it is: a target looks at its weights
+    through a replica of its own (`frozen`), which builds no graph. Energies and gradients cached in
+    a kernel's State hold only under the weights that made them; when the energy's weights change,
+    call `refresh`, then the kernel's `init` again. Outside a box the energy is inf.
 
     With `gradient_dtype` = torch.bfloat16 gradients come from a copy of the energy in that
     precision, energies as ever. MALA and HMC stay exact: their accept step holds for any proposal
@@ -28,11 +30,13 @@ class Target:
 
     def __init__(
         self,
-        energy: Energy,
+        energy: Energy | Function,
         beta: Tensor | None = None,
         gradient_dtype: torch.dtype | None = None,
         context: Tensor | None = None,
     ) -> None:
+        if not isinstance(energy, Energy):
+            energy = FunctionEnergy(energy, ())
         self._energy = frozen(energy)
         self._pairs = pairs(self._energy, energy)
         self._rough = None
@@ -65,9 +69,9 @@ class Target:
 
     def energy(self, x: Tensor) -> Tensor:
         beta = self._beta(x)
-        return self._bounded(
-            x, self._bound.forward(x) if beta is None else self._bound.tempered(x, beta)
-        )
+        value = self._bound.forward(x) if beta is None else self._bound.tempered(x, beta)
+        # a function may hold parameters that ask for a gradient
+        return self._bounded(x, value.detach())
 
     def energy_and_gradient(self, x: Tensor) -> tuple[Tensor, Tensor]:
         if self._rough is not None:

@@ -28,6 +28,7 @@ FLOORS = (
     "pipeline/assembly",
     "pipeline/diagnosis",
     "pipeline/evaluation",
+    "pipeline/library",
     "pipeline/runs/recorders",
     "pipeline/runs",
     "actors",
