@@ -1,11 +1,10 @@
-"""Parquet and Arrow files at any fsspec URL, read unit by unit.
-
-A *unit* is a row group of a Parquet file or a record batch of an Arrow file.
-"""
+"""Data files at any fsspec URL, read unit by unit; `pipeline.data.formats` says what a unit is."""
 
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +12,19 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
 from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
 from pipeline.data.folders import data_files
+from pipeline.data.formats import Format, format_of
 from pipeline.storage.files import Place, locate, open_file
 
 PIECE = 8 << 20
 """About how many bytes are decoded at once."""
-READ = 1 << 20
-"""About how many encoded bytes of a column are read at once."""
+UNREADABLE = (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What readers raise of a file that is damaged, or not there."""
 
 
 class Unit(NamedTuple):
@@ -34,7 +33,7 @@ class Unit(NamedTuple):
     path: Place
     number: int
     rows: int
-    parquet: bool  # else Arrow: by the file's first bytes, whatever its name
+    form: type[Format]
 
 
 class Source:
@@ -101,29 +100,14 @@ class Source:
         try:
             with open_file(path) as file:
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise DataError("data.path", path, f"cannot be read ({error})") from error
 
     def _units_of(self, path: Place) -> list[Unit]:
         with self._open(path) as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic[:4] == b"PAR1":
-                groups = pq.ParquetFile(file).metadata
-                return [
-                    Unit(path, i, groups.row_group(i).num_rows, True)
-                    for i in range(groups.num_row_groups)
-                ]
-            if magic == b"ARROW1":
-                reader = pa.ipc.open_file(file)
-                return [
-                    Unit(path, i, reader.get_batch(i).num_rows, False)
-                    for i in range(reader.num_record_batches)
-                ]
-        remedy = f"neither a Parquet nor an Arrow file (it begins with {magic!r})"
-        if magic[:4] == b"\xff\xff\xff\xff":
-            remedy = "an Arrow stream, of which rows cannot be found; write it as an Arrow file"
-        raise DataError("data.path", path, remedy)
+            form = format_of(file, path)
+            rows = form(file, path).rows(self._config.columns, self._config.context)
+        return [Unit(path, number, count, form) for number, count in enumerate(rows)]
 
     def read(self, unit: Unit) -> np.ndarray:
         """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that
@@ -146,19 +130,9 @@ class Source:
             )
 
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
-        if unit.parquet:
-            # a large column is not read whole, and no threads take the processors of other actors
-            parquet = pq.ParquetFile(file, buffer_size=READ, pre_buffer=False)
-            self._check_names(unit.path, parquet.schema_arrow.names)
-            names = [*self._names, *self._config.context]
-            yield from parquet.iter_batches(self._piece, [unit.number], names, use_threads=False)
-        else:
-            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False))
-            self._check_names(unit.path, reader.schema.names)
-            batch = reader.get_batch(unit.number)
-            yield from (
-                batch.slice(start, self._piece) for start in range(0, len(batch), self._piece)
-            )
+        opened = unit.form(file, unit.path)
+        self._check_names(unit.path, opened.names)
+        yield from opened.batches(unit.number, self._names, self._config.context, self._piece)
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Cuts rows `[N, d + c]` into positions `[N, *shape]` and contexts `[N, *context_shape]`,
