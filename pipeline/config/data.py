@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from pipeline.config.fields import (
     Levels,
@@ -117,13 +118,22 @@ class TagsData(DataSection):
 
 
 class ColumnsData(DataSection):
-    path: Url = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
+    """`recorded` is what a trained run has of its data: the scale of its rows, and the labels of
+    its contexts; `classes` those that its energy knows, where it knows labels.
+    """
+
+    _recorded: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _classes: int | None = PrivateAttr(None)
+    path: Url = about(
+        "Parquet, Arrow, CSV, .npy or .npz files: a path, an fsspec URL or a glob; docs/data.md"
+    )
     columns: Names = about(
-        "one column of fixed-size lists, or numeric columns; empty: all there are but the context's"
+        "columns of numbers, or of lists of one length; empty: all there are but the context's"
     )
     shape: Shape = about("shape of one row, such as [8,8]; empty: flat")
     context: Names = about(
-        "columns, of the same kinds, that a conditional model conditions on; empty: none"
+        "columns, of the same kinds or of labels in words, that a conditional model conditions on;"
+        " empty: none"
     )
     context_shape: Shape = about("shape of one row's context; empty: flat")
     encoding: Annotated[
@@ -137,6 +147,26 @@ class ColumnsData(DataSection):
     ]
     levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
+    scale: Literal["none", "standard", "unit"] = about(
+        "of each column: standard: less its mean, over its standard deviation; unit: to [0, 1]"
+    )
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        return self._recorded
+
+    @property
+    def classes(self) -> int | None:
+        return self._classes
+
+    def telling(
+        self, classes: int | None = None, recorded: Mapping[str, Any] | None = None
+    ) -> ColumnsData:
+        """This section with the `classes` of an energy, or what a trained run has recorded."""
+        section = self.model_copy()
+        section._classes = self._classes if classes is None else classes
+        section._recorded = self._recorded if recorded is None else recorded
+        return section
 
 
 # what is added up in float64 and exponentiated

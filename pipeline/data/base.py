@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import numpy_generator, torch_generator
 from pipeline.common.types import Rows
+from pipeline.data.scaling import Scale
 
 LogDensity = Callable[..., Tensor]
 """log p(x), or of a conditional law log p(x | c) of positions and contexts: `[N]` nats."""
@@ -62,6 +64,9 @@ class DataSet(NamedTuple):
     smoothed one. `log_density` is given where the law is known. `context` is there where rows have
     one: a label, or what a conditional law conditions on. Where rows are `streamed`, each rank has
     rows of its own, which are read when they are needed.
+
+    Of columns, `scale` is what their rows went through, `labels` are those of context columns that
+    are told by their places 0, ..., K-1, and `constant` names the numbers of a row that are.
     """
 
     shape: tuple[int, ...]
@@ -73,6 +78,9 @@ class DataSet(NamedTuple):
     log_density: LogDensity | None = None
     context: Contexts | None = None
     streamed: bool = False
+    scale: Scale | None = None
+    labels: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    constant: Sequence[str] = ()
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:

@@ -19,10 +19,14 @@ from pipeline.config.data import ColumnsData
 from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
 from pipeline.data.folders import data_files
 from pipeline.data.formats import Format, format_of
+from pipeline.data.labels import Labels, encoded, find_labels
+from pipeline.data.scaling import Scale
 from pipeline.storage.files import Place, locate, open_file
 
 PIECE = 8 << 20
 """About how many bytes are decoded at once."""
+ROWS = 1 << 16
+"""Contexts that are looked through at once."""
 UNREADABLE = (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, zlib.error)
 """What readers raise of a file that is damaged, or not there."""
 
@@ -40,8 +44,10 @@ class Source:
     """The files of `data.path`, and their units, each read as `[rows, d + c]` float32: positions,
     then contexts.
 
-    `units` has none without rows, `rows` counts those of all, and `width` = d + c. Reading keeps to
-    one thread, the caller's, and several may read. Raises `DataError` where the files cannot be
+    `units` has none without rows, `rows` counts those of all, and `width` = d + c. `labels` are
+    those of context columns that are read as their places 0, ..., K-1, and positions get the
+    `scale` when rows are split. Reading keeps to one thread, the caller's, and several may read.
+    Raises `DataError` where the files cannot be
     read or hold no rows, `ConfigError` where they are not of the columns or shapes asked for.
     """
 
@@ -66,6 +72,8 @@ class Source:
         self.rows = sum(unit.rows for unit in self.units)
         if not self.rows:
             raise DataError("data.path", config.path, "the files there hold no rows")
+        self.scale: Scale | None = None
+        self.labels: dict[str, Labels] = self._find_labels()
         self._contexts = 0  # numbers of a row's context
         self._widths: dict[str, int] = {}  # numbers of each column, as first read
         self._shapes: dict[str, tuple[int, ...]] = {}  # of columns of tensors
@@ -134,11 +142,47 @@ class Source:
         self._check_names(unit.path, opened.names)
         yield from opened.batches(unit.number, self._names, self._config.context, self._piece)
 
+    def _find_labels(self) -> dict[str, Labels]:
+        """Reads the context columns through, and returns the labels of those that have some; of
+        data of a trained run its own.
+        """
+        recorded = self._config.recorded.get("labels")
+        if recorded is not None:
+            return dict(recorded)
+        names, found = self._config.context, {}
+        for name in names:
+            pieces = (batch.column(name) for batch in self._contexts_of_all())
+            labels = find_labels(
+                name, pieces, self._config.path, self._config.classes if len(names) == 1 else None
+            )
+            if labels is not None:
+                found[name] = labels
+        return found
+
+    def _contexts_of_all(self) -> Iterator[pa.RecordBatch]:
+        """Yields the context columns of all files, and perhaps others."""
+        for unit in self.units:
+            with self._open(unit.path) as file:
+                opened = unit.form(file, unit.path)
+                self._check_names(unit.path, opened.names)
+                yield from opened.batches(unit.number, (), self._config.context, ROWS)
+
+    @property
+    def numbers(self) -> list[str]:
+        """What a row's d numbers are called: by their columns, and their places in lists."""
+        return [
+            name if self._widths[name] == 1 else f"{name}[{number}]"
+            for name in self._names
+            for number in range(self._widths[name])
+        ]
+
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Cuts rows `[N, d + c]` into positions `[N, *shape]` and contexts `[N, *context_shape]`,
-        None where they have none.
+        """Cuts rows `[N, d + c]` into positions `[N, *shape]`, scaled, and contexts
+        `[N, *context_shape]`, None where they have none.
         """
         position = rows[:, : self.dimension].reshape(-1, *self.shape)
+        if self.scale is not None:
+            position = self.scale.scaled(position)
         if self.context_shape is None:
             return position, None
         return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
@@ -188,6 +232,8 @@ class Source:
             for name in names:
                 place = Column(key, name, str(unit.path), begin)
                 column = batch.column(name)
+                if key == "data.context":
+                    column = encoded(column, self.labels.get(name), place)
                 rows = checked(numbers(column, place), place)
                 if key == "data.columns" and levels is not None:
                     check_levels(rows, levels, config.encoding, place)

@@ -37,8 +37,8 @@ def data_files(there: Place, given: str) -> list[Place]:
             "data.path",
             given,
             "no files there; give a file, a folder or a glob of"
-            f" {', '.join(suffix for kind in KINDS for suffix in kind)} files (what begins with _ or"
-            " . is passed over)",
+            f" {', '.join(suffix for kind in KINDS for suffix in kind)} files (what begins with"
+            " _ or . is passed over)",
         )
     return sorted(set(found), key=lambda place: place.path)
 

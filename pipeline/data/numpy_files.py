@@ -53,7 +53,7 @@ class _Array:
         """Yields `size` rows at a time."""
         numbers = int(np.prod(self.shape, dtype=np.int64))
         if self._fortran and self.shape:
-            whole = self._taken(self.rows * numbers).reshape(self.shape[::-1] + (self.rows,)).T
+            whole = self._taken(self.rows * numbers).reshape((*self.shape[::-1], self.rows)).T
         for first in range(0, self.rows, size):
             count = min(size, self.rows - first)
             if self._fortran and self.shape:

@@ -29,8 +29,8 @@ from pipeline.storage.probe import check_input
 def read_rows(
     key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
 ) -> Tensor:
-    """Returns the rows of a file as rows of the run's data, `[N, *shape]` float32. With `holes`
-    values may be missing: NaN, nulls and empty cells are NaN.
+    """Returns the rows of a file as rows of the run's data, `[N, *shape]` float32, scaled as those
+    are. With `holes` values may be missing: NaN, nulls and empty cells are NaN.
 
     `columns` names those of a table that are taken, in order. Without, they are those that the run
     learned from (`column_names`), or those of samples, `position` or x0, x1, ..., where the table
@@ -48,8 +48,11 @@ def read_rows(
             " columns=[..] chooses"
         )
         raise ConfigError(key, url, remedy)
-    _check_domain(key, url, flat, run)
-    return torch.from_numpy(flat).view(-1, *shape)
+    rows = torch.from_numpy(flat).view(-1, *shape)
+    if run.data.scale is not None:
+        rows = run.data.scale.scaled(rows)
+    _check_domain(key, url, rows.flatten(1).numpy(), run)
+    return rows
 
 
 def read_flat(
