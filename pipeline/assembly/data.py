@@ -12,7 +12,6 @@ from pipeline.common.errors import ConfigError, StorageError
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Rows
 from pipeline.config import parts
-from pipeline.config.data import ColumnsData
 from pipeline.config.energies import LabelledSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
@@ -33,7 +32,7 @@ def open_data(config: RunConfig) -> DataSet:
         check_input(path, "data.path")
     try:
         section = config.data
-        if isinstance(section, ColumnsData) and isinstance(config.energy, LabelledSection):
+        if isinstance(config.energy, LabelledSection):
             section = section.telling(classes=config.energy.classes)
         data: DataSet = parts.make_of("data", config.data.name)(section)
     except StorageError as error:

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.data import ColumnsData
-from pipeline.data.base import Contexts, DataSet, check_held_out, in_memory, split
+from pipeline.data.base import Contexts, DataSet, held_out_of, in_memory, split
 from pipeline.data.files import Source
 from pipeline.data.scaling import constant_columns, fitted, scale_of
 from pipeline.data.streaming import StreamedPositives, first_rows
@@ -32,7 +32,7 @@ def columns(config: ColumnsData) -> DataSet:
     in hand.
     """
     source = Source(config)
-    check_held_out(config.held_out, source.rows)
+    kept_out = held_out_of(config.held_out, source.rows)
     if source.rows * source.width * 4 <= config.memory_limit:
         rows = np.concatenate([source.read(unit) for unit in source.units])
         parts = split(rows, config.held_out, config.split_seed)
@@ -46,7 +46,7 @@ def columns(config: ColumnsData) -> DataSet:
     (held_out, of_held_out), (sample, of_sample) = map(source.split, parts)
     streamed = DataSet(
         shape=source.shape,
-        rows=source.rows - config.held_out,
+        rows=source.rows - kept_out,
         held_out=held_out,
         sample=sample,
         noise=config.noise,

@@ -32,7 +32,15 @@ from pipeline.runs.chains import Aim, draw, starts
 from pipeline.runs.clamping import clamped_rows, held_rows
 from pipeline.runs.display import Display
 from pipeline.runs.rows import column_names
-from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
+from pipeline.runs.trained import (
+    Trained,
+    bound,
+    composed,
+    contexts_of,
+    names_of_labels,
+    open_run,
+    output_of,
+)
 from pipeline.storage.files import write_file
 
 if TYPE_CHECKING:
@@ -215,9 +223,7 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, run: Trained) -> None
     position, buffer = aim.energy.visible(drawn.position), io.BytesIO()
     if run.data.scale is not None:
         position = run.data.scale.in_own_units(position)
-    names, labels = column_names(run), next(iter(run.data.labels.values()), None)
-    if len(getattr(run.config.data, "context", ())) != 1:
-        labels = None
+    names, labels = column_names(run), names_of_labels(run)
     if form == "npy":
         np.save(buffer, position.numpy())
     elif form == "csv":

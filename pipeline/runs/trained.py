@@ -16,7 +16,6 @@ from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError, DataError
 from pipeline.common.masking import masked
 from pipeline.config.arguments import reconfigured
-from pipeline.config.data import ColumnsData
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.content import recorded_of
@@ -91,8 +90,6 @@ def _with_recorded(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
     """Returns the configuration with the scale and the labels of the run's data: those of other
     data at data.path would not be what its energy has learned.
     """
-    if not isinstance(config.data, ColumnsData):
-        return config
     section = config.data.telling(recorded=checkpoint.manifest.data or {})
     return config.model_copy(update={"data": section})
 
@@ -147,12 +144,20 @@ def contexts_of(run: Trained, given: Any) -> Tensor:
     return values
 
 
+def names_of_labels(run: Trained) -> Sequence[Any] | None:
+    """Returns the labels of the run's data in order, where a context is one; else None."""
+    shape = run.energy.context_shape
+    if shape is None or math.prod(shape) != 1:
+        return None
+    return next(iter(run.data.labels.values()), None)
+
+
 def _places(run: Trained, given: Any) -> Any:
     """Returns labels as their places, where the run's contexts are a column of labels. Raises
     `ConfigError` for one that it does not have.
     """
-    labels = next(iter(run.data.labels.values()), None)
-    if labels is None or len(getattr(run.config.data, "context", ())) != 1:
+    labels = names_of_labels(run)
+    if labels is None:
         return given
     if isinstance(given, (list, tuple)):
         return [_places(run, each) for each in given]
