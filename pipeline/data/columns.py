@@ -73,6 +73,6 @@ def _find_scale(source: Source, config: ColumnsData, train: Tensor, held_out: Te
 
 
 def _told(source: Source, train: Tensor) -> dict[str, Any]:
-    """What a data set tells of its columns, beside its rows."""
+    """Returns the fields of a data set that tell of its columns."""
     constant = [source.numbers[number] for number in constant_columns(train)]
     return {"scale": source.scale, "labels": source.labels, "constant": constant}

@@ -169,7 +169,7 @@ class Source:
 
     @property
     def numbers(self) -> list[str]:
-        """What a row's d numbers are called: by their columns, and their places in lists."""
+        """The names of a row's d numbers: those of their columns, with their places in lists."""
         return [
             name if self._widths[name] == 1 else f"{name}[{number}]"
             for name in self._names

@@ -29,7 +29,9 @@ def images(config: ImagesData) -> DataSet:
     """
     pillow = _pillow()
     folder = locate(config.path, "data.path")
-    if exists(folder) and not is_folder(folder):
+    if not exists(folder):
+        raise DataError("data.path", config.path, "there is nothing there")
+    if not is_folder(folder):
         raise DataError("data.path", config.path, "is a file; give a folder of images")
     found = [place for place in files_below(folder) if _is_image(place, folder)]
     if not found:
