@@ -106,7 +106,7 @@ def test_images_that_are_none(tmp_path: Path) -> None:
     assert read(tmp_path).shape == (6, 4)
     with pytest.raises(PipelineError, match=r"00\.png: is a file; give a folder of images"):
         read(tmp_path / "00.png")
-    with pytest.raises(PipelineError, match="nowhere: .*nothing there"):
+    with pytest.raises(PipelineError, match=r"nowhere: .*nothing there"):
         read(tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
     with pytest.raises(PipelineError, match=r"no images there: \.png, \.jpg, \.jpeg files"):
