@@ -67,7 +67,7 @@ def run(
     declares. They travel to the actors with the configuration; a checkpoint holds the module's
     parameters, and no code.
     """
-    from pipeline.assembly.data import doubts
+    from pipeline.assembly.data import doubts, told_labels
     from pipeline.assembly.fit import misfits, row_spread
     from pipeline.assembly.prepare import prepare
     from pipeline.data.content import content_of
@@ -101,6 +101,8 @@ def run(
     crowded = crowding(config)
     for doubt in [*([crowded] if crowded else []), *doubts(config, data)]:
         display.say(f"warning: {doubt}")
+    for line in told_labels(data):
+        display.say(line)
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":

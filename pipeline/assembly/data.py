@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet, channels_last
 from pipeline.storage.probe import check_input
 
+SHOWN = 12  # names that a line lists
+
 
 def open_data(config: RunConfig) -> DataSet:
     """The data set, checked against what the configuration asks of it.
@@ -28,7 +31,10 @@ def open_data(config: RunConfig) -> DataSet:
     if path is not None:
         check_input(path, "data.path")
     try:
-        data: DataSet = parts.make_of("data", config.data.name)(config.data)
+        section = config.data
+        if isinstance(config.energy, LabelledSection):
+            section = section.telling(classes=config.energy.classes)
+        data: DataSet = parts.make_of("data", config.data.name)(section)
     except StorageError as error:
         raise ConfigError("data.path", path, error.words) from error
     if config.energy.takes_context and data.context is None:
@@ -48,7 +54,7 @@ def open_data(config: RunConfig) -> DataSet:
 def doubts(config: RunConfig, data: DataSet) -> list[str]:
     """Returns what is odd about the data, a line each, though it may be meant."""
     shapes = {"shape": data.shape, "context_shape": data.context_shape}
-    return [
+    found = [
         f"data.{key}={list(shape)} looks like height, width and channels, and is taken for"
         f" {shape[0]} channels of {shape[1]} by {shape[2]}; images are [channels,height,width]"
         for key, shape in shapes.items()
@@ -56,6 +62,25 @@ def doubts(config: RunConfig, data: DataSet) -> list[str]:
         and channels_last(shape)
         and (key == "shape" or config.energy.takes_context)
     ]
+    if data.scale is not None and data.constant:
+        found.append(
+            f"constant in the training rows: {_listed(data.constant)}; data.scale={data.scale.kind}"
+            " shifts such columns alone, and nothing can be learned of them"
+        )
+    return found
+
+
+def told_labels(data: DataSet) -> list[str]:
+    """Returns what numbers the labels of contexts have, a line for each column of them."""
+    return [
+        f"labels of {name}: {_listed([f'{label} is {i}' for i, label in enumerate(labels)])}"
+        for name, labels in data.labels.items()
+    ]
+
+
+def _listed(names: Sequence[str]) -> str:
+    shown = list(names[:SHOWN])
+    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _check_masses(config: RunConfig, dimension: int) -> None:

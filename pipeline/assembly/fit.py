@@ -33,7 +33,8 @@ def misfits(config: RunConfig, energy: Energy, data: DataSet) -> list[Verdict]:
     energy, rows = deepcopy(energy), noisy_sample(config, data)
     energy.initialise(rows)
     base = energy.sample_base(DRAWS, torch_generator(config.seed, "fit"))
-    found = [_misfit(energy, rows.flatten(1).double(), base.flatten(1).double())]
+    scalable = getattr(config.data, "scale", None) == "none"
+    found = [_misfit(energy, scalable, rows.flatten(1).double(), base.flatten(1).double())]
     if energy.box is not None:
         found.append(_piled_up(energy.box, energy.into_domain(rows)))
     return [each for each in found if each is not None]
@@ -46,7 +47,7 @@ def row_spread(data: DataSet) -> float:
     return float(data.sample.flatten(1).double().var(0, correction=0).mean().sqrt())
 
 
-def _misfit(energy: Energy, rows: Tensor, base: Tensor) -> Verdict | None:
+def _misfit(energy: Energy, scalable: bool, rows: Tensor, base: Tensor) -> Verdict | None:
     middle, spread = base.mean(0), float(base.var(0).mean().sqrt())
     away = float((rows - middle).square().mean().sqrt()) / spread
     wide = float(rows.var(0, correction=0).mean().sqrt())
@@ -59,6 +60,8 @@ def _misfit(energy: Energy, rows: Tensor, base: Tensor) -> Verdict | None:
     )
     off = float((rows.mean(0) - middle).square().mean().sqrt()) > 3 * max(wide, spread)
     remedy = "take the mean of the rows away" if off else "scale the rows"
+    if scalable:
+        remedy = "set data.scale=" + ("standard" if energy.box is None else "unit")
     if not off and energy.box is None and hasattr(energy, "base_scale"):
         remedy += f", or set energy.base_scale={wide:.2g}"
     remedy += ", or narrow energy.box" if energy.box is not None else ""

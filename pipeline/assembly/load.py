@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from pipeline.common.errors import ArgumentError, CheckpointError
 from pipeline.config.energies import CustomEnergy, EnergySection, MaxentEnergy
 from pipeline.config.parts import Choice
+from pipeline.data.content import recorded_of
 from pipeline.energies.arguments import guarded
 from pipeline.energies.base import Energy
 from pipeline.storage.probe import check_run
@@ -63,6 +64,7 @@ def load_energy(
     energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
     checkpoint.check_signature(energy)
     checkpoint.fill(energy, weights)
+    energy.row_scale = recorded_of(checkpoint.manifest.data)["scale"]
     return guarded(energy.eval().requires_grad_(False))
 
 

@@ -69,6 +69,9 @@ def check_domains(config: RunConfig) -> None:
         raise ConfigError(
             "data.noise", data.noise, "discrete data take no Gaussian noise; use data.noise=0"
         )
+    if getattr(data, "scale", "none") != "none" and domain.levels:
+        remedy = f"{energy.where}, whose levels have no scale; use none"
+        raise ConfigError("data.scale", getattr(data, "scale", None), remedy)
     if domain.box is not None and domain.box[0] >= domain.box[1]:
         raise ConfigError("energy.box", list(domain.box), "must be [low, high] with low < high")
     if energy.needs_images and not data.images:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ PLAIN = {
     " after validation": "",
     "or should be": "or",
 }
+
+CALLED_BY_PATH = ("columns", "images")
 
 
 def conf_directory() -> Path:
@@ -345,7 +348,7 @@ def validate(
                     f"{group}.{key}", value, f"must be given for {group}={section.get('name')}"
                 )
     if raw.get("name", "") is None:
-        raw = {**raw, "name": raw["data"]["name"]}
+        raw = {**raw, "name": _name_of(raw["data"])}
     shared = wants_share(raw)
     if shared:  # a number until the rest is known to be valid, which the share depends on
         raw = {**raw, "cluster": {**raw["cluster"], "threads": 1}}
@@ -357,6 +360,22 @@ def validate(
         config = with_share(config)
     check(config)
     return config
+
+
+def _name_of(data: dict[str, Any]) -> str:
+    """The name of a run without one: of columns and images what their files are called, else the
+    data set's.
+    """
+    name, path = str(data["name"]), data.get("path")
+    if name not in CALLED_BY_PATH or not isinstance(path, str):
+        return name
+    parts = [part for part in path.rpartition("://")[2].split("/") if part.strip("*?.")]
+    while len(parts) > 1 and any(sign in parts[-1] for sign in "*?["):
+        parts.pop()
+    stem = parts[-1] if parts else name
+    if not stem.startswith(".") and "." in stem:
+        stem = re.sub(r"\.(csv|tsv|parquet|arrow|feather|ipc|npy|npz|h5|hdf5)(\.gz)?$", "", stem)
+    return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:40] or name
 
 
 def readable(error: ValidationError) -> ConfigError:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, ClassVar, Literal, Self
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from pipeline.config.fields import (
     Levels,
     Names,
     NonNegativeFloat,
+    OpenProbability,
     Part,
     PositiveInt,
     Shape,
@@ -23,17 +25,41 @@ class DataSection(Part):
     """The base of every data set's section, and what is said of its rows there.
 
     `has_rows`: there are rows to learn from. `images`: False where a row is known not to be one.
+    `recorded` is what a trained run has of its data, the scale of its rows and the labels of its
+    contexts, and `classes` are those that the energy knows, where it knows labels.
     """
+
+    _recorded: Mapping[str, Any] = PrivateAttr(default_factory=dict)
+    _classes: int | None = PrivateAttr(None)
 
     has_rows: ClassVar[bool] = True
     images: ClassVar[bool] = True
-    held_out: PositiveInt = about("rows kept out of training")
+    held_out: Annotated[PositiveInt | OpenProbability, Field(union_mode="left_to_right")] = about(
+        "rows kept out of training: a count, or a share of all of them below 1"
+    )
     split_seed: Annotated[int, Field(ge=0, lt=2**32)] = about(
         "seed of the split, apart from `seed` so that runs compare"
     )
     noise: NonNegativeFloat = about(
         "standard deviation of the Gaussian noise added afresh to every row drawn"
     )
+
+    @property
+    def recorded(self) -> Mapping[str, Any]:
+        return self._recorded
+
+    @property
+    def classes(self) -> int | None:
+        return self._classes
+
+    def telling(
+        self, classes: int | None = None, recorded: Mapping[str, Any] | None = None
+    ) -> Self:
+        """Returns this section with the `classes` of an energy, or what a run has recorded."""
+        section = self.model_copy()
+        section._classes = self._classes if classes is None else classes
+        section._recorded = self._recorded if recorded is None else recorded
+        return section
 
     @property
     def discrete_levels(self) -> int | None:
@@ -79,6 +105,16 @@ class IDXData(DataSection):
     )
 
 
+class ImagesData(DataSection):
+    path: Url = about("a folder of PNG and JPEG images; sub-folders are labels, the context")
+    encoding: Encoding
+    levels: CategoricalLevels
+    channels: Literal[1, 3] | None = about("1: grey, 3: colour; null: as the first image has them")
+    size: Annotated[Shape, Field(max_length=2)] = about(
+        "[height,width] in pixels that all are resized to, or one side; empty: as they are"
+    )
+
+
 ToyLaw = Literal["8gaussians", "two_moons", "checkerboard", "ring", "stripe"]
 
 
@@ -117,13 +153,16 @@ class TagsData(DataSection):
 
 
 class ColumnsData(DataSection):
-    path: Url = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
+    path: Url = about(
+        "Parquet, Arrow, CSV, .npy or .npz files: a path, an fsspec URL or a glob; docs/data.md"
+    )
     columns: Names = about(
-        "one column of fixed-size lists, or numeric columns; empty: all there are but the context's"
+        "columns of numbers, or of lists of one length; empty: all there are but the context's"
     )
     shape: Shape = about("shape of one row, such as [8,8]; empty: flat")
     context: Names = about(
-        "columns, of the same kinds, that a conditional model conditions on; empty: none"
+        "columns, of the same kinds or of labels in words, that a conditional model conditions on;"
+        " empty: none"
     )
     context_shape: Shape = about("shape of one row's context; empty: flat")
     encoding: Annotated[
@@ -137,6 +176,9 @@ class ColumnsData(DataSection):
     ]
     levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
+    scale: Literal["none", "standard", "unit"] = about(
+        "of each column: standard: less its mean, over its standard deviation; unit: to [0, 1]"
+    )
 
 
 # what is added up in float64 and exponentiated

@@ -135,6 +135,7 @@ OBJECTIVES = {
 DATA = {
     "digits": Entry(_DATA + "DigitsData", "pipeline.data.images:digits"),
     "idx": Entry(_DATA + "IDXData", "pipeline.data.images:idx"),
+    "images": Entry(_DATA + "ImagesData", "pipeline.data.image_folders:images"),
     "toy": Entry(_DATA + "ToyData", "pipeline.data.toys:toy"),
     "labelled_toys": Entry(_DATA + "LabelledToysData", "pipeline.data.toys:labelled_toys"),
     "conditional_toy": Entry(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import numpy_generator, torch_generator
 from pipeline.common.types import Rows
+from pipeline.data.scaling import Scale
 
 LogDensity = Callable[..., Tensor]
 """log p(x), or of a conditional law log p(x | c) of positions and contexts: `[N]` nats."""
@@ -62,6 +64,9 @@ class DataSet(NamedTuple):
     smoothed one. `log_density` is given where the law is known. `context` is there where rows have
     one: a label, or what a conditional law conditions on. Where rows are `streamed`, each rank has
     rows of its own, which are read when they are needed.
+
+    Of columns, `scale` is what their rows went through, `labels` are those of context columns that
+    are told by their places 0, ..., K-1, and `constant` names the numbers of a row that are.
     """
 
     shape: tuple[int, ...]
@@ -73,6 +78,9 @@ class DataSet(NamedTuple):
     log_density: LogDensity | None = None
     context: Contexts | None = None
     streamed: bool = False
+    scale: Scale | None = None
+    labels: Mapping[str, Sequence[Any]] = MappingProxyType({})
+    constant: Sequence[str] = ()
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:
@@ -174,21 +182,26 @@ def channels_last(shape: tuple[int, ...]) -> bool:
     return len(shape) == 3 and shape[2] <= 4 < min(shape[:2])
 
 
-def check_held_out(held_out: int, rows: int) -> None:
-    """Raises `ConfigError` where no training row is left of so many `rows`."""
-    if held_out >= rows:
+def held_out_of(held_out: float, rows: int) -> int:
+    """Returns how many of so many `rows` are kept out: `held_out` is a count, or a share below 1,
+    of which one row is kept out at least. Raises `ConfigError` where no training row is left.
+    """
+    count = int(held_out) if held_out >= 1 else max(1, round(held_out * rows))
+    if count >= rows:
         raise ConfigError(
             "data.held_out", held_out, f"there are {rows} rows in all; keep out fewer"
         )
+    return count
 
 
-def split(rows: np.ndarray, held_out: int, split_seed: int) -> tuple[Tensor, Tensor]:
+def split(rows: np.ndarray, held_out: float, split_seed: int) -> tuple[Tensor, Tensor]:
     """Returns training and held-out rows: `rows` [N, ...] are permuted by
-    `numpy.random.RandomState(split_seed)`, and the last `held_out` are kept out.
+    `numpy.random.RandomState(split_seed)`, and the last are kept out, as many as `held_out_of`
+    says.
 
     Raises `ConfigError` where no training row is left.
     """
-    check_held_out(held_out, len(rows))
+    held_out = held_out_of(held_out, len(rows))
     order = np.random.RandomState(split_seed).permutation(len(rows))
     shuffled = torch.from_numpy(np.ascontiguousarray(rows[order], dtype=np.float32))
     return shuffled[:-held_out], shuffled[-held_out:]

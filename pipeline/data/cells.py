@@ -99,7 +99,7 @@ def _check_kind(kind: pa.DataType, column: pa.Array, place: Column) -> None:
         " length, can be used: "
     )
     if place.key == "data.context":
-        remedy += "write labels as numbers 0, ..., K-1"
+        remedy += "write labels as numbers 0, ..., K-1, or as text"
     else:
         remedy += "name the columns to learn from, without it, in data.columns=[..]"
     raise ConfigError(place.key, place.name, remedy)

@@ -1,17 +1,21 @@
-"""Parquet and Arrow files at any fsspec URL: loaded when small, streamed when larger than
-`data.memory_limit`.
+"""Data files at any fsspec URL: loaded when small, streamed when larger than `data.memory_limit`.
 
-A *unit* is a row group of a Parquet file or a record batch of an Arrow file.
-`pipeline.data.streaming` says how they are streamed.
+`pipeline.data.formats` says which formats there are, `pipeline.data.streaming` how they are
+streamed.
 """
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
+import torch
+from torch import Tensor
 
 from pipeline.config.data import ColumnsData
-from pipeline.data.base import Contexts, DataSet, check_held_out, in_memory, split
+from pipeline.data.base import Contexts, DataSet, held_out_of, in_memory, split
 from pipeline.data.files import Source
+from pipeline.data.scaling import constant_columns, fitted, scale_of
 from pipeline.data.streaming import StreamedPositives, first_rows
 
 
@@ -22,20 +26,27 @@ def columns(config: ColumnsData) -> DataSet:
     A streamed set holds each row out with probability held_out / rows, by a draw that depends on
     `split_seed` and the unit alone; the held-out rows in hand are those among the first rows that
     fit in memory, at most `held_out`.
+
+    With `scale`, positions get the one that `config.recorded` has; else means and deviations are
+    those of the training rows, minima and ranges those of all rows; of streamed data, of the rows
+    in hand.
     """
     source = Source(config)
-    check_held_out(config.held_out, source.rows)
+    kept_out = held_out_of(config.held_out, source.rows)
     if source.rows * source.width * 4 <= config.memory_limit:
         rows = np.concatenate([source.read(unit) for unit in source.units])
-        (train, of_train), (held_out, of_held_out) = map(
-            source.split, split(rows, config.held_out, config.split_seed)
-        )
+        parts = split(rows, config.held_out, config.split_seed)
+        _find_scale(source, config, *parts)
+        (train, of_train), (held_out, of_held_out) = map(source.split, parts)
         context = None if of_train is None or of_held_out is None else (of_train, of_held_out)
-        return in_memory(train, held_out, config.noise, context=context)
-    (held_out, of_held_out), (sample, of_sample) = map(source.split, first_rows(source, config))
-    return DataSet(
+        loaded = in_memory(train, held_out, config.noise, context=context)
+        return loaded._replace(**_told(source, train))
+    parts = first_rows(source, config)
+    _find_scale(source, config, parts[1], parts[0])
+    (held_out, of_held_out), (sample, of_sample) = map(source.split, parts)
+    streamed = DataSet(
         shape=source.shape,
-        rows=source.rows - config.held_out,
+        rows=source.rows - kept_out,
         held_out=held_out,
         sample=sample,
         noise=config.noise,
@@ -49,3 +60,19 @@ def columns(config: ColumnsData) -> DataSet:
         ),
         streamed=True,
     )
+    return streamed._replace(**_told(source, sample))
+
+
+def _find_scale(source: Source, config: ColumnsData, train: Tensor, held_out: Tensor) -> None:
+    """Gives the source its scale, where one is asked for, of rows `[N, d + c]`."""
+    if "scale" in config.recorded:
+        source.scale = scale_of(config.recorded["scale"])
+    elif config.scale != "none":
+        rows = train if config.scale == "standard" else torch.cat([train, held_out])
+        source.scale = fitted(config.scale, rows[:, : source.dimension].numpy())
+
+
+def _told(source: Source, train: Tensor) -> dict[str, Any]:
+    """Returns the fields of a data set that tell of its columns."""
+    constant = [source.numbers[number] for number in constant_columns(train)]
+    return {"scale": source.scale, "labels": source.labels, "constant": constant}

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.data import ConditionalToyData
-from pipeline.data.base import DataSet, check_held_out, in_memory, split
+from pipeline.data.base import DataSet, held_out_of, in_memory, split
 
 
 class Mixture(NamedTuple):
@@ -76,7 +76,7 @@ def conditional_toy(config: ConditionalToyData) -> DataSet:
     """Draws `rows` pairs, x uniform on [-1, 1] and y from the law given x; the last `held_out` are
     kept out. Raises `ConfigError` where no training row is left.
     """
-    check_held_out(config.held_out, config.rows)
+    held_out_of(config.held_out, config.rows)
     law, random = LAWS[config.law], np.random.RandomState(config.split_seed)
     x = 2 * random.rand(config.rows, 1) - 1
     y = law(torch.from_numpy(x)).sample(random).numpy()

@@ -1,11 +1,10 @@
-"""Parquet and Arrow files at any fsspec URL, read unit by unit.
-
-A *unit* is a row group of a Parquet file or a record batch of an Arrow file.
-"""
+"""Data files at any fsspec URL, read unit by unit; `pipeline.data.formats` says what a unit is."""
 
 from __future__ import annotations
 
 import math
+import zipfile
+import zlib
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -13,19 +12,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
 from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
 from pipeline.data.folders import data_files
+from pipeline.data.formats import Format, format_of
+from pipeline.data.labels import Labels, encoded, find_labels
+from pipeline.data.scaling import Scale
 from pipeline.storage.files import Place, locate, open_file
 
 PIECE = 8 << 20
 """About how many bytes are decoded at once."""
-READ = 1 << 20
-"""About how many encoded bytes of a column are read at once."""
+ROWS = 1 << 16
+"""Contexts that are looked through at once."""
+UNREADABLE = (pa.ArrowException, OSError, EOFError, zipfile.BadZipFile, zlib.error)
+"""What readers raise of a file that is damaged, or not there."""
 
 
 class Unit(NamedTuple):
@@ -34,15 +37,17 @@ class Unit(NamedTuple):
     path: Place
     number: int
     rows: int
-    parquet: bool  # else Arrow: by the file's first bytes, whatever its name
+    form: type[Format]
 
 
 class Source:
     """The files of `data.path`, and their units, each read as `[rows, d + c]` float32: positions,
     then contexts.
 
-    `units` has none without rows, `rows` counts those of all, and `width` = d + c. Reading keeps to
-    one thread, the caller's, and several may read. Raises `DataError` where the files cannot be
+    `units` has none without rows, `rows` counts those of all, and `width` = d + c. `labels` are
+    those of context columns that are read as their places 0, ..., K-1, and positions get the
+    `scale` when rows are split. Reading keeps to one thread, the caller's, and several may read.
+    Raises `DataError` where the files cannot be
     read or hold no rows, `ConfigError` where they are not of the columns or shapes asked for.
     """
 
@@ -67,6 +72,8 @@ class Source:
         self.rows = sum(unit.rows for unit in self.units)
         if not self.rows:
             raise DataError("data.path", config.path, "the files there hold no rows")
+        self.scale: Scale | None = None
+        self.labels: dict[str, Labels] = self._find_labels()
         self._contexts = 0  # numbers of a row's context
         self._widths: dict[str, int] = {}  # numbers of each column, as first read
         self._shapes: dict[str, tuple[int, ...]] = {}  # of columns of tensors
@@ -101,29 +108,14 @@ class Source:
         try:
             with open_file(path) as file:
                 yield file
-        except (pa.ArrowException, OSError) as error:
+        except UNREADABLE as error:
             raise DataError("data.path", path, f"cannot be read ({error})") from error
 
     def _units_of(self, path: Place) -> list[Unit]:
         with self._open(path) as file:
-            magic = file.read(6)
-            file.seek(0)
-            if magic[:4] == b"PAR1":
-                groups = pq.ParquetFile(file).metadata
-                return [
-                    Unit(path, i, groups.row_group(i).num_rows, True)
-                    for i in range(groups.num_row_groups)
-                ]
-            if magic == b"ARROW1":
-                reader = pa.ipc.open_file(file)
-                return [
-                    Unit(path, i, reader.get_batch(i).num_rows, False)
-                    for i in range(reader.num_record_batches)
-                ]
-        remedy = f"neither a Parquet nor an Arrow file (it begins with {magic!r})"
-        if magic[:4] == b"\xff\xff\xff\xff":
-            remedy = "an Arrow stream, of which rows cannot be found; write it as an Arrow file"
-        raise DataError("data.path", path, remedy)
+            form = format_of(file, path)
+            rows = form(file, path).rows(self._config.columns, self._config.context)
+        return [Unit(path, number, count, form) for number, count in enumerate(rows)]
 
     def read(self, unit: Unit) -> np.ndarray:
         """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that
@@ -146,25 +138,51 @@ class Source:
             )
 
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
-        if unit.parquet:
-            # a large column is not read whole, and no threads take the processors of other actors
-            parquet = pq.ParquetFile(file, buffer_size=READ, pre_buffer=False)
-            self._check_names(unit.path, parquet.schema_arrow.names)
-            names = [*self._names, *self._config.context]
-            yield from parquet.iter_batches(self._piece, [unit.number], names, use_threads=False)
-        else:
-            reader = pa.ipc.open_file(file, options=pa.ipc.IpcReadOptions(use_threads=False))
-            self._check_names(unit.path, reader.schema.names)
-            batch = reader.get_batch(unit.number)
-            yield from (
-                batch.slice(start, self._piece) for start in range(0, len(batch), self._piece)
+        opened = unit.form(file, unit.path)
+        self._check_names(unit.path, opened.names)
+        yield from opened.batches(unit.number, self._names, self._config.context, self._piece)
+
+    def _find_labels(self) -> dict[str, Labels]:
+        """Reads the context columns through, and returns the labels of those that have some; of
+        data of a trained run its own.
+        """
+        recorded = self._config.recorded.get("labels")
+        if recorded is not None:
+            return dict(recorded)
+        names, found = self._config.context, {}
+        for name in names:
+            pieces = (batch.column(name) for batch in self._contexts_of_all())
+            labels = find_labels(
+                name, pieces, self._config.path, self._config.classes if len(names) == 1 else None
             )
+            if labels is not None:
+                found[name] = labels
+        return found
+
+    def _contexts_of_all(self) -> Iterator[pa.RecordBatch]:
+        """Yields the context columns of all files, and perhaps others."""
+        for unit in self.units:
+            with self._open(unit.path) as file:
+                opened = unit.form(file, unit.path)
+                self._check_names(unit.path, opened.names)
+                yield from opened.batches(unit.number, (), self._config.context, ROWS)
+
+    @property
+    def numbers(self) -> list[str]:
+        """The names of a row's d numbers: those of their columns, with their places in lists."""
+        return [
+            name if self._widths[name] == 1 else f"{name}[{number}]"
+            for name in self._names
+            for number in range(self._widths[name])
+        ]
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Cuts rows `[N, d + c]` into positions `[N, *shape]` and contexts `[N, *context_shape]`,
-        None where they have none.
+        """Cuts rows `[N, d + c]` into positions `[N, *shape]`, scaled, and contexts
+        `[N, *context_shape]`, None where they have none.
         """
         position = rows[:, : self.dimension].reshape(-1, *self.shape)
+        if self.scale is not None:
+            position = self.scale.scaled(position)
         if self.context_shape is None:
             return position, None
         return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
@@ -214,6 +232,8 @@ class Source:
             for name in names:
                 place = Column(key, name, str(unit.path), begin)
                 column = batch.column(name)
+                if key == "data.context":
+                    column = encoded(column, self.labels.get(name), place)
                 rows = checked(numbers(column, place), place)
                 if key == "data.columns" and levels is not None:
                     check_levels(rows, levels, config.encoding, place)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pipeline.common.errors import DataError
+from pipeline.data import comma_separated
 from pipeline.storage.files import Place, exists, files_below, files_matching, is_folder
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
+KINDS = (SUFFIXES, comma_separated.SUFFIXES, (".npy", ".npz"))
+"""Suffixes of files; of a folder with several kinds the first is taken."""
 TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table"}
 """Tables of which a folder of files is not all, by what is in their folder."""
 MAGIC = "*?["
@@ -14,7 +17,8 @@ MAGIC = "*?["
 def data_files(there: Place, given: str) -> list[Place]:
     """Returns the data files `there`, which data.path=`given` names, sorted by their paths.
 
-    Of a folder these are the files in it, and in folders below, that have a known suffix. Names
+    Of a folder these are the files in it, and in folders below, that have a known suffix: Parquet
+    and Arrow files, where there are none CSV files, and where there are none NumPy's. Names
     that begin with _ or a dot are left out, unless the pattern has them: tools call their own files
     so. A path that exists is no glob, whatever characters it has. Raises `DataError` where there
     are no such files, or the folder is a table of which not every file is a part.
@@ -32,8 +36,9 @@ def data_files(there: Place, given: str) -> list[Place]:
         raise DataError(
             "data.path",
             given,
-            f"no files there; give a file, a folder or a glob of {', '.join(SUFFIXES)} files (what"
-            " begins with _ or . is passed over)",
+            "no files there; give a file, a folder or a glob of"
+            f" {', '.join(suffix for kind in KINDS for suffix in kind)} files (what begins with"
+            " _ or . is passed over)",
         )
     return sorted(set(found), key=lambda place: place.path)
 
@@ -43,11 +48,9 @@ def _within(folder: Place, given: str) -> list[Place]:
     places = files_below(folder)
     for place in places:
         _check_table(place.path, given)
-    return [
-        place
-        for place in places
-        if place.path.endswith(SUFFIXES) and not _hidden(place.path, folder.path)
-    ]
+    seen = [place for place in places if not _hidden(place.path, folder.path)]
+    kinds = ([place for place in seen if place.path.endswith(kind)] for kind in KINDS)
+    return next((found for found in kinds if found), [])
 
 
 def _check_table(path: str, given: str) -> None:

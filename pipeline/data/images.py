@@ -67,13 +67,18 @@ def idx(config: IDXData) -> DataSet:
             f"images of shape {list(others.shape[1:])}, but {list(rows.shape[1:])} in {train}; give"
             " files of one shape",
         )
-    if config.held_out > len(others):
+    kept_out = (
+        int(config.held_out)
+        if config.held_out >= 1
+        else max(1, round(config.held_out * (len(rows) + len(others))))
+    )
+    if kept_out > len(others):
         raise ConfigError(
             "data.held_out",
             config.held_out,
             f"there are {len(others)} rows in {test}; keep out at most that",
         )
-    chosen = np.random.RandomState(config.split_seed).permutation(len(others))[: config.held_out]
+    chosen = np.random.RandomState(config.split_seed).permutation(len(others))[:kept_out]
     return in_memory(torch.from_numpy(rows), torch.from_numpy(others[chosen]), config.noise)
 
 

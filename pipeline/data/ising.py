@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError
 from pipeline.config.data import IsingData
-from pipeline.data.base import DataSet, check_held_out, in_memory, split
+from pipeline.data.base import DataSet, held_out_of, in_memory, split
 
 SITES = 20
 
@@ -29,7 +29,7 @@ def ising(config: IsingData) -> DataSet:
             list(config.shape),
             f"the sides of a grid of at most {SITES} sites, such as [4,4]",
         )
-    check_held_out(config.held_out, config.rows)
+    held_out_of(config.held_out, config.rows)
     random = np.random.RandomState(config.split_seed)
     field = config.field * random.randn(*config.shape)
     couplings = [

@@ -27,7 +27,7 @@ from pipeline.common.errors import CheckpointError, ConfigError
 from pipeline.common.rng import numpy_generator
 from pipeline.common.types import Rows
 from pipeline.config.data import ColumnsData
-from pipeline.data.base import NoisyRows
+from pipeline.data.base import NoisyRows, held_out_of
 
 if TYPE_CHECKING:
     from pipeline.data.files import Source
@@ -40,7 +40,7 @@ def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
     """Returns a mask `[rows]` bool of unit number `unit`: the rows that are held out, by
     `split_seed` and the unit alone.
     """
-    chance = config.held_out / source.rows
+    chance = held_out_of(config.held_out, source.rows) / source.rows
     return (
         numpy_generator(config.split_seed, "split", unit).random(source.units[unit].rows) < chance
     )
@@ -59,7 +59,10 @@ def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
         budget -= len(rows)
         if budget <= 0:
             break
-    pair = (np.concatenate(kept)[: config.held_out], np.concatenate(sample))
+    pair = (
+        np.concatenate(kept)[: held_out_of(config.held_out, source.rows)],
+        np.concatenate(sample),
+    )
     if not len(pair[0]):
         raise ConfigError(
             "data.held_out",

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pipeline.common.rng import torch_generator
 from pipeline.config.data import TagsData
-from pipeline.data.base import DataSet, check_held_out, in_memory, split
+from pipeline.data.base import DataSet, held_out_of, in_memory, split
 
 
 class TagLaw:
@@ -65,7 +65,7 @@ def tags(config: TagsData) -> DataSet:
 
     Raises `ConfigError` where no training row is left.
     """
-    check_held_out(config.held_out, config.rows)
+    held_out_of(config.held_out, config.rows)
     law, random = (
         TagLaw(config.levels, config.features, config.split_seed),
         np.random.RandomState(config.split_seed),

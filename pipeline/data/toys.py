@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.config.data import LabelledToysData, ToyData
-from pipeline.data.base import DataSet, LogDensity, check_held_out, in_memory, split
+from pipeline.data.base import DataSet, LogDensity, held_out_of, in_memory, split
 
 Draw = Callable[[np.random.RandomState, int], np.ndarray]
 
@@ -20,7 +20,7 @@ def toy(config: ToyData) -> DataSet:
     once noise is added). Raises `ConfigError` where no training row is left.
     """
     draw, log_density = LAWS[config.law]
-    check_held_out(config.held_out, config.rows)
+    held_out_of(config.held_out, config.rows)
     rows = draw(np.random.RandomState(config.split_seed), config.rows)
     train, held_out = split(rows, config.held_out, config.split_seed)
     return in_memory(train, held_out, config.noise, None if config.noise else log_density)
@@ -31,7 +31,7 @@ def labelled_toys(config: LabelledToysData) -> DataSet:
     `log_density` is that of a row's own law (None once noise is added). Raises `ConfigError` where
     no training row is left.
     """
-    check_held_out(config.held_out, config.rows)
+    held_out_of(config.held_out, config.rows)
     random = np.random.RandomState(config.split_seed)
     labels = np.arange(config.rows) % len(config.laws)
     rows = np.empty((config.rows, 2))

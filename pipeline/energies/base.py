@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -34,6 +35,8 @@ class Energy(nn.Module):
     # how many it is bound to: row i of k contexts x N positions has context i mod k
     # (`pipeline.energies.given`)
     contexts = 1
+    # of a loaded energy, what its rows went through (`pipeline.data.scaling.Scale`), if anything
+    row_scale: Any = None
     guarded = False  # whether it checks what it is called with (`pipeline.energies.arguments`)
 
     def __init__(

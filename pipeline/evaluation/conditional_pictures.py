@@ -99,11 +99,13 @@ def _planes(
         figsize=(max(6.5, 2.6 * len(chosen)), 2.7 * len(rows) + 0.4), layout="constrained"
     )
     axes = figure.subplots(len(rows), len(chosen), squeeze=False, sharex=True, sharey=True)
+    names = next(iter(data.labels.values()), None)
     distances = torch.cdist(context.view(len(context), -1), chosen.view(len(chosen), -1))
     for column, one in enumerate(chosen):
-        axes[0, column].set_title(
-            f"x = {', '.join(f'{value:.3g}' for value in one.flatten()[:3].tolist())}", fontsize=9
-        )
+        told = ", ".join(f"{value:.3g}" for value in one.flatten()[:3].tolist())
+        if names is not None and one.numel() == 1:
+            told = str(names[int(one)])
+        axes[0, column].set_title(f"x = {told}", fontsize=9)
         _density(axes[0, column], -energy.given(one[None])(points), radius)
         if data.log_density is not None:
             _density(

@@ -70,6 +70,8 @@ def evaluate(
         if "moments" in terms_of(config.objective):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)
+    if data.scale is not None:
+        figures |= {"scale": data.scale.kind, "log_determinant": data.scale.log_determinant}
     if config.evaluation.judged is not None:
         figures["judged"] = judge(config.evaluation.judged, figures)
     yield figures | {"words": in_words(figures)}

@@ -27,6 +27,11 @@ def in_words(figures: Figures) -> list[str]:
     lines = moment_words(figures) if "moments" in figures else []
     lines += _likelihood(figures)
     lines += _answers(figures)
+    if "scale" in figures:
+        lines.append(
+            f"  log-likelihoods are of rows under data.scale={figures['scale']}; for rows in their"
+            f" own units add {figures['log_determinant']:.3f} nats a row"
+        )
     if "compositions" in figures:
         both, either, without = (figures["compositions"][name] for name in ("and", "or", "not"))
         lines.append(

@@ -32,7 +32,15 @@ from pipeline.runs.chains import Aim, draw, starts
 from pipeline.runs.clamping import clamped_rows, held_rows
 from pipeline.runs.display import Display
 from pipeline.runs.rows import column_names
-from pipeline.runs.trained import Trained, bound, composed, contexts_of, open_run, output_of
+from pipeline.runs.trained import (
+    Trained,
+    bound,
+    composed,
+    contexts_of,
+    names_of_labels,
+    open_run,
+    output_of,
+)
 from pipeline.storage.files import write_file
 
 if TYPE_CHECKING:
@@ -75,7 +83,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
             except StopIteration as stop:
                 drawn: Drawn = stop.value
                 break
-    _write(drawn, aim, output, settings.format, column_names(runs[0]))
+    _write(drawn, aim, output, settings.format, runs[0])
     undrawn = _pictures(settings, runs, aim, drawn, held, title, output)
     summary = {
         "runs": [run.url for run in runs],
@@ -161,6 +169,12 @@ def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
             list(settings.runs),
             "compose two or more runs, or a single one with given=[..] for each part",
         )
+    kinds = [None if run.data.scale is None else run.data.scale.plain() for run in of]
+    if any(kind != kinds[0] for kind in kinds):
+        remedy = (
+            "are of rows of different scales (data.scale): what they learned is not of one space"
+        )
+        raise ConfigError("runs", list(settings.runs), remedy)
     parts = []
     for run, entry in zip(of, entries, strict=True):
         if entry is None and run.config.conditional:
@@ -202,9 +216,14 @@ def _output(settings: Settings, runs: Sequence[Trained], overrides: Sequence[str
     return output_of(runs[0], settings.output or (f"runs/{name}" if len(runs) > 1 else None), name)
 
 
-def _write(drawn: Drawn, aim: Aim, output: str, form: str, names: Sequence[str]) -> None:
-    """Writes `samples.<form>`, in a CSV with the `names` of the columns learned from, or x0, ..."""
+def _write(drawn: Drawn, aim: Aim, output: str, form: str, run: Trained) -> None:
+    """Writes `samples.<form>` in the units of the run's data, in a CSV with the names of the
+    columns learned from, or x0, ...; labels as the data have them.
+    """
     position, buffer = aim.energy.visible(drawn.position), io.BytesIO()
+    if run.data.scale is not None:
+        position = run.data.scale.in_own_units(position)
+    names, labels = column_names(run), names_of_labels(run)
     if form == "npy":
         np.save(buffer, position.numpy())
     elif form == "csv":
@@ -214,7 +233,10 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, names: Sequence[str])
         columns = dict(zip(own, flat.T.numpy(), strict=True))
         if aim.context is not None:
             contexts = aim.context.flatten(1) if aim.context.ndim > 1 else aim.context[:, None]
-            columns |= {f"context{i}": column for i, column in enumerate(contexts.T.numpy())}
+            columns |= {
+                f"context{i}": column if labels is None else [labels[int(k)] for k in column]
+                for i, column in enumerate(contexts.T.numpy())
+            }
         csv.write_csv(pa.table(columns | {"energy": drawn.energy.numpy()}), buffer)
     else:
         columns = {
@@ -222,7 +244,11 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, names: Sequence[str])
             "energy": pa.array(drawn.energy.numpy()),
         }
         if aim.context is not None:
-            columns["context"] = fixed_size_lists(aim.context)
+            columns["context"] = (
+                fixed_size_lists(aim.context)
+                if labels is None
+                else pa.array([labels[int(k)] for k in aim.context.flatten()])
+            )
         table = pa.table(columns)
         if form == "parquet":
             parquet.write_table(table, buffer)

@@ -5,8 +5,10 @@ Taken are .npy files as `numpy.save` writes them, Parquet, Arrow and CSV files.
 
 from __future__ import annotations
 
+import gzip
 import io
 import math
+import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -25,12 +27,14 @@ from pipeline.runs.trained import Trained
 from pipeline.storage.files import Place, locate, read_file
 from pipeline.storage.probe import check_input
 
+TEXT = (".csv", ".csv.gz")
+
 
 def read_rows(
     key: str, url: str, columns: Sequence[str], run: Trained, holes: bool = False
 ) -> Tensor:
-    """Returns the rows of a file as rows of the run's data, `[N, *shape]` float32. With `holes`
-    values may be missing: NaN, nulls and empty cells are NaN.
+    """Returns the rows of a file as rows of the run's data, `[N, *shape]` float32, scaled as those
+    are. With `holes` values may be missing: NaN, nulls and empty cells are NaN.
 
     `columns` names those of a table that are taken, in order. Without, they are those that the run
     learned from (`column_names`), or those of samples, `position` or x0, x1, ..., where the table
@@ -48,8 +52,11 @@ def read_rows(
             " columns=[..] chooses"
         )
         raise ConfigError(key, url, remedy)
-    _check_domain(key, url, flat, run)
-    return torch.from_numpy(flat).view(-1, *shape)
+    rows = torch.from_numpy(flat).view(-1, *shape)
+    if run.data.scale is not None:
+        rows = run.data.scale.scaled(rows)
+    _check_domain(key, url, rows.flatten(1).numpy(), run)
+    return rows
 
 
 def read_flat(
@@ -62,7 +69,7 @@ def read_flat(
     if url.endswith(".npy"):
         return _read_npy(key, url, holes)
     with _about(key):
-        files = [locate(url, key)] if url.endswith(".csv") else data_files(locate(url, key), url)
+        files = [locate(url, key)] if url.endswith(TEXT) else data_files(locate(url, key), url)
         rows = [_of_table(_table(file), file, columns, run, holes) for file in files]
     if len({part.shape[1] for part in rows}) > 1:
         raise DataError(key, url, "its files have rows of several lengths")
@@ -134,8 +141,10 @@ def _table(file: Place) -> pa.Table:
     """The table in a CSV, Parquet or Arrow file. Raises `DataError`."""
     try:
         content = read_file(file)
+        if content[:2] == b"\x1f\x8b":
+            content = gzip.decompress(content)
         source = pa.BufferReader(content)
-        if file.path.endswith(".csv"):
+        if file.path.endswith(TEXT):
             table = pa.csv.read_csv(source)
         elif content[:4] == b"PAR1":
             table = pa.parquet.read_table(source)
@@ -145,11 +154,11 @@ def _table(file: Place) -> pa.Table:
         else:
             remedy = f"no .npy, .csv, Parquet or Arrow file (it begins with {content[:6]!r})"
             raise DataError("data.path", file, remedy)
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
         raise DataError("data.path", file, f"cannot be read ({error})") from error
     if not len(table):
         raise DataError("data.path", file, "holds no rows")
-    if file.path.endswith(".csv") and all(_is_number(name) for name in table.column_names):
+    if file.path.endswith(TEXT) and all(_is_number(name) for name in table.column_names):
         raise DataError("data.path", file, "its first line must hold the columns' names")
     return table
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -17,6 +18,8 @@ from pipeline.common.masking import masked
 from pipeline.config.arguments import reconfigured
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data.content import recorded_of
+from pipeline.data.labels import in_words
 from pipeline.data.nothing import without_rows
 from pipeline.energies.base import Energy
 from pipeline.energies.composition import Conjunction, Disjunction, Negation, check_alike
@@ -61,6 +64,7 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
     checkpoint, weights = find_averaged(url, "run")
     try:
         config = reconfigured(checkpoint.manifest.config, overrides)
+        config = _with_recorded(config, checkpoint)
     except ConfigError as error:
         if overrides:
             raise
@@ -73,11 +77,21 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
         if needs_data or any(text.startswith("data.") for text in overrides):
             raise
         log.warning("%s: its data are not there (%s); it does without", masked(url), error)
-        data = without_rows(checkpoint.shape, checkpoint.context_shape)
+        data = without_rows(checkpoint.shape, checkpoint.context_shape)._replace(
+            **recorded_of(checkpoint.manifest.data)
+        )
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
     checkpoint.fill(energy, weights)
     return Trained(url, checkpoint, config, data, weights, energy.eval().requires_grad_(False))
+
+
+def _with_recorded(config: RunConfig, checkpoint: Checkpoint) -> RunConfig:
+    """Returns the configuration with the scale and the labels of the run's data: those of other
+    data at data.path would not be what its energy has learned.
+    """
+    section = config.data.telling(recorded=checkpoint.manifest.data or {})
+    return config.model_copy(update={"data": section})
 
 
 def output_of(run: Trained, wanted: str | None, name: str) -> str:
@@ -105,12 +119,15 @@ def contexts_of(run: Trained, given: Any) -> Tensor:
         raise ConfigError(
             "given", given, f"{run.url} is a model of rows alone, which conditions on nothing"
         )
+    shown, given = given, _places(run, given)
     try:
         values = torch.tensor(given, dtype=torch.float32)
     except (TypeError, ValueError) as error:
         raise ConfigError(
-            "given", given, "must be a number, or a list (of lists) of numbers"
+            "given", shown, "must be a number, or a list (of lists) of numbers"
         ) from error
+    if values.dim() < 2 and math.prod(shape) == 1 and shape:
+        values = values.view(-1, *shape)
     if values.shape == shape:
         values = values[None]
     known = labels_of(run.config, run.data)
@@ -125,6 +142,28 @@ def contexts_of(run: Trained, given: Any) -> Tensor:
     if not shape and known is not None and not torch.isin(values, known).all():
         raise ConfigError("given", given, f"no such label among the training rows of {run.url}")
     return values
+
+
+def names_of_labels(run: Trained) -> Sequence[Any] | None:
+    """Returns the labels of the run's data in order, where a context is one; else None."""
+    shape = run.energy.context_shape
+    if shape is None or math.prod(shape) != 1:
+        return None
+    return next(iter(run.data.labels.values()), None)
+
+
+def _places(run: Trained, given: Any) -> Any:
+    """Returns labels as their places, where the run's contexts are a column of labels. Raises
+    `ConfigError` for one that it does not have.
+    """
+    labels = names_of_labels(run)
+    if labels is None:
+        return given
+    if isinstance(given, (list, tuple)):
+        return [_places(run, each) for each in given]
+    if given not in labels:
+        raise ConfigError("given", given, f"{run.url} has the labels {in_words(labels)}")
+    return labels.index(given)
 
 
 def bound(run: Trained, context: Tensor | None) -> Energy:

@@ -55,6 +55,8 @@ RULES = (
     Rule("resume", False, "it is read at the start alone"),
     Rule("init_from", False, "it is read at the start of a new run alone"),
 )
+FOLLOWS = ("scale",)
+"""What follows from the rows, whose digest binds."""
 SECTIONS = ("energy", "data")
 """Sections that bind as a whole, of which each setting is compared by itself."""
 
@@ -89,7 +91,7 @@ def differences(
         found += [
             f"data ({name}): {their_content[name]} there, {new} here"
             for name, new in our_content.items()
-            if name in their_content and their_content[name] != new
+            if name in their_content and name not in FOLLOWS and their_content[name] != new
         ]
     return found
 

@@ -59,7 +59,11 @@ def test_every_shipped_yaml_loads() -> None:
     [
         ([], "digits"),
         (["data=toy"], "toy"),
-        (["data=columns", "data.path=rows"], "columns"),
+        (["data=columns", "data.path=rows"], "rows"),
+        (["data=columns", "data.path=/a/b/wine quality.csv.gz"], "wine_quality"),
+        (["data=columns", "data.path=s3://bucket/events/*.parquet"], "events"),
+        (["data=columns", "data.path=s3://bucket/day=*/*.parquet"], "bucket"),
+        (["data=idx", "data.path=/a/fashion"], "idx"),
         (["experiment=digits_rbm"], "digits_rbm"),
         (["data=toy", "name=mine"], "mine"),
     ],

@@ -23,7 +23,7 @@ import pytest
 import torch
 
 from pipeline.common.errors import CheckpointError, ConfigError, DataError
-from pipeline.data import files
+from pipeline.data import files, formats
 from pipeline.data.base import DataSet, TensorPositives
 from pipeline.data.files import Source, Unit
 from pipeline.data.streaming import StreamedPositives
@@ -191,7 +191,7 @@ def test_stream_stays_within_memory(
     """
     limit, piece = 8_000_000, 200_000
     monkeypatch.setattr(files, "PIECE", piece)
-    monkeypatch.setattr(files, "READ", piece)
+    monkeypatch.setattr(formats, "READ", piece)
     write(
         f"{tmp_path}/rows.parquet",
         listed(np.random.RandomState(0).randn(8000, 750).astype(np.float32)),

@@ -4,6 +4,7 @@ refused by its name and place.
 
 from __future__ import annotations
 
+import datetime
 import decimal
 import math
 from pathlib import Path
@@ -159,10 +160,10 @@ def test_a_column_of_strings_says_how_to_leave_it_out(tmp_path: Path) -> None:
     assert "name the columns to learn from, without it, in data.columns=[..]" in message
 
 
-def test_a_label_that_is_a_string_blames_the_context(tmp_path: Path) -> None:
-    table = numbered(matrix(30)).append_column("kind", pa.array(["cat"] * 30))
-    message = refusal(table, tmp_path, context=("kind",))
-    assert message.startswith("data.context=kind: is of type string in /rows.parquet, row 0 is")
+def test_a_date_is_no_context(tmp_path: Path) -> None:
+    days = pa.array([datetime.date(2020, 1, 1)] * 30)
+    message = refusal(numbered(matrix(30)).append_column("day", days), tmp_path, context=("day",))
+    assert message.startswith("data.context=day: is of type date32[day] in /rows.parquet, row 0 is")
     assert "write labels as numbers 0, ..., K-1" in message
 
 
@@ -258,7 +259,7 @@ def labelled(labels: Any, tmp_path: Path, classes: int = 3, **data: Any) -> str:
 @pytest.mark.parametrize(
     ("labels", "message"),
     [
-        ([1, 2, 3], "data.context=['label']: the labels are 1, ..., 3, and must be 0, ..., 2"),
+        ([2, 3, 4], "data.context=['label']: the labels are 2, ..., 4, and must be 0, ..., 2"),
         ([0, 1, 5], "energy.classes=3: the labels reach to 5; use 6"),
         ([0, 1, -1], "data.context=['label']: a label is -1"),
         ([0, 1, 0.5], "data.context=['label']: a label is 0.5"),
