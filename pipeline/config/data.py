@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field, SerializeAsAny
+from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from pipeline.config.fields import (
     Levels,
@@ -116,6 +116,16 @@ class TagsData(DataSection):
         return self.levels
 
 
+TableEncoding = Annotated[
+    Literal["real", "binary", "categorical"],
+    Field(
+        description=(
+            "real: numbers as they are; binary: every value 0 or 1; categorical: 0, ..., levels-1"
+        )
+    ),
+]
+
+
 class ColumnsData(DataSection):
     path: Url = about("Parquet or Arrow files: a path, an fsspec URL or a glob")
     columns: Names = about(
@@ -126,17 +136,19 @@ class ColumnsData(DataSection):
         "columns, of the same kinds, that a conditional model conditions on; empty: none"
     )
     context_shape: Shape = about("shape of one row's context; empty: flat")
-    encoding: Annotated[
-        Literal["real", "binary", "categorical"],
-        Field(
-            description=(
-                "real: numbers as they are; binary: every value 0 or 1; categorical: 0, ...,"
-                " levels-1"
-            )
-        ),
-    ]
+    encoding: TableEncoding
     levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
+
+
+class RowsData(DataSection):
+    """Rows given in code (in `_rows`, which no file holds)."""
+
+    shape: Shape = about("shape of one row, such as [8,8]; empty: as they are given")
+    encoding: TableEncoding
+    levels: CategoricalLevels
+    given: str | None = about("the rows given in code, in words (not for people to set)")
+    _rows: Any = PrivateAttr(default=None)
 
 
 # what is added up in float64 and exponentiated
