@@ -44,6 +44,7 @@ class EnergyEstimator(BaseEstimator):
     settings: Settings | None
     verbose: int
     energy_: Energy
+    _checkpoint: dict[str, bytes]
 
     def _settings(self, rows: np.ndarray) -> dict[str, Any]:
         """The part of the configuration that is this kind's, for `rows` [N, d]."""

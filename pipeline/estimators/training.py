@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 
 import torch
 
-from actors.launch import launch
 from pipeline.assembly.load import load_energy
 from pipeline.common.errors import ArgumentError, RefusedError
 from pipeline.common.types import Figures
@@ -78,6 +77,8 @@ def learn(
     Raises `ArgumentError` where the settings or rows are refused, `KeyboardInterrupt` where the
     run is interrupted, and `PipelineError` where it fails.
     """
+    from actors.launch import launch
+
     with tempfile.TemporaryDirectory(prefix="ebm-") as folder, _own_threads():
         update: dict[str, Any] = {"output": config.output or f"{folder}/run"}
         if before is not None:
