@@ -105,12 +105,14 @@ class EnergyEstimator(BaseEstimator):
         """Trains on X [N, d], and returns the numbers of the rows that were kept out. With `again`
         it goes on from the weights there are, in the scale of the first rows.
         """
-        rows = self._prepared(X, first=not again)
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
-        config = self._config(rows)
-        order = np.random.RandomState(self._seed).permutation(len(rows))
-        kept = self._kept_out(len(rows))
+        order = np.random.RandomState(self._seed).permutation(len(X))
+        kept = self._kept_out(len(X))
         train, held_out = order[:-kept], order[-kept:]
+        if not again:
+            self._prepared(X[train], first=True)  # what is kept out has no say in the scale either
+        rows = self._prepared(X, first=False)
+        config = self._config(rows)
         numbers = rows.astype(np.float32)
         of_rows = [None, None] if labels is None else [labels[train], labels[held_out]]
         given = GivenRows(numbers[train], of_rows[0], numbers[held_out], of_rows[1])

@@ -18,6 +18,8 @@ from sklearn.utils.estimator_checks import parametrize_with_checks
 import pipeline
 from pipeline.sklearn import DBM, EBM, RBM, EBMClassifier, EnergyDetector, RBMFeatures
 
+pytestmark = pytest.mark.single
+
 SHORT: dict[str, Any] = {"steps": 3, "batch_size": 16}
 AIS = {"evaluation.ais_temperatures": 0}
 CHECKED = [
@@ -47,6 +49,7 @@ def test_a_density_of_real_rows_integrates_to_1_in_the_units_of_the_data() -> No
     X = rows(300)
     model = EBM(hidden=(16,), steps=50, random_state=0).fit(X)
     mean, deviation = X.mean(0), X.std(0)
+    assert model.scaler_.n_samples_seen_ == 270  # rows that are kept out have no say
     edges = np.linspace(-10, 10, 401)
     points = (edges[1:] + edges[:-1]) / 2
     grid = mean + deviation * np.stack(np.meshgrid(points, points), -1).reshape(-1, 2)
