@@ -61,7 +61,7 @@ class PoolRoster:
         self.members = [
             PoolMember(
                 number,
-                actor.options(**own).remote(config, shape, number, context_shape),
+                actor.options(**own).remote(config.without_rows(), shape, number, context_shape),
                 self.fleet,
             )
             for number, own in enumerate(options)

@@ -51,7 +51,7 @@ def judge(case: Case, folder: Path, seed: int) -> dict[str, Any]:
     began, output = time.perf_counter(), folder / str(abs(hash(case.name)))
     lines, summary, refused = io.StringIO(), dict[str, Any](), None
     arguments = [*arguments_of(case, folder), *BRIEF, f"output={output}", f"seed={seed}"]
-    with contextlib.redirect_stdout(lines), mock.patch("pipeline.runs.inline.InlineRunner", Spoilt):
+    with contextlib.redirect_stdout(lines), mock.patch("actors.launch.InlineRunner", Spoilt):
         try:
             summary = run(compose(arguments))
         except PipelineError as error:

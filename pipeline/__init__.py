@@ -77,6 +77,26 @@ def argmax_y(energy: Energy, context: Tensor | np.ndarray) -> Found:
     return argmax(bound)
 
 
+def features(energy: Energy, x: Tensor | np.ndarray) -> Tensor:
+    """The values of the hidden units under data rows x [N, *shape], `[N, units]`: of a Boltzmann
+    machine their means (in a deep one those of mean field, layer after layer), of a network the
+    last hidden layer.
+
+    Raises `ArgumentError` where the energy has no hidden units, or x are no rows of its.
+    """
+    from pipeline.common.errors import ArgumentError
+    from pipeline.energies.arguments import check_energy, data_rows
+    from pipeline.energies.frozen import evaluating
+
+    check_energy(energy)
+    with evaluating(energy):
+        found = energy.activations(data_rows(energy, x))
+    if found is None:
+        remedy = "has no hidden units; Boltzmann machines, mlp, label_mlp and conv have"
+        raise ArgumentError("energy", type(energy).__name__, remedy)
+    return found
+
+
 def log_ratio(energy: Energy, x: Tensor | np.ndarray, other: Tensor | np.ndarray) -> Tensor:
     """log p(x) / p(x') = E(x') - E(x), by row, `[N]` nats: Z cancels, and need not be known.
 

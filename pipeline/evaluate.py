@@ -13,6 +13,9 @@ evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now.
     points=FILE    ranks the rows of a file (CSV, Parquet, Arrow or .npy) by log p(x) / p(x'), x'
                    the most probable of them, which needs no Z. Where log Z is known, log p(x) is
                    told too. All of them are written to ranking.csv.
+    features=OUT   writes the values of the hidden units under the points, by their order in the
+                   file: h0, h1, ... and the energy in a .csv or .parquet, the values alone in a
+                   .npy.
     ood=noise      the area under the ROC curve of the energy as a score that tells held-out rows
                    from draws of the base law;
     ood=shuffled   from held-out rows whose components are permuted over the rows, each by itself;
@@ -74,6 +77,8 @@ def in_words(found: dict[str, Any]) -> str:
                 f"  {row['point']:>8}{row['energy']:>12.3f}{row['log_ratio']:>14.3f}{density}"
             )
         lines.append(f"  all of them {ranking['file']}")
+    if "features" in found:
+        lines.append(f"  features    {found['features']}")
     return "\n".join([*lines, f"  files       {found['output']}"])
 
 

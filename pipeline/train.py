@@ -26,7 +26,6 @@ checkpoint (by a terminal that closed, Ctrl-C or SIGTERM).
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -38,7 +37,6 @@ from pipeline.common.masking import MaskingFormatter
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
 from pipeline.config.compose import choices, compose, default_choices
-from pipeline.config.cores import crowding
 from pipeline.config.keys import describe
 from pipeline.config.run import GROUPS, RunConfig
 from pipeline.diagnosis.ending import in_words as diagnosis_in_words
@@ -48,7 +46,6 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.kernels.metropolis_hastings import Proposal
-    from pipeline.runs.run import Runner, Watch
 
 
 def run(
@@ -56,6 +53,8 @@ def run(
     energy: nn.Module | None = None,
     proposal: Proposal | None = None,
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
+    rows: Any = None,
+    held_out: Any = None,
 ) -> dict[str, Any]:
     """Trains what `config` describes, and returns what `summary.json` holds.
 
@@ -66,63 +65,20 @@ def run(
     `features` are functions `[N, *shape] -> [N, F]`, for energy=maxent, behind those that it
     declares. They travel to the actors with the configuration; a checkpoint holds the module's
     parameters, and no code.
-    """
-    from pipeline.assembly.data import doubts, told_labels
-    from pipeline.assembly.fit import misfits, row_spread
-    from pipeline.assembly.prepare import prepare
-    from pipeline.data.content import content_of
-    from pipeline.diagnosis.causes import Facts
-    from pipeline.diagnosis.watch import Diagnosis
-    from pipeline.runs.display import Display
-    from pipeline.runs.run import Run
-    from pipeline.storage.folders import refuse_folder_of_a_run
-    from pipeline.storage.lease import LEASE_FOLDER
-    from pipeline.storage.paths import absolute, check_shared, resolve_output, with_absolute_paths
-    from pipeline.storage.probe import check_output, check_run
-    from pipeline.storage.store import CHECKPOINTS
 
-    config = with_absolute_paths(config.carrying(energy, proposal, features))
-    output = resolve_output(config)
-    if config.init_from:  # after the output, which is named by it as it was given
-        given = absolute(config.init_from, "init_from")
-        config = config.model_copy(update={"init_from": given})
-    check_shared(config, output)
-    check_output(output, within=(CHECKPOINTS, LEASE_FOLDER))
-    refuse_folder_of_a_run(output)
-    if config.init_from:
-        check_run(config.init_from, "init_from")
-    data, model = prepare(config)
+    `rows` are data in hand for data=rows: [N, *shape] as an array, a tensor, a torch Dataset, a
+    pandas or polars frame, an Arrow table or a sparse matrix of SciPy, or a pair (rows, contexts).
+    `held_out`, of the same kinds, are rows kept out of training in the place of data.held_out of
+    the others. A run that resumes must be given the same rows.
+    """
+    from actors.launch import launch
+    from pipeline.data.given import given_rows
+    from pipeline.runs.display import Display
+
+    taken = None if rows is None else given_rows(rows, held_out)
     _check_portable(config, energy)
     display = Display()
-    display.say(
-        f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel,"
-        f" {config.objective.name}, to {output}"
-    )
-    crowded = crowding(config)
-    for doubt in [*([crowded] if crowded else []), *doubts(config, data)]:
-        display.say(f"warning: {doubt}")
-    for line in told_labels(data):
-        display.say(line)
-
-    def make_runner(watch: Watch) -> Runner:
-        if config.cluster.name == "inline":
-            from pipeline.runs.inline import InlineRunner
-
-            return InlineRunner(config)
-        from actors.cluster import connect
-        from actors.driver import RayRunner
-
-        display.say(
-            "joining the Ray cluster"
-            if os.environ.get("RAY_ADDRESS")
-            else "starting Ray and its actors"
-        )
-        connect(config, output)
-        return RayRunner(config, output, data.shape, data.context_shape, watch=watch)
-
-    content = content_of(config.data, data)
-    diagnosis = Diagnosis(Facts(config, row_spread(data)), misfits(config, model, data))
-    summary = Run(config, output, model, display, content, diagnosis).execute(make_runner)
+    summary = launch(config.carrying(energy, proposal, features, taken), display)
     display.say(in_words(summary, "series" in config.recorders))
     return summary
 

@@ -152,6 +152,16 @@ class TagsData(DataSection):
         return self.levels
 
 
+TableEncoding = Annotated[
+    Literal["real", "binary", "categorical"],
+    Field(
+        description=(
+            "real: numbers as they are; binary: every value 0 or 1; categorical: 0, ..., levels-1"
+        )
+    ),
+]
+
+
 class ColumnsData(DataSection):
     path: Url = about(
         "Parquet, Arrow, CSV, .npy or .npz files: a path, an fsspec URL or a glob; docs/data.md"
@@ -165,20 +175,22 @@ class ColumnsData(DataSection):
         " empty: none"
     )
     context_shape: Shape = about("shape of one row's context; empty: flat")
-    encoding: Annotated[
-        Literal["real", "binary", "categorical"],
-        Field(
-            description=(
-                "real: numbers as they are; binary: every value 0 or 1; categorical: 0, ...,"
-                " levels-1"
-            )
-        ),
-    ]
+    encoding: TableEncoding
     levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
     scale: Literal["none", "standard", "unit"] = about(
         "of each column: standard: less its mean, over its standard deviation; unit: to [0, 1]"
     )
+
+
+class RowsData(DataSection):
+    """Rows given in code (in `_rows`, which no file holds)."""
+
+    shape: Shape = about("shape of one row, such as [8,8]; empty: as they are given")
+    encoding: TableEncoding
+    levels: CategoricalLevels
+    given: str | None = about("the rows given in code, in words (not for people to set)")
+    _rows: Any = PrivateAttr(default=None)
 
 
 # what is added up in float64 and exponentiated

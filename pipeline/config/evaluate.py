@@ -14,6 +14,11 @@ OVERRIDABLE = ("evaluation", "kernel", "data.path")
 class Settings(Section):
     run: Url = about("URL of the run")
     points: Url | None = Field(None, description="file of points to rank: a path or an fsspec URL")
+    features: Url | None = Field(
+        None,
+        description="file that the hidden units' values of points=FILE are written to, with their"
+        " energies: .npy (values alone), .csv or .parquet, by its name",
+    )
     ood: Url | None = Field(None, description="noise, shuffled, or a file of rows")
     columns: Names = Field(
         (),

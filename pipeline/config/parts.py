@@ -143,6 +143,7 @@ DATA = {
     ),
     "tags": Entry(_DATA + "TagsData", "pipeline.data.tags:tags"),
     "columns": Entry(_DATA + "ColumnsData", "pipeline.data.columns:columns"),
+    "rows": Entry(_DATA + "RowsData", "pipeline.data.given:rows"),
     "ising": Entry(_DATA + "IsingData", "pipeline.data.ising:ising"),
     "none": Entry(_DATA + "NoData", "pipeline.data.nothing:nothing"),
 }

@@ -14,7 +14,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field
 
 from pipeline.common.errors import ConfigError
-from pipeline.config.data import DataConfig
+from pipeline.config.data import DataConfig, RowsData
 from pipeline.config.energies import CustomEnergy, EnergyConfig, MaxentEnergy
 from pipeline.config.fields import Device, Names, NonNegativeInt, Section, Url, about, digest
 from pipeline.config.kernels import KernelConfig, MetropolisHastingsKernel
@@ -195,12 +195,14 @@ class RunConfig(Section):
         """
         return self.sends_starts and not self.assigned_rounds
 
-    def carrying(self, energy: Any = None, proposal: Any = None, features: Any = None) -> RunConfig:
-        """This configuration with a module, a proposal or features given in code, which travel with
-        it but are not part of it.
+    def carrying(
+        self, energy: Any = None, proposal: Any = None, features: Any = None, rows: Any = None
+    ) -> RunConfig:
+        """This configuration with a module, a proposal, features or rows (`GivenRows`) given in
+        code, which travel with it but are not part of it.
 
         Raises `ConfigError` where energy.name is not custom, kernel.name not metropolis_hastings,
-        energy.name not maxent.
+        energy.name not maxent, data.name not rows.
         """
         config = self
         if energy is not None:
@@ -235,7 +237,26 @@ class RunConfig(Section):
             )
             family._features = tuple(features)
             config = config.model_copy(update={"energy": family})
+        if rows is not None:
+            config = config._carrying_rows(rows)
         return config
+
+    def _carrying_rows(self, rows: Any) -> RunConfig:
+        if not isinstance(self.data, RowsData):
+            raise ConfigError("data", self.data.name, "rows given in code go with data=rows")
+        kept = rows.kept_out
+        told = {"given": rows.in_words(), **({} if kept is None else {"held_out": kept})}
+        data = self.data.model_copy(update=told)
+        data._rows = rows
+        return self.model_copy(update={"data": data})
+
+    def without_rows(self) -> RunConfig:
+        """This configuration without rows given in code, for whoever reads none of them."""
+        if not isinstance(self.data, RowsData):
+            return self
+        data = self.data.model_copy()
+        data._rows = None
+        return self.model_copy(update={"data": data})
 
     def digest(self) -> str:
         """Returns ten hexadecimal digits that name what is learned: the configuration without

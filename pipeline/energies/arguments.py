@@ -71,6 +71,22 @@ def positions(energy: Energy, value: Any, argument: str = "x") -> Tensor:
     return x
 
 
+def data_rows(energy: Energy, value: Any, argument: str = "x") -> Tensor:
+    """Returns `value` as rows of data `[N, *data_shape]`: positions without latent columns.
+
+    Raises `ArgumentError` about `argument` where it has another shape, or lies outside the
+    energy's domain.
+    """
+    if energy.data_shape == energy.shape:
+        return positions(energy, value, argument)
+    x = _rows(numbers(energy, value, argument), energy.data_shape, argument)
+    wrong = (x != x.floor()) | (x < 0) | (x >= (energy.levels or 2))
+    if _visible() and bool(wrong.any()):
+        remedy = f"should be one of 0, ..., {(energy.levels or 2) - 1}"
+        raise ArgumentError(argument, _first(x, wrong), remedy)
+    return x
+
+
 def contexts(energy: Energy, value: Any, argument: str = "context") -> Tensor:
     """Returns `value` as contexts `[N, *context_shape]` of the energy.
 

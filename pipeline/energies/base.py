@@ -82,6 +82,12 @@ class Energy(nn.Module):
         """
         return x
 
+    def activations(self, rows: Tensor) -> Tensor | None:  # noqa: ARG002 - some have hidden units
+        """The hidden units' values under data rows `[N, *data_shape]`, `[N, units]`: their means in
+        a Boltzmann machine, the last hidden layer of a network. None where there are none.
+        """
+        return None
+
     def base(self, x: Tensor) -> Tensor:
         """E_0(x), `[N, *shape] -> [N]` nats: |x|^2 / (2 s^2) on R^d, else 0."""
         if self.levels is None and self.box is None:

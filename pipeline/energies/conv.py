@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -66,6 +67,16 @@ class ConvEnergy(DeepEnergy):
             image = avg_pool2d(image, 2, ceil_mode=True)
             value = value + network(image)
         return value.squeeze(1)
+
+    def activations(self, rows: Tensor) -> Tensor:
+        """The values of the last SiLU of each scale, `[N, scales hidden]`."""
+        image, found = rows.flatten(1).unflatten(1, self.image), []
+        for number, network in enumerate(self.networks):
+            if number:
+                image = avg_pool2d(image, 2, ceil_mode=True)
+            features, head = cast(nn.Sequential, network)
+            found.append(cast(nn.Sequential, head)[:-1](features(image)))
+        return torch.cat(found, 1)
 
 
 class Residual(nn.Module):

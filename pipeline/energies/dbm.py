@@ -204,6 +204,10 @@ class DeepBoltzmannMachine(Energy):
         mean = position[:, self.sizes[0] :]
         return (torch.special.entr(mean) + torch.special.entr(1 - mean)).sum(1) - self(position)
 
+    def activations(self, rows: Tensor) -> Tensor:
+        """The mean-field means of all hidden layers from the data up, `[N, m_1 + ... + m_L]`."""
+        return self.with_latents(rows)[:, self.sizes[0] :]
+
     def of_rows(self, rows: Tensor) -> Tensor:
         """By `bound`."""
         return -self.bound(rows)

@@ -81,6 +81,11 @@ class LabelMLP(ConditionalEnergy, DeepEnergy):
         first, *others = self._linears
         return output(linear(x.flatten(1), first.weight, first.bias), others)
 
+    def activations(self, rows: Tensor) -> Tensor:
+        """The values of the last SiLU, `[N, width]`."""
+        first, *others, _ = self._linears
+        return silu(silu_inputs(linear(rows.flatten(1), first.weight, first.bias), others)[-1])
+
     def network(self, x: Tensor) -> Tensor:
         return -self._logits(x).logsumexp(1)
 

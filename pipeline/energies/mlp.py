@@ -47,6 +47,11 @@ class MLPEnergy(DeepEnergy):
         first, *others = self._linears
         return output(linear(x.flatten(1), first.weight, first.bias), others).squeeze(1)
 
+    def activations(self, rows: Tensor) -> Tensor:
+        """The values of the last SiLU, `[N, width]`."""
+        first, *others, _ = self._linears
+        return silu(silu_inputs(linear(rows.flatten(1), first.weight, first.bias), others)[-1])
+
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The energies and their gradient by one pass forward and one back by hand, which spares

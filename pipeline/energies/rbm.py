@@ -70,6 +70,10 @@ class RestrictedBoltzmannMachine(Energy):
             linear(self.features(x), self.weight, self.hidden_bias)
         ).sum(1)
 
+    def activations(self, rows: Tensor) -> Tensor:
+        """p(h_j = 1 | v), `[N, m]`."""
+        return linear(self.features(rows), self.weight, self.hidden_bias).sigmoid()
+
     def base(self, x: Tensor) -> Tensor:
         """The model without its weights and hidden biases: independent visible units, 2^m states of
         the hidden ones.

@@ -23,6 +23,7 @@ from pipeline.config.fields import digest
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
+from pipeline.runs.features import check_features, write_features
 from pipeline.runs.rows import read_rows
 from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
@@ -79,6 +80,9 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
         if points is not None:
             log_z = found["figures"].get("log_z") if context is None else None
             found["ranking"] = rank(run, points, context, log_z, output)
+        if points is not None and settings.features is not None:
+            write_features(settings.features, run.energy, points, energies(run, points, context))
+            found["features"] = settings.features
     found["output"] = output
     found = masked(found)
     write_file(output, "summary.json", to_json(found, indent=1).encode())
@@ -90,6 +94,10 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
     memory cannot hold what is to be drawn.
     """
     check_evaluation(run.config, run.energy.dimension)
+    if settings.features is not None:
+        if settings.points is None:
+            raise ConfigError("features", settings.features, "goes with points=FILE")
+        check_features(settings.features, run.energy)
     if settings.points is None and settings.ood is None:
         if context is not None:
             raise ConfigError("given", settings.given, "goes with points=FILE or ood=FILE")

@@ -126,7 +126,7 @@ def contexts_of(run: Trained, given: Any) -> Tensor:
         raise ConfigError(
             "given", shown, "must be a number, or a list (of lists) of numbers"
         ) from error
-    if values.dim() < 2 and math.prod(shape) == 1 and shape:
+    if values.dim() < 2 and shape and names_of_labels(run) is not None:
         values = values.view(-1, *shape)
     if values.shape == shape:
         values = values[None]

@@ -17,6 +17,7 @@ from actors.lines import LineBroken
 from pipeline.assembly.data import open_data
 from pipeline.common.errors import DivergenceError
 from pipeline.config.run import RunConfig
+from pipeline.data.given import given_rows
 from pipeline.runs.inline import InlineRunner
 from pipeline.runs.ladder import LadderLikelihood
 from pipeline.storage.store import CheckpointStore
@@ -109,6 +110,14 @@ def test_one_process_and_ray_end_bitwise_equal(
     started at data.
     """
     config = small(*overrides)
+    runner = through_ray(config, tmp_path)
+    assert np.array_equal(weights(runner), inline(config))
+    runner.close()
+
+
+def test_rows_given_in_code_travel_to_the_parameter_server(small: Small, tmp_path: Path) -> None:
+    rows = np.random.default_rng(0).normal(size=(300, 3))
+    config = small("deep", "data=rows").carrying(rows=given_rows(rows))
     runner = through_ray(config, tmp_path)
     assert np.array_equal(weights(runner), inline(config))
     runner.close()

@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.csv
 import pyarrow.parquet as pq
 import pytest
 import torch
@@ -95,6 +96,28 @@ def test_points_are_ranked(
     assert main(arguments) == 0
     assert "25 points, the most probable first" in (words := capsys.readouterr().out)
     assert f"{order[9]:>10}" in words
+
+
+@pytest.mark.parametrize("suffix", ["npy", "csv", "parquet"])
+def test_features_of_points_are_written(
+    runs: Runs, tmp_path: Path, suffix: str, found: Any
+) -> None:
+    """The last hidden layer by row, in the order of the file; in a table with the energies."""
+    points = np.random.default_rng(0).normal(size=(25, 2)).astype(np.float32)
+    path, out = write(points, tmp_path / "points.npy"), tmp_path / "made" / f"features.{suffix}"
+    arguments = [f"run={runs['ring']}", "evaluation.samples=0", f"points={path}"]
+    assert found(*arguments, f"features={out}")["features"] == str(out)
+    energy = pipeline.load(runs["ring"])
+    wanted = pipeline.features(energy, points).numpy()
+    if suffix == "npy":
+        features = np.load(out)
+    else:
+        table = pyarrow.csv.read_csv(out) if suffix == "csv" else pq.read_table(out)
+        assert table.column_names == [*(f"h{i}" for i in range(wanted.shape[1])), "energy"]
+        *columns, energies = (column.to_numpy() for column in table.columns)
+        features = np.stack(columns, 1)
+        np.testing.assert_allclose(energies, energy(points), atol=1e-4)
+    np.testing.assert_allclose(features, wanted, atol=1e-4)
 
 
 def write(points: np.ndarray, path: Path) -> Path:
@@ -196,6 +219,7 @@ def test_shuffling_keeps_marginals_and_takes_dependence() -> None:
         (["run=nowhere"], "nowhere: no complete checkpoint"),
         (["run={ring}", "point=x.npy"], "point=x.npy: unknown key; did you mean points"),
         (["run={ring}", "points=x.npy"], "points=x.npy: cannot be read"),
+        (["run={ring}", "features=x.npy"], "features=x.npy: goes with points=FILE"),
         (
             ["run={ring}", "points=x.parquet"],
             "points=x.parquet: no files there",

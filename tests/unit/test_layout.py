@@ -32,6 +32,7 @@ FLOORS = (
     "pipeline/runs/recorders",
     "pipeline/runs",
     "actors",
+    "pipeline/estimators",
     "pipeline",
 )
 # the packages on the left know nothing of those on the right
