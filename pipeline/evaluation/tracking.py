@@ -20,7 +20,7 @@ QUANTILE = NormalDist().inv_cdf(0.95)
 """Standard errors to each side of an interval that holds 90 %."""
 STUDENT = 1.11
 """The ratio of Student's quantile for ten batches to the normal one: 1.83 / 1.645."""
-FACTOR, WEIGHT = 2.0, 2.0
+FACTOR, WEIGHT = 8.0, 2.0
 """What the variance of a way is multiplied by before anything is seen; and the number of anchors
 that this counts as."""
 AT_ODDS = 3.0

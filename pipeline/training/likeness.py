@@ -24,7 +24,8 @@ class Likeness:
 
         self._rows = rows.flatten(1).float()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # of a group without rows: it has no share
+            # of a group without rows, which has no share, and of rows that are all the same
+            warnings.simplefilter("ignore")
             groups, _ = kmeans2(self._rows.cpu().numpy(), MODES, minit="++", seed=0)
         self._groups = torch.from_numpy(groups).to(self._rows)
         self._shares = self._occupied(self._rows)
