@@ -99,6 +99,8 @@ BASES: tuple[tuple[str, ...], ...] = (
     ("experiment=maxent_moments",),
     ("data=idx", "data.path=images", "data.held_out=5", "energy.hidden=[8]"),
     ("data=columns", "data.path=rows.parquet", "data.held_out=5", "energy.hidden=[8]"),
+    ("data=images", "data.path=images", "data.held_out=5", "energy.hidden=[8]"),
+    ("data=rows", "data.held_out=5", "energy.hidden=[8]"),
 )
 NUMBERS = (
     *("0", "1", "-1", "2", "3", "5", "17", "0.5", "1.5", "-0.0", "1e-300", "1e300", "1e400", "nan"),

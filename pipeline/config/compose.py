@@ -369,7 +369,9 @@ def _name_of(data: dict[str, Any]) -> str:
     name, path = str(data["name"]), data.get("path")
     if name not in CALLED_BY_PATH or not isinstance(path, str):
         return name
-    parts = [part for part in path.rpartition("://")[2].split("/") if part.strip("*?.")]
+    # without user, password and query: a name is shown everywhere
+    bare = re.sub(r"^.*@", "", re.sub(r"\?[^/]*=.*$", "", path.rpartition("://")[2]))
+    parts = [part for part in bare.split("/") if part.strip("*?.")]
     while len(parts) > 1 and any(sign in parts[-1] for sign in "*?["):
         parts.pop()
     stem = parts[-1] if parts else name

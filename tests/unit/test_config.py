@@ -607,3 +607,17 @@ def test_a_lag_that_the_run_chooses() -> None:
 def test_what_is_moved_gets_no_weights() -> None:
     assert compose(["trainer.lag=1"]).reweight
     assert not compose(["trainer.lag=1", "trainer.refresh=2"]).reweight
+
+
+@pytest.mark.parametrize(
+    ("path", "name"),
+    [
+        ("s3://key:secret@bucket/data?token=secret", "data"),
+        ("s3://key:sec/ret@bucket", "bucket"),
+        ("https://host/wine.csv?sig=sec/ret", "wine"),
+        ("s3://bucket/a/*.parquet", "a"),
+        ("here/wine.csv.gz", "wine"),
+    ],
+)
+def test_a_run_is_called_after_its_file_without_secrets(path: str, name: str) -> None:
+    assert compose(["data=columns", f"data.path='{path}'", "data.held_out=5"]).name == name
