@@ -73,7 +73,7 @@ class EnergyDetector(OutlierMixin, ScaledEstimator):
             raise ArgumentError("contamination", share, "should be auto, or in (0, 0.5]")
         rows = self._checked(X, reset=True, ensure_min_samples=LEAST_ROWS)
         kept = self._learn(rows)
-        scores = -self._energies(rows)
+        scores = -self._energies(X)  # with the names of its columns, where it has any
         self.calibration_ = np.sort(scores[kept])
         if isinstance(share, str):
             count = max(0, math.floor(self.alpha * (len(kept) + 1)) - 1)

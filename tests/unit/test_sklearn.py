@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import pickle
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.base import clone
+from sklearn.datasets import load_wine
 from sklearn.utils.estimator_checks import parametrize_with_checks
 
 import pipeline
@@ -174,3 +176,11 @@ def test_settings_reach_every_key() -> None:
     chosen = {"kernel": "hmc", "evaluation.ais_temperatures": 0}
     model = EBM(hidden=(8,), settings=chosen, random_state=0, **SHORT).fit(rows(50))
     assert model.sample(3, random_state=0, transitions=5).shape == (3, 2)
+
+
+@pytest.mark.parametrize("kind", [EBM, EnergyDetector, RBMFeatures])
+def test_a_frame_is_taken_without_a_warning(kind: Any) -> None:
+    frame = load_wine(as_frame=True).data[:60]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        kind(random_state=0, **SHORT).fit(frame)
