@@ -16,6 +16,7 @@ from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
 
 DRAWS = 1000
+"""Rows, and draws of the base law, that are looked at: time and memory of a start are bounded."""
 FAR, NARROW = 10.0, 1 / 50
 """Standard deviations of the base law that rows may be from its middle, on average, and the least
 that they spread over."""
@@ -34,17 +35,23 @@ def misfits(config: RunConfig, energy: Energy, data: DataSet) -> list[Verdict]:
     energy.initialise(rows)
     base = energy.sample_base(DRAWS, torch_generator(config.seed, "fit"))
     scalable = getattr(config.data, "scale", None) == "none"
-    found = [_misfit(energy, scalable, rows.flatten(1).double(), base.flatten(1).double())]
+    seen = _some(rows)
+    found = [_misfit(energy, scalable, seen, base.flatten(1).double())]
     if energy.box is not None:
-        found.append(_piled_up(energy.box, energy.into_domain(rows)))
+        found.append(_piled_up(energy.box, energy.into_domain(seen)))
     return [each for each in found if each is not None]
 
 
 def row_spread(data: DataSet) -> float:
-    """The root mean variance of the training rows' components; NaN without rows."""
+    """The root mean variance of the components of some training rows; NaN without rows."""
     if not data.rows:
         return math.nan
-    return float(data.sample.flatten(1).double().var(0, correction=0).mean().sqrt())
+    return float(_some(data.sample).var(0, correction=0).mean().sqrt())
+
+
+def _some(rows: Tensor) -> Tensor:
+    """At most about `DRAWS` of the rows [N, *shape], evenly spaced, `[n, d]` float64."""
+    return rows[:: max(1, len(rows) // DRAWS)].flatten(1).double()
 
 
 def _misfit(energy: Energy, scalable: bool, rows: Tensor, base: Tensor) -> Verdict | None:

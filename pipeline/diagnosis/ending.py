@@ -41,7 +41,6 @@ def numbers_of(look: Look, chains: int) -> dict[str, float]:
         "acceptance": look.acceptance,
         "memory": look.memory,
         "distance_moved": look.distance,
-        "spreads_from_rest": look.shift,
         "gradient_norm": look.norm,
         "r_hat": look.r_hat,
         "importance_ess": look.ess,
@@ -56,8 +55,6 @@ def numbers_of(look: Look, chains: int) -> dict[str, float]:
         numbers["spreads_from_rest"] = look.shift
         memory = max(look.memory, 0.0)
         numbers["independent_chains"] = chains * (1 - memory) / (1 + memory)
-    else:
-        numbers.pop("spreads_from_rest")
     return {name: value for name, value in numbers.items() if math.isfinite(value)}
 
 

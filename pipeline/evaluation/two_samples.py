@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.types import Figures
+from pipeline.training.likeness import energy_distance, mean_of_pairs
 
 MOST = 1000
 """Rows of each kind that are looked at, at most."""
@@ -41,17 +42,6 @@ def copies(rows: Tensor, among: Tensor) -> float:
     return sum(row.numpy().tobytes() in known for row in rows) / max(len(rows), 1)
 
 
-def energy_distance(x: Tensor, y: Tensor) -> float:
-    """Returns the energy distance of the laws of `x` [N, d] and `y` [M, d], from 0, where they are
-    the same, to 1, without bias in its numerator (Szekely & Rizzo 2013, "Energy statistics"):
-
-        (2 E|X - Y| - E|X - X'| - E|Y - Y'|) / (2 E|X - Y|)
-    """
-    between = torch.cdist(x, y).mean()
-    apart = 2 * between - _among(torch.cdist(x, x)) - _among(torch.cdist(y, y))
-    return float(apart / (2 * between)) if between > 0 else 0.0
-
-
 def squared_mmd(x: Tensor, y: Tensor) -> float:
     """Returns the squared maximum mean discrepancy of the laws of `x` [N, d] and `y` [M, d] under
     the kernel k(x, y) = exp(-|x - y|^2 / (2 s^2)), s the median distance among `y`, without bias,
@@ -66,8 +56,8 @@ def squared_mmd(x: Tensor, y: Tensor) -> float:
     def kernel(distances: Tensor) -> Tensor:
         return torch.exp(-distances.square() / (2 * scale * scale))
 
-    within = _among(kernel(torch.cdist(x, x))) + _among(kernel(among))
-    return float(within - 2 * kernel(torch.cdist(x, y)).mean())
+    within = mean_of_pairs(kernel(torch.cdist(x, x))) + mean_of_pairs(kernel(among))
+    return within - 2 * float(kernel(torch.cdist(x, y)).mean())
 
 
 def memorisation(samples: Tensor, training: Tensor, held_out: Tensor) -> Figures:
@@ -85,9 +75,3 @@ def memorisation(samples: Tensor, training: Tensor, held_out: Tensor) -> Figures
         "nearest_training_row": float(own.median()),
         "held_out_nearest_training_row": float(others.median()),
     }
-
-
-def _among(values: Tensor) -> Tensor:
-    """The mean over pairs of two different rows, of `values` [N, N] of all pairs."""
-    count = len(values)
-    return (values.sum() - values.diagonal().sum()) / max(count * (count - 1), 1)

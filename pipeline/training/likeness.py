@@ -29,28 +29,17 @@ class Likeness:
             groups, _ = kmeans2(self._rows.cpu().numpy(), MODES, minit="++", seed=0)
         self._groups = torch.from_numpy(groups).to(self._rows)
         self._shares = self._occupied(self._rows)
-        self._among = _mean_distance(self._rows)
+        self._among = mean_of_pairs(torch.cdist(self._rows, self._rows))
 
     def figures(self, chains: Tensor) -> dict[str, float]:
-        """Returns the `energy_distance` of `chains` [N, ...] and rows, from 0, where their laws are
-        the same, to 1:
-
-            (2 E|X - Y| - E|X - X'| - E|Y - Y'|) / (2 E|X - Y|)
-
-        (Szekely & Rizzo 2013), of the pairs that there are; and `mode_coverage`, sum_g min(p_g,
-        q_g) of the shares p of the rows and q of the chains in each group: the share of the data's
-        modes that chains are at.
+        """Returns the `energy_distance` of `chains` [N, ...] and rows, 0 at least; and
+        `mode_coverage`, sum_g min(p_g, q_g) of the shares p of the rows and q of the chains in each
+        group: the share of the data's modes that chains are at.
         """
         chains = chains[:: -(-len(chains) // MOST)].flatten(1).to(self._rows)
-        between = float(torch.cdist(chains, self._rows).mean())
-        if not between > 0:
-            return {}
-        apart = 2 * between - self._among - _mean_distance(chains)
         coverage = torch.minimum(self._shares, self._occupied(chains)).sum()
-        return {
-            "energy_distance": max(apart, 0.0) / (2 * between),
-            "mode_coverage": float(coverage),
-        }
+        apart = energy_distance(chains, self._rows, self._among)
+        return {"energy_distance": max(apart, 0.0), "mode_coverage": float(coverage)}
 
     def _occupied(self, points: Tensor) -> Tensor:
         """The share of `points` [N, d] in each group, [MODES]."""
@@ -58,7 +47,22 @@ class Likeness:
         return torch.bincount(nearest, minlength=len(self._groups)) / len(points)
 
 
-def _mean_distance(points: Tensor) -> float:
-    """E|X - X'| of two different ones of `points` [N, d]."""
-    count = len(points)
-    return float(torch.cdist(points, points).sum()) / max(count * (count - 1), 1)
+def energy_distance(x: Tensor, y: Tensor, among_y: float | None = None) -> float:
+    """Returns the energy distance of the laws of `x` [N, d] and `y` [M, d], from 0, where they are
+    the same, to 1, without bias in its numerator, so that it may be below 0 (Szekely & Rizzo 2013,
+    "Energy statistics"):
+
+        (2 E|X - Y| - E|X - X'| - E|Y - Y'|) / (2 E|X - Y|)
+
+    `among_y` is E|Y - Y'| where it is known. 0 where all are the same.
+    """
+    between = float(torch.cdist(x, y).mean())
+    among_y = mean_of_pairs(torch.cdist(y, y)) if among_y is None else among_y
+    apart = 2 * between - mean_of_pairs(torch.cdist(x, x)) - among_y
+    return apart / (2 * between) if between > 0 else 0.0
+
+
+def mean_of_pairs(values: Tensor) -> float:
+    """Returns the mean over pairs of two different rows, of `values` [N, N] of all pairs."""
+    count = len(values)
+    return float(values.sum() - values.diagonal().sum()) / max(count * (count - 1), 1)

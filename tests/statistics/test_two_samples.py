@@ -11,12 +11,11 @@ from torch import Tensor
 from pipeline.chains.motion import QUARTILES, motion_of, rank_correlation
 from pipeline.evaluation.two_samples import (
     copies,
-    energy_distance,
     likeness,
     memorisation,
     squared_mmd,
 )
-from pipeline.training.likeness import Likeness
+from pipeline.training.likeness import Likeness, energy_distance
 
 SEEDS, COUNT = 40, 300
 ERRORS = 4.0  # a false alarm in 16,000
