@@ -49,8 +49,8 @@ def load(
     The energy takes tensors and NumPy arrays of any real type: rows as the run learned from them.
     Of a run with data.scale, `energy.row_scale.scaled(x)` are those for rows `[N, *shape]` in
     their own units, and `energy.row_scale.in_own_units(x)` is the way back; else it is None. It
-    raises `ArgumentError` for
-    positions of another shape or outside its domain, and for values that are not finite.
+    raises `ArgumentError` for positions of another shape or outside its domain, and for values that
+    are not finite.
     """
     from pipeline.assembly.load import load_energy
 

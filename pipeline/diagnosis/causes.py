@@ -12,6 +12,8 @@ from pipeline.diagnosis.evidence import Look
 
 EARLY = 100
 """Steps in which chains are on their way from noise, and nearly anything is well."""
+STEADY = 60
+"""Steps from which on chains that are below the data are a sign."""
 STILL = 0.015
 """Of their standard deviation, what energies change by at least between two looks, while a model
 learns."""
@@ -214,17 +216,12 @@ def learning_rate(looks: Sequence[Look], facts: Facts) -> str | None:
             f" data as before (energy distance {unlike:.3f}): {remedy}"
         )
     if _lost(looks):
-        best = max(_figure(looks, "pseudo_log_likelihood"))
         return (
             f"the energies go to and fro ({_turnover(looks):.2f} of their standard deviation every"
             f" {look.step - looks[-2].step} steps), and the pseudo-log-likelihood stays where it"
-            f" began ({best:.2f}): {remedy}"
+            f" began ({look.sofar.best:.2f}): {remedy}"
         )
     return None
-
-
-STEADY = 60
-"""Steps from which on chains that are below the data are a sign."""
 
 
 def _behind(looks: Sequence[Look], facts: Facts) -> bool:
@@ -240,24 +237,24 @@ def _behind(looks: Sequence[Look], facts: Facts) -> bool:
 
 def _lost(looks: Sequence[Look]) -> bool:
     """True of a model over levels that has learned nothing to speak of, and yet moves."""
-    values = list(_figure(looks, "pseudo_log_likelihood"))
-    if looks[-1].step < 2 * EARLY or len(values) < 8:
+    sofar = looks[-1].sofar
+    if looks[-1].step < 2 * EARLY or len(looks) < 8 or math.isnan(sofar.began):
         return False
-    gained = max(values[1:]) - values[0]
+    gained = sofar.best - sofar.began
     swings = _middle(_figure(looks[-6:], "persistence")) < -0.2
-    return gained < 0.03 * abs(values[0]) and _turnover(looks) > 0.2 and swings
+    return gained < 0.03 * abs(sofar.began) and _turnover(looks) > 0.2 and swings
 
 
 def no_learning(looks: Sequence[Look], facts: Facts) -> str | None:
     """Weights that hardly move from where they began."""
-    turned, look = list(_figure(looks, "turnover")), looks[-1]
+    look = looks[-1]
     begun = max(EARLY, facts.config.optimizer.warmup)
-    if not facts.from_scratch or look.step < begun or len(turned) < 4:
+    if not facts.from_scratch or look.step < begun or math.isnan(look.sofar.turnover):
         return None
-    if max(turned) < STILL:
+    if look.sofar.turnover < STILL:
         seen = (
-            f"the energies have changed by at most {max(turned):.2g} of their standard deviation"
-            f" in {look.step - looks[-2].step} steps"
+            f"the energies have changed by at most {look.sofar.turnover:.2g} of their standard"
+            f" deviation in {look.step - looks[-2].step} steps"
         )
     elif look.spread < 0.05:  # of weights that began at 0, any change is large
         seen = f"the chains' energies differ by {look.spread:.2g} nats, as under no model at all"

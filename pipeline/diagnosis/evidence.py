@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
+from collections import deque
 from collections.abc import Iterable, Mapping, Sequence
 from typing import NamedTuple
 
@@ -12,6 +13,27 @@ from pipeline.diagnosis.mixing import potential_scale_reduction
 
 STEPS = 20
 """Steps to a look."""
+KEPT = 60
+"""Looks that are remembered: rules ask for the last ones, of which every few have figures."""
+
+
+class Sofar(NamedTuple):
+    """The sum of a run's figures since it began, or went on: the largest `turnover`, NaN without
+    any; and the pseudo-log-likelihood, nats, that it `began` with and its `best` since.
+    """
+
+    turnover: float = math.nan
+    began: float = math.nan
+    best: float = math.nan
+
+    def with_figures(self, figures: Mapping[str, float]) -> Sofar:
+        """Returns the same with the newest figures."""
+        pseudo = figures.get("pseudo_log_likelihood", math.nan)
+        return Sofar(
+            _larger(self.turnover, figures.get("turnover", math.nan)),
+            pseudo if math.isnan(self.began) else self.began,
+            _larger(self.best, pseudo),
+        )
 
 
 class PoolLook(NamedTuple):
@@ -37,7 +59,7 @@ class Look(NamedTuple):
     are a `Motion`'s. `restarted`, `reseeded` and `skipped` are shares, of chains a round and of
     steps. `r_hat` is that of the pools' energies (`pipeline.diagnosis.mixing`). `ess` is a ratio
     and `lag` in steps. `swaps` are by pair of rungs. `norm` is of the gradient. `figures` are the
-    newest of the probe.
+    newest of the probe, and `sofar` sums up those of all looks.
     """
 
     step: int
@@ -57,6 +79,7 @@ class Look(NamedTuple):
     swaps: tuple[float, ...]
     pools: Mapping[int, PoolLook]
     figures: Mapping[str, float]
+    sofar: Sofar
 
     @property
     def shift(self) -> float:
@@ -72,13 +95,15 @@ class Evidence:
 
     def __init__(self, chains: int) -> None:
         self._chains = max(chains, 1)
-        self.looks: list[Look] = []
+        self.looks: deque[Look] = deque(maxlen=KEPT)
+        self._sofar = Sofar()
         self._reports: list[StepReport] = []
         self._rounds: list[RoundReport] = []
 
     def reset(self) -> None:
         """Forgets all: the run was put back."""
-        self.looks, self._reports, self._rounds = [], [], []
+        self.looks.clear()
+        self._sofar, self._reports, self._rounds = Sofar(), [], []
 
     def add(self, report: StepReport, rounds: Sequence[RoundReport]) -> Look | None:
         """Takes in a step; returns the look that it completes, if it does."""
@@ -99,6 +124,7 @@ class Evidence:
         figures: dict[str, float] = {}
         for report in reports:
             figures |= report.figures
+        self._sofar = self._sofar.with_figures(figures)
         pairs = zip(*(each.swaps for each in rounds), strict=True)
         return Look(
             step=reports[-1].version,
@@ -118,6 +144,7 @@ class Evidence:
             swaps=tuple(_middle(pair) for pair in pairs),
             pools=self._pools(reports, rounds),
             figures=figures,
+            sofar=self._sofar,
         )
 
     def _pools(
@@ -154,6 +181,11 @@ def _means(report: StepReport) -> tuple[float, float]:
     """
     named = {name.rpartition(".")[2]: value for name, value in report.parts.items()}
     return named.get("positive", math.nan), named.get("negative", math.nan)
+
+
+def _larger(one: float, other: float) -> float:
+    """The larger of two numbers that are finite; NaN of none."""
+    return max((x for x in (one, other) if math.isfinite(x)), default=math.nan)
 
 
 def _of(motions: Sequence[Motion], field: str) -> float:

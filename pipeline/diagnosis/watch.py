@@ -45,10 +45,11 @@ class Diagnosis:
             return []
         rules = APART if self._known else (*RULES, *APART)
         seen, found = set[str](), []
+        looks = list(self._evidence.looks)
         for rule in rules:
             if seen and rule in RULES:
                 continue
-            words = rule.seen(self._evidence.looks, self._facts)
+            words = rule.seen(looks, self._facts)
             if words is not None:
                 seen.add(rule.cause)
                 found += self._see(rule, words, look)

@@ -43,9 +43,9 @@ def layers_of(energy: Energy) -> list[tuple[str, Tensor]]:
     with the largest norm first, `MOST` at most.
 
     Layers above a deep machine's first are seen through those below, as W_l ... W_1 (Lee,
-    Ekanadham & Ng 2008). A Potts machine's have an axis of levels, first
-    behind that of units; their mean over levels is 0, since adding a number to all levels of a
-    column changes a bias alone.
+    Ekanadham & Ng 2008). A Potts machine's have an axis of levels, first behind that of units;
+    their mean over levels is 0, since adding a number to all levels of a column changes a bias
+    alone.
     """
     if isinstance(energy, DeepBoltzmannMachine):
         seen, found = None, []

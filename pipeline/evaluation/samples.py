@@ -54,7 +54,7 @@ def instants(count: int, transitions: int) -> list[int]:
     return chosen
 
 
-class Watch:
+class Trace:
     """A `kernel` that runs as the one given, draw by draw, and takes down where the chains are
     after so many transitions as `instants` says: of the last `count` rows, the model's rung.
     """
@@ -100,14 +100,14 @@ def draw_from_noise(
     `start` [count, *shape]. Their kernel is adapted to them as they go. After so many transitions
     each as `seen_at` says, 0 the first, it takes down where they are.
     """
-    watch = Watch(plan.kernel, seen_at, count)
+    trace = Trace(plan.kernel, seen_at, count)
     if seen_at:
-        plan = plan._replace(kernel=watch.kernel)
+        plan = plan._replace(kernel=trace.kernel)
     sampler = Sampler(energy, plan, count, generator)
     if start is not None:
         sampler.position = start.repeat(plan.rungs, *(1,) * (start.ndim - 1))
     if seen_at:
-        watch.look(sampler.position, sampler.energy(sampler.position))
+        trace.look(sampler.position, sampler.energy(sampler.position))
     stage = f"sampling from {'noise' if start is None else 'rows'}"
     done, energies, acceptances = 0, [], []
     while done < transitions:
@@ -126,5 +126,5 @@ def draw_from_noise(
         energies[-1],
         acceptance,
         r_hat if math.isfinite(r_hat) else None,
-        watch.way if seen_at else None,
+        trace.way if seen_at else None,
     )

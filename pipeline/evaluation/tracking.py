@@ -12,7 +12,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.target import Target
 from pipeline.evaluation.ais import Schedule, kernel_of
 from pipeline.evaluation.log_partition import FEWEST, LogPartition
-from pipeline.kernels.bridging import Bridge, bridge, variance_of
+from pipeline.kernels.bridging import BridgeEstimate, bridge, variance_of
 
 MOVES = 5
 """Transitions that particles make under new weights before they look back."""
@@ -30,7 +30,7 @@ AT_ODDS = 3.0
 @torch.no_grad()
 def follow(
     particles: Tensor, old: Energy, new: Energy, schedule: Schedule, generator: torch.Generator
-) -> tuple[Tensor, Bridge | None]:
+) -> tuple[Tensor, BridgeEstimate | None]:
     """Moves `particles` [N, *shape], draws of the `old` model, by `MOVES` transitions of the `new`
     one, and bridges the two laws with Bennett's estimate from where they were and where they are.
     """
@@ -108,7 +108,7 @@ class Track:
         self._at, self._before = self._now(), variance_of(self._influence)
         self._moved, self._influence, self._lost = 0.0, torch.zeros(1), False
 
-    def move(self, increment: Bridge | None) -> None:
+    def move(self, increment: BridgeEstimate | None) -> None:
         """The weights have moved by an `increment`, over the same particles as before; None where
         the laws could not be bridged.
         """

@@ -41,7 +41,7 @@ def bennett(forward: Tensor, backward: Tensor) -> Tensor:
     return (low + high) / 2
 
 
-class Bridge(NamedTuple):
+class BridgeEstimate(NamedTuple):
     """The sum over pairs of neighbouring laws of Bennett's log ratios, nats; the `influence` [N] of
     each of N independent systems on it; and how many of these are `counting`.
     """
@@ -52,7 +52,7 @@ class Bridge(NamedTuple):
 
 
 @torch.no_grad()
-def bridge(log_weights: Tensor) -> Bridge | None:
+def bridge(log_weights: Tensor) -> BridgeEstimate | None:
     """Bridges laws in a row by the `log_weights` [T, 2, R - 1, N] of T transitions of N systems,
     each of which is in every one of the R laws, forward and backward between neighbours
     (`pipeline.kernels.replica_exchange.swap`). None where a weight is not finite.
@@ -75,7 +75,7 @@ def bridge(log_weights: Tensor) -> Bridge | None:
     influence = ((ahead - back).sum(0) / slopes[:, None]).sum(0)
     counts = torch.stack([ahead.sum(0), back.sum(0)])
     counting = counts.sum(-1).square() / counts.square().sum(-1)
-    return Bridge(float(ratios.sum()), influence, float(counting.min()))
+    return BridgeEstimate(float(ratios.sum()), influence, float(counting.min()))
 
 
 def along_ladder(log_weights: Tensor, base: float) -> Bridged | None:

@@ -22,8 +22,8 @@ class Probe:
     """The same few held-out and training rows of a run, and what a model says of them.
 
     Rows have the data's noise, drawn once, and their contexts. Held-out rows have the noise that
-    they are evaluated with in the end. Over levels each row has one site
-    for the pseudo-likelihood, chosen once.
+    they are evaluated with in the end. Over levels each row has one site for the pseudo-likelihood,
+    chosen once.
     """
 
     def __init__(self, config: RunConfig, data: DataSet, device: torch.device) -> None:
@@ -69,9 +69,9 @@ class Probe:
         rows of what their energies have changed by since the last look, in standard deviations of
         the energies: near 0 where a model rests, over 1 where it is another one. `persistence` is
         the correlation over rows of that change with the one before: above 0 where a model goes
-        somewhere, towards -1/2 where it goes to and fro. Of `chains`, where there
-        are any, it tells how like the training rows they are, each with its context where there
-        are contexts (`pipeline.training.likeness`).
+        somewhere, towards -1/2 where it goes to and fro. Of `chains` (positions [M, *shape], and
+        contexts where those are theirs) it tells how like the training rows they are
+        (`pipeline.training.likeness`).
 
         What log Z is does not matter to the difference of the means: it rises where a model comes
         to prefer the rows that it was trained on. Of a model whose positions have latent columns,

@@ -14,7 +14,7 @@ from pipeline.energies.rbm import BernoulliRBM
 from pipeline.evaluation.ais import Schedule
 from pipeline.evaluation.log_partition import LogPartition
 from pipeline.evaluation.tracking import Track, follow, settled
-from pipeline.kernels.bridging import Bridge, variance_of
+from pipeline.kernels.bridging import BridgeEstimate, variance_of
 
 GIBBS = Schedule(torch.ones(1), None)
 
@@ -74,7 +74,7 @@ def test_intervals_hold_log_z(alike: float, least: float) -> None:
                 truth += 0.3
                 own = 0.003 * off
                 influence = torch.tensor(own - own.mean())
-                track.move(Bridge(0.3 + own.sum() + 0.2 * bias, influence, 60.0))
+                track.move(BridgeEstimate(0.3 + own.sum() + 0.2 * bias, influence, 60.0))
                 if way >= 5:
                     assert track.now is not None
                     value, half = track.now
