@@ -40,6 +40,18 @@ class Unit(NamedTuple):
     form: type[Format]
 
 
+@contextmanager
+def opened(path: Place) -> Iterator[Any]:
+    """Opens a file for reading. Whatever Arrow has to say against it, or that it is not there,
+    becomes a `DataError`.
+    """
+    try:
+        with open_file(path) as file:
+            yield file
+    except UNREADABLE as error:
+        raise DataError("data.path", path, f"cannot be read ({error})") from error
+
+
 class Source:
     """The files of `data.path`, and their units, each read as `[rows, d + c]` float32: positions,
     then contexts.
@@ -100,19 +112,8 @@ class Source:
         """Returns the shape of a single column of tensors; None for other columns."""
         return self._shapes.get(names[0]) if len(names) == 1 else None
 
-    @contextmanager
-    def _open(self, path: Place) -> Iterator[Any]:
-        """Opens a file for reading. Whatever Arrow has to say against it, or that it is not there,
-        becomes a `DataError`.
-        """
-        try:
-            with open_file(path) as file:
-                yield file
-        except UNREADABLE as error:
-            raise DataError("data.path", path, f"cannot be read ({error})") from error
-
     def _units_of(self, path: Place) -> list[Unit]:
-        with self._open(path) as file:
+        with opened(path) as file:
             form = format_of(file, path)
             rows = form(file, path).rows(self._config.columns, self._config.context)
         return [Unit(path, number, count, form) for number, count in enumerate(rows)]
@@ -128,7 +129,7 @@ class Source:
         row, and rows `[n, d + c]`. Raises `DataError` where the file has changed.
         """
         first = 0
-        with self._open(unit.path) as file:
+        with opened(unit.path) as file:
             for batch in self._batches(unit, file):
                 yield first, self._matrix(batch, unit, first)
                 first += len(batch)
@@ -138,9 +139,9 @@ class Source:
             )
 
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
-        opened = unit.form(file, unit.path)
-        self._check_names(unit.path, opened.names)
-        yield from opened.batches(unit.number, self._names, self._config.context, self._piece)
+        form = unit.form(file, unit.path)
+        self._check_names(unit.path, form.names)
+        yield from form.batches(unit.number, self._names, self._config.context, self._piece)
 
     def _find_labels(self) -> dict[str, Labels]:
         """Reads the context columns through, and returns the labels of those that have some; of
@@ -162,10 +163,10 @@ class Source:
     def _contexts_of_all(self) -> Iterator[pa.RecordBatch]:
         """Yields the context columns of all files, and perhaps others."""
         for unit in self.units:
-            with self._open(unit.path) as file:
-                opened = unit.form(file, unit.path)
-                self._check_names(unit.path, opened.names)
-                yield from opened.batches(unit.number, (), self._config.context, ROWS)
+            with opened(unit.path) as file:
+                form = unit.form(file, unit.path)
+                self._check_names(unit.path, form.names)
+                yield from form.batches(unit.number, (), self._config.context, ROWS)
 
     @property
     def numbers(self) -> list[str]:

@@ -1,33 +1,32 @@
 """Rows of files as a run's positions: points to rank, where chains begin, and what they are given.
 
-Taken are .npy files as `numpy.save` writes them, Parquet, Arrow and CSV files.
+Taken are the files that `data=columns` takes, and arrays of .npy files whatever their rows' shape.
 """
 
 from __future__ import annotations
 
-import gzip
 import io
 import math
-import zlib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
-import pyarrow.csv
-import pyarrow.parquet
 import torch
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError, RefusedError
 from pipeline.data.cells import Column, checked, numbers
+from pipeline.data.files import opened
 from pipeline.data.folders import data_files
+from pipeline.data.formats import format_of
 from pipeline.runs.trained import Trained
 from pipeline.storage.files import Place, locate, read_file
 from pipeline.storage.probe import check_input
 
-TEXT = (".csv", ".csv.gz")
+PIECE = 10_000
+"""Rows that are decoded at once."""
 
 
 def read_rows(
@@ -69,8 +68,8 @@ def read_flat(
     if url.endswith(".npy"):
         return _read_npy(key, url, holes)
     with _about(key):
-        files = [locate(url, key)] if url.endswith(TEXT) else data_files(locate(url, key), url)
-        rows = [_of_table(_table(file), file, columns, run, holes) for file in files]
+        files = data_files(locate(url, key), url)
+        rows = [_of_file(file, columns, run, holes) for file in files]
     if len({part.shape[1] for part in rows}) > 1:
         raise DataError(key, url, "its files have rows of several lengths")
     return np.concatenate(rows)
@@ -137,51 +136,18 @@ def _about(key: str) -> Iterator[None]:
         raise type(error)(about, error.value, remedy) from error
 
 
-def _table(file: Place) -> pa.Table:
-    """The table in a CSV, Parquet or Arrow file. Raises `DataError`."""
-    try:
-        content = read_file(file)
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-        source = pa.BufferReader(content)
-        if file.path.endswith(TEXT):
-            table = pa.csv.read_csv(source)
-        elif content[:4] == b"PAR1":
-            table = pa.parquet.read_table(source)
-        elif content[:6] == b"ARROW1":
-            with pa.ipc.open_file(source) as reader:
-                table = reader.read_all()
-        else:
-            remedy = f"no .npy, .csv, Parquet or Arrow file (it begins with {content[:6]!r})"
-            raise DataError("data.path", file, remedy)
-    except (pa.ArrowException, OSError, EOFError, zlib.error) as error:
-        raise DataError("data.path", file, f"cannot be read ({error})") from error
-    if not len(table):
+def _of_file(file: Place, columns: Sequence[str], run: Trained, holes: bool) -> np.ndarray:
+    """The columns asked for, or those that hold positions, side by side, `[N, d]` float32. Raises
+    `DataError` where they cannot be read.
+    """
+    with opened(file) as stream:
+        form = format_of(stream, file)(stream, file)
+        names = _chosen(form.names, file, columns, run)
+        units = range(len(form.rows(names, ())))
+        batches = [batch for unit in units for batch in form.batches(unit, names, (), PIECE)]
+    if not sum(map(len, batches)):
         raise DataError("data.path", file, "holds no rows")
-    if file.path.endswith(TEXT) and all(_is_number(name) for name in table.column_names):
-        raise DataError("data.path", file, "its first line must hold the columns' names")
-    return table
-
-
-def _is_number(text: str) -> bool:
-    try:
-        float(text)
-    except ValueError:
-        return False
-    return True
-
-
-def _of_table(
-    table: pa.Table, file: Place, columns: Sequence[str], run: Trained, holes: bool
-) -> np.ndarray:
-    """The columns asked for, or those that hold positions, side by side, `[N, d]` float32."""
-    present = table.column_names
-    names = list(columns) or _positions(present, run)
-    missing = [name for name in names if name not in present]
-    if missing:
-        raise ConfigError("data.columns", missing, f"{file} has only {', '.join(present)}")
-    if len(set(names)) < len(names) or any(present.count(name) > 1 for name in names):
-        raise ConfigError("data.columns", names, f"each is to be one column of {file}, taken once")
+    table = pa.Table.from_batches(batches)
     found = []
     for name in names:
         place = Column("data.columns", name, str(file), 0)
@@ -191,6 +157,19 @@ def _of_table(
         there = checked(np.where(missing_there, 0, values), place)
         found.append(np.where(missing_there, np.float32(np.nan), there))
     return np.concatenate(found, 1)
+
+
+def _chosen(
+    present: Sequence[str], file: Place, columns: Sequence[str], run: Trained
+) -> Sequence[str]:
+    """The names of the columns that are read, of those `present`. Raises `ConfigError`."""
+    names = list(columns) or _positions(present, run)
+    missing = [name for name in names if name not in present]
+    if missing:
+        raise ConfigError("data.columns", missing, f"{file} has only {', '.join(present)}")
+    if len(set(names)) < len(names) or any(list(present).count(name) > 1 for name in names):
+        raise ConfigError("data.columns", names, f"each is to be one column of {file}, taken once")
+    return names
 
 
 def _positions(present: Sequence[str], run: Trained) -> list[str]:

@@ -213,7 +213,7 @@ def test_columns_with_names(tmp_path: Path) -> None:
         (["start={nan}"], "start={nan}: row 2 holds nan as its number 9"),
         (["start={short}"], "start={short}: a row there has 60 numbers"),
         (["start=nowhere.parquet"], "start=nowhere.parquet: no files there"),
-        (["start={text}"], "columns=b: is of type string"),
+        (["start={text}"], "column b, row 0 of"),
         (["start={headless}"], "its first line must hold the columns' names"),
         (["clamp={bad}"], "clamp={bad}: row 3 holds 0.5 as its number 7"),
         (["clamp={whole}"], "clamp={whole}: no row lacks a number"),
