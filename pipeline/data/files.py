@@ -42,8 +42,8 @@ class Unit(NamedTuple):
 
 @contextmanager
 def opened(path: Place) -> Iterator[Any]:
-    """Opens a file for reading. Whatever Arrow has to say against it, or that it is not there,
-    becomes a `DataError`.
+    """Opens a file for reading. Raises `DataError` where it is not there, and for whatever Arrow
+    has to say against it while it is open.
     """
     try:
         with open_file(path) as file:

@@ -17,6 +17,7 @@ from pipeline.evaluation.words import in_words
 from pipeline.runs.page_tables import (
     diagnosis,
     flat,
+    folded,
     grid,
     likelihood_of,
     likelihood_table,
@@ -197,10 +198,10 @@ def _section(run: Read) -> str:
         }
         parts += ["<h3>timings</h3>", table(timings)]
         figures = {key: run.summary[key] for key in run.summary if key not in TIMINGS}
-        parts.append(_folded("all figures", table(dict(flat(figures)))))
+        parts.append(folded("all figures", table(dict(flat(figures)))))
     elif run.rows:
-        parts.append(_folded("all figures", table(run.rows[-1])))
-    parts.append(_folded("configuration", table(dict(flat(run.config)))))
+        parts.append(folded("all figures", table(run.rows[-1])))
+    parts.append(folded("configuration", table(dict(flat(run.config)))))
     return "".join([*parts, "</section>"])
 
 
@@ -243,7 +244,3 @@ def _differences(runs: Sequence[Read]) -> str:
         for key in differing
     )
     return f'<div class="wide"><table><tr><th></th>{head}</tr>{rows}</table></div>'
-
-
-def _folded(title: str, content: str) -> str:
-    return f"<details><summary>{escape(title)}</summary>{content}</details>"

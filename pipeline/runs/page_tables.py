@@ -70,7 +70,7 @@ def likelihood_table(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 
 def diagnosis(found: Mapping[str, Any]) -> str:
-    """Returns the verdicts of `found` as a list, and its figures as a table."""
+    """Returns the verdicts of `found` as a list, and its figures as a table that opens."""
     items = []
     for verdict in found["verdicts"]:
         since, until = verdict["since"], verdict["until"]
@@ -78,7 +78,12 @@ def diagnosis(found: Mapping[str, Any]) -> str:
         when = when if until is None else f", step {since} to {until}"
         cause, words = (escape(str(verdict[key])) for key in ("cause", "words"))
         items.append(f"<li><b>{cause}</b>{when}: {words}</li>")
-    return f"<ul>{''.join(items)}</ul>{table(found.get('figures', {}))}"
+    return f"<ul>{''.join(items)}</ul>{folded('its numbers', table(found.get('figures', {})))}"
+
+
+def folded(title: str, content: str) -> str:
+    """Returns HTML that opens when its title is clicked."""
+    return f"<details><summary>{escape(title)}</summary>{content}</details>"
 
 
 def grid(head: Sequence[str], body: Iterable[Sequence[str]], kind: str = "") -> str:
