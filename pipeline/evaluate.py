@@ -22,8 +22,8 @@ evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now.
     ood=FILE       from the rows of a file. To data that are learned with noise the same noise is
                    added.
 
-    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 --json
-    python -m pipeline.evaluate run=runs/digits-c6a31f0c55 evaluation.samples=0 points=images.npy
+    python -m pipeline.evaluate run=runs/latest --json
+    python -m pipeline.evaluate run=runs/latest evaluation.samples=0 points=images.npy
         ood=shuffled
     python -m pipeline.evaluate run=runs/ring ood=runs/stripe/samples-0b3f/samples.arrow
         columns=[position]

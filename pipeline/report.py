@@ -9,7 +9,7 @@ pictures, figures, configuration and timings; of several runs, what they have co
 settings that differ come first. Pictures are within the file: it can be mailed, and needs no
 network.
 
-    python -m pipeline.report run=runs/digits-c6a31f0c55
+    python -m pipeline.report run=runs/latest
     python -m pipeline.report runs=[runs/slow,runs/quick] output=compared
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.

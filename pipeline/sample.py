@@ -18,19 +18,19 @@ logarithms, or they are taken to be equal. The kernel is that of the first run; 
 kernel.KEY=VALUE change it. No data are needed: they are shown beside the samples where they are
 there, and data.path=PATH says where they are now.
 
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 samples=100 transitions=2000 kernel=hmc
+    python -m pipeline.sample run=runs/latest samples=100 transitions=2000 kernel=hmc
     python -m pipeline.sample runs=[runs/ring,runs/stripe] compose=not weights=[1,0.5]
     python -m pipeline.sample run=runs/labelled given=3
         a model of rows given a label: rows of class 3
     python -m pipeline.sample run=runs/labelled given=[0,1] compose=or
         one model under two contexts, composed
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 clamp=data clamp_columns=0-31
+    python -m pipeline.sample run=runs/latest clamp=data clamp_columns=0-31
         the lower halves of held-out images of 8x8, drawn given the upper ones
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 clamp=halves.csv
+    python -m pipeline.sample run=runs/latest clamp=halves.csv
         what is missing in the rows of a file, drawn given the rest
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 start=rows.parquet
+    python -m pipeline.sample run=runs/latest start=rows.parquet
         chains that begin at the rows of a file; start=data: at training rows
-    python -m pipeline.sample run=runs/digits-c6a31f0c55 order=8
+    python -m pipeline.sample run=runs/latest order=8
         the chains at eight instants on their way from noise, as a picture
 
 Files of rows are .npy, CSV (the first line holds the columns' names), Parquet or Arrow, on any

@@ -2,9 +2,10 @@
 
     python -m pipeline.train [group=choice ...] [key=value ...]
 
-Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under `ray job submit
---working-dir . --`, it uses that cluster; with cluster=inline it needs no Ray at all. The same
-command goes on from its newest checkpoint.
+Alone it starts a Ray of its own on this machine; with RAY_ADDRESS set, or under
+`ray job submit --working-dir . --`, it uses that cluster; with cluster=inline it
+needs no Ray at all. The same command goes on from its newest checkpoint, and
+runs/latest is the folder of the newest run.
 
     python -m pipeline.train
         a deep energy on handwritten digits, 1 to 3 minutes
@@ -19,8 +20,8 @@ command goes on from its newest checkpoint.
     python -m pipeline.train data=idx data.path=FOLDER energy=conv
         MNIST, Fashion-MNIST and their like
 
-Exit status: 0 done, 2 refused before the start, 1 failed, 129, 130 or 143 interrupted after a last
-checkpoint (by a terminal that closed, Ctrl-C or SIGTERM).
+Exit status: 0 done, 2 refused before the start, 1 failed, 129, 130 or 143
+interrupted after a last checkpoint (Ctrl-C, SIGTERM, a terminal that closed).
 """
 
 from __future__ import annotations
@@ -36,9 +37,9 @@ from pipeline.common.errors import ClusterError, ConfigError, PipelineError
 from pipeline.common.masking import MaskingFormatter
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
-from pipeline.config.compose import choices, compose, default_choices
-from pipeline.config.keys import describe
-from pipeline.config.run import GROUPS, RunConfig
+from pipeline.config import help
+from pipeline.config.compose import compose
+from pipeline.config.run import RunConfig
 from pipeline.diagnosis.ending import in_words as diagnosis_in_words
 from pipeline.runs.supervision import AGAIN, end_with_parent, is_child, own_command, supervise
 
@@ -203,26 +204,6 @@ def _ended_early(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def usage() -> str:
-    """Returns the text of `--help`: this module's, the groups with their choices, and the keys."""
-    chosen = default_choices()
-    lines = [(__doc__ or "").strip(), "", "Groups and their choices (* is the default):"]
-    for group in GROUPS:
-        names = (f"{name}*" if name == chosen[group] else name for name in choices(group))
-        lines.append(f"  {group + '=':<12}{' | '.join(names)}")
-    lines += ["", "Keys, with their defaults:"]
-    lines += [
-        f"  {f'{key}={_yaml(default)}':<36} {meaning}" for key, default, meaning in describe()
-    ]
-    return "\n".join(lines)
-
-
-def _yaml(value: Any) -> str:
-    if isinstance(value, bool) or value is None:
-        return {None: "null", True: "true", False: "false"}[value]
-    return str(value).replace(" ", "")
-
-
 def main(arguments: Sequence[str]) -> int:
     """Carries out the command line, and returns its exit status."""
     keep_loopback_direct()
@@ -231,14 +212,15 @@ def main(arguments: Sequence[str]) -> int:
 
 
 def _main(arguments: Sequence[str]) -> int:
-    if any(argument in ("-h", "--help") for argument in arguments):
-        print(usage())
-        return 0
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(MaskingFormatter("%(message)s"))
     logging.basicConfig(level=logging.WARNING, handlers=[handler])
     supervised = is_child()
     try:
+        topic = help.wanted(arguments)
+        if topic is not None:
+            print(help.page(__doc__ or "", topic))
+            return 0
         config = compose(arguments)
         if supervised:
             end_with_parent()

@@ -6,9 +6,8 @@ from __future__ import annotations
 
 import copy
 import difflib
-import json
 import sys
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import yaml
@@ -20,6 +19,8 @@ from pipeline.common.proxies import keep_loopback_direct
 from pipeline.config.combinations import check_domains
 from pipeline.config.compose import compose_raw, readable, validate
 from pipeline.config.fields import Section
+from pipeline.config.help import listed
+from pipeline.config.mistakes import FORM, malformed
 from pipeline.config.run import RunConfig
 
 S = TypeVar("S", bound=Section)
@@ -28,7 +29,7 @@ TEXTS = ("run", "runs", "output", "points", "features", "ood", "start", "clamp",
 
 
 def parse(
-    arguments: Iterable[str], settings: type[S], overridable: Sequence[str]
+    arguments: Sequence[str], settings: type[S], overridable: Sequence[str]
 ) -> tuple[S, list[str]]:
     """The entry point's own settings, and the arguments that override what the run was told:
     `overridable` and what is below.
@@ -37,10 +38,13 @@ def parse(
     """
     values: dict[str, Any] = {}
     overrides = []
-    for text in arguments:
+    for number, text in enumerate(arguments):
         key, equals, value = text.partition("=")
         if not equals or text.startswith("-"):
-            raise ConfigError(key, value, "the arguments are key=value (see --help)")
+            known, runs = list(settings.model_fields), "run" in values or "runs" in values
+            if not (equals or text.startswith("-") or text in known or runs):
+                raise ConfigError(text, "(missing)", f"write run={text}: {FORM}")
+            raise malformed(arguments, number, known, overridable)
         if key.startswith(tuple(f"{name}." for name in overridable)) or key in overridable:
             overrides.append(text)
         elif key == "run" and "runs" in settings.model_fields:
@@ -63,6 +67,9 @@ def parse(
     try:
         return settings.model_validate(values), overrides
     except ValidationError as error:
+        if not values.keys() & {"run", "runs"}:
+            remedy = "give the folder or the URL of a run, such as run=runs/latest"
+            raise ConfigError("run", "(missing)", remedy) from error
         raise readable(error) from error
 
 
@@ -109,10 +116,12 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
 def usage(text: str, settings: type[Section]) -> str:
     """`--help`: the module's docstring, and the keys with their defaults."""
     lines = [text.strip(), "", "Keys, with their defaults:"]
-    for name, field in settings.model_fields.items():
-        default = "" if field.is_required() else json.dumps(field.default).strip('"')
-        lines.append(f"  {f'{name}={default}':<22} {field.description}")
-    return "\n".join(lines)
+    fields = settings.model_fields.items()
+    keys = [
+        (name, "" if field.is_required() else field.default, field.description or "")
+        for name, field in fields
+    ]
+    return "\n".join([*lines, *listed(keys)])
 
 
 def carry_out(

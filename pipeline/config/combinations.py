@@ -83,6 +83,8 @@ def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> Non
     """The kernel can move in the energy's domain."""
     levels = energy.domain.levels
     remedy = "use gibbs_with_gradients or single_site" if levels else "use mala, hmc or random_walk"
+    if levels and energy.has_conditionals:
+        remedy = remedy.replace("use", "use gibbs,")
     if kernel.needs_conditionals and not energy.has_conditionals:
         raise ConfigError(
             key, kernel.name, f"energy={energy.name} has no conditionals; {remedy}, or energy=rbm"

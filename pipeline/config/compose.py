@@ -7,7 +7,6 @@ callbacks could name code.
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 from collections.abc import Callable, Iterator, Sequence
@@ -17,7 +16,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from pipeline.common.errors import ConfigError
-from pipeline.config import parts
+from pipeline.config import mistakes, parts
 from pipeline.config.combinations import check_combinations
 from pipeline.config.cores import wants_share, with_share
 from pipeline.config.run import GROUPS, RunConfig
@@ -43,6 +42,8 @@ WANTED = {
     "dict_type": "should be a dictionary such as {name:value}",
     "string_type": "should be text; put a number or a word such as true in quotes",
     "bool_type": "should be true or false",
+    **dict.fromkeys(("int_parsing", "int_from_float", "int_type"), "should be a whole number"),
+    **dict.fromkeys(("float_parsing", "float_type"), "should be a number"),
     "string_pattern_mismatch": "should be of letters, digits, `_`, `.` and `-` alone",
 }
 
@@ -113,6 +114,7 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
     from omegaconf import OmegaConf
     from omegaconf.errors import OmegaConfBaseException
 
+    _check_form(overrides)
     overrides = [_quoted(text) for text in overrides]
     parser = OverridesParser.create()
     given = dict(_check_override(text, parser) for text in overrides)
@@ -230,22 +232,21 @@ def _quoted(text: str) -> str:
     return f"{key}='" + value.replace("'", "\\'") + "'"
 
 
+def _check_form(overrides: Sequence[str]) -> None:
+    """Every override is a key and a value, or takes a key away, which is refused elsewhere."""
+    for number, text in enumerate(overrides):
+        if text.startswith("-") or not ("=" in text or text.startswith("~")):
+            raise mistakes.malformed(overrides, number, list(_known()), GROUPS)
+
+
 def _check_override(text: str, parser: Any) -> tuple[str, Any]:
     """The override's key and value. Raises `ConfigError` for what may not be set so."""
     from hydra.errors import HydraException
 
     name, _, given = text.partition("=")
-    if text.startswith("-"):
-        raise ConfigError(
-            name, given, "unknown option; the arguments are group=choice and key=value (see --help)"
-        )
     if text.startswith("~"):
         remedy = "a key cannot be taken away; give it another value, or null"
         raise ConfigError(name, given or "(none)", remedy)
-    if "=" not in text:
-        raise ConfigError(
-            text, "(missing)", "give it a value: the arguments are key=value (see --help)"
-        )
     try:
         override = parser.parse_override(text)
     except HydraException as error:
@@ -271,7 +272,8 @@ def _check_override(text: str, parser: Any) -> tuple[str, Any]:
     ]
     wrong = value not in there if isinstance(value, str) else inner or not isinstance(value, dict)
     if (inner or key in GROUPS) and wrong:
-        raise ConfigError(key, given, f"no such choice; there are {', '.join(there)}")
+        group = "kernel" if inner else key
+        raise ConfigError(key, given, mistakes.no_such_choice(group, given, there))
     return key, value
 
 
@@ -294,22 +296,25 @@ def _unknown_key(overrides: Sequence[str], message: str) -> ConfigError:
     return ConfigError("configuration", " ".join(overrides), " ".join(message.split()))
 
 
-def _nearest(key: str) -> str:
-    """Advice on an unknown key, from the files in `conf/` alone: no part is imported."""
-    owners: dict[str, list[str]] = {}
+def _known() -> dict[str, list[str]]:
+    """The keys that there are, those under the default choices first, each with the choices that
+    have it; from the files in `conf/` alone: no part is imported.
+    """
+    owners: dict[str, list[str]] = {key: [] for key in keys_of(compose_raw(()))}
     for group in parts.PARTS:
         for choice in choices(group):
             if choice not in parts.installed(group):
                 for field in fields_of(settings_of(group, choice)):
                     owners.setdefault(f"{group}.{field}", []).append(choice)
-    composed = list(keys_of(compose_raw(())))
-    if key in owners:
-        return f"it goes with {key.partition('.')[0]}={', '.join(owners[key])}"
-    known = [*composed, *(name for name in owners if name not in composed)]
-    near = difflib.get_close_matches(key, known, n=3, cutoff=0.5)
-    if not near:  # a right word under the wrong section, or the other way round
-        last = key.rpartition(".")[2]
-        near = [name for name in known if name.rpartition(".")[2] == last][:3]
+    return owners
+
+
+def _nearest(key: str) -> str:
+    """Advice on an unknown key."""
+    known = _known()
+    if known.get(key):
+        return f"it goes with {key.partition('.')[0]}={', '.join(known[key])}"
+    near = mistakes.meant_by(key, list(known), GROUPS)
     return (
         f"did you mean {' or '.join(near)}? (--help lists all)" if near else "--help lists all keys"
     )

@@ -267,6 +267,8 @@ def _continuous_figures(
         # them
         box = reach(energy, data)
         figures = likelihood.two_dimensional(energy, data, test, box)
+        level = -float(energy(train).double().mean())
+        figures["train_log_likelihood"] = level - figures["log_z"]
         before = likelihood.two_dimensional(untrained, data, test, box)["test_log_likelihood"]
     elif config.evaluation.ais_temperatures:
         figures = yield from likelihood.by_annealing(energy, test, train, config)

@@ -15,6 +15,8 @@ from pipeline.common.masking import masked
 from pipeline.common.types import Progress, RoundReport, StepReport
 
 LINE_SECONDS = 5.0
+SETTLED = 20
+"""Steps before the time that is left is told: the first ones are slow, and tell nothing of it."""
 BOUNDS = ("", "_at_least", "_at_most")
 
 
@@ -117,8 +119,10 @@ class Display:
             self._bar.update(self._task, completed=report.version, description=text)
             return
         self._last_line = now
-        left = (self._total - report.version) * seconds / max(rates.steps, 1)
-        self.say(f"step {report.version}/{self._total}  {text}  {_clock(left)} left")
+        if rates.steps >= SETTLED:
+            left = (self._total - report.version) * seconds / rates.steps
+            text += f"  {_clock(left)} left"
+        self.say(f"step {report.version}/{self._total}  {text}")
 
     def work(self, progress: Progress) -> None:
         """Shows how far a stage of the work after training has come."""

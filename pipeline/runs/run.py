@@ -50,6 +50,7 @@ from pipeline.runs.verdicts import Verdicts
 from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.files import write_file
+from pipeline.storage.folders import point_latest
 from pipeline.storage.lease import Lease
 
 log = logging.getLogger(__name__)
@@ -209,6 +210,7 @@ class Run:
                 self._display.say(f"{error}; an older checkpoint is looked for")
                 checkpoint, warm_start = next(others)
         self._saving.begin(checkpoint)
+        point_latest(self._output)
         self._step = version
         self._lease.check()  # to start may have taken minutes
         if self._config.resume == "never":

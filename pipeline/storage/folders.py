@@ -6,8 +6,11 @@ this project names, and a folder only where nothing else is in it.
 
 from __future__ import annotations
 
+import uuid
 from collections.abc import Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
+from pathlib import Path
 
 from pipeline.common.errors import CheckpointError, ConfigError, DamagedError
 from pipeline.config.fields import Section
@@ -17,6 +20,7 @@ from pipeline.storage.manifest import MANIFEST, STEP_NAME, RunId
 from pipeline.storage.parts import FILE
 
 RUN = "run.json"
+RUNS, LATEST = "runs", "latest"
 
 
 class RunRecord(Section):
@@ -41,6 +45,21 @@ def refuse_folder_of_a_run(output: str) -> None:
         return
     remedy = f"{what}; give the run's own output to go on, or init_from=.. for weights"
     raise ConfigError("output", output, remedy)
+
+
+def point_latest(output: str) -> None:
+    """Makes `runs/latest` a symbolic link to `output`, where that lies in a local folder called
+    runs. What stands there and is no link stays, and where links cannot be made there is none.
+    """
+    place = files.locate(output)
+    folder = Path(place.path)
+    link = folder.parent / LATEST
+    if not place.local or folder.parent.name != RUNS or (link.exists() and not link.is_symlink()):
+        return
+    with suppress(OSError):
+        made = link.with_name(f".{LATEST}-{uuid.uuid4().hex}")
+        made.symlink_to(folder.name)
+        made.replace(link)
 
 
 def run_of(root: str) -> str | None:

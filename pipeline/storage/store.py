@@ -39,6 +39,7 @@ from pipeline.storage.manifest import FORMAT, MANIFEST, parse, read_manifest, se
 from pipeline.storage.retention import Kept, kept_steps
 
 log = logging.getLogger(__name__)
+A_RUN = "the folder or the URL of a run, such as runs/latest"
 CHECKPOINTS = "checkpoints"
 READ_BACK = 16 << 20
 """Bytes of a checkpoint up to which the older ones that are kept are read at each save."""
@@ -387,7 +388,7 @@ def find(url: str) -> Checkpoint:
     """
     checkpoint = next(candidates(url), None)
     if checkpoint is None:
-        raise CheckpointError(f"{url}: no complete checkpoint there")
+        raise CheckpointError(f"{url}: no complete checkpoint there; give {A_RUN}")
     return checkpoint
 
 
@@ -405,4 +406,4 @@ def find_averaged(url: str, key: str = "url") -> tuple[Checkpoint, np.ndarray]:
         except DamagedError as error:
             log.warning("%s; an older checkpoint is looked for", error)
             damage = f" ({error})"
-    raise CheckpointError(f"{key}={url}: no complete checkpoint there{damage}")
+    raise CheckpointError(f"{key}={url}: no complete checkpoint there{damage}; give {A_RUN}")

@@ -171,12 +171,12 @@ def test_files_go_beside_the_run_or_to_any_url(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "runs=(missing): this key must be given"),
+        ([], "run=(missing): give the folder or the URL of a run"),
         (["run=nowhere"], "nowhere: no complete checkpoint"),
         (["run={ring}", "sample=3"], "sample=3: unknown key; did you mean samples"),
         (["run={ring}", "samples=0"], "samples=0: should be greater than or equal to 1"),
         (["run={ring}", "samples=[1,"], "samples=[1,"),
-        (["run={ring}", "--fast"], "--fast='': the arguments are key=value"),
+        (["run={ring}", "--fast"], "--fast=(missing): unknown option; the arguments are key=value"),
         (["run={ring}", "trainer.lag=3"], "trainer.lag=3: unknown key"),
         (["run={ring}", "kernel=gibbs"], "kernel=gibbs: energy=mlp has no conditionals"),
         (

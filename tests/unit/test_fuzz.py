@@ -49,7 +49,7 @@ CONV = ("data=digits", "energy=conv", "energy.channels=[4]", "energy.hidden=4")
         (TOY, "~trainer.lag", "~trainer.lag=(none): a key cannot be taken away"),
         (TOY, "trainer.lag", "trainer.lag=(missing): give it a value"),
         (TOY, "+trainer.lag=1", "trainer.lag=1: this key is there already; leave out the +"),
-        (TOY, "trainer.lag=", "trainer.lag='': should be 'auto' or a valid integer"),
+        (TOY, "trainer.lag=", "trainer.lag='': should be 'auto' or a whole number"),
         (TOY, "seed=${oc.env:NONE}", "seed=${oc.env:NONE}: KeyError raised while resolving"),
         (TOY, "seed=${none}", "seed=${none}: Interpolation key 'none' not found; give the value"),
         (TOY, "energy.hidden=3", "energy.hidden=3: should be a list such as [a,b]"),
