@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import gzip
+import importlib.util
 import math
 import struct
 import zlib
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,14 +26,30 @@ def digits(config: DigitsData) -> DataSet:
     Of an image and its label, `data.position` says which is the position, and the other is the
     context. Raises `ConfigError` where no training row is left.
     """
-    from sklearn.datasets import load_digits
-
-    digits = load_digits()
-    images = split(_encode(digits.images, 16, config), config.held_out, config.split_seed)
-    labels = split(digits.target, config.held_out, config.split_seed)
+    table = _table_of_digits()
+    pixels, target = table[:, :-1].reshape(-1, 8, 8), table[:, -1]
+    images = split(_encode(pixels, 16, config), config.held_out, config.split_seed)
+    labels = split(target, config.held_out, config.split_seed)
     if config.position == "image":
         return in_memory(*images, config.noise, context=labels)
     return in_memory(labels[0][:, None], labels[1][:, None], config.noise, context=images)
+
+
+def _table_of_digits() -> np.ndarray:
+    """The rows of scikit-learn's file, `[1797, 65]`: pixels, and the label last.
+
+    The file is read where it lies, for to import scikit-learn takes a second in each process.
+    """
+    package = importlib.util.find_spec("sklearn")
+    assert package is not None
+    assert package.submodule_search_locations
+    file = Path(package.submodule_search_locations[0]) / "datasets" / "data" / "digits.csv.gz"
+    if file.exists():
+        return np.loadtxt(file, delimiter=",")
+    from sklearn.datasets import load_digits  # a release that keeps it elsewhere
+
+    digits = load_digits()
+    return np.column_stack([digits.data, digits.target])
 
 
 def idx(config: IDXData) -> DataSet:

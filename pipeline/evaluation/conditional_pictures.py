@@ -6,9 +6,12 @@ from __future__ import annotations
 
 from typing import Any
 
+import matplotlib as mpl
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pipeline.data.base import DataSet
@@ -141,7 +144,7 @@ def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure
         panels = [
             ("held-out rows", same, "viridis", levels),
             ("samples under the same contexts", drawn, "viridis", levels),
-            ("where they differ", same != drawn, "Greys", 2),
+            ("where they differ (black)", same != drawn, "Greys", 2),
         ]
     figure, axes = _axes(len(panels), caption)
     for axis, (title, values, colours, number) in zip(axes, panels, strict=True):
@@ -150,7 +153,11 @@ def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure
         )
         axis.set_title(title)
         axis.set_xlabel("component")
+        axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[0].set_ylabel("row")
+    colours = mpl.colormaps["viridis"].resampled(levels)
+    patches = [Patch(color=colours(level), label=str(level)) for level in range(levels)]
+    figure.legend(handles=patches, title="level", loc="outside right center")
     return figure
 
 

@@ -5,7 +5,6 @@ x) and p(x | y).
 from __future__ import annotations
 
 import torch
-from sklearn.neighbors import KNeighborsClassifier
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
@@ -14,6 +13,12 @@ from pipeline.data.base import DataSet
 from pipeline.energies.label_mlp import LabelMLP
 
 NEIGHBOURS = 5
+
+
+def names_of(labels: Tensor, data: DataSet) -> list[str]:
+    """Returns the names of labels `[M, 1]` or `[M]`: the data's words, or else their numbers."""
+    words = next(iter(data.labels.values()), None)
+    return [f"{n:g}" if words is None else str(words[int(n)]) for n in labels.flatten().tolist()]
 
 
 @torch.no_grad()
@@ -36,6 +41,8 @@ def recognised(samples: Tensor, labels: Tensor, data: DataSet) -> float:
     of the class that they were drawn for, `labels` [M]: how legible they are to a judge that is not
     the model. Where there are fewer rows, all of them judge.
     """
+    from sklearn.neighbors import KNeighborsClassifier  # a second, that most runs do without
+
     assert data.context is not None
     judge = KNeighborsClassifier(min(NEIGHBOURS, len(data.sample))).fit(
         data.sample.flatten(1).numpy(), data.context.sample.flatten().numpy()

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from typing import Any
+
 import numpy as np
 import torch
 from matplotlib.figure import Figure
@@ -25,15 +28,16 @@ def draw_samples(
     caption: str,
     output: str,
     given: Tensor | None = None,
+    labels: Sequence[str] = (),
 ) -> dict[str, str]:
     """Draws images for rows of two axes or more, the plane for rows of two numbers, else each
     component's histogram. Images are beside what they were drawn `given`, [M, *shape] with NaN in
-    the holes. Returns what `draw_figure` returns.
+    the holes, and beside their `labels`, one a sample. Returns what `draw_figure` returns.
     """
 
     def figure() -> Figure:
         if len(data.shape) >= 2:
-            return _images(energy, samples, data, caption, given)
+            return _images(energy, samples, data, caption, given, labels)
         if data.shape == (2,) and energy.levels is None and data.rows:
             return _plane(energy, samples, data, caption)
         return _histograms(samples, data, caption)
@@ -62,44 +66,71 @@ def nearest_rows(samples: Tensor, rows: Tensor) -> Tensor:
 
 
 def _images(
-    energy: Energy, samples: Tensor, data: DataSet, caption: str, given: Tensor | None
+    energy: Energy,
+    samples: Tensor,
+    data: DataSet,
+    caption: str,
+    given: Tensor | None,
+    labels: Sequence[str],
 ) -> Figure:
     """Draws cells of what a sample was given, the sample, the same denoised where the data are
     noisy, and its nearest training image.
     """
-    panels = [samples] if given is None else [given, samples]
-    legend = "sample" if given is None else "what is given (holes are blue), sample"
+    panels = {"sample": samples} if given is None else {"given": given, "sample": samples}
+    shown = samples
     if data.noise:
         # the posterior mean of the clean image under the smoothed law (Robbins 1956; Miyasawa
         # 1961): x + sigma^2 score(x)
-        panels.append(samples - data.noise**2 * energy.energy_and_gradient(samples)[1])
-        legend += ", the same less its noise (x - sigma² grad E)"
+        shown = samples - data.noise**2 * energy.energy_and_gradient(samples)[1]
+        panels["denoised"] = shown
+        caption += "\ndenoised: x - sigma² grad E; nearest: of the training images"
     if data.rows:
-        panels.append(nearest_rows(panels[-1], data.sample))
-        legend += ", nearest training image"
+        panels["nearest"] = nearest_rows(shown, data.sample)
     # without rows, the samples' own range
     low, high = (float(end) for end in torch.aminmax(data.sample if data.rows else samples))
     scale = high - low or 1.0
-    images = [as_images(((panel - low) / scale).clamp(0, 1)) for panel in panels]
+    images = [as_images(((panel - low) / scale).clamp(0, 1)) for panel in panels.values()]
     images = [np.where(np.isnan(image), HOLE, image) for image in images]
     height, width = images[0].shape[1:3]
     gap = max(1, width // 8)
-    rows = -(-len(samples) // COLUMNS)
+    columns, rows = min(COLUMNS, len(samples)), -(-len(samples) // COLUMNS)
     cell_height, cell_width = height + gap, len(panels) * (width + gap) + 2 * gap
-    canvas = np.full((rows * cell_height, COLUMNS * cell_width, 3), 1.0)
+    canvas = np.full((rows * cell_height - gap, columns * cell_width - 3 * gap, 3), 1.0)
     for index in range(len(samples)):
         top, left = index // COLUMNS * cell_height, index % COLUMNS * cell_width
-        for number, panel in enumerate(images):
+        for number, image in enumerate(images):
             start = left + number * (width + gap)
-            canvas[top : top + height, start : start + width] = panel[index]
-    figure = Figure(
-        figsize=(11, 11 * canvas.shape[0] / canvas.shape[1] + 0.7), layout="constrained"
-    )
-    axis = figure.subplots()
-    axis.imshow(canvas[: -gap or None, : -3 * gap], interpolation="nearest")
-    axis.set_axis_off()
-    axis.set_title(f"{caption}\nin each cell: {legend}", fontsize=10)
+            canvas[top : top + height, start : start + width] = image[index]
+    starts = np.arange(columns)[:, None] * cell_width + np.arange(len(panels)) * (width + gap)
+    figure, axis = _canvas(canvas, caption, bool(labels))
+    names = [name for _ in range(columns) for name in panels]
+    axis.set_xticks((starts + (width - 1) / 2).ravel(), names, fontsize=8)
+    axis.set_yticks([])
+    for index, label in enumerate(labels):
+        row, column = divmod(index, COLUMNS)
+        alike = len(set(labels[row * COLUMNS : (row + 1) * COLUMNS])) == 1
+        if column == 0 or not alike:  # one for a whole row of cells that have the same
+            left, middle = column * cell_width - gap, row * cell_height + (height - 1) / 2
+            axis.text(left, middle, label, ha="right", va="center", fontsize=9)
     return figure
+
+
+def _canvas(canvas: np.ndarray, caption: str, labelled: bool) -> tuple[Figure, Any]:
+    """Returns a figure that a canvas `[height, width, 3]` fills, below its caption and the names of
+    its columns and, where it is `labelled`, to the right of its labels; and its axis.
+    """
+    across, above, beside = 11.0, 0.6 + 0.17 * caption.count("\n"), 0.7 if labelled else 0.1
+    down = (across - beside) * canvas.shape[0] / canvas.shape[1]
+    figure = Figure(figsize=(across, down + above))
+    bottom = 0.1 / (down + above)
+    axis = figure.add_axes(
+        (beside / across, bottom, (across - beside - 0.1) / across, down / (down + above) - bottom)
+    )
+    axis.imshow(canvas, interpolation="nearest", aspect="auto")
+    axis.tick_params(length=0, labeltop=True, labelbottom=False)
+    axis.set_frame_on(False)
+    figure.suptitle(caption, fontsize=10, y=1 - 0.08 / (down + above), va="top")
+    return figure, axis
 
 
 def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:

@@ -37,7 +37,7 @@ from pipeline.evaluation.energy_histograms import (
     draw_energies,
 )
 from pipeline.evaluation.filters import draw_filters, has_filters
-from pipeline.evaluation.labels import label_figures, recognised
+from pipeline.evaluation.labels import label_figures, names_of, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import draw_from_noise
@@ -141,7 +141,10 @@ def _draw(
         assert context is not None
         figures |= draw_conditional(energy, samples, context, data, caption, output)
     else:
-        figures |= draw_samples(bound, energy.visible(samples), data, caption, output)
+        labelled = config.energy.has_labels and context is not None
+        labels = names_of(context, data) if labelled else ()
+        shown = energy.visible(samples)
+        figures |= draw_samples(bound, shown, data, caption, output, labels=labels)
     if config.energy.has_labels:
         assert context is not None
         figures["samples_recognised"] = recognised(samples, context, data)

@@ -24,6 +24,7 @@ from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.labels import names_of
 from pipeline.evaluation.order import draw_order
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.report import sample_contexts
@@ -295,6 +296,8 @@ def _pictures(
             log_density=None,  # of the composition none is known
         )
     given = None if held is None else energy.visible(held)
+    labelled = first.config.energy.has_labels and settings.compose is None
+    labels = names_of(aim.context, shown) if labelled and aim.context is not None else ()
     return undrawn | draw_samples(
-        energy, energy.visible(drawn.position), shown, title, output, given
+        energy, energy.visible(drawn.position), shown, title, output, given, labels
     )
