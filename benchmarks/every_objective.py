@@ -185,8 +185,10 @@ def density(folder: Path) -> torch.Tensor:
     return torch.exp(energy.min() - energy).view(GRID, GRID).T
 
 
-def draw(densities: dict[str, torch.Tensor], path: Path) -> None:
-    """Draw the density that each objective learned, the truth first."""
+def draw(densities: dict[str, torch.Tensor], scores: dict[str, float], path: Path) -> None:
+    """Draw the density that each objective learned, the truth first, over its held-out
+    log-likelihood.
+    """
     columns = 4
     rows = math.ceil(len(densities) / columns)
     figure = Figure(figsize=(2.1 * columns, 2.3 * rows), layout="constrained")
@@ -195,8 +197,10 @@ def draw(densities: dict[str, torch.Tensor], path: Path) -> None:
     ):
         axis.imshow(values, origin="lower", cmap="magma")
         axis.set_title(name, fontsize=9)
+        axis.set_xlabel(f"{scores[name]:.2f} nats", fontsize=9)
     for axis in figure.axes:
-        axis.set_axis_off()
+        axis.set(xticks=[], yticks=[], frame_on=False)
+    figure.suptitle("below each: log-likelihood of a held-out row", fontsize=9)
     figure.savefig(path, dpi=110)
 
 
@@ -275,7 +279,10 @@ def main() -> None:
             if trial.experiment == "toy":
                 densities[trial.name] = density(output)
     if arguments.docs:
-        draw(densities, arguments.docs / "every_objective.png")
+        toys = [row for row in rows if row["experiment"] == "toy"]
+        scores = {row["objective"]: row["test_log_likelihood"] for row in toys}
+        scores["the truth"] = toys[0]["truth"] if toys else math.nan
+        draw(densities, scores, arguments.docs / "every_objective.png")
         command = "python -m benchmarks.every_objective --docs docs"
         content = {"command": command, **harness.conditions("torch"), "rows": rows}
         harness.write(content, arguments.docs / "every_objective.json")

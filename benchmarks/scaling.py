@@ -253,18 +253,20 @@ def draw(sweep: dict[str, list[dict[str, Any]]], path: Path) -> None:
         lags = rows[-1]["lags"]
         share = [100 * lags.get(age, 0) / sum(lags.values()) for age in range(4)]
         lag.bar(np.arange(4) + (color - 1.5) / 5, share, 0.2, color=f"C{color}", label=name)
-    for axes, title in (
-        (speed, "steps/s: lines predicted, dots simulated"),
-        (busy, "share of time: trainer; dotted, driver"),
+    for axes, title, unit in (
+        (speed, "speed: lines predicted, dots simulated", "steps a second"),
+        (busy, "work: dots trainer, dotted driver", "share of the time"),
     ):
         axes.set_xscale("log", base=4)
         axes.set_xticks(pools, [str(number) for number in pools])
         axes.set_xlabel("pools", fontsize=9)
+        axes.set_ylabel(unit, fontsize=9)
         axes.set_ylim(0, None)
         axes.set_title(title, fontsize=9)
     lag.set_xticks(range(4))
-    lag.set_xlabel("versions", fontsize=9)
-    lag.set_title(f"age of batches, %, {pools[-1]} pools", fontsize=9)
+    lag.set_xlabel("age of a batch, versions", fontsize=9)
+    lag.set_ylabel("% of all batches", fontsize=9)
+    lag.set_title(f"age of batches, {pools[-1]} pools", fontsize=9)
     figure.legend(*lag.get_legend_handles_labels(), loc="outside lower center", ncols=4, fontsize=8)
     figure.savefig(path, dpi=110)
 
