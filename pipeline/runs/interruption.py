@@ -6,6 +6,8 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
 
 from pipeline.runs.prompt import at_prompt
@@ -23,6 +25,17 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
         super().__init__(message)
         self.signal = number
         self.exit_status = 128 + number
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Gives the process its handler of SIGTERM back, which Ray replaces as it starts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 class Interruption:
