@@ -102,6 +102,7 @@ def test_samples_are_those_of_the_picture_in_the_units_of_the_data(
 ) -> None:
     """Bit for bit; the energy sees standardised rows, and samples are rows of the table."""
     frame = pd.DataFrame({"a": np.linspace(1000, 2000, 60), "b": np.sin(np.arange(60)) / 1000})
+    frame["c"] = frame["b"] ** 2  # of two columns the likelihood is integrated, which takes seconds
     ends: list[Tensor] = []
 
     def noted(config: Any, energy: Any, data: Any) -> Any:
@@ -134,8 +135,8 @@ def test_samples_are_those_of_the_picture_in_the_units_of_the_data(
     again = pipeline.open_run(tmp_path / "run")
     assert torch.equal(again.samples, done.samples)
     drawn = again.sample(4, transitions=3, seed=1)
-    assert drawn.shape == (4, 2)
-    assert bool((drawn[:, 0].abs() > 100).any() and (drawn[:, 1].abs() < 1).all())
+    assert drawn.shape == (4, 3)
+    assert bool((drawn[:, 0].abs() > 100).any() and (drawn[:, 1:].abs() < 1).all())
     assert torch.equal(drawn, done.sample(4, transitions=3, seed=1))
     assert not torch.equal(drawn, done.sample(4, transitions=3, seed=2))
 
