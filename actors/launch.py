@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 
 from pipeline.assembly.data import doubts, told_labels
@@ -15,7 +16,9 @@ from pipeline.diagnosis.causes import Facts
 from pipeline.diagnosis.watch import Diagnosis
 from pipeline.runs.display import Display
 from pipeline.runs.inline import InlineRunner
-from pipeline.runs.run import Run, Runner, Watch
+from pipeline.runs.interruption import own_handlers
+from pipeline.runs.run import Execution, Runner, Watch
+from pipeline.runs.threads import own_threads
 from pipeline.storage.folders import refuse_folder_of_a_run
 from pipeline.storage.lease import LEASE_FOLDER
 from pipeline.storage.paths import absolute, check_shared, resolve_output, with_absolute_paths
@@ -23,11 +26,13 @@ from pipeline.storage.probe import check_output, check_run
 from pipeline.storage.store import CHECKPOINTS
 
 
+@own_handlers()
+@own_threads()
 def launch(config: RunConfig, display: Display) -> Figures:
     """Trains what `config` describes, with what it carries, and returns what `summary.json` holds.
     Ray is imported where it is to be used.
 
-    Raises `PipelineError`, `pipeline.runs.run.Interrupted`.
+    Raises `PipelineError`, `pipeline.runs.interruption.Interrupted`.
     """
     config = with_absolute_paths(config)
     output = resolve_output(config)
@@ -53,6 +58,8 @@ def launch(config: RunConfig, display: Display) -> Figures:
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":
             return InlineRunner(config)
+        # as it is imported in a notebook it asks for ipywidgets, of which a run makes no use
+        logging.getLogger("ray.widgets.util").setLevel(logging.WARNING)
         from actors.cluster import connect
         from actors.driver import RayRunner
 
@@ -66,4 +73,5 @@ def launch(config: RunConfig, display: Display) -> Figures:
 
     content = content_of(config.data, data)
     diagnosis = Diagnosis(Facts(config, row_spread(data)), misfits(config, model, data))
-    return Run(config, output, model, display, content, diagnosis).execute(make_runner)
+    execution = Execution(config, output, model, display, content, diagnosis)
+    return execution.carry_out(make_runner)

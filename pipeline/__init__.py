@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from pipeline import library as library
     from pipeline.energies.base import Energy
     from pipeline.evaluation.search import Found
+    from pipeline.runs.results import Run
 
 
 def __getattr__(name: str) -> Any:
@@ -55,6 +56,24 @@ def load(
     from pipeline.assembly.load import load_energy
 
     return load_energy(url, energy, features)
+
+
+def open_run(
+    url: str | Path,
+    energy: nn.Module | None = None,
+    features: Sequence[Callable[[Tensor], Tensor]] | None = None,
+) -> Run:
+    """The run with its output at `url`, or one checkpoint of it, as `pipeline.train.run` returned
+    it: its figures as a mapping, `curves`, `samples`, `energy`, `report` (see
+    `pipeline.runs.results.Run`). It may be done, or go on.
+
+    Arguments are those of `load`. Ray is not needed. Raises `CheckpointError` where there is no
+    checkpoint or this version cannot take it up, `ConfigError` where no storage answers at the URL,
+    and `ArgumentError` where an argument is of no type that it may have.
+    """
+    from pipeline.runs.results import run_at
+
+    return run_at(url, energy, features)
 
 
 def argmax_y(energy: Energy, context: Tensor | np.ndarray) -> Found:

@@ -27,13 +27,14 @@ interrupted after a last checkpoint (Ctrl-C, SIGTERM, a terminal that closed).
 from __future__ import annotations
 
 import logging
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline.common.errors import ClusterError, ConfigError, PipelineError
+from pipeline.common.errors import CheckpointError, ClusterError, ConfigError, PipelineError
 from pipeline.common.masking import MaskingFormatter
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
@@ -47,6 +48,8 @@ if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from pipeline.kernels.metropolis_hastings import Proposal
+    from pipeline.runs.interruption import Interrupted
+    from pipeline.runs.results import Run
 
 
 def run(
@@ -56,10 +59,15 @@ def run(
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
     rows: Any = None,
     held_out: Any = None,
-) -> dict[str, Any]:
-    """Trains what `config` describes, and returns what `summary.json` holds.
+) -> Run:
+    """Trains what `config` describes, and returns the run (`pipeline.runs.results.Run`), which as a
+    mapping is what `summary.json` holds.
 
-    Raises `PipelineError`, `pipeline.runs.run.Interrupted`.
+    It may be called in any thread, and where an event loop runs. Ctrl-C, or a notebook's interrupt,
+    ends training after the step at hand, and a checkpoint is written. At a prompt the run as it
+    then stands is returned; elsewhere, and where the signal is SIGTERM or SIGHUP, it raises
+    `pipeline.runs.interruption.Interrupted`. Signals reach the main thread alone. Raises
+    `PipelineError`.
 
     `energy` is a module of your own, `[N, *shape] -> [N]`, for energy=custom, which adds the base
     term of `energy.base_scale` to it on R^d; `proposal` one for kernel=metropolis_hastings;
@@ -75,13 +83,36 @@ def run(
     from actors.launch import launch
     from pipeline.data.given import given_rows
     from pipeline.runs.display import Display
+    from pipeline.runs.interruption import Interrupted
+    from pipeline.runs.results import Run
 
     taken = None if rows is None else given_rows(rows, held_out)
     _check_portable(config, energy)
-    display = Display()
-    summary = launch(config.carrying(energy, proposal, features, taken), display)
+    display, config = Display(), config.carrying(energy, proposal, features, taken)
+    try:
+        summary = launch(config, display)
+    except Interrupted as interrupted:
+        stopped = _stopped(config, interrupted)
+        display.say(str(interrupted))
+        return stopped
     display.say(in_words(summary, "series" in config.recorders))
-    return summary
+    return Run(config, summary)
+
+
+def _stopped(config: RunConfig, interrupted: Interrupted) -> Run:
+    """The run as an interrupt at a prompt left it. Raises `interrupted` where it was no such, and
+    where it came before there was a checkpoint.
+    """
+    from pipeline.runs.prompt import at_prompt
+    from pipeline.runs.results import as_it_stands
+    from pipeline.storage.paths import resolve_output, with_absolute_paths
+
+    if interrupted.signal != signal.SIGINT or not at_prompt():
+        raise interrupted
+    try:
+        return as_it_stands(resolve_output(with_absolute_paths(config)), config)
+    except CheckpointError:
+        raise interrupted from None
 
 
 def _check_portable(config: RunConfig, energy: nn.Module | None) -> None:
@@ -99,7 +130,7 @@ def _check_portable(config: RunConfig, energy: nn.Module | None) -> None:
         raise ConfigError("energy", type(energy).__name__, remedy)
 
 
-def in_words(summary: dict[str, Any], series: bool) -> str:
+def in_words(summary: Mapping[str, Any], series: bool) -> str:
     """Tells a person how a run ended: what was learned, how well, where everything is. `series`:
     whether there are rows of metrics, and curves drawn from them.
     """
@@ -150,7 +181,7 @@ def in_words(summary: dict[str, Any], series: bool) -> str:
     return "\n".join(lines)
 
 
-def _pictured(name: str, summary: dict[str, Any]) -> list[str]:
+def _pictured(name: str, summary: Mapping[str, Any]) -> list[str]:
     """The line on where the picture called `name` is, or why there is none; no line where no
     samples were asked for.
     """
@@ -161,14 +192,14 @@ def _pictured(name: str, summary: dict[str, Any]) -> list[str]:
     return [f"  {name:<11} {where}"]
 
 
-def _paged(summary: dict[str, Any]) -> list[str]:
+def _paged(summary: Mapping[str, Any]) -> list[str]:
     """The line on where the page is, or why there is none; none of a run that ended without."""
     if "undrawn_page" in summary:
         return [f"  page        no page: {summary['undrawn_page']}"]
     return [f"  page        {summary['output']}/{summary['page']}"] if "page" in summary else []
 
 
-def _at_work(summary: dict[str, Any]) -> list[str]:
+def _at_work(summary: Mapping[str, Any]) -> list[str]:
     """The line on what share of the time pools and parameter server computed, and what one process
     would have taken; none of a run in one process.
     """
@@ -183,7 +214,7 @@ def _at_work(summary: dict[str, Any]) -> list[str]:
     return [line]
 
 
-def _slowed(summary: dict[str, Any]) -> list[str]:
+def _slowed(summary: Mapping[str, Any]) -> list[str]:
     """The line on rollbacks, of this process or of one before it; none where there were none."""
     if summary["rate_factor"] == 1:
         return []
@@ -193,7 +224,7 @@ def _slowed(summary: dict[str, Any]) -> list[str]:
     ]
 
 
-def _ended_early(summary: dict[str, Any]) -> list[str]:
+def _ended_early(summary: Mapping[str, Any]) -> list[str]:
     """The line on a run that ended before its last step, since its figure got no better."""
     if "ended_early" not in summary:
         return []

@@ -33,7 +33,7 @@ def load_energy(
     """
     from pipeline.assembly.energies import construct_energy
 
-    _check_arguments(url, module, features)
+    check_arguments(url, module, features)
     check_run(str(url), "url")
     checkpoint, weights = find_averaged(str(url))
     # the energy's section alone: the rest of an older configuration need not be valid any more
@@ -68,8 +68,8 @@ def load_energy(
     return guarded(energy.eval().requires_grad_(False))
 
 
-def _check_arguments(url: Any, module: Any, features: Any) -> None:
-    """Raises `ArgumentError` where one is of no type that it may have."""
+def check_arguments(url: Any, module: Any, features: Any) -> None:
+    """Raises `ArgumentError` where one of `pipeline.load` is of no type that it may have."""
     if not isinstance(url, str | Path) or not str(url):
         raise ArgumentError("url", repr(url), "should be a run's output, a path or a URL")
     if module is not None and not isinstance(module, nn.Module):

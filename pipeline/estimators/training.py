@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import torch
 
 from pipeline.assembly.load import load_energy
 from pipeline.common.errors import ArgumentError, RefusedError
@@ -38,7 +35,7 @@ class Silent(Display):
 
     def __init__(self) -> None:
         super().__init__()
-        self._terminal = False
+        self._terminal = self._notebook = False
 
     def say(self, text: str) -> None:
         """Says nothing."""
@@ -79,7 +76,7 @@ def learn(
     """
     from actors.launch import launch
 
-    with tempfile.TemporaryDirectory(prefix="ebm-") as folder, _own_threads():
+    with tempfile.TemporaryDirectory(prefix="ebm-") as folder:
         update: dict[str, Any] = {"output": config.output or f"{folder}/run"}
         if before is not None:
             update["init_from"] = f"{folder}/before"
@@ -99,16 +96,6 @@ def learn(
             parts = Path(figures["checkpoint"]).iterdir()
             kept = {part.name: part.read_bytes() for part in parts}
         return Learned(energy, figures, kept)
-
-
-@contextmanager
-def _own_threads() -> Iterator[None]:
-    """A run in this process sets its number of threads; the caller's comes back behind it."""
-    threads = torch.get_num_threads()
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
 
 
 def _text(value: Any) -> str:

@@ -40,7 +40,7 @@ from pipeline.evaluation.filters import draw_filters, has_filters
 from pipeline.evaluation.labels import label_figures, names_of, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
-from pipeline.evaluation.samples import draw_from_noise
+from pipeline.evaluation.samples import Drawn, draw_from_noise
 from pipeline.evaluation.two_samples import copies, likeness
 from pipeline.evaluation.words import in_words
 from pipeline.objectives.moments import family_of
@@ -113,11 +113,12 @@ def _look_up(figures: Figures, name: str) -> Any:
     return value
 
 
-def _draw(
-    config: RunConfig, energy: Energy, data: DataSet, output: str
-) -> Generator[Progress, None, Figures]:
-    """Draws samples, writes `samples.png` and what `_more_pictures` does, and returns how good the
-    samples are.
+def samples_from_noise(
+    config: RunConfig, energy: Energy, data: DataSet
+) -> Generator[Progress, None, tuple[Drawn, Energy, Tensor | None]]:
+    """Yields progress, and returns the samples that a run ends with: `evaluation.samples` chains
+    from noise, the energy bound to their contexts, and these `[samples, *context_shape]`, where
+    there are any. Raises `ConfigError` where the data are not there that have them.
     """
     context = sample_contexts(config, data)
     bound = (
@@ -129,6 +130,17 @@ def _draw(
     drawn = yield from draw_from_noise(
         bound, make_plan(config), count, transitions, torch_generator(config.seed, "evaluation")
     )
+    return drawn, bound, context
+
+
+def _draw(
+    config: RunConfig, energy: Energy, data: DataSet, output: str
+) -> Generator[Progress, None, Figures]:
+    """Draws samples, writes `samples.png` and what `_more_pictures` does, and returns how good the
+    samples are.
+    """
+    drawn, bound, context = yield from samples_from_noise(config, energy, data)
+    count, transitions = config.evaluation.samples, config.evaluation.transitions
     samples = drawn.position
     figures: Figures = {"samples_r_hat": drawn.r_hat}
     if data.rows and context is None:

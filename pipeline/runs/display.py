@@ -1,4 +1,6 @@
-"""The display: a progress bar on a terminal, a plain line every few seconds in a log."""
+"""The display: progress bars on a terminal and in a notebook, a plain line every few seconds in a
+log.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,8 @@ from rich.progress import Progress as Bar
 
 from pipeline.common.masking import masked
 from pipeline.common.types import Progress, RoundReport, StepReport
+from pipeline.runs.notebook_bars import NotebookBars, clock
+from pipeline.runs.prompt import in_notebook
 
 LINE_SECONDS = 5.0
 SETTLED = 20
@@ -31,12 +35,13 @@ class Rates(Protocol):
 
 
 class Display:
-    """Writes to standard output; a terminal gets bars, anything else lines."""
+    """Writes to standard output; terminals and notebooks get bars, anything else lines."""
 
     def __init__(self) -> None:
         self._console = Console(highlight=False, soft_wrap=True)
-        self._terminal = self._console.is_terminal
-        self._bar: Bar | None = None
+        self._notebook = in_notebook()
+        self._terminal = self._console.is_terminal and not self._notebook
+        self._bar: Bar | NotebookBars | None = None
         self._task: TaskID | None = None
         self._last_line = 0.0
         self._stage = ""
@@ -61,7 +66,7 @@ class Display:
             TextColumn("{task.description}"),
             TimeRemainingColumn(),
         )
-        with self._bars(*columns, TextColumn("left")):
+        with self._bars("step", *columns, TextColumn("left")):
             if self._bar is not None:
                 self._task = self._bar.add_task("", total=total, completed=done)
             self._total = total
@@ -76,16 +81,23 @@ class Display:
             MofNCompleteColumn(),
             TimeRemainingColumn(),
         )
-        with self._bars(*columns):
+        with self._bars("", *columns):
             self._stage = ""
             yield
 
     @contextmanager
-    def _bars(self, *columns: Any) -> Iterator[None]:
-        if not self._terminal:
+    def _bars(self, title: str, *columns: Any) -> Iterator[None]:
+        """Shows bars while what is within is done: on a terminal these columns, in a notebook the
+        same in HTML, each line with its title.
+        """
+        if self._notebook:
+            bars: Bar | NotebookBars = NotebookBars(title)
+        elif self._terminal:
+            bars = Bar(*columns, console=self._console, refresh_per_second=5)
+        else:
             yield
             return
-        with Bar(*columns, console=self._console, refresh_per_second=5) as self._bar:
+        with bars as self._bar:
             yield
         self._bar = self._task = None
 
@@ -121,7 +133,7 @@ class Display:
         self._last_line = now
         if rates.steps >= SETTLED:
             left = (self._total - report.version) * seconds / rates.steps
-            text += f"  {_clock(left)} left"
+            text += f"  {clock(left)} left"
         self.say(f"step {report.version}/{self._total}  {text}")
 
     def work(self, progress: Progress) -> None:
@@ -135,8 +147,3 @@ class Display:
             self._last_line = time.monotonic()
             self.say(f"{progress.stage}: {progress.done}/{progress.total}")
         self._stage = progress.stage
-
-
-def _clock(seconds: float) -> str:
-    minutes, rest = divmod(round(seconds), 60)
-    return f"{minutes}:{rest:02d}"

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Generator, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -20,6 +20,7 @@ from pipeline.chains.batch import fixed_size_lists
 from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
+from pipeline.common.types import Progress
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
@@ -47,6 +48,7 @@ from pipeline.storage.files import write_file
 if TYPE_CHECKING:
     from pipeline.config.sample import Settings
 
+Result = TypeVar("Result")
 SAMPLES = 40  # where neither the command nor the run says how many
 
 
@@ -57,18 +59,8 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     """
     began, display = time.perf_counter(), Display()
     runs = [open_run(url, overrides, needs_data=False) for url in settings.runs]
-    rows = clamped_rows(settings, runs[0])
-    config = _config(settings, runs[0].config, rows)
-    torch.set_num_threads(config.cluster.threads)
-    aim = (
-        _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
-    )
-    _check(settings, config, aim.energy)
-    plan = make_plan(config)
-    start = starts(settings, config, aim.energy, runs[0])
-    samples, held = config.evaluation.samples, None
-    if rows is not None:
-        held = held_rows(settings, runs[0], aim.energy, rows, samples)
+    config, aim, held, drawing = _prepared(settings, runs)
+    samples = config.evaluation.samples
     output = _output(settings, runs, overrides)
     title = f" {settings.compose} ".join(run.config.name for run in runs)
     title += (
@@ -77,13 +69,7 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     )
     display.say(f"{title}, to {output}")
     with display.working():
-        drawing = draw(settings, config, plan, aim, start, held)
-        while True:
-            try:
-                display.work(next(drawing))
-            except StopIteration as stop:
-                drawn: Drawn = stop.value
-                break
+        drawn = result(drawing, display.work)
     _write(drawn, aim, output, settings.format, runs[0])
     undrawn = _pictures(settings, runs, aim, drawn, held, title, output)
     summary = {
@@ -110,6 +96,57 @@ def sample(settings: Settings, overrides: Sequence[str] = ()) -> dict[str, Any]:
     summary = masked(summary)
     write_file(output, "summary.json", to_json(summary, indent=1).encode())
     return summary
+
+
+def samples_of(run: Trained, settings: Settings) -> Tensor:
+    """Draws what `settings` asks of one run, `[samples, *shape]` in the units of its data, without
+    latent units. Raises `PipelineError`.
+    """
+    _, aim, _, drawing = _prepared(settings, [run])
+    return in_own_units(run, aim.energy, result(drawing))
+
+
+def in_own_units(run: Trained, energy: Energy, drawn: Drawn) -> Tensor:
+    """Returns samples of `energy`, made of the run's, without latent units and in the units of the
+    run's data.
+    """
+    position = energy.visible(drawn.position)
+    return position if run.data.scale is None else run.data.scale.in_own_units(position)
+
+
+def result(
+    work: Generator[Progress, None, Result], tell: Callable[[Progress], None] | None = None
+) -> Result:
+    """Carries `work` out, and returns what it returns; `tell` hears of its progress."""
+    while True:
+        try:
+            progress = next(work)
+        except StopIteration as stop:
+            found: Result = stop.value
+            return found
+        if tell is not None:
+            tell(progress)
+
+
+def _prepared(
+    settings: Settings, runs: Sequence[Trained]
+) -> tuple[RunConfig, Aim, Tensor | None, Generator[Progress, None, Drawn]]:
+    """Returns the configuration of the chains, their law, the rows that are held in part, and the
+    work of drawing. Raises `PipelineError`.
+    """
+    rows = clamped_rows(settings, runs[0])
+    config = _config(settings, runs[0].config, rows)
+    torch.set_num_threads(config.cluster.threads)
+    aim = (
+        _compose(settings, runs) if settings.compose is not None else _bind(settings, runs, config)
+    )
+    _check(settings, config, aim.energy)
+    plan = make_plan(config)
+    start = starts(settings, config, aim.energy, runs[0])
+    held = None
+    if rows is not None:
+        held = held_rows(settings, runs[0], aim.energy, rows, config.evaluation.samples)
+    return config, aim, held, draw(settings, config, plan, aim, start, held)
 
 
 def _config(settings: Settings, config: RunConfig, rows: Tensor | None) -> RunConfig:
@@ -221,9 +258,7 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, run: Trained) -> None
     """Writes `samples.<form>` in the units of the run's data, in a CSV with the names of the
     columns learned from, or x0, ...; labels as the data have them.
     """
-    position, buffer = aim.energy.visible(drawn.position), io.BytesIO()
-    if run.data.scale is not None:
-        position = run.data.scale.in_own_units(position)
+    position, buffer = in_own_units(run, aim.energy, drawn), io.BytesIO()
     names, labels = column_names(run), names_of_labels(run)
     if form == "npy":
         np.save(buffer, position.numpy())

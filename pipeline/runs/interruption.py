@@ -6,7 +6,11 @@ import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from types import FrameType
+
+from pipeline.runs.prompt import at_prompt
 
 SAME = 1.0
 """Seconds within which a signal that comes again is the same one: `ray job stop` sends it to a
@@ -19,13 +23,27 @@ class Interrupted(Exception):  # noqa: N818 - not an error: somebody asked
 
     def __init__(self, number: int, message: str) -> None:
         super().__init__(message)
+        self.signal = number
         self.exit_status = 128 + number
+
+
+@contextmanager
+def own_handlers() -> Iterator[None]:
+    """Gives the process its handler of SIGTERM back, which Ray replaces as it starts."""
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        yield
+    finally:
+        if before is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, before)
 
 
 class Interruption:
     """Notes the first SIGINT, SIGTERM or SIGHUP (a terminal that closed), so that a step is never
-    torn; a second one ends the process at once, if it is not the same again within `SAME`. A SIGHUP
-    that the process ignored before, which is what `nohup` asks for, is ignored still.
+    torn; a second one ends the process at once, if it is not the same again within `SAME`. At a
+    prompt, where the process is more than the run, a second SIGINT raises `KeyboardInterrupt` in
+    its place. A SIGHUP that the process ignored before, which is what `nohup` asks for, is ignored
+    still.
     """
 
     def __init__(self) -> None:
@@ -55,4 +73,6 @@ class Interruption:
         if self.signal is None:
             self.signal, self._came = number, now
         elif number != self.signal or now - self._came > SAME:
+            if number == signal.SIGINT and at_prompt():
+                raise KeyboardInterrupt
             os._exit(128 + number)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 from collections.abc import Iterable, Sequence
 from html import escape
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -25,8 +24,11 @@ from pipeline.runs.page_tables import (
     shown,
     speed_of,
     table,
+    verdicts,
 )
 from pipeline.runs.recorders.series import MOST, thinned
+from pipeline.runs.summaries import summary_at
+from pipeline.storage.figures import smaller
 from pipeline.storage.files import names, read_file, write_file
 from pipeline.storage.paths import absolute
 from pipeline.storage.probe import check_output, check_run
@@ -37,6 +39,8 @@ if TYPE_CHECKING:
     from pipeline.config.report import Settings
 
 PAGE = "report.html"
+NOTEBOOK_WIDTH = 760
+"""Pixels that a run takes in a notebook's cell."""
 PICTURES = {
     "curves.png": "The run's series by step.",
     "samples.png": "Samples, of chains that started at noise. Images stand beside the training"
@@ -128,15 +132,7 @@ def read(url: str) -> Read:
     checkpoint = find(url)
     output = checkpoint.folder.rpartition("/checkpoints/")[0] or checkpoint.folder
     there = set(names(output))
-    summary: dict[str, Any] = {}
-    if "summary.json" in there:
-        try:
-            found = json.loads(read_file(f"{output}/summary.json"))
-            # one of an earlier step says nothing of a run that went on
-            if isinstance(found, dict) and found.get("version") == checkpoint.step:
-                summary = found
-        except ValueError:
-            pass
+    summary = summary_at(output, checkpoint.step)
     pictures, rows = _pictures(output, there), list[Row]()
     config = checkpoint.manifest.config
     if not summary:  # it goes on, or ended without its curves
@@ -205,12 +201,37 @@ def _section(run: Read) -> str:
     return "".join([*parts, "</section>"])
 
 
+def in_short(run: Read) -> str:
+    """Returns a run in short, for a notebook's cell: how far it is, its likelihood, its verdicts,
+    and small pictures of its curves and samples.
+    """
+    evaluated = "" if "version" in run.summary else f", {run.state}"
+    name, steps = escape(str(run.config["name"])), run.config["trainer"]["steps"]
+    parts = [
+        f"<p><b>{name}</b>: step {run.step} of {steps}{evaluated}, in"
+        f" <code>{escape(str(masked(run.url)))}</code></p>",
+        likelihood_table(run.summary, run.rows),
+        verdicts(run.summary["diagnosis"]) if "diagnosis" in run.summary else "",
+    ]
+    for picture in ("curves.png", "samples.png"):
+        if picture in run.pictures:
+            source = _source(smaller(run.pictures[picture]))
+            parts.append(
+                f'<img alt="{picture.removesuffix(".png")}" src="{source}" style="width: 100%">'
+            )
+    return f'<div style="max-width: {NOTEBOOK_WIDTH}px">{"".join(parts)}</div>'
+
+
+def _source(content: bytes) -> str:
+    """A PNG within the page."""
+    return f"data:image/png;base64,{base64.b64encode(content).decode()}"
+
+
 def _picture(name: str, content: bytes) -> str:
     """A picture within the page, with its heading and what a reader sees."""
     label = escape(name.removesuffix(".png").replace("_", " "))
     caption = f'<p class="faint">{escape(PICTURES[name])}</p>' if name in PICTURES else ""
-    source = f"data:image/png;base64,{base64.b64encode(content).decode()}"
-    return f'<h3>{label}</h3>{caption}<img alt="{label}" src="{source}">'
+    return f'<h3>{label}</h3>{caption}<img alt="{label}" src="{_source(content)}">'
 
 
 def _comparison(runs: Sequence[Read]) -> str:

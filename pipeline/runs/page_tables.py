@@ -71,6 +71,11 @@ def likelihood_table(summary: Mapping[str, Any], rows: Sequence[Row]) -> str:
 
 def diagnosis(found: Mapping[str, Any]) -> str:
     """Returns the verdicts of `found` as a list, and its figures as a table that opens."""
+    return verdicts(found) + folded("its numbers", table(found.get("figures", {})))
+
+
+def verdicts(found: Mapping[str, Any]) -> str:
+    """Returns the verdicts of `found` as a list."""
     items = []
     for verdict in found["verdicts"]:
         since, until = verdict["since"], verdict["until"]
@@ -78,7 +83,7 @@ def diagnosis(found: Mapping[str, Any]) -> str:
         when = when if until is None else f", step {since} to {until}"
         cause, words = (escape(str(verdict[key])) for key in ("cause", "words"))
         items.append(f"<li><b>{cause}</b>{when}: {words}</li>")
-    return f"<ul>{''.join(items)}</ul>{folded('its numbers', table(found.get('figures', {})))}"
+    return f"<ul>{''.join(items)}</ul>"
 
 
 def folded(title: str, content: str) -> str:

@@ -97,8 +97,9 @@ class Runner(Protocol):
         """Ends whatever it started."""
 
 
-class Run:
-    """One run of `config` on a runner that `make_runner` starts, with its files under `output`.
+class Execution:
+    """A run of `config` as this process carries it out, on a runner that `make_runner` starts, from
+    its beginning or from a checkpoint that an earlier process left. Its files are under `output`.
 
     `content` says what the data hold, which checkpoints keep; `diagnosis` watches it. Raises
     `ConfigError` where a recorder is not known, or no figure is called as `checkpoint.keep_best`
@@ -133,7 +134,7 @@ class Run:
         self._starts = partial(starts, config, output, self._store, energy, content)
         self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
 
-    def execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
+    def carry_out(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
         `Interrupted`.
 
@@ -148,9 +149,9 @@ class Run:
             )
             return done
         with self._lease:
-            return self._execute(make_runner)
+            return self._carry_out(make_runner)
 
-    def _execute(self, make_runner: Callable[[Watch], Runner]) -> Figures:
+    def _carry_out(self, make_runner: Callable[[Watch], Runner]) -> Figures:
         """Carries the run out; its output is this process's."""
         self._store.check_places(self._config.checkpoint.every, self._config.trainer.steps)
         starts = self._starts()  # looked for again: who held the output may have gone on until now

@@ -17,15 +17,10 @@ def summary_of(output: str, config: RunConfig, checkpoint: Checkpoint | None) ->
     """
     if checkpoint is None:
         return None
-    try:
-        summary = json.loads(read_file(f"{output}/summary.json"))
-    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
-        return None  # one that was cut off says nothing
-    asked = {"version": checkpoint.step, "evaluation": config.evaluation.model_dump()}
+    summary = summary_at(output, checkpoint.step)
+    asked = {"evaluation": config.evaluation.model_dump()}
     # it was written in full, or the line about the end of the run could not be told
-    if not isinstance(summary, dict) or not {*asked, *Totals(apart=False).figures()} <= set(
-        summary
-    ):
+    if not {*asked, *Totals(apart=False).figures()} <= set(summary):
         return None
     if any(summary[key] != value for key, value in asked.items()):
         return None
@@ -36,3 +31,14 @@ def summary_of(output: str, config: RunConfig, checkpoint: Checkpoint | None) ->
         return None
     # the folder may have been moved since
     return {**summary, "output": output, "checkpoint": checkpoint.folder}
+
+
+def summary_at(output: str, step: int) -> Figures:
+    """Returns what `summary.json` holds where it is of this step: one of an earlier step says
+    nothing of a run that went on. Where there is none, or it was cut off, it is empty.
+    """
+    try:
+        summary = json.loads(read_file(f"{output}/summary.json"))
+    except (FileNotFoundError, IsADirectoryError, ValueError, RecursionError):
+        return {}
+    return summary if isinstance(summary, dict) and summary.get("version") == step else {}

@@ -62,19 +62,36 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
         raise ConfigError("run", url, "give a run's output or one of its checkpoints")
     check_run(url, "run")
     checkpoint, weights = find_averaged(url, "run")
+    config = config_of(checkpoint, overrides)
+    needs_data |= any(text.startswith("data.") for text in overrides)
+    return opened(url, checkpoint, weights, config, needs_data)
+
+
+def config_of(checkpoint: Checkpoint, overrides: Sequence[str] = ()) -> RunConfig:
+    """Returns the configuration of the checkpoint's run, under `overrides`. Raises `ConfigError`
+    where these are wrong, and `CheckpointError` where this version cannot take it up.
+    """
     try:
-        config = reconfigured(checkpoint.manifest.config, overrides)
-        config = _with_recorded(config, checkpoint)
+        return reconfigured(checkpoint.manifest.config, overrides)
     except ConfigError as error:
         if overrides:
             raise
         raise CheckpointError(
             f"{checkpoint.folder}: this version cannot take its configuration up ({error})"
         ) from error
+
+
+def opened(
+    url: str, checkpoint: Checkpoint, weights: np.ndarray, config: RunConfig, needs_data: bool
+) -> Trained:
+    """Opens a `checkpoint` of the run at `url` with its averaged `weights`, flat, and what `config`
+    carries. Raises as `open_run` does.
+    """
+    config = _with_recorded(config, checkpoint)
     try:
         data = open_data(config)
     except (ConfigError, DataError) as error:
-        if needs_data or any(text.startswith("data.") for text in overrides):
+        if needs_data:
             raise
         log.warning("%s: its data are not there (%s); it does without", masked(url), error)
         data = without_rows(checkpoint.shape, checkpoint.context_shape)._replace(

@@ -24,7 +24,7 @@ from pipeline.common.errors import DamagedError, LostLeaseError
 from pipeline.config.run import RunConfig
 from pipeline.runs.display import Display
 from pipeline.runs.inline import InlineRunner
-from pipeline.runs.run import Run
+from pipeline.runs.run import Execution
 from pipeline.storage.lease import Lease
 from pipeline.storage.store import CheckpointStore, find
 from tests.unit.test_checkpoint import flip, part, save, trained
@@ -115,8 +115,8 @@ def test_a_damaged_checkpoint_gives_way_to_an_older_one(
         expected.step()
     flip(part(tmp_path, 4, name))
     config = small("deep", "trainer.steps=6", *quick, *overrides)
-    run = Run(config, str(tmp_path), make_energy(config, (8, 8)), Display())
-    run.execute(lambda _: make(config, tmp_path))
+    run = Execution(config, str(tmp_path), make_energy(config, (8, 8)), Display())
+    run.carry_out(lambda _: make(config, tmp_path))
     learned = find(str(tmp_path)).read("learner")["weights"].numpy()
     # means over two ranks are rounded otherwise
     np.testing.assert_allclose(
@@ -137,9 +137,9 @@ def test_a_run_whose_output_was_taken_over_keeps_its_work(
         return copied(self)
 
     monkeypatch.setattr(RayRunner, "snapshot", succeeded)
-    run = Run(config, str(tmp_path), make_energy(config, (8, 8)), Display())
+    run = Execution(config, str(tmp_path), make_energy(config, (8, 8)), Display())
     with pytest.raises(LostLeaseError, match="thenewone"):
-        run.execute(lambda _: make(config, tmp_path))
+        run.carry_out(lambda _: make(config, tmp_path))
     assert CheckpointStore(str(tmp_path), 3).latest() is None
     (aside,) = tmp_path.glob("displaced-*")
     checkpoint = find(str(aside))

@@ -15,7 +15,7 @@ from pipeline.common.types import Figures
 from pipeline.config.run import RunConfig
 from pipeline.runs.display import Display
 from pipeline.runs.inline import InlineRunner
-from pipeline.runs.run import Run, Runner
+from pipeline.runs.run import Execution, Runner
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.store import CheckpointStore
 from tests.ray.reused import reused_processes
@@ -40,7 +40,7 @@ def execute(config: RunConfig, output: Path, inline: bool) -> Figures:
             return InlineRunner(config)
         return RayRunner(config, str(output), data.shape, data.context_shape)
 
-    return Run(config, str(output), energy, Display()).execute(make)
+    return Execution(config, str(output), energy, Display()).carry_out(make)
 
 
 def last(output: Path) -> Checkpoint:

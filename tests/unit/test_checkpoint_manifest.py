@@ -20,7 +20,7 @@ from pipeline.config.run import RunConfig
 from pipeline.energies.rbm import BernoulliRBM
 from pipeline.energies.weights import flatten
 from pipeline.runs.display import Display
-from pipeline.runs.run import Run
+from pipeline.runs.run import Execution
 from pipeline.runs.summaries import summary_of
 from pipeline.storage import retries
 from pipeline.storage.checkpoint import Checkpoint
@@ -192,7 +192,7 @@ def test_a_run_does_not_start_over_beside_checkpoints_that_are_not_called_its_ow
 ) -> None:
     save(1)
     record = tmp_path / "checkpoints" / "run.json"
-    run = Run(config, str(tmp_path), energy, Display())
+    run = Execution(config, str(tmp_path), energy, Display())
     record.write_text(json.dumps({"run": "a" * 32}))
     with pytest.raises(CheckpointError, match=r"run\.json names another run .* remove it to go on"):
         next(run._starts())
