@@ -28,9 +28,9 @@ from pipeline.storage.store import CHECKPOINTS
 
 @own_handlers()
 @own_threads()
-def launch(config: RunConfig, display: Display) -> Figures:
-    """Trains what `config` describes, with what it carries, and returns what `summary.json` holds.
-    Ray is imported where it is to be used.
+def launch(config: RunConfig, display: Display, until: int | None = None) -> Figures:
+    """Trains what `config` describes, with what it carries, and returns what `summary.json` holds;
+    or pauses at step `until` (`Execution.carry_out`). Ray is imported where it is to be used.
 
     Raises `PipelineError`, `pipeline.runs.interruption.Interrupted`.
     """
@@ -74,4 +74,4 @@ def launch(config: RunConfig, display: Display) -> Figures:
     content = content_of(config.data, data)
     diagnosis = Diagnosis(Facts(config, row_spread(data)), misfits(config, model, data))
     execution = Execution(config, output, model, display, content, diagnosis)
-    return execution.carry_out(make_runner)
+    return execution.carry_out(make_runner, until)

@@ -113,12 +113,12 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     return validate(raw, check_domains)
 
 
-def usage(text: str, settings: type[Section]) -> str:
+def usage(text: str, settings: type[Section], prefix: str = "") -> str:
     """`--help`: the module's docstring, and the keys with their defaults."""
     lines = [text.strip(), "", "Keys, with their defaults:"]
     fields = settings.model_fields.items()
     keys = [
-        (name, "" if field.is_required() else field.default, field.description or "")
+        (prefix + name, "" if field.is_required() else field.default, field.description or "")
         for name, field in fields
     ]
     return "\n".join([*lines, *listed(keys)])

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted
 
 from pipeline.assembly.chains import make_plan
 from pipeline.common.errors import ArgumentError
+from pipeline.common.work import result
 from pipeline.estimators.base import LEAST_ROWS, EnergyEstimator, ScaledEstimator
 from pipeline.estimators.training import Settings
 from pipeline.evaluation.samples import draw_from_noise
@@ -76,12 +77,8 @@ class Density(DensityMixin, EnergyEstimator):
         with torch.no_grad():
             plan = make_plan(self._told)
             drawing = draw_from_noise(self.energy_, plan, n_samples, transitions, generator)
-            while True:
-                try:
-                    next(drawing)
-                except StopIteration as end:
-                    rows = self.energy_.visible(end.value.position).double().numpy()
-                    return self._in_units(rows)
+            rows = self.energy_.visible(result(drawing).position).double().numpy()
+        return self._in_units(rows)
 
     def _log_volume(self) -> float:
         """The log of the volume of a row's unit: log p(x) = log p(z) less this, z as scaled."""

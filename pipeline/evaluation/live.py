@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.assembly.data import noisy_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.common.rng import torch_generator
+from pipeline.common.work import result
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
@@ -101,6 +102,23 @@ class Live:
             self._credit -= seconds
         self._spent_until = time.perf_counter()
         return found
+
+    @torch.no_grad()
+    def now(self, version: int, weights: np.ndarray) -> Figures:
+        """Returns the figures of the flat `weights` of `version` at once, whatever time it takes:
+        an estimate by AIS is made anew.
+        """
+        unflatten_(self._energy, weights)
+        height, model = level(self._energy, self._test), as_sampled(self._energy)
+        if (log_z := exact(self._energy, self._data)) is not None:
+            return _figures(version, height, log_z, log_z, log_z)
+        rows = sampled_rows(self._energy, self._rows)
+        path = path_to(model, rows)
+        schedule = result(place(path, TEMPERATURES, PARTICLES, self._generator))
+        annealed = there_and_back(path, schedule, PARTICLES, self._generator, rows, TEMPERATURES)
+        found, _ = result(annealed)
+        assert found.at_most is not None
+        return _figures(version, height, found.value, found.at_least, found.at_most)
 
     def _turn(self, version: int) -> str:
         """The next work: to follow, where weights have moved and it is behind with its share."""

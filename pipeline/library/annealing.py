@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pipeline.common.errors import ArgumentError
 from pipeline.common.types import Progress
+from pipeline.common.work import result
 from pipeline.energies.base import Energy
 from pipeline.energies.function import Function
 from pipeline.energies.target import Target
@@ -57,12 +58,6 @@ def log_partition(
         raise ArgumentError("rows", "1 row", "should be 2 rows at least, which a law is fitted to")
     check_finite("rows", Target(model).energy(x))
     source = source_of(generator, x.device)
-    steps = ais.log_partition(path_to(model, x), temperatures, particles, source, x)
-    while True:
-        try:
-            done = next(steps)
-        except StopIteration as end:
-            found: LogPartition = end.value
-            return found
-        if progress is not None:
-            progress(done)
+    return result(
+        ais.log_partition(path_to(model, x), temperatures, particles, source, x), progress
+    )

@@ -147,3 +147,14 @@ class Display:
             self._last_line = time.monotonic()
             self.say(f"{progress.stage}: {progress.done}/{progress.total}")
         self._stage = progress.stage
+
+
+class Silence(Display):
+    """Shows nothing: of a run that is one of many."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self._terminal = self._notebook = False
+
+    def say(self, text: str) -> None:
+        """Says nothing."""

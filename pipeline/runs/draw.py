@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import io
 import time
-from collections.abc import Callable, Generator, Sequence
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Generator, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +21,7 @@ from pipeline.common.errors import ConfigError
 from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
 from pipeline.common.types import Progress
+from pipeline.common.work import result
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
@@ -48,7 +49,6 @@ from pipeline.storage.files import write_file
 if TYPE_CHECKING:
     from pipeline.config.sample import Settings
 
-Result = TypeVar("Result")
 SAMPLES = 40  # where neither the command nor the run says how many
 
 
@@ -112,20 +112,6 @@ def in_own_units(run: Trained, energy: Energy, drawn: Drawn) -> Tensor:
     """
     position = energy.visible(drawn.position)
     return position if run.data.scale is None else run.data.scale.in_own_units(position)
-
-
-def result(
-    work: Generator[Progress, None, Result], tell: Callable[[Progress], None] | None = None
-) -> Result:
-    """Carries `work` out, and returns what it returns; `tell` hears of its progress."""
-    while True:
-        try:
-            progress = next(work)
-        except StopIteration as stop:
-            found: Result = stop.value
-            return found
-        if tell is not None:
-            tell(progress)
 
 
 def _prepared(

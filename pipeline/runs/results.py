@@ -15,6 +15,7 @@ from pipeline.assembly.load import check_arguments, load_energy
 from pipeline.common.errors import ArgumentError
 from pipeline.common.masking import masked
 from pipeline.common.types import Figures
+from pipeline.common.work import result
 from pipeline.config.report import Settings as PageSettings
 from pipeline.config.run import RunConfig
 from pipeline.config.sample import Settings
@@ -111,7 +112,7 @@ class Run(Mapping[str, Any]):
         asked for. With `evaluation.samples=0` there are 40. Raises `PipelineError`.
         """
         from pipeline.evaluation.report import samples_from_noise
-        from pipeline.runs.draw import SAMPLES, in_own_units, result
+        from pipeline.runs.draw import SAMPLES, in_own_units
 
         run = self._trained
         evaluation = run.config.evaluation

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -134,9 +135,14 @@ class Execution:
         self._starts = partial(starts, config, output, self._store, energy, content)
         self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
 
-    def carry_out(self, make_runner: Callable[[Watch], Runner]) -> Figures:
+    def carry_out(
+        self, make_runner: Callable[[Watch], Runner], until: int | None = None
+    ) -> Figures:
         """Trains, evaluates, and returns what is in `summary.json`. Raises `PipelineError`,
         `Interrupted`.
+
+        It pauses behind a checkpoint at step `until`, where that is before its last step, and
+        returns the step as `version` alone. Carried out again it goes on from there.
 
         A run that is done already says so, and starts nothing. Raises `ConfigError` where another
         run writes to the same output, and `LostLeaseError` where one has taken it over.
@@ -149,9 +155,9 @@ class Execution:
             )
             return done
         with self._lease:
-            return self._carry_out(make_runner)
+            return self._carry_out(make_runner, until)
 
-    def _carry_out(self, make_runner: Callable[[Watch], Runner]) -> Figures:
+    def _carry_out(self, make_runner: Callable[[Watch], Runner], until: int | None) -> Figures:
         """Carries the run out; its output is this process's."""
         self._store.check_places(self._config.checkpoint.every, self._config.trainer.steps)
         starts = self._starts()  # looked for again: who held the output may have gone on until now
@@ -173,7 +179,10 @@ class Execution:
                 with Interruption() as interruption:
                     try:
                         version = self._begin(runner, first, starts)
-                        version = self._train(runner, version, interruption)
+                        last = min(until or math.inf, self._config.trainer.steps)
+                        version = self._train(runner, version, int(last), interruption)
+                        if version < self._config.trainer.steps and not self._patience.over:
+                            return {"version": version}
                         summary = self._finish(runner, version, interruption)
                         return summary
                     except LostLeaseError as error:
@@ -226,23 +235,19 @@ class Execution:
         self._verdicts.begin(version, from_scratch=warm_start is None)
         return version
 
-    def _train(self, runner: Runner, version: int, interruption: Interruption) -> int:
-        """Makes the steps from `version` on, and returns the version after the last. Raises
-        `Interrupted` after a last checkpoint where a signal came.
+    def _train(self, runner: Runner, version: int, last: int, interruption: Interruption) -> int:
+        """Makes the steps from `version` to `last`, and returns the version that it is then at.
+        Raises `Interrupted` after a last checkpoint where a signal came.
         """
         config = self._config
         self._totals.start()
         self._metrics["ebm_training"].set(1)
         with self._display.training(version, config.trainer.steps):
-            while (
-                version < config.trainer.steps
-                and interruption.signal is None
-                and not self._patience.over
-            ):
+            while version < last and interruption.signal is None and not self._patience.over:
                 if self._lease.lost:
                     self._lease.check()
                 every = config.checkpoint.every
-                ahead = min((version // every + 1) * every, config.trainer.steps) - version
+                ahead = min((version // every + 1) * every, last) - version
                 try:
                     made = runner.stretch(ahead)
                     for report, rounds, flow in made:
@@ -261,7 +266,7 @@ class Execution:
                 if not made:
                     continue
                 due = version % every == 0 or flow.server_leaves
-                if due and version < config.trainer.steps:
+                if due and version < last:
                     self._save(runner, version)
                 if flow.server_leaves:
                     self._saving.settle()
