@@ -11,7 +11,7 @@ PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promt
 CRDS ?= .tools/crds
 WITH_K8S = PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)"
 
-.PHONY: setup train test check lint types fast k8s-check fuzz mutants experiments docs clean
+.PHONY: setup train test check lint types fast k8s-check fuzz mutants experiments docs notebooks clean
 
 setup: .venv/.ready
 
@@ -81,6 +81,9 @@ docs: setup  ## the pages and lists that are made from the code
 	$(PY) -m pipeline.reference kernels > docs/kernels.md
 	$(PY) -m pipeline.reference objectives > docs/objectives.md
 	$(PY) -m pipeline.reference configmaps > conf/kustomization.yml
+
+notebooks: setup  ## the outputs of the notebooks in examples/, from running them
+	$(PY) -m benchmarks.notebooks
 
 clean:
 	rm -rf .venv .tools .mypy_cache .ruff_cache .pytest_cache

@@ -53,7 +53,7 @@ def judge(case: Case, folder: Path, seed: int) -> dict[str, Any]:
     arguments = [*arguments_of(case, folder), *BRIEF, f"output={output}", f"seed={seed}"]
     with contextlib.redirect_stdout(lines), mock.patch("actors.launch.InlineRunner", Spoilt):
         try:
-            summary = run(compose(arguments))
+            summary = dict(run(compose(arguments)))
         except PipelineError as error:
             refused = str(error)
     verdicts = [

@@ -79,7 +79,7 @@ class Run(Mapping[str, Any]):
 
         if PAGE in names(self.output):
             return f"{self.output}/{PAGE}"
-        return write_page(PageSettings(runs=(self.output,)))
+        return write_page(PageSettings.model_validate({"runs": (self.output,)}))
 
     @property
     def curves(self) -> pd.DataFrame:
@@ -135,9 +135,9 @@ class Run(Mapping[str, Any]):
         """
         from pipeline.runs.draw import samples_of
 
-        asked = {"samples": n, "transitions": transitions, "seed": seed}
+        asked = {"samples": n, "transitions": transitions, "given": given, "seed": seed}
         try:
-            settings = Settings(runs=(self.output,), given=given, **asked)
+            settings = Settings.model_validate({"runs": (self.output,), **asked})
         except ValidationError as error:
             wrong = error.errors()[0]
             name = "n" if wrong["loc"][0] == "samples" else str(wrong["loc"][0])

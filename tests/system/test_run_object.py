@@ -152,7 +152,8 @@ def test_samples_given_a_context_and_arguments_that_are_refused(runs: Runs) -> N
         ring.sample(2, given=[0.5])
 
 
-def test_what_was_given_in_code_stays_with_the_run(tmp_path: Path, undrawn: None) -> None:  # noqa: ARG001
+@pytest.mark.usefixtures("undrawn")
+def test_what_was_given_in_code_stays_with_the_run(tmp_path: Path) -> None:
     """In what `run` returned; who opens it gives the module again, as for `load`. Torch's threads
     are left as they were.
     """
