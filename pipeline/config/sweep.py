@@ -38,7 +38,7 @@ class Settings(Section):
 
 
 class Sweep(NamedTuple):
-    """What a command line asks for: `swept` are the values of each key, and `trials` the overrides
+    """A sweep as it is asked for: `swept` are the values of each key, and `trials` the overrides
     of each combination of them, in order. `base` is the configuration of the first trial.
     """
 
