@@ -54,7 +54,9 @@ def test_rows_count_by_their_weights() -> None:
     """
     random = np.random.default_rng(0)
     X, y = random.normal(size=(400, 2)), np.arange(400) % 2
-    model = EBMClassifier(hidden=(4,), generative=0.0, steps=150, random_state=0)
+    model = EBMClassifier(
+        hidden=(4,), generative=0.0, steps=300, learning_rate=0.03, random_state=0
+    )
     found = model.fit(X, y, sample_weight=np.where(y, 9.0, 1.0)).predict_proba(X)[:, 1].mean()
     assert found == pytest.approx(0.9, abs=5 * np.sqrt(0.09 / 400))
     weights = np.where(X[:, 0] > 0, 1.0, 0.0)
@@ -67,7 +69,7 @@ def test_rows_count_by_their_weights() -> None:
         assert mean[0] - 10 == pytest.approx(np.sqrt(2 / np.pi), abs=5 * 0.6 / np.sqrt(180))
         density.partial_fit(X + 10, sample_weight=weights)
     for bad in (-weights, np.zeros(400), np.full(400, np.nan)):
-        with pytest.raises(ValueError, match=r"sample_weight|Negative|NaN"):
+        with pytest.raises(ValueError, match="(?i)weight|negative|nan"):
             model.fit(X, y, sample_weight=bad)
 
 
