@@ -164,7 +164,8 @@ TableEncoding = Annotated[
 
 class ColumnsData(DataSection):
     path: Url = about(
-        "Parquet, Arrow, CSV, .npy or .npz files: a path, an fsspec URL or a glob; docs/data.md"
+        "Parquet, Arrow, HDF5, CSV, .npy or .npz files: a path, an fsspec URL or a glob;"
+        " docs/data.md"
     )
     columns: Names = about(
         "columns of numbers, or of lists of one length; empty: all there are but the context's"

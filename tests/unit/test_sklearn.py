@@ -69,7 +69,7 @@ def test_rows_count_by_their_weights() -> None:
         assert mean[0] - 10 == pytest.approx(np.sqrt(2 / np.pi), abs=5 * 0.6 / np.sqrt(180))
         density.partial_fit(X + 10, sample_weight=weights)
     for bad in (-weights, np.zeros(400), np.full(400, np.nan)):
-        with pytest.raises(ValueError, match="(?i)weight|negative|nan"):
+        with pytest.raises(ValueError, match=r"(?i)weight|negative|nan"):
             model.fit(X, y, sample_weight=bad)
 
 
