@@ -86,6 +86,9 @@ def open_run(
         data = without_rows(checkpoint.shape, checkpoint.context_shape)._replace(
             **recorded_of(checkpoint.manifest.data)
         )
+    if rows is not None and data.shape != checkpoint.shape:
+        remedy = f"a row of {url} has shape {list(checkpoint.shape)}"
+        raise ConfigError("rows", f"shape {list(data.shape)}", remedy)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
     checkpoint.fill(energy, weights)
