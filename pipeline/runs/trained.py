@@ -16,9 +16,11 @@ from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError, DataError
 from pipeline.common.masking import masked
 from pipeline.config.arguments import reconfigured
+from pipeline.config.data import RowsData
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.content import recorded_of
+from pipeline.data.given import GivenRows
 from pipeline.data.labels import in_words
 from pipeline.data.nothing import without_rows
 from pipeline.energies.base import Energy
@@ -51,9 +53,12 @@ class Trained(NamedTuple):
     energy: Energy
 
 
-def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Trained:
+def open_run(
+    url: str, overrides: Sequence[str], needs_data: bool = True, rows: GivenRows | None = None
+) -> Trained:
     """Opens the run at `url`, or one checkpoint of it, its configuration under `overrides`; on the
-    CPU. Of the checkpoint the averaged weights alone are read.
+    CPU. Of the checkpoint the averaged weights alone are read. `rows` are the data of one that was
+    trained on rows given in code, which are not there again.
 
     Raises `CheckpointError` where there is none or it does not fit. Where its data are gone, raises
     `DataError` if they are needed; else the run's data are of the right shape and have no rows.
@@ -62,7 +67,7 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
         raise ConfigError("run", url, "give a run's output or one of its checkpoints")
     check_run(url, "run")
     checkpoint, weights = find_averaged(url, "run")
-    config = config_of(checkpoint, overrides)
+    config = config_of(checkpoint, overrides).carrying(rows=rows)
     needs_data |= any(text.startswith("data.") for text in overrides)
     return opened(url, checkpoint, weights, config, needs_data)
 
@@ -91,12 +96,16 @@ def opened(
     try:
         data = open_data(config)
     except (ConfigError, DataError) as error:
-        if needs_data:
+        gone = isinstance(config.data, RowsData) and config.data._rows is None
+        if needs_data and not gone:
             raise
         log.warning("%s: its data are not there (%s); it does without", masked(url), error)
         data = without_rows(checkpoint.shape, checkpoint.context_shape)._replace(
             **recorded_of(checkpoint.manifest.data)
         )
+    if isinstance(config.data, RowsData) and data.shape != checkpoint.shape:
+        remedy = f"a row of {url} has shape {list(checkpoint.shape)}"
+        raise ConfigError("rows", f"shape {list(data.shape)}", remedy)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
     checkpoint.fill(energy, weights)
