@@ -13,7 +13,7 @@ import pytest
 from pipeline.sklearn import EBM, EnergyDetector, RBMFeatures
 
 README = Path(__file__).resolve().parent.parent.parent / "README.md"
-BLOCK = re.compile(r"^\*\*A table in hand\.\*\*.*?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+BLOCK = re.compile(r"^## A table in hand.*?^```python\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def test_a_table_in_hand(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
