@@ -65,7 +65,8 @@ class RunConfig(Section):
     checkpoint: Checkpoint
     metrics: Metrics
     recorders: Names = about(
-        "where figures go: prometheus, series, or entry points of the group pipeline.recorders"
+        "where figures go: prometheus, series, tensorboard, mlflow, wandb, or entry points of the"
+        " group pipeline.recorders"
     )
     evaluation: Evaluation
     cluster: Cluster
