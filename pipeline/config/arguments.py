@@ -24,7 +24,7 @@ from pipeline.config.run import RunConfig
 
 S = TypeVar("S", bound=Section)
 # taken as they stand: paths and URLs
-TEXTS = ("run", "runs", "output", "points", "features", "ood", "start", "clamp", "clamp_mask")
+TEXTS = ("run", "runs", "output", "points", "features", "ood", "start", "clamp", "clamp_mask", "to")
 
 
 def parse(

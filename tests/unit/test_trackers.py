@@ -15,6 +15,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
+from pipeline.common import plugins
 from pipeline.config.run import RunConfig
 from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.recorders import paced
@@ -372,7 +373,7 @@ def test_a_tool_that_is_not_installed_is_refused_at_the_start(
     def found(module: str) -> ModuleSpec | None:
         return ModuleSpec(module, None) if module == name else find_spec(module)
 
-    monkeypatch.setattr(paced.importlib.util, "find_spec", found)
+    monkeypatch.setattr(plugins.importlib.util, "find_spec", found)
     output = tmp_path / "run"
     assert train(output, f"recorders=[series,{name}]") == 2
     said = capsys.readouterr().err

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import logging
 import re
 import time
@@ -11,6 +10,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from math import isfinite
 from typing import Any, NamedTuple, Protocol
 
+from pipeline.common import plugins
 from pipeline.common.errors import ConfigError
 from pipeline.common.types import Figures
 from pipeline.diagnosis.ending import in_words as diagnosis_in_words
@@ -76,9 +76,9 @@ class Paced:
     """
 
     def __init__(self, store: Store) -> None:
-        missing = [name for name in store.modules if not _installed(name)]
-        if missing:
-            remedy = f"needs {', '.join(missing)}: pip install 'ebm-pipeline[{store.name}]'"
+        absent = plugins.missing(store.modules)
+        if absent:
+            remedy = f"needs {', '.join(absent)}: pip install 'ebm-pipeline[{store.name}]'"
             raise ConfigError("recorders", store.name, remedy)
         self._store = store
         self._thread = ThreadPoolExecutor(1, store.name)
@@ -153,14 +153,6 @@ class Paced:
         finally:
             # waiting for a disk or a server takes nothing from the steps
             self._next = time.perf_counter() + (time.thread_time() - began) / SHARE
-
-
-def _installed(module: str) -> bool:
-    """Returns whether there is such a package. A folder of that name, as these tools leave in a
-    working directory, is none.
-    """
-    found = importlib.util.find_spec(module)
-    return found is not None and found.origin is not None
 
 
 def tag(series: str) -> str:
