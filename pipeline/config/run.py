@@ -53,10 +53,9 @@ class RunConfig(Section):
         "auto: go on from the newest checkpoint in output; never: start over"
     )
     init_from: Url | None = about("URL of another run to start from")
-    init_what: Literal["weights", "all"] = Field(
-        "weights",  # of checkpoints from before there was a choice
-        description="weights: its averaged weights alone, on any rows; all: its optimizer, chains,"
-        " place in the rows and steps too",
+    init_what: Literal["weights", "all"] = about(
+        "weights: its averaged weights alone, on any rows; all: its optimizer, chains, place in the"
+        " rows and steps too"
     )
     seed: NonNegativeInt = about("seed of every random stream of the run")
     device: Device = about("cpu, cuda or cuda:N")

@@ -32,7 +32,9 @@ TYPE = "ebm-pipeline"
 
 
 class Exported(NamedTuple):
-    """What `export_weights` wrote to `folder`: what `config.json` holds, and the tensors' file."""
+    """Weights that `export_weights` wrote to `folder`: `facts` is `config.json`, and `content` the
+    file of tensors.
+    """
 
     folder: str
     facts: dict[str, Any]
