@@ -30,7 +30,8 @@ class MLflow:
 
     def __init__(self) -> None:
         self._uri = os.environ.get("MLFLOW_TRACKING_URI")
-        self.modules = ("mlflow",) if self._uri else ("mlflow", "sqlalchemy", "alembic")
+        store: tuple[str, ...] = () if self._uri else ("sqlalchemy", "alembic")
+        self.modules: tuple[str, ...] = ("mlflow", *store)
 
     def open(self, run: RecordedRun, step: int) -> int:
         """Goes on in the run that the run's folder names, or creates one, with the run's settings

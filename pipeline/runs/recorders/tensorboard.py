@@ -17,7 +17,7 @@ class TensorBoard:
     """
 
     name = "tensorboard"
-    modules = ("tensorboard",)
+    modules: tuple[str, ...] = ("tensorboard",)
 
     def open(self, run: RecordedRun, step: int) -> int:
         """Begins an event file, with the run's settings as hyperparameters."""
@@ -26,9 +26,10 @@ class TensorBoard:
 
         folder = folder_of(run, self.name)
         self._writer = SummaryWriter(folder, purge_step=step + 1 if step else 0)
+        self._events: Any = self._writer.file_writer  # which takes what TensorBoard has
         metrics = {"ebm_loss": 0.0, "summary/test_log_likelihood": 0.0}
         for summary in hparams(settings_of(run), metrics):
-            self._writer.file_writer.add_summary(summary, step + 1 if step else 0)
+            self._events.add_summary(summary, step + 1 if step else 0)
         told = json.dumps(run.config.model_dump(mode="json"), indent=1)
         self._writer.add_text("configuration", f"```\n{told}\n```", step + 1 if step else 0)
         return step
@@ -38,7 +39,7 @@ class TensorBoard:
         from tensorboard.compat.proto.event_pb2 import Event, SessionLog
 
         restart = SessionLog(status=SessionLog.START)
-        self._writer.file_writer.add_event(Event(step=step + 1, session_log=restart))
+        self._events.add_event(Event(step=step + 1, session_log=restart))
         return step
 
     def record(self, step: int, at: float, figures: dict[str, float]) -> None:
@@ -60,7 +61,7 @@ class TensorBoard:
         from tensorboard.compat.proto.summary_pb2 import Summary
 
         each = [Summary.Value(tag=name, **value) for name, value in values.items()]
-        self._writer.file_writer.add_summary(Summary(value=each), step, walltime=at)
+        self._events.add_summary(Summary(value=each), step, walltime=at)
 
 
 def _image(png: bytes) -> Any:

@@ -22,7 +22,7 @@ class WandB:
     """
 
     name = "wandb"
-    modules = ("wandb",)
+    modules: tuple[str, ...] = ("wandb",)
 
     def open(self, run: RecordedRun, step: int) -> int:
         """Begins the run, under the id that it has had where it goes on."""
