@@ -77,6 +77,7 @@ class RayRunner:
         self._version = 0
         self._asked = self._saves = 0  # rounds that rows were dealt to, and saves that were begun
         self._warm_start: Checkpoint | None = None
+        self._begun_from: Checkpoint | None = None  # of another run, with init_what=all
         self._rate_factor: float | None = None
         self._server_restarts = RestartBudget(config.cluster.server_restarts)
         self._leaving_told = False
@@ -99,8 +100,11 @@ class RayRunner:
         config, self._warm_start, self._rate_factor = self._config, warm_start, rate_factor
         self._lag_bound = 0 if config.chooses_lag else config.lag
         self._stretches.forget()
-        if checkpoint is None and rate_factor is None:
-            self._other_runs = self._store.runs()
+        if rate_factor is None:
+            own = checkpoint is None or checkpoint.folder == self._store.folder(checkpoint.step)
+            self._begun_from = None if own else checkpoint
+            if checkpoint is None or not own:
+                self._other_runs = self._store.runs()
         needed = config.chains.min_pools or config.pools
         try:
             version = self.servers.start(
@@ -118,9 +122,13 @@ class RayRunner:
             raise ClusterError(f"an actor could not start: {error}") from error
         self._restart_from(version)
 
+    def _whole(self) -> Iterator[Checkpoint]:
+        """The run's whole checkpoints, newest first, and at last another run's that it began at."""
+        yield from self._store.complete(besides=self._other_runs)
+        yield from [self._begun_from] if self._begun_from else []
+
     def _newest(self) -> Checkpoint | None:
-        """The run's newest checkpoint that is whole."""
-        return next(self._store.complete(besides=self._other_runs), None)
+        return next(self._whole(), None)
 
     def _restart_from(self, version: int) -> None:
         """Goes on from `version`, with no round under way."""
@@ -389,7 +397,7 @@ class RayRunner:
     def _restart_server(self, deadline: Deadline) -> int:
         """Brings it back from the newest whole checkpoint; returns the version that it is at."""
         others = self._warm_start, self._rate_factor, deadline
-        for checkpoint in self._store.complete(besides=self._other_runs):
+        for checkpoint in self._whole():
             log.warning("the parameter server is being restarted from %s", checkpoint.folder)
             try:
                 return self.servers.restart(checkpoint, *others)

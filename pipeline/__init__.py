@@ -40,12 +40,12 @@ def load(
     """The trained energy of a run, as an `nn.Module` mapping `[N, *shape] -> [N]` (nats), with its
     EMA weights.
 
-    `url` is a run's output (its newest complete checkpoint is taken) or one checkpoint, on any
-    fsspec file system; `energy` is the module, and `features` are the functions, that the run was
-    given in code, where it was. Ray is not needed. Raises `CheckpointError` where there is no
-    checkpoint, its checksums do not hold, or its parameters do not fit, `ConfigError` where no
-    storage answers at the URL, and `ArgumentError` where an argument is of no type that it may
-    have.
+    `url` is a run's output (its newest complete checkpoint is taken), one checkpoint, or a folder
+    that `python -m pipeline.export` wrote weights to, on any fsspec file system; `energy` is the
+    module, and `features` are the functions, that the run was given in code, where it was. Ray is
+    not needed. Raises `CheckpointError` where there is no checkpoint, its checksums do not hold, or
+    its parameters do not fit, `ConfigError` where no storage answers at the URL, and
+    `ArgumentError` where an argument is of no type that it may have.
 
     The energy takes tensors and NumPy arrays of any real type: rows as the run learned from them.
     Of a run with data.scale, `energy.row_scale.scaled(x)` are those for rows `[N, *shape]` in

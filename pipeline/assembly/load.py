@@ -16,6 +16,8 @@ from pipeline.config.parts import Choice
 from pipeline.data.content import recorded_of
 from pipeline.energies.arguments import guarded
 from pipeline.energies.base import Energy
+from pipeline.storage.checkpoint import Checkpoint
+from pipeline.storage.exported import read_exported
 from pipeline.storage.probe import check_run
 from pipeline.storage.store import find_averaged
 
@@ -31,41 +33,69 @@ def load_energy(
     `ConfigError` where storage does not give it, and `ArgumentError` where an argument is of no
     type that it may have.
     """
-    from pipeline.assembly.energies import construct_energy
-
     check_arguments(url, module, features)
     check_run(str(url), "url")
-    checkpoint, weights = find_averaged(str(url))
+    exported = read_exported(str(url))
+    if exported is None:
+        return guarded(open_energy(str(url), module, features)[1])
+    where = (exported.folder, exported.facts["config"]["energy"])
+    energy = _constructed(*where, exported.shape, exported.context_shape, module, features)
+    exported.fill(energy)
+    energy.row_scale = recorded_of(exported.facts.get("data"))["scale"]
+    return guarded(energy.eval().requires_grad_(False))
+
+
+def open_energy(
+    url: str,
+    module: nn.Module | None = None,
+    features: Sequence[Callable[[Tensor], Tensor]] | None = None,
+) -> tuple[Checkpoint, Energy]:
+    """Returns the newest checkpoint at `url`, and its energy with the averaged weights, frozen.
+
+    Raises `CheckpointError` where it is not what this version or this call can take.
+    """
+    checkpoint, weights = find_averaged(url)
+    where = (checkpoint.folder, checkpoint.manifest.config["energy"])
+    energy = _constructed(*where, checkpoint.shape, checkpoint.context_shape, module, features)
+    checkpoint.check_signature(energy)
+    checkpoint.fill(energy, weights)
+    energy.row_scale = recorded_of(checkpoint.manifest.data)["scale"]
+    return checkpoint, energy.eval().requires_grad_(False)
+
+
+def _constructed(
+    folder: str,
+    stored: Any,
+    shape: tuple[int, ...],
+    context_shape: tuple[int, ...] | None,
+    module: nn.Module | None,
+    features: Sequence[Callable[[Tensor], Tensor]] | None,
+) -> Energy:
+    """Makes the energy of a `stored` section, with what was given in code. Raises
+    `CheckpointError`.
+    """
+    from pipeline.assembly.energies import construct_energy
+
     # the energy's section alone: the rest of an older configuration need not be valid any more
     try:
-        section: EnergySection = Choice("energy").resolve(checkpoint.manifest.config["energy"])
+        section: EnergySection = Choice("energy").resolve(stored)
     except (ValidationError, PydanticCustomError) as error:
-        raise CheckpointError(
-            f"{checkpoint.folder}: this version knows no such energy ({error})"
-        ) from error
+        raise CheckpointError(f"{folder}: this version knows no such energy ({error})") from error
     if module is not None and not isinstance(section, CustomEnergy):
-        raise CheckpointError(
-            f"{checkpoint.folder}: its energy is {section.name}, which needs no module"
-        )
+        raise CheckpointError(f"{folder}: its energy is {section.name}, which needs no module")
     if isinstance(section, CustomEnergy):
         section._module = module
         if module is None and section.entry_point is None:
             raise CheckpointError(
-                f"{checkpoint.folder}: its module was given in code; give it again, load(url,"
-                " energy=module)"
+                f"{folder}: its module was given in code; give it again, load(url, energy=module)"
             )
     if isinstance(section, MaxentEnergy):
         section._features = features
         if features is None and section.given is not None:
             raise CheckpointError(
-                f"{checkpoint.folder}: its features {section.given} were given in code; give them"
-                " again"
+                f"{folder}: its features {section.given} were given in code; give them again"
             )
-    energy = construct_energy(section, checkpoint.shape, checkpoint.context_shape)
-    checkpoint.check_signature(energy)
-    checkpoint.fill(energy, weights)
-    energy.row_scale = recorded_of(checkpoint.manifest.data)["scale"]
-    return guarded(energy.eval().requires_grad_(False))
+    return construct_energy(section, shape, context_shape)
 
 
 def check_arguments(url: Any, module: Any, features: Any) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import importlib.util
 import inspect
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any
@@ -52,3 +53,11 @@ def call(function: Callable[..., Any], key: str, options: dict[str, Any], *argum
         return function(*arguments, **options)
     except ValueError as error:
         raise ConfigError(key, options, str(error)) from error
+
+
+def missing(modules: Iterable[str]) -> list[str]:
+    """Returns those of the top-level `modules` that are not installed. A folder of such a name in
+    the working directory is none.
+    """
+    found = {name: importlib.util.find_spec(name) for name in modules}
+    return [name for name, spec in found.items() if spec is None or spec.origin is None]

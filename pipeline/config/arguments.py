@@ -25,7 +25,7 @@ from pipeline.config.run import RunConfig
 
 S = TypeVar("S", bound=Section)
 # taken as they stand: paths and URLs
-TEXTS = ("run", "runs", "output", "points", "features", "ood", "start", "clamp", "clamp_mask")
+TEXTS = ("run", "runs", "output", "points", "features", "ood", "start", "clamp", "clamp_mask", "to")
 
 
 def parse(
@@ -102,8 +102,8 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     given = compose_raw(
         [*(f"{key}={name}" for key, name in chosen.items() if key not in keys), *overrides]
     )
-    # it names places where a training run's figures go, and older checkpoints have none
-    raw["recorders"] = given["recorders"]
+    # of a training run's beginning, and of places where its figures go: older checkpoints have none
+    raw |= {key: given[key] for key in ("init_what", "recorders")}
     for key in keys:
         *path, last = key.split(".")
         target, source = raw, given

@@ -17,6 +17,8 @@ from pipeline.config.staleness import check_staleness
 
 def check_combinations(config: RunConfig) -> None:
     """Raises `ConfigError` for the first combination that makes no sense."""
+    if config.init_what != "weights" and config.init_from is None:
+        raise ConfigError("init_what", config.init_what, "of which run? init_from=URL names it")
     _check_no_data(config)
     check_domains(config)
     for name, objective in terms_of(config.objective).items():

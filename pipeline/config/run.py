@@ -52,7 +52,11 @@ class RunConfig(Section):
     resume: Literal["auto", "never"] = about(
         "auto: go on from the newest checkpoint in output; never: start over"
     )
-    init_from: Url | None = about("URL of another run whose weights to start from")
+    init_from: Url | None = about("URL of another run to start from")
+    init_what: Literal["weights", "all"] = about(
+        "weights: its averaged weights alone, on any rows; all: its optimizer, chains, place in the"
+        " rows and steps too"
+    )
     seed: NonNegativeInt = about("seed of every random stream of the run")
     device: Device = about("cpu, cuda or cuda:N")
     energy: EnergyConfig
@@ -65,7 +69,8 @@ class RunConfig(Section):
     checkpoint: Checkpoint
     metrics: Metrics
     recorders: Names = about(
-        "where figures go: prometheus, series, or entry points of the group pipeline.recorders"
+        "where figures go: prometheus, series, tensorboard, mlflow, wandb, or entry points of the"
+        " group pipeline.recorders"
     )
     evaluation: Evaluation
     cluster: Cluster
@@ -264,7 +269,8 @@ class RunConfig(Section):
         """
         places = ("output", "resume", "cluster", "device")
         accounts = ("metrics", "recorders", "checkpoint", "evaluation")
-        apart = dict.fromkeys((*places, *accounts), True)
+        default = ("init_what",) if self.init_what == "weights" else ()
+        apart = dict.fromkeys((*places, *accounts, *default), True)
         return digest(
             self.model_dump(
                 mode="json", exclude={**apart, "trainer": {"steps", "rollbacks", "patience"}}

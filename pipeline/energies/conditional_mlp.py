@@ -43,7 +43,7 @@ class ConditionalMLP(ConditionalEnergy, DeepEnergy):
 
     def encode(self, context: Tensor) -> Tensor:
         return linear(
-            context.reshape(len(context), -1), self.from_context.weight, self.from_context.bias
+            context.reshape(context.shape[0], -1), self.from_context.weight, self.from_context.bias
         )
 
     def of(self, x: Tensor, encoding: Tensor) -> Tensor:

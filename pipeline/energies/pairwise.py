@@ -59,8 +59,8 @@ class PairwiseEnergy(ConditionalEnergy):
 
     def encode(self, context: Tensor) -> Tensor:
         """u(c), `[N, *context_shape] -> [N, L, q]`."""
-        values = self.unary(context.reshape(len(context), -1, self._inputs))
-        return values.view(len(context), self.dimension, self.levels) + self.bias
+        values = self.unary(context.reshape(context.shape[0], -1, self._inputs))
+        return values.view(context.shape[0], self.dimension, self.levels) + self.bias
 
     def one_hot(self, x: Tensor) -> Tensor:
         """e, `[N, *shape] -> [N, L, q]`."""

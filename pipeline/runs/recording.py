@@ -12,13 +12,23 @@ from pipeline.common import plugins
 from pipeline.common.errors import ConfigError
 from pipeline.common.types import Figures
 from pipeline.runs.recorders.base import RecordedRun, Recorder
+from pipeline.runs.recorders.mlflow import MLflow
+from pipeline.runs.recorders.paced import Paced
 from pipeline.runs.recorders.prometheus import Prometheus
 from pipeline.runs.recorders.series import Series
+from pipeline.runs.recorders.tensorboard import TensorBoard
+from pipeline.runs.recorders.wandb import WandB
 
 log = logging.getLogger(__name__)
 GROUP = "pipeline.recorders"
 # a new recorder is a file in pipeline/runs/recorders and a line here
-RECORDERS: dict[str, Callable[[], Recorder]] = {"prometheus": Prometheus, "series": Series}
+RECORDERS: dict[str, Callable[[], Recorder]] = {
+    "prometheus": Prometheus,
+    "series": Series,
+    "tensorboard": lambda: Paced(TensorBoard()),
+    "mlflow": lambda: Paced(MLflow()),
+    "wandb": lambda: Paced(WandB()),
+}
 
 
 def make_recorder(name: str) -> Recorder:

@@ -9,7 +9,7 @@ from pipeline.common.types import RoundReport, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.runs.divergence import DivergenceWatch
-from pipeline.runs.starts import Start
+from pipeline.runs.starts import Start, begun_from
 from pipeline.storage.store import CheckpointStore, candidates
 
 CALM = 50
@@ -27,7 +27,7 @@ class Rollbacks:
     """
 
     def __init__(self, config: RunConfig, store: CheckpointStore, energy: Energy) -> None:
-        self._config, self._store = config, store
+        self._config, self._store, self._energy = config, store, energy
         self._watch = DivergenceWatch(energy)
         self._began = 0
         self._good: set[int] = set()
@@ -107,7 +107,8 @@ class Rollbacks:
         ):
             yield checkpoint, None
         if self._config.init_from:
-            yield from ((None, other) for other in candidates(self._config.init_from))
+            for other in candidates(self._config.init_from):
+                yield begun_from(self._config, other, self._energy)
         else:
             yield None, None
 

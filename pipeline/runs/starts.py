@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from pipeline.common.errors import CheckpointError
+from pipeline.common.errors import CheckpointError, ConfigError
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
 from pipeline.storage.binding import Content
@@ -47,5 +47,23 @@ def starts(
         yield None, None
         return
     for other in candidates(config.init_from):
-        yield None, other
+        yield begun_from(config, other, energy, content)
     raise CheckpointError(f"init_from={config.init_from}: no complete checkpoint there")
+
+
+def begun_from(
+    config: RunConfig, other: Checkpoint, energy: Energy, content: Content | None = None
+) -> Start:
+    """Returns how a run begins from another run's checkpoint: as `init_what` says.
+
+    Raises `CheckpointError` where all of it is asked for and does not fit this run, and
+    `ConfigError` where there is no step left to make.
+    """
+    if config.init_what == "weights":
+        return None, other
+    other.check_fits(config, content, "With init_what=weights the weights alone are taken over")
+    other.check_signature(energy, "init_from")
+    if other.step >= config.trainer.steps:
+        remedy = f"{other.folder} has made {other.step} already; give more"
+        raise ConfigError("trainer.steps", config.trainer.steps, remedy)
+    return other, None

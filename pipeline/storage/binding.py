@@ -55,6 +55,7 @@ RULES = (
     Rule("output", False, "a run's folder may be moved"),
     Rule("resume", False, "it is read at the start alone"),
     Rule("init_from", False, "it is read at the start of a new run alone"),
+    Rule("init_what", False, "it is read at the start of a new run alone"),
 )
 FOLLOWS = ("scale",)
 """What follows from the rows, whose digest binds."""

@@ -124,9 +124,14 @@ class Checkpoint:
         if found not in (None, recorded):  # some file systems do not tell a size
             raise ValueError(f"its size is {found}, and the manifest says {recorded}")
 
-    def check_fits(self, config: RunConfig, content: Content | None = None) -> None:
+    def check_fits(
+        self,
+        config: RunConfig,
+        content: Content | None = None,
+        remedy: str = "Give another output=, or resume=never to start over there",
+    ) -> None:
         """Raises `CheckpointError` where `config`, or data of other `content`, could not go on from
-        here; it says everything that differs.
+        here; it says everything that differs, and the `remedy`.
         """
         ours = config.model_dump(mode="json")
         found = differences(self.manifest.config, ours, self.manifest.data, content)
@@ -135,8 +140,7 @@ class Checkpoint:
             found.append(f"trainer.replicas={self.ranks} there, {ranks} here (rows are streamed)")
         if found:
             raise CheckpointError(
-                f"{self.folder} does not fit this run: {'; '.join(found)}. Give another output=, or"
-                " resume=never to start over there"
+                f"{self.folder} does not fit this run: {'; '.join(found)}. {remedy}"
             )
 
     def check_signature(self, energy: Energy, key: str = "") -> None:

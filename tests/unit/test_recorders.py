@@ -300,7 +300,11 @@ def test_a_recorder_that_fails_ends_nothing(
 @pytest.mark.parametrize(
     ("recorders", "words"),
     [
-        ("[seris]", r"recorders=seris: .*\(prometheus, series, broken, notebook, wordless\)"),
+        (
+            "[seris]",
+            r"recorders=seris: .*\(prometheus, series, tensorboard, mlflow, wandb, broken,"
+            r" notebook, wordless\)",
+        ),
         ("[series,series]", "names series twice"),
         ("[wordless]", "has no record, finish"),
     ],
