@@ -23,6 +23,7 @@ from pipeline.energies.base import Energy
 from pipeline.estimators.training import Settings, configured, learn
 
 LEAST_ROWS = 4
+MOST_REPEATS = 10  # times as many rows as are given, that whole weights may make
 """Two rows to learn from, which have a spread, and one or two to judge by."""
 PIECE = 4096
 """Rows whose energies are worked out at once."""
@@ -114,18 +115,23 @@ class EnergyEstimator(BaseEstimator):
         """Trains on X [N, d], and returns the numbers of the rows that were kept out. With `again`
         it goes on from the weights there are, in the scale of the first rows. With `sample_weight`
         [N] rows count by these, and those of weight 0 are none.
+
+        Rows are taken in the order of their values, and those of whole weights so many times: rows
+        of weight 2 are, bit for bit, rows that stand there twice.
         """
-        weights = None
+        numbers, weights = _in_order(X, labels), None
         if sample_weight is not None:
             weights = _check_sample_weight(
                 sample_weight, X, dtype=np.float64, ensure_non_negative=True
             )
-            there = weights > 0
-            if there.sum() < LEAST_ROWS:
+            if (weights > 0).sum() < LEAST_ROWS:
                 remedy = f"weights above 0 are wanted of {LEAST_ROWS} rows or more"
-                raise ArgumentError("sample_weight", f"{there.sum()} above 0", remedy)
-            X, weights = X[there], weights[there]
-            labels = None if labels is None else labels[there]
+                raise ArgumentError("sample_weight", f"{(weights > 0).sum()} above 0", remedy)
+            numbers = numbers[weights[numbers] > 0]
+            weights = weights[numbers]
+            if (weights == np.floor(weights)).all() and weights.sum() <= MOST_REPEATS * len(X):
+                numbers, weights = np.repeat(numbers, weights.astype(np.int64)), None
+        X, labels = X[numbers], None if labels is None else labels[numbers]
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         order = np.random.RandomState(self._seed).permutation(len(X))
         kept = self._kept_out(len(X))
@@ -135,9 +141,9 @@ class EnergyEstimator(BaseEstimator):
             self._prepared(X[train], True, None if weights is None else weights[train])
         rows = self._prepared(X, first=False)
         config = self._config(rows)
-        numbers = rows.astype(np.float32)
+        values = rows.astype(np.float32)
         of_rows = [None, None] if labels is None else [labels[train], labels[held_out]]
-        given = GivenRows(numbers[train], of_rows[0], numbers[held_out], of_rows[1])
+        given = GivenRows(values[train], of_rows[0], values[held_out], of_rows[1])
         if weights is not None:
             given = given._replace(weights=weights[train], held_out_weights=weights[held_out])
         before = self._checkpoint if again else None
@@ -147,7 +153,7 @@ class EnergyEstimator(BaseEstimator):
         self.log_z_ = learned.figures.get("log_z")
         self.log_z_error_ = learned.figures.get("log_z_standard_error")
         self._told = config
-        return held_out
+        return numbers[held_out]
 
     def _by_pieces(self, rows: Tensor) -> Iterator[tuple[Energy, Tensor]]:
         """The energy in double precision, so that a row's figure does not depend on those beside
@@ -180,3 +186,11 @@ class ScaledEstimator(EnergyEstimator):
             self.scaler_ = StandardScaler().fit(X, sample_weight=weights)
         scaled: np.ndarray = self.scaler_.transform(X)
         return scaled
+
+
+def _in_order(X: np.ndarray, labels: np.ndarray | None) -> np.ndarray:
+    """The numbers of the rows [N, d] in an order of their values and labels, as bytes."""
+    columns = [X] if labels is None else [X, labels.reshape(len(X), -1)]
+    table = np.ascontiguousarray(np.concatenate(columns, 1), dtype=np.float64) + 0.0  # no -0
+    keys = table.view(np.dtype((np.void, table.itemsize * table.shape[1]))).ravel()
+    return keys.argsort(kind="stable")

@@ -34,17 +34,9 @@ CHECKED = [
 ]
 
 
-def unequal(estimator: Any) -> dict[str, str]:
-    """The check of equality that no learner by random batches meets, of those that predict."""
-    why = "rows of weight 2 and rows that stand there twice are one law, and not one random stream"
-    predicts = hasattr(estimator, "predict_proba") or hasattr(estimator, "transform")
-    kinds = ("dense", "sparse") if predicts else ()
-    return {f"check_sample_weight_equivalence_on_{kind}_data": why for kind in kinds}
-
-
-@parametrize_with_checks(CHECKED, expected_failed_checks=unequal)
+@parametrize_with_checks(CHECKED)
 def test_scikit_learns_checks(estimator: Any, check: Callable[[Any], None]) -> None:
-    """Every check of scikit-learn's, but for that of `unequal`."""
+    """Every check of scikit-learn's."""
     check(estimator)
 
 
