@@ -42,8 +42,8 @@ class Unit(NamedTuple):
 
 
 class Told(NamedTuple):
-    """What columns that were read through say: the mean of the weights, and for each unit the rows
-    that are held out, 8 bits a byte; None where there is no such column.
+    """The contents of columns that were read through: the mean of the weights, and for each unit
+    the rows that are held out, 8 bits a byte; None where there is no such column.
     """
 
     mean_weight: float | None
