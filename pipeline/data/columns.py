@@ -140,10 +140,9 @@ def _streamed(source: Source, config: ColumnsData) -> DataSet:
 
 def _find_scale(source: Source, config: ColumnsData, train: Tensor, held_out: Tensor) -> None:
     """Gives the source its scale, where one is asked for, of rows `[N, n]`."""
-    positions = (rows[:, : source.dimension] for rows in (train, held_out))
-    source.scale = scale_for(
-        config.scale, config.recorded, *positions, weights=source.weights_of(train)
-    )
+    positions, others = (rows[:, : source.dimension] for rows in (train, held_out))
+    weights = source.weights_of(train)
+    source.scale = scale_for(config.scale, config.recorded, positions, others, weights)
 
 
 def _told(source: Source, train: Tensor) -> dict[str, Any]:

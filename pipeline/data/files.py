@@ -42,7 +42,7 @@ class Unit(NamedTuple):
 
 
 class Told(NamedTuple):
-    """The figures of columns that were read through: the mean of the weights, and for each unit
+    """The contents of columns that were read through: the mean of the weights, and for each unit
     the rows that are held out, 8 bits a byte; None where there is no such column.
     """
 

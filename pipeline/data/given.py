@@ -145,8 +145,9 @@ def rows(config: RowsData) -> DataSet:
     weights, context = _weights_apart(config, given), None
     if given.context is not None:
         context = _kept_apart(config, given.context, given.held_out_context)
-    flat = (part.flatten(1) for part in (train, held_out))
-    scale = scale_for(config.scale, config.recorded, *flat, weights=weights[0])
+    scale = scale_for(
+        config.scale, config.recorded, train.flatten(1), held_out.flatten(1), weights[0]
+    )
     if scale is not None:
         train, held_out = scale.scaled(train), scale.scaled(held_out)
     loaded = in_memory(
@@ -172,8 +173,8 @@ def _weights_apart(
         train, held_out = split(given.weights, config.held_out, config.split_seed)
         return train.double(), held_out.double()
     of_both = (given.weights, given.held_out_weights)
-    train, held_out = (None if each is None else torch.tensor(each) for each in of_both)
-    return train, held_out
+    of_train, of_held_out = (None if each is None else torch.tensor(each) for each in of_both)
+    return of_train, of_held_out
 
 
 def _pair(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
