@@ -211,9 +211,8 @@ def head() -> Iterator[Head]:
             "EBM_RUNS": f"{folder}/runs",
             "PATH": f"{scripts}:{os.environ['PATH']}",
         }
-        command = Command(
-            (str(scripts / "python"), "-m", "ray.scripts.scripts", "start", "--head", "--block", *start), folder, environment
-        )
+        ray = (str(scripts / "python"), "-m", "ray.scripts.scripts")
+        command = Command((*ray, "start", "--head", "--block", *start), folder, environment)
         try:
             head = Head(
                 {**NO_AUTH, "RAY_ADDRESS": f"127.0.0.1:{gcs}"},
