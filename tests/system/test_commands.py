@@ -30,6 +30,7 @@ SHORT = {
         *("trainer.batch_size=8", "evaluation.samples=2", "evaluation.transitions=2"),
         *("evaluation.ais_temperatures=0", "metrics.port=0", "trainer.min_ess=0.2"),
     ),
+    "sweep": ("cluster=inline", "trainer.steps=2", "chains.per_pool=8", "evaluation.samples=0"),
     "sample": ("samples=2", "transitions=2"),
     "evaluate": ("evaluation.samples=0", "evaluation.ais_temperatures=0"),
 }
@@ -87,6 +88,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def carry_out(door: str, arguments: list[str]) -> None:
     short = () if "--help" in arguments else SHORT.get(door, ())
+    if "init_what=all" in arguments:  # which begins at the other run's last step
+        short = (*short, "trainer.steps=4")
     done = import_module(f"pipeline.{door}").main([*arguments, *short])
     assert done == 0, f"python -m pipeline.{door} {' '.join(arguments)}"
 
@@ -129,6 +132,7 @@ def test_a_command_of_a_page_runs_as_it_is_printed(
     run = next(name for asked, name in RUNS.items() if asked in text)
     text = text.replace("run=RUN", f"run=runs/{run}")
     text = text.replace("clamp=table.csv", "clamp=holes.csv")
+    text = text.replace("init_from=runs/latest", "init_from=runs/digits")
     text = text.replace("runs=[A,B]", "runs=[runs/digits,runs/digits]")
     text = re.sub(r"s3://[\w-]+/(?:runs/)?", "memory://commands/", text)
     text = text.replace("memory://commands/*.parquet", "rows.parquet")
