@@ -68,6 +68,7 @@ def run(
 
     `rows` are data in hand for data=rows: [N, *shape] as an array, a tensor, a torch Dataset, a
     pandas or polars frame, an Arrow table or a sparse matrix of SciPy, or a pair (rows, contexts).
+    Of a frame data.categorical takes columns of text, categories and booleans.
     `held_out`, of the same kinds, are rows kept out of training in the place of data.held_out of
     the others. A run that resumes must be given the same rows.
     """
@@ -75,7 +76,11 @@ def run(
     from pipeline.data.given import given_rows
     from pipeline.runs.display import Display
 
-    taken = None if rows is None else given_rows(rows, held_out)
+    taken = None
+    if rows is not None:
+        section = config.data
+        kinds = getattr(section, "categorical", ()), getattr(section, "missing", "") == "impute"
+        taken = given_rows(rows, held_out, *kinds)
     _check_portable(config, energy)
     display = Display()
     summary = launch(config.carrying(energy, proposal, features, taken), display)

@@ -12,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pipeline.common.errors import ConfigError
 from pipeline.config.data import ColumnsData
 from pipeline.data.base import Contexts, DataSet, held_out_of, in_memory, split
 from pipeline.data.files import Source
+from pipeline.data.holes import filled, split_whole
 from pipeline.data.scaling import constant_columns, fitted, scale_of
 from pipeline.data.streaming import StreamedPositives, first_rows
 
@@ -29,18 +31,30 @@ def columns(config: ColumnsData) -> DataSet:
 
     With `scale`, positions get the one that `config.recorded` has; else means and deviations are
     those of the training rows, minima and ranges those of all rows; of streamed data, of the rows
-    in hand.
+    in hand. Where values may be missing, held-out rows have all of theirs, and training rows come
+    with others in their place (`pipeline.data.holes`) and a mask.
     """
     source = Source(config)
     kept_out = held_out_of(config.held_out, source.rows)
     if source.rows * source.width * 4 <= config.memory_limit:
         rows = np.concatenate([source.read(unit) for unit in source.units])
-        parts = split(rows, config.held_out, config.split_seed)
-        _find_scale(source, config, *parts)
+        impute = config.missing == "impute"
+        dealt = (split_whole if impute else split)(rows, config.held_out, config.split_seed)
+        _find_scale(source, config, *dealt)
+        holes, parts = dealt[0][:, : source.dimension].isnan(), list(dealt)
+        if impute:
+            parts[0] = filled(dealt[0], source.numbers, config.path, config.split_seed)
         (train, of_train), (held_out, of_held_out) = map(source.split, parts)
         context = None if of_train is None or of_held_out is None else (of_train, of_held_out)
         loaded = in_memory(train, held_out, config.noise, context=context)
-        return loaded._replace(**_told(source, train))
+        missing = holes.view(-1, *source.shape) if bool(holes.any()) else None
+        return loaded._replace(missing=missing, **_told(source, train))
+    if config.missing == "impute":
+        remedy = (
+            f"the rows are more than data.memory_limit={config.memory_limit} holds, and what is"
+            " imputed is kept in memory; raise the limit, or fill the holes in"
+        )
+        raise ConfigError("data.missing", config.missing, remedy)
     parts = first_rows(source, config)
     _find_scale(source, config, parts[1], parts[0])
     (held_out, of_held_out), (sample, of_sample) = map(source.split, parts)
@@ -69,10 +83,12 @@ def _find_scale(source: Source, config: ColumnsData, train: Tensor, held_out: Te
         source.scale = scale_of(config.recorded["scale"])
     elif config.scale != "none":
         rows = train if config.scale == "standard" else torch.cat([train, held_out])
-        source.scale = fitted(config.scale, rows[:, : source.dimension].numpy())
+        numeric = np.array([name not in source.categories for name in source.numbers])
+        source.scale = fitted(config.scale, rows[:, : source.dimension].numpy(), numeric)
 
 
 def _told(source: Source, train: Tensor) -> dict[str, Any]:
     """Returns the fields of a data set that tell of its columns."""
     constant = [source.numbers[number] for number in constant_columns(train)]
-    return {"scale": source.scale, "labels": source.labels, "constant": constant}
+    told = {"scale": source.scale, "labels": source.labels, "constant": constant}
+    return told | {"columns": source.columns}

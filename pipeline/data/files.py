@@ -16,10 +16,18 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
-from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
+from pipeline.data.cells import (
+    Column,
+    check_levels,
+    checked,
+    numbers,
+    tensor_shape,
+    with_holes,
+)
+from pipeline.data.comma_separated import CSV
 from pipeline.data.folders import data_files
 from pipeline.data.formats import Format, format_of
-from pipeline.data.labels import Labels, encoded, find_labels
+from pipeline.data.labels import Categories, Labels, encoded, find_labels
 from pipeline.data.scaling import Scale
 from pipeline.storage.files import Place, locate, open_file
 
@@ -57,10 +65,13 @@ class Source:
     then contexts.
 
     `units` has none without rows, `rows` counts those of all, and `width` = d + c. `labels` are
-    those of context columns that are read as their places 0, ..., K-1, and positions get the
-    `scale` when rows are split. Reading keeps to one thread, the caller's, and several may read.
-    Raises `DataError` where the files cannot be
-    read or hold no rows, `ConfigError` where they are not of the columns or shapes asked for.
+    those of context columns that are read as their places 0, ..., K-1, `categories` those of
+    columns to learn from, and positions get the `scale` when rows are split. A value that is
+    missing is NaN where data.missing says that it may be. Reading keeps to one thread, the
+    caller's, and several may read.
+
+    Raises `DataError` where the files cannot be read or hold no rows, `ConfigError` where they are
+    not of the columns or shapes asked for.
     """
 
     def __init__(self, config: ColumnsData) -> None:
@@ -86,6 +97,7 @@ class Source:
             raise DataError("data.path", config.path, "the files there hold no rows")
         self.scale: Scale | None = None
         self.labels: dict[str, Labels] = self._find_labels()
+        self.categories: dict[str, Labels] = self._find_categories()
         self._contexts = 0  # numbers of a row's context
         self._widths: dict[str, int] = {}  # numbers of each column, as first read
         self._shapes: dict[str, tuple[int, ...]] = {}  # of columns of tensors
@@ -141,7 +153,10 @@ class Source:
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
         form = unit.form(file, unit.path)
         self._check_names(unit.path, form.names)
-        yield from form.batches(unit.number, self._names, self._config.context, self._piece)
+        # read as contexts are, which may be text
+        words = [name for name in self._names if name in self.categories]
+        rest = [name for name in self._names if name not in self.categories]
+        yield from form.batches(unit.number, rest, [*self._config.context, *words], self._piece)
 
     def _find_labels(self) -> dict[str, Labels]:
         """Reads the context columns through, and returns the labels of those that have some; of
@@ -160,6 +175,34 @@ class Source:
                 found[name] = labels
         return found
 
+    def _find_categories(self) -> dict[str, Labels]:
+        """Reads the columns through, and returns the values of those of categories; of data of a
+        trained run its own. Raises `ConfigError` where one that is asked for is none.
+        """
+        config = self._config
+        recorded = config.recorded.get("categories")
+        if recorded is not None or not config.categorical:
+            return {name: values for name, values in recorded or () if values is not None}
+        asked = () if config.categorical == "auto" else config.categorical
+        found: dict[str, Categories] = {}
+        for unit in self.units:
+            with opened(unit.path) as file:
+                form = unit.form(file, unit.path)
+                self._check_names(unit.path, form.names)
+                unknown = [name for name in asked if name not in self._names]
+                if unknown:
+                    remedy = f"learned from are {', '.join(self._names)}; name some of these"
+                    raise ConfigError("data.categorical", unknown, remedy)
+                if not found:
+                    typed = unit.form is not CSV
+                    for name in asked or self._names:
+                        found[name] = Categories(name, config.path, bool(asked), typed)
+                for batch in form.batches(unit.number, (), list(found), ROWS):
+                    for name, column in found.items():
+                        column.add(batch.column(name))
+        values = {name: column.values() for name, column in found.items()}
+        return {name: each for name, each in values.items() if each is not None}
+
     def _contexts_of_all(self) -> Iterator[pa.RecordBatch]:
         """Yields the context columns of all files, and perhaps others."""
         for unit in self.units:
@@ -176,6 +219,15 @@ class Source:
             for name in self._names
             for number in range(self._widths[name])
         ]
+
+    @property
+    def columns(self) -> list[tuple[str, Labels | None]]:
+        """The name of each of a row's d numbers, and its values where it is one of categories; none
+        where no column is.
+        """
+        if not self.categories:
+            return []
+        return [(name, self.categories.get(name)) for name in self.numbers]
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Cuts rows `[N, d + c]` into positions `[N, *shape]`, scaled, and contexts
@@ -235,7 +287,12 @@ class Source:
                 column = batch.column(name)
                 if key == "data.context":
                     column = encoded(column, self.labels.get(name), place)
-                rows = checked(numbers(column, place), place)
+                elif name in self.categories:
+                    column = encoded(column, self.categories[name], place)
+                holes = key == "data.columns" and config.missing == "impute"
+                rows = (
+                    with_holes(column, place) if holes else checked(numbers(column, place), place)
+                )
                 if key == "data.columns" and levels is not None:
                     check_levels(rows, levels, config.encoding, place)
                 self._check_width(rows.shape[1], place)

@@ -52,18 +52,20 @@ def scale_of(plain: dict[str, Any]) -> Scale:
     return Scale(str(plain["kind"]), shift, width)
 
 
-def fitted(kind: str, rows: np.ndarray) -> Scale:
+def fitted(kind: str, rows: np.ndarray, numeric: np.ndarray | bool = True) -> Scale:
     """Returns the scale of rows `[N, d]`: of `standard` scaling their means and standard deviations
-    (over N), of `unit` their minima and ranges.
+    (over N), of `unit` their minima and ranges; of what is not NaN. Columns that are not `numeric`,
+    [d] bool, stay as they are.
     """
-    wide = rows.astype(np.float64)
+    wide = np.ma.masked_invalid(rows.astype(np.float64))
+    low, high = wide.min(0).filled(0.0), wide.max(0).filled(0.0)
     if kind == "standard":
-        shift, width = wide.mean(0), wide.std(0)
+        shift, width = wide.mean(0).filled(0.0), wide.std(0).filled(1.0)
     else:
-        shift = wide.min(0)
-        width = wide.max(0) - shift
-    constant = wide.max(0) == wide.min(0)
-    shift, width = np.where(constant, wide[0], shift), np.where(constant, 1.0, width)
+        shift, width = low, high - low
+    constant = low == high
+    shift, width = np.where(constant, low, shift), np.where(constant, 1.0, width)
+    shift, width = np.where(numeric, shift, 0.0), np.where(numeric, width, 1.0)
     return Scale(kind, *(np.array([float(f"{x:.{DIGITS}g}") for x in of]) for of in (shift, width)))
 
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from pipeline.data.base import channels_last
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
+from pipeline.energies.mixed_rbm import MixedRBM
 from pipeline.energies.rbm import GaussianRBM, PottsRBM, RestrictedBoltzmannMachine
 from pipeline.storage.figures import draw_figure
 
@@ -58,6 +59,8 @@ def layers_of(energy: Energy) -> list[tuple[str, Tensor]]:
         found = [("hidden units, an image a level", weights - weights.mean(1, keepdim=True))]
         if len(energy.shape) == 1:
             found = [("hidden units", found[0][1].movedim(1, -1).flatten(1))]
+    elif isinstance(energy, MixedRBM):
+        found = [("hidden units", energy.weight)]
     else:
         assert isinstance(energy, RestrictedBoltzmannMachine)
         found = [("hidden units", energy.weight.view(-1, *energy.shape))]
@@ -87,7 +90,11 @@ def _filters(energy: Energy, caption: str) -> Figure:
         figure.colorbar(axis.images[0], ax=axis, label=f"weight, {unit}", fraction=0.03, pad=0.01)
         if weights.ndim == 2:
             levels = f", {energy.levels} levels each" if isinstance(energy, PottsRBM) else ""
-            axis.set_xlabel(f"column of a row{levels}")
+            axis.set_xlabel(
+                "real columns, then binary ones, then the levels of each other column"
+                if isinstance(energy, MixedRBM)
+                else f"column of a row{levels}"
+            )
             axis.set_ylabel("hidden unit")
     figure.suptitle(caption, fontsize=10)
     return figure

@@ -34,7 +34,7 @@ def draw_samples(
     def figure() -> Figure:
         if len(data.shape) >= 2:
             return _images(energy, samples, data, caption, given)
-        if data.shape == (2,) and energy.levels is None and data.rows:
+        if data.shape == (2,) and energy.real and data.rows:
             return _plane(energy, samples, data, caption)
         return _histograms(samples, data, caption)
 

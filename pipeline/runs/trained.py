@@ -185,7 +185,7 @@ def log_partition(energy: Energy, data: DataSet) -> float | None:
     if energy.contexts > 1:
         return None
     log_z = energy.log_partition()
-    if log_z is not None or energy.levels is not None or energy.dimension > 2:
+    if log_z is not None or not energy.real or energy.dimension > 2:
         return log_z
     if energy.box is None and not data.rows:
         remedy = "the data are not there, which say how far to integrate; give them"
