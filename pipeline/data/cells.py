@@ -14,6 +14,11 @@ import pyarrow.compute as pc
 
 from pipeline.common.errors import ConfigError, DataError
 
+LEARNED = ("data.columns", "rows")
+"""What rows to learn from are asked for by, of which more may be done than of others."""
+IMPUTED = "; data.missing=impute learns from them"
+CODED = ", or take its values for categories by data.categorical=auto"
+
 
 class Column(NamedTuple):
     """The column called `name` of the file at `path`, which `key` of the configuration asks for,
@@ -112,7 +117,8 @@ def _check_present(column: pa.Array, place: Column) -> None:
             "data.path",
             place.path,
             f"{place.of(row)}: the value is missing ({column.null_count} missing in the"
-            f" {len(column)} rows read); fill them in, or leave the rows out",
+            f" {len(column)} rows read); fill them in, or leave the rows out"
+            + (IMPUTED if place.key in LEARNED else ""),
         )
 
 
@@ -129,7 +135,7 @@ def _check_kind(kind: pa.DataType, column: pa.Array, place: Column) -> None:
         remedy += "write labels as numbers 0, ..., K-1, or as text"
     else:
         remedy += "name the columns to learn from, without it, in data.columns=[..]"
-        remedy += ", or take its values for categories by data.categorical=auto"
+        remedy += CODED
     raise ConfigError(place.key, place.name, remedy)
 
 
@@ -177,7 +183,8 @@ def checked(values: np.ndarray, place: Column) -> np.ndarray:
             "data.path",
             place.path,
             f"{place.of(row)}: {_shown(values[row, number])} is not finite in 32 bits; mend it, or"
-            " leave the row out",
+            " leave the row out"
+            + (IMPUTED if place.key in LEARNED and np.isnan(values[row, number]) else ""),
         )
     return rows
 

@@ -19,7 +19,7 @@ import torch
 from pipeline.common.errors import ConfigError, DataError, RefusedError
 from pipeline.config.data import RowsData
 from pipeline.data.base import DataSet, in_memory, split
-from pipeline.data.cells import Column, checked, numbers, with_holes
+from pipeline.data.cells import IMPUTED, Column, checked, numbers, with_holes
 from pipeline.data.holes import filled, split_whole
 from pipeline.data.labels import Categories, Labels, encoded
 
@@ -344,7 +344,9 @@ def _finite(array: np.ndarray, name: str, holes: bool) -> np.ndarray:
         place = odd[0].tolist()
         value = array[tuple(odd[0])]
         remedy = "is missing; fill it in" if np.isnan(value) else "is not finite in 32 bits; mend"
-        raise DataError(name, f"{value} at {_where(place)}", f"{remedy}, or leave the row out")
+        remedy += ", or leave the row out"
+        remedy += IMPUTED if name == ROWS and np.isnan(value) else ""
+        raise DataError(name, f"{value} at {_where(place)}", remedy)
     return found
 
 

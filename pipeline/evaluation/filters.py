@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -46,7 +47,7 @@ def layers_of(energy: Energy) -> list[tuple[str, Tensor]]:
     Layers above a deep machine's first are seen through those below, as W_l ... W_1 (Lee,
     Ekanadham & Ng 2008). A Potts machine's have an axis of levels, first behind that of units;
     their mean over levels is 0, since adding a number to all levels of a column changes a bias
-    alone.
+    alone. So is it in a mixed machine's, which are of features in their order.
     """
     if isinstance(energy, DeepBoltzmannMachine):
         seen, found = None, []
@@ -60,7 +61,10 @@ def layers_of(energy: Energy) -> list[tuple[str, Tensor]]:
         if len(energy.shape) == 1:
             found = [("hidden units", found[0][1].movedim(1, -1).flatten(1))]
     elif isinstance(energy, MixedRBM):
-        found = [("hidden units", energy.weight)]
+        sizes = [kind for kind in energy.kinds if kind > 2]
+        rest, *levels = energy.weight.split([energy.weight.shape[1] - sum(sizes), *sizes], 1)
+        levels = [weights - weights.mean(1, keepdim=True) for weights in levels]
+        found = [("hidden units", torch.cat([rest, *levels], 1))]
     else:
         assert isinstance(energy, RestrictedBoltzmannMachine)
         found = [("hidden units", energy.weight.view(-1, *energy.shape))]

@@ -15,6 +15,7 @@ COLUMNS = 5
 MOST_CHANNELS = 16
 HOLE = (0.55, 0.7, 0.95)  # the colour of what is missing
 CELLS = 200
+MOST_TICKS = 8
 """To a side, of a density in the plane."""
 
 
@@ -162,7 +163,10 @@ def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
                 alpha=0.5,
                 label=label,
             )
-        axis.set_title(f"component {number}", fontsize=8)
+        name, values = data.columns[number] if data.columns else (f"component {number}", None)
+        axis.set_title(name, fontsize=8)
+        if values is not None and len(values) <= MOST_TICKS:
+            axis.set_xticks(range(len(values)), [str(value)[:12] for value in values], fontsize=8)
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(caption, fontsize=10)
     return figure

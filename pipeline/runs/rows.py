@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError, RefusedError
-from pipeline.data.cells import Column, checked, numbers, with_holes
+from pipeline.data.cells import CODED, IMPUTED, Column, checked, numbers, with_holes
 from pipeline.data.files import opened
 from pipeline.data.folders import data_files
 from pipeline.data.formats import format_of
@@ -139,6 +139,7 @@ def _about(key: str) -> Iterator[None]:
         about = key if error.key == "data.path" else error.key.removeprefix("data.")
         remedy = error.remedy.replace("data.columns", "columns")  # as it is called here
         remedy = remedy.replace("the columns to learn from", "those to take")
+        remedy = remedy.removesuffix(IMPUTED).removesuffix(CODED)  # of training rows alone
         raise type(error)(about, error.value, remedy) from error
 
 
