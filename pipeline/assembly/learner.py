@@ -60,7 +60,7 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
 
 
 def imputing(config: RunConfig, data: DataSet) -> Callable[[Positives, Energy], Positives] | None:
-    """What fills the holes of training rows by the run's kernel; None where there are none."""
+    """The way that holes of training rows are filled; None where there are none."""
     if data.missing is None:
         return None
     return partial(

@@ -17,8 +17,8 @@ from pydantic import ValidationError
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
-from pipeline.config.combinations import check_domains
 from pipeline.config.compose import compose_raw, readable, validate
+from pipeline.config.domains import check_domains
 from pipeline.config.fields import Section
 from pipeline.config.run import RunConfig
 

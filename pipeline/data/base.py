@@ -86,7 +86,7 @@ class DataSet(NamedTuple):
     scale: Scale | None = None
     labels: Mapping[str, Sequence[Any]] = MappingProxyType({})
     constant: Sequence[str] = ()
-    columns: Sequence[tuple[str, Sequence[Any] | None]] = ()
+    columns: Sequence[tuple[str, list[Any] | None]] = ()
     missing: Tensor | None = None
 
     def whole(self) -> DataSet:

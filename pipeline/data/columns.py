@@ -41,9 +41,10 @@ def columns(config: ColumnsData) -> DataSet:
         impute = config.missing == "impute"
         dealt = (split_whole if impute else split)(rows, config.held_out, config.split_seed)
         _find_scale(source, config, *dealt)
-        holes, parts = dealt[0][:, : source.dimension].isnan(), list(dealt)
+        holes, parts = dealt[0][:, : source.dimension].isnan(), dealt
         if impute:
-            parts[0] = filled(dealt[0], source.numbers, config.path, config.split_seed)
+            whole = filled(dealt[0], source.numbers, config.path, config.split_seed)
+            parts = whole, dealt[1]
         (train, of_train), (held_out, of_held_out) = map(source.split, parts)
         context = None if of_train is None or of_held_out is None else (of_train, of_held_out)
         loaded = in_memory(train, held_out, config.noise, context=context)

@@ -1,4 +1,4 @@
-"""What training rows lack, drawn from the model as it learns, given what is there."""
+"""Values that training rows lack, drawn from the model as it learns, given what is there."""
 
 from __future__ import annotations
 

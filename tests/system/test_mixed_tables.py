@@ -22,7 +22,7 @@ from pipeline.train import run
 
 TINY = (
     *("cluster=inline", "metrics.port=0", "chains.per_pool=64", "chains.pools=1"),
-    *("trainer.batch_size=64", "evaluation.samples=6", "evaluation.transitions=5"),
+    *("trainer.batch_size=64", "evaluation.samples=0", "evaluation.transitions=5"),
     *("evaluation.ais_temperatures=0", "recorders=[]", "checkpoint.every=400"),
     *("metrics.every=100", "metrics.held_out_every=0"),
 )
@@ -31,6 +31,8 @@ MIXED = (
     *("optimizer.weight_decay=0", "optimizer.learning_rate=0.05", "data.categorical=auto"),
     "data.missing=impute",
 )
+
+WHOLE = "data.missing=refuse"
 
 
 def latent_classes(rows: int, holes: float) -> pd.DataFrame:
@@ -132,14 +134,20 @@ def test_a_frame_with_holes_by_contrastive_divergence(tmp_path: Path) -> None:
     ("overrides", "said"),
     [
         (("kernel=mala",), "kernel=mala: energy=mixed_rbm is over components of several kinds"),
-        (("objective=pseudo_likelihood",), "of several kinds; use pcd, cd or maximum_likelihood"),
-        (("objective=nce",), "of several kinds; use pcd, cd or maximum_likelihood"),
-        (("objective=hutchinson",), "of several kinds; use pcd, cd or maximum_likelihood"),
+        (
+            (WHOLE, "objective=pseudo_likelihood"),
+            "of several kinds; use pcd, cd or maximum_likelihood",
+        ),
+        ((WHOLE, "objective=nce"), "of several kinds; use pcd, cd or maximum_likelihood"),
+        ((WHOLE, "objective=hutchinson"), "of several kinds; use pcd, cd or maximum_likelihood"),
         (("data.noise=0.1",), "data.noise=0.1: discrete data take no Gaussian noise"),
         (("data.encoding=binary",), "says of all columns what data.categorical=auto says of some"),
         (("data.categorical=3",), "should be auto, or names such as [colour,shape]"),
         (("energy.kinds=[1]",), "should be 0 for a real number, or 2 levels or more"),
-        (("energy=mlp",), "energy=mlp has no exact law of what is missing given the rest"),
+        (
+            ("energy=mlp", "kernel=mala"),
+            "energy=mlp has no exact law of what is missing given the rest",
+        ),
         (("energy=dbm", "energy.hidden=[3,2]"), "energy=dbm has no exact law of what is missing"),
         (
             ("energy=gaussian_rbm", "kernel=mala"),

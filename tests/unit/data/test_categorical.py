@@ -16,6 +16,8 @@ import torch
 from pipeline.assembly.data import of_kinds, open_data, told_columns
 from pipeline.common.errors import ConfigError, RefusedError
 from pipeline.config.compose import compose
+from pipeline.config.energies import MixedRBMEnergy
+from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.content import content_of, recorded_of
 from pipeline.data.given import given_rows
@@ -84,10 +86,8 @@ def test_text_of_numbers_is_numbers_in_a_csv_alone(tmp_path: Path) -> None:
 def test_a_trained_run_has_its_own_categories(tmp_path: Path) -> None:
     """Of other rows too, of which one that it does not know is refused by its place."""
     data = opened(written(tmp_path, "csv"), "data.categorical=auto")
-    config = compose(
-        ["data=columns", f"data.path={tmp_path}/trees.csv", "data.held_out=3", *MIXED]
-        + ["data.categorical=auto"]
-    )
+    asked = ["data=columns", f"data.path={tmp_path}/trees.csv", "data.held_out=3", *MIXED]
+    config = compose([*asked, "data.categorical=auto"])
     content = content_of(config.data, data)
     assert recorded_of(content)["columns"] == [
         (name, values and list(values)) for name, values in data.columns
@@ -96,20 +96,26 @@ def test_a_trained_run_has_its_own_categories(tmp_path: Path) -> None:
     own = config.model_copy(update={"data": section})
     written(tmp_path, "csv", FRAME[FRAME.tree != "ash"])
     assert open_data(own).kinds == data.kinds
-    written(tmp_path, "csv", FRAME.assign(tree=["fir"] + [*FRAME.tree][1:]))
+    written(tmp_path, "csv", FRAME.assign(tree=["fir", *list(FRAME.tree)[1:]]))
     with pytest.raises(
         RefusedError, match=r"column tree, row 0 of .*: 'fir' is none of the labels"
     ):
         open_data(own)
 
 
+def kinds(config: RunConfig) -> tuple[int, ...]:
+    energy = of_kinds(config, open_data(config)).energy
+    assert isinstance(energy, MixedRBMEnergy)
+    return energy.kinds
+
+
 def test_kinds_of_the_energy_follow_from_the_data(tmp_path: Path) -> None:
     path = written(tmp_path, "csv")
     asked = ["data=columns", f"data.path={path}", "data.held_out=6", *MIXED]
     config = compose([*asked, "data.categorical=auto"])
-    assert of_kinds(config, open_data(config)).energy.kinds == (0, 3, 2, 0)  # type: ignore[attr-defined]
+    assert kinds(config) == (0, 3, 2, 0)
     config = compose([*asked, "data.columns=[height,grade]"])
-    assert of_kinds(config, open_data(config)).energy.kinds == (0, 0)  # type: ignore[attr-defined]
+    assert kinds(config) == (0, 0)
     config = compose([*asked, "data.categorical=auto", "energy.kinds=[0,3,2,2]"])
     with pytest.raises(
         ConfigError, match=r"energy.kinds=\[0, 3, 2, 2\]: the rows .* \[0, 3, 2, 0\]"
@@ -199,7 +205,7 @@ def test_rows_with_holes_are_kept_and_not_held_out(tmp_path: Path, kind: str) ->
         opened(path, *asked, "data.held_out=26")
     with pytest.raises(ConfigError, match="kept in memory; raise the limit"):
         opened(path, *asked, "data.memory_limit=100")
-    with pytest.raises(RefusedError, match="missing.*data.missing=impute learns from them"):
+    with pytest.raises(RefusedError, match=r"missing.*data.missing=impute learns from them"):
         opened(path, "data.categorical=auto")
 
 
@@ -251,7 +257,7 @@ def test_frames_have_the_same_categories(kind: str) -> None:
     assert pair.context is not None
 
 
-def test_frames_with_holes(tmp_path: Path) -> None:
+def test_frames_with_holes() -> None:
     frame = FRAME.copy()
     frame.loc[3, "height"], frame.loc[5, "tree"] = np.nan, None
     given = given_rows(frame, None, "auto", holes=True)
