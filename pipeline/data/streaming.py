@@ -130,7 +130,7 @@ class Window(NamedTuple):
     order: np.ndarray | None = None
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of rows that come."""
         return len(self.rows if self.order is None else self.order)
 
@@ -218,7 +218,7 @@ class StreamedPositives:
         while filled < count:
             if self._window is None:
                 self._window = self._open(self._place)
-            elif self._cursor == self._window.count:
+            elif self._cursor == self._window.size:
                 self._window = self._open(self._window.following)
                 self._cursor = 0
             piece = self._window.piece(self._cursor, count - filled)

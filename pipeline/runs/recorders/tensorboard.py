@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import struct
 import time
-from typing import Any
+from typing import Any, cast
 
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.paced import Ending, folder_of, settings_of
@@ -26,7 +26,7 @@ class TensorBoard:
 
         folder = folder_of(run, self.name)
         self._writer = SummaryWriter(folder, purge_step=step + 1 if step else 0)
-        self._events: Any = self._writer.file_writer  # which takes what TensorBoard has
+        self._events = cast(Any, self._writer.file_writer)  # not typed there
         metrics = {"ebm_loss": 0.0, "summary/test_log_likelihood": 0.0}
         for summary in hparams(settings_of(run), metrics):
             self._events.add_summary(summary, step + 1 if step else 0)
