@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import os
 
-from pipeline.assembly.data import doubts, told_labels
+from pipeline.assembly.data import doubts, told_columns
 from pipeline.assembly.fit import misfits, row_spread
 from pipeline.assembly.prepare import prepare
 from pipeline.common.types import Figures
@@ -44,7 +44,7 @@ def launch(config: RunConfig, display: Display, until: int | None = None) -> Fig
     refuse_folder_of_a_run(output)
     if config.init_from:
         check_run(config.init_from, "init_from")
-    data, model = prepare(config)
+    config, data, model = prepare(config)
     display.say(
         f"{config.name}: {config.energy.name} energy, {config.kernel.name} kernel,"
         f" {config.objective.name}, to {output}"
@@ -52,7 +52,7 @@ def launch(config: RunConfig, display: Display, until: int | None = None) -> Fig
     crowded = crowding(config)
     for doubt in [*([crowded] if crowded else []), *doubts(config, data)]:
         display.say(f"warning: {doubt}")
-    for line in told_labels(data):
+    for line in told_columns(data):
         display.say(line)
 
     def make_runner(watch: Watch) -> Runner:

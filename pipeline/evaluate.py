@@ -40,6 +40,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from contextlib import nullcontext, redirect_stdout
+from functools import partial
 from typing import Any
 
 from pipeline.common.json_text import to_json
@@ -65,10 +66,10 @@ def evaluate(
     from pipeline.data.given import given_rows
     from pipeline.runs.evaluate_again import evaluate_again
 
-    taken = None
+    taking = None
     if rows is not None:
-        taken = given_rows(rows, held_out, weights, held_out_weights)
-    return evaluate_again(settings, overrides, taken)
+        taking = partial(given_rows, rows, held_out, weights, held_out_weights)
+    return evaluate_again(settings, overrides, taking)
 
 
 def in_words(found: dict[str, Any]) -> str:

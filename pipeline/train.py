@@ -79,6 +79,7 @@ def run(
 
     `rows` are data in hand for data=rows: [N, *shape] as an array, a tensor, a torch Dataset, a
     pandas or polars frame, an Arrow table or a sparse matrix of SciPy, or a pair (rows, contexts).
+    Of a frame data.categorical takes columns of text, categories and booleans.
     `held_out`, of the same kinds, are rows kept out of training in the place of data.held_out of
     the others. `weights` [N] say how much each row counts, 0 or more, and `held_out_weights` [H]
     those of `held_out`. A run that resumes must be given the same rows.
@@ -91,7 +92,7 @@ def run(
 
     taken = None
     if rows is not None:
-        taken = given_rows(rows, held_out, weights, held_out_weights)
+        taken = given_rows(rows, held_out, weights, held_out_weights, config.data)
     elif weights is not None:
         remedy = "go with rows=ROWS; those of a file are a column, data.weight"
         raise ConfigError("weights", type(weights).__name__, remedy)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pipeline.config import compose, parts
 from pipeline.config.data import DataSection
-from pipeline.config.energies import EnergySection
+from pipeline.config.energies import EnergySection, MixedRBMEnergy
 from pipeline.config.fields import Part
 from pipeline.config.kernels import KernelSection
 from pipeline.config.objectives import ObjectiveSection
@@ -37,6 +37,8 @@ def beside(group: str, name: str) -> tuple[str, ...]:
     if issubclass(section, ObjectiveSection):
         return _beside_objective(section)
     if issubclass(section, EnergySection):
+        if section is MixedRBMEnergy:
+            return ("kernel=gibbs", "data.noise=0")
         return _beside_energy(name, section)
     return ("data.path=x",) if issubclass(section, DataSection) and _has_path(section) else ()
 

@@ -99,6 +99,10 @@ BASES: tuple[tuple[str, ...], ...] = (
     ("experiment=maxent_moments",),
     ("data=idx", "data.path=images", "data.held_out=5", "energy.hidden=[8]"),
     ("data=columns", "data.path=rows.parquet", "data.held_out=5", "energy.hidden=[8]"),
+    (
+        *("data=columns", "data.path=words.csv", "data.held_out=5", "data.categorical=auto"),
+        *("data.missing=impute", "energy=mixed_rbm", "energy.hidden=4", "kernel=gibbs"),
+    ),
     ("data=images", "data.path=images", "data.held_out=5", "energy.hidden=[8]"),
     ("data=rows", "data.held_out=5", "energy.hidden=[8]"),
 )
@@ -289,6 +293,8 @@ def apart() -> Iterator[Path]:
             )
             table = pa.table({name: rows[:, 0, n] / 100 for n, name in enumerate("abc")})
             pq.write_table(table, "rows.parquet")
+            lines = [f"{n / 10},{'ash' if n % 3 else 'oak'}" for n in range(30)]
+            Path("words.csv").write_text("\n".join(["a,b", *lines, ",ash", "1,"]))
             yield Path(folder)
             os.chdir(there)
     finally:
@@ -338,7 +344,8 @@ def main(arguments: Sequence[str]) -> int:
 
     with apart() as folder:
         outcomes = fuzz(given.cases, given.seed, tell)
-        written = sorted({path.name for path in folder.iterdir()} - {"images", "rows.parquet"})
+        ours = {"images", "rows.parquet", "words.csv"}
+        written = sorted({path.name for path in folder.iterdir()} - ours)
     kinds = collections.Counter(outcome.kind for outcome in outcomes)
     lacking = collections.Counter(fault for outcome in outcomes for fault in outcome.faults)
     figures = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,7 +13,7 @@ from pipeline.common.errors import ConfigError, StorageError
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Rows
 from pipeline.config import parts
-from pipeline.config.energies import LabelledSection
+from pipeline.config.energies import LabelledSection, MixedRBMEnergy
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet, channels_last
@@ -46,12 +47,51 @@ def open_data(config: RunConfig) -> DataSet:
             " data with contexts"
         )
         raise ConfigError("data", config.data.name, remedy)
+    _check_kinds(config, data)
     if data.rows:
         _check_rows(config, data)
     _check_masses(config, math.prod(data.shape))
     for term in terms_of(config.objective).values():
         _check_directions(term, math.prod(data.shape))
     return data
+
+
+def kinds_of(config: RunConfig, data: DataSet) -> tuple[int, ...]:
+    """The kind of each number of a row: 0 where it is real, q where it is one of 0, ..., q-1."""
+    same = (config.data.discrete_levels or 0,) * math.prod(data.shape)
+    return data.kinds or same
+
+
+def of_kinds(config: RunConfig, data: DataSet) -> RunConfig:
+    """The configuration with `energy.kinds` as the data have them, where the energy has kinds and
+    is not told. Raises `ConfigError` where it is told others.
+    """
+    energy = config.energy
+    if not isinstance(energy, MixedRBMEnergy) or (energy.kinds and not data.rows):
+        return config
+    kinds = kinds_of(config, data)
+    if energy.kinds and energy.kinds != kinds:
+        remedy = f"the rows of data={config.data.name} are of {list(kinds)}; use [], which takes it"
+        raise ConfigError("energy.kinds", list(energy.kinds), remedy)
+    told = energy.model_copy(update={"kinds": kinds})
+    return config.model_copy(update={"energy": told})
+
+
+def _check_kinds(config: RunConfig, data: DataSet) -> None:
+    """The energy takes the kinds of the columns, where each is of its own."""
+    if not config.data.by_column or not data.rows or config.energy.domain.mixed:
+        return
+    kinds, levels = kinds_of(config, data), config.energy.domain.levels
+    odd = [number for number, kind in enumerate(kinds) if kind != (levels or 0)]
+    if not odd:
+        return
+    name = data.columns[odd[0]][0] if data.columns else f"number {odd[0]}"
+    kind = f"has {kinds[odd[0]]} categories" if kinds[odd[0]] else "holds real numbers"
+    remedy = f"{config.energy.where}, and column {name} {kind}; use energy=mixed_rbm kernel=gibbs"
+    if len(set(kinds)) == 1 and kinds[0]:
+        same = "energy=rbm" if kinds[0] == 2 else f"energy=potts_rbm energy.levels={kinds[0]}"
+        remedy += f" or {same}"
+    raise ConfigError("energy", config.energy.name, remedy)
 
 
 def doubts(config: RunConfig, data: DataSet) -> list[str]:
@@ -73,12 +113,25 @@ def doubts(config: RunConfig, data: DataSet) -> list[str]:
     return found
 
 
-def told_labels(data: DataSet) -> list[str]:
-    """Returns what numbers the labels of contexts have, a line for each column of them."""
-    return [
-        f"labels of {name}: {_listed([f'{label} is {i}' for i, label in enumerate(labels)])}"
-        for name, labels in data.labels.items()
+def told_columns(data: DataSet) -> list[str]:
+    """Returns what numbers the labels of contexts and the categories of columns have, a line for
+    each column of them; and how many values are missing.
+    """
+    lines = [f"labels of {name}: {_numbered(labels)}" for name, labels in data.labels.items()]
+    lines += [
+        f"categories of {name}: {_numbered(values)}" for name, values in data.columns if values
     ]
+    if data.missing is not None:
+        flat = data.missing.flatten(1)
+        lines.append(
+            f"missing: {int(flat.sum())} values of {int(flat.any(1).sum())} of the"
+            f" {data.rows} training rows, which are imputed; held-out rows lack nothing"
+        )
+    return lines
+
+
+def _numbered(values: Sequence[Any]) -> str:
+    return _listed([f"{value} is {number}" for number, value in enumerate(values)])
 
 
 def _listed(names: Sequence[str]) -> str:

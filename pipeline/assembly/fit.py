@@ -27,10 +27,10 @@ AT_WALLS, WALL = 0.2, 1e-3
 
 @torch.no_grad()
 def misfits(config: RunConfig, energy: Energy, data: DataSet) -> list[Verdict]:
-    """Returns what does not fit, of rows of real numbers: their `scale`, held against the base law
-    of the energy as it begins, or a `box` at whose walls many of them lie.
+    """Returns what does not fit, of rows of real numbers alone: their `scale`, held against the
+    base law of the energy as it begins, or a `box` at whose walls many of them lie.
     """
-    if not data.rows or energy.levels is not None or energy.shape != data.shape:
+    if not data.rows or not energy.real or energy.shape != data.shape:
         return []
     energy, rows = deepcopy(energy), typical_sample(config, data)
     energy.initialise(rows)

@@ -23,10 +23,11 @@ from pipeline.common.rng import torch_generator
 from pipeline.config import parts
 from pipeline.config.objectives import FastPCDObjective, MixtureObjective, terms_of
 from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet
+from pipeline.data.base import DataSet, Positives
 from pipeline.energies.base import Energy
 from pipeline.objectives.base import Term
 from pipeline.objectives.contrastive import FastWeights
+from pipeline.training.imputation import ImputedPositives
 from pipeline.training.learner import Learner
 from pipeline.training.probe import Probe
 from pipeline.training.ranks import ALONE, Ranks
@@ -50,10 +51,34 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     fast, kept = fast_weights(config), keeps_chains(config, data)
     # rank 0 looks for all; of a model that is split it has a part alone
     looks = ranks.rank == 0 and config.trainer.sharding == "none"
-    probe = Probe(config, data, torch.device(config.device)) if looks else None
+    probe = Probe(config, data.whole(), torch.device(config.device)) if looks else None
     plan = moving_plan(config)
     with refusing("trainer", config.trainer):
-        return Learner(config, energy, terms, positives, fast, kept, ranks, plan, probe)
+        return Learner(
+            config,
+            energy,
+            terms,
+            positives,
+            fast,
+            kept,
+            ranks,
+            plan,
+            probe,
+            imputing(config, data),
+        )
+
+
+def imputing(config: RunConfig, data: DataSet) -> Callable[[Positives, Energy], Positives] | None:
+    """The way that holes of training rows are filled; None where there are none."""
+    if data.missing is None:
+        return None
+    return partial(
+        ImputedPositives,
+        rows=data.sample,
+        missing=data.missing,
+        sweeps=config.kernel.within.transitions,
+        seed=config.seed,
+    )
 
 
 def make_terms(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipeline.assembly.data import open_data
+from pipeline.assembly.data import of_kinds, open_data
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.memory import (
@@ -18,8 +18,9 @@ from pipeline.data.base import DataSet
 from pipeline.energies.base import Energy
 
 
-def prepare(config: RunConfig) -> tuple[DataSet, Energy]:
-    """Returns the data and the untrained energy of a run, after a rehearsal. Nothing is written.
+def prepare(config: RunConfig) -> tuple[RunConfig, DataSet, Energy]:
+    """Returns the configuration, which now says what follows from the data (`of_kinds`), the data
+    and the untrained energy of a run, after a rehearsal. Nothing is written.
 
     Raises `ConfigError` where the configuration cannot be carried out, on this device or in this
     machine's memory among others, and `DataError` where rows cannot be read.
@@ -29,9 +30,10 @@ def prepare(config: RunConfig) -> tuple[DataSet, Energy]:
     with within_memory():
         with refusing_excess("data", config.data):
             data = open_data(config)
+            config = of_kinds(config, data)
         with refusing_excess("energy", config.energy):
             energy = make_energy(config, data.shape, data.context_shape)
         check_chains(config, energy.dimension)
         check_evaluation(config, energy.dimension)
         rehearse(config, energy, data)
-    return data, energy
+    return config, data, energy

@@ -16,8 +16,8 @@ from pydantic import ValidationError
 from pipeline.common.errors import ConfigError, PipelineError
 from pipeline.common.output import lasting_output
 from pipeline.common.proxies import keep_loopback_direct
-from pipeline.config.combinations import check_domains
 from pipeline.config.compose import compose_raw, readable, validate
+from pipeline.config.domains import check_domains
 from pipeline.config.fields import Section
 from pipeline.config.help import listed
 from pipeline.config.mistakes import FORM, malformed

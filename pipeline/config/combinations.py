@@ -7,9 +7,8 @@ from __future__ import annotations
 
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
-from pipeline.config.data import DataSection
-from pipeline.config.energies import Domain, EnergySection
-from pipeline.config.kernels import KernelSection
+from pipeline.config.domains import check_domain_of, check_domains
+from pipeline.config.energies import EnergySection
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.config.staleness import check_staleness
@@ -22,7 +21,7 @@ def check_combinations(config: RunConfig) -> None:
     _check_no_data(config)
     check_domains(config)
     for name, objective in terms_of(config.objective).items():
-        _check_domain_of(name, objective, config.energy)
+        check_domain_of(name, objective, config.energy)
         _check_energy_of(config, name, objective)
     _check_consumers(config)
     if config.contrastive is None:
@@ -54,81 +53,6 @@ def _check_no_data(config: RunConfig) -> None:
             "null",
             f"with data={config.data.name} there are no rows to take them from; give them",
         )
-
-
-def check_domains(config: RunConfig) -> None:
-    """Energy, kernel and data live in one domain. Raises `ConfigError` where they do not."""
-    energy, data, domain = config.energy, config.data, config.energy.domain
-    _check_kernel(
-        config.kernel.within, energy, "kernel.inner" if config.kernel.ladder else "kernel"
-    )
-    if domain.levels and domain.box:
-        remedy = f"energy.levels={domain.levels} is a domain already; give one of them"
-        raise ConfigError("energy.box", list(domain.box), remedy)
-    if data.discrete_levels != domain.levels:
-        raise _other_levels(data, energy)
-    if domain.levels and data.noise:
-        raise ConfigError(
-            "data.noise", data.noise, "discrete data take no Gaussian noise; use data.noise=0"
-        )
-    if getattr(data, "scale", "none") != "none" and domain.levels:
-        remedy = f"{energy.where}, whose levels have no scale; use none"
-        raise ConfigError("data.scale", getattr(data, "scale", None), remedy)
-    if domain.box is not None and domain.box[0] >= domain.box[1]:
-        raise ConfigError("energy.box", list(domain.box), "must be [low, high] with low < high")
-    if energy.needs_images and not data.images:
-        remedy = f"convolutions need images; use energy=mlp for data={data.name}"
-        raise ConfigError("energy", energy.name, remedy)
-
-
-def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> None:
-    """The kernel can move in the energy's domain."""
-    levels = energy.domain.levels
-    remedy = "use gibbs_with_gradients or single_site" if levels else "use mala, hmc or random_walk"
-    if levels and energy.has_conditionals:
-        remedy = remedy.replace("use", "use gibbs,")
-    if kernel.needs_conditionals and not energy.has_conditionals:
-        raise ConfigError(
-            key, kernel.name, f"energy={energy.name} has no conditionals; {remedy}, or energy=rbm"
-        )
-    if kernel.domain == ("continuous" if levels else "discrete"):
-        raise ConfigError(key, kernel.name, f"{energy.where}; {remedy}")
-    kernel.check(energy, key)
-
-
-def _other_levels(data: DataSection, energy: EnergySection) -> ConfigError:
-    """The refusal of data whose values are not the energy's."""
-    levels, encoding = energy.domain.levels, getattr(data, "encoding", None)
-    if levels is None:
-        density = f"energy={energy.name} is a density on {energy.domain}; use "
-        if encoding in (None, "real"):
-            return ConfigError("data", data.name, density + "energy=pairwise")
-        remedy = density + "real, or energy=rbm, potts_rbm, quadratic, lattice"
-        return ConfigError("data.encoding", encoding, remedy)
-    if encoding is None:
-        where = Domain(data.discrete_levels, None)
-        remedy = f"{energy.where}, data={data.name} in {where}; use another energy"
-        return ConfigError("data", data.name, remedy)
-    wanted = "binary" if levels == 2 else f"categorical data.levels={levels}"
-    return ConfigError("data", data.name, f"{energy.where}; set data.encoding={wanted}")
-
-
-def _check_domain_of(name: str, objective: ObjectiveSection, energy: EnergySection) -> None:
-    """The objective is defined on the energy's domain."""
-    domain, where = energy.domain, energy.where
-    if objective.domain == "continuous" and domain.levels:
-        raise ConfigError(
-            "objective", name, f"{where}; use pcd, pseudo_likelihood, nce or conditional_nce"
-        )
-    if objective.domain in ("discrete", "binary") and not domain.levels:
-        raise ConfigError("objective", name, f"{where}; use pcd, hutchinson, denoising or nce")
-    if objective.domain == "binary" and domain.levels != 2:
-        raise ConfigError("objective", name, f"{where}; use pseudo_likelihood")
-    if objective.domain == "continuous or binary" and domain.levels not in (None, 2):
-        raise ConfigError("objective", name, f"{where}; use pseudo_likelihood or nce")
-    if domain.box is not None and not objective.in_box:
-        remedy = f"{where}, and {name} needs all of R^d; use energy.box=null, or pcd or nce"
-        raise ConfigError("objective", name, remedy)
 
 
 def _check_energy_of(config: RunConfig, name: str, objective: ObjectiveSection) -> None:

@@ -10,6 +10,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny
 from pipeline.config.fields import (
     Levels,
     Names,
+    NamesOrAuto,
     NonNegativeFloat,
     OpenProbability,
     Part,
@@ -25,8 +26,9 @@ class DataSection(Part):
     """The base of every data set's section, and what is said of its rows there.
 
     `has_rows`: there are rows to learn from. `images`: False where a row is known not to be one.
-    `recorded` is what a trained run has of its data, the scale of its rows and the labels of its
-    contexts, and `classes` are those that the energy knows, where it knows labels.
+    `recorded` is what a trained run has of its data, the scale of its rows, the labels of its
+    contexts and the values of its categories, and `classes` are those that the energy knows, where
+    it knows labels.
     """
 
     _recorded: Mapping[str, Any] = PrivateAttr(default_factory=dict)
@@ -43,6 +45,11 @@ class DataSection(Part):
     noise: NonNegativeFloat = about(
         "standard deviation of the Gaussian noise added afresh to every row drawn"
     )
+
+    @property
+    def by_column(self) -> bool:
+        """True where each number of a row is of a kind of its own, which the rows tell."""
+        return False
 
     @property
     def recorded(self) -> Mapping[str, Any]:
@@ -166,13 +173,34 @@ TableScale = Annotated[
     Literal["none", "standard", "unit"],
     Field(
         description=(
-            "of each column: standard: less its mean, over its standard deviation; unit: to [0, 1]"
+            "of each column of numbers: standard: less its mean, over its standard deviation; unit:"
+            " to [0, 1]"
         )
     ),
 ]
 
 
-class ColumnsData(DataSection):
+class TableSection(DataSection):
+    """Rows of columns, which may be of several kinds, and may have holes."""
+
+    encoding: TableEncoding
+    levels: CategoricalLevels
+    scale: TableScale
+    categorical: NamesOrAuto = about(
+        "columns of categories, taken as places 0, ..., q-1 of their sorted values; auto: those of"
+        " text and of booleans; empty: none"
+    )
+    missing: Literal["refuse", "impute"] = about(
+        "impute: rows with holes are learned from, what they lack drawn anew from the model given"
+        " what is there, every time that they come; refuse: none may have any"
+    )
+
+    @property
+    def by_column(self) -> bool:
+        return bool(self.categorical)
+
+
+class ColumnsData(TableSection):
     path: Url = about(
         "Parquet, Arrow, HDF5, CSV, .npy or .npz files: a path, an fsspec URL or a glob;"
         " docs/data.md"
@@ -197,19 +225,13 @@ class ColumnsData(DataSection):
         "files of the rows that are kept out, as data.path, in the place of data.held_out; null:"
         " none"
     )
-    encoding: TableEncoding
-    levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
-    scale: TableScale
 
 
-class RowsData(DataSection):
+class RowsData(TableSection):
     """Rows given in code (in `_rows`, which no file holds)."""
 
     shape: Shape = about("shape of one row, such as [8,8]; empty: as they are given")
-    encoding: TableEncoding
-    levels: CategoricalLevels
-    scale: TableScale
     given: str | None = about("the rows given in code, in words (not for people to set)")
     _rows: Any = PrivateAttr(default=None)
 

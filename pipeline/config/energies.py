@@ -8,6 +8,7 @@ from pydantic import Field, PrivateAttr, SerializeAsAny
 
 from pipeline.config.fields import (
     Box,
+    Kinds,
     Levels,
     Masses,
     NonNegativeFloat,
@@ -67,12 +68,17 @@ class EnergySection(Part):
 
 
 class Domain(NamedTuple):
-    """The domain of positions: {0, ..., levels-1}^d, the box [low, high]^d, or R^d."""
+    """The domain of positions: {0, ..., levels-1}^d, the box [low, high]^d, R^d, or `mixed`, real
+    numbers beside levels.
+    """
 
     levels: int | None
     box: tuple[float, float] | None
+    mixed: bool = False
 
     def __str__(self) -> str:
+        if self.mixed:
+            return "components of several kinds"
         if self.levels is not None:
             return "{0, 1}^d" if self.levels == 2 else f"{{0, ..., {self.levels - 1}}}^d"
         return "R^d" if self.box is None else f"[{self.box[0]:g}, {self.box[1]:g}]^d"
@@ -202,6 +208,16 @@ class PottsRBMEnergy(RBMSection):
     @property
     def domain(self) -> Domain:
         return Domain(self.levels, None)
+
+
+class MixedRBMEnergy(RBMSection):
+    kinds: Kinds = about(
+        "of each number of a row: 0: real, 2: 0 or 1, q: 0, ..., q-1; empty: as the data have them"
+    )
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(None, None, mixed=True)
 
 
 class DBMEnergy(EnergySection):

@@ -5,9 +5,9 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, PlainSerializer
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field, PlainSerializer
 from pydantic_core import PydanticCustomError
 
 from pipeline.common.masking import masked
@@ -25,6 +25,21 @@ def _representable(number: float) -> float:
             {"smallest": SMALLEST, "largest": LARGEST},
         )
     return number
+
+
+def _names_or_auto(value: Any) -> Any:
+    """Raises pydantic's error for what is neither: one line for both sides of a union."""
+    names = isinstance(value, list | tuple) and all(isinstance(name, str) for name in value)
+    if value != "auto" and not names:
+        raise PydanticCustomError("no_names", "should be auto, or names such as [colour,shape]")
+    return value
+
+
+def _kind(levels: int) -> int:
+    """Raises pydantic's error for one level alone, which says nothing."""
+    if levels == 1:
+        raise PydanticCustomError("one_level", "should be 0 for a real number, or 2 levels or more")
+    return levels
 
 
 def _device(name: str) -> str:
@@ -45,11 +60,19 @@ Probability = Annotated[float, Field(ge=0, le=1)]
 OpenProbability = Annotated[float, Field(gt=0, lt=1)]
 Number = Annotated[float, Field(allow_inf_nan=False), AfterValidator(_representable)]
 Levels = Annotated[int, Field(ge=2, le=MOST_INT)]
+Kinds = Annotated[
+    tuple[Annotated[int, Field(ge=0, le=MOST_INT), AfterValidator(_kind)], ...], Field(strict=False)
+]
 Device = Annotated[str, AfterValidator(_device)]
 Box = Annotated[tuple[Number, Number], Field(strict=False)]
 Masses = Annotated[tuple[PositiveFloat, ...], Field(strict=False, min_length=1)]
 Numbers = Annotated[tuple[Number, ...], Field(strict=False, min_length=1)]
 Names = Annotated[tuple[str, ...], Field(strict=False)]
+NamesOrAuto = Annotated[
+    Literal["auto"] | Names,
+    Field(union_mode="left_to_right"),
+    BeforeValidator(_names_or_auto),
+]
 Sizes = Annotated[tuple[PositiveInt, ...], Field(strict=False, min_length=1)]
 Widths = Annotated[tuple[PositiveInt, ...], Field(strict=False)]
 Shape = Annotated[tuple[PositiveInt, ...], Field(strict=False)]

@@ -53,7 +53,8 @@ class AnyObjective(Part):
 class ObjectiveSection(AnyObjective):
     """The base of the section of every objective but a sum, and what is said of it there.
 
-    `domain`: the kinds of domain that it is defined on. `in_box`: it is defined in a box as well.
+    `domain`: the kinds of domain that it is defined on. `in_box`: it is defined in a box as well,
+    `of_kinds`: over components of several kinds, where its domain is any.
     `equilibrium_negatives`: the negatives are taken for draws of exp(-E), so that old ones may be
     reweighted. `needs_labels`, `needs_features`: of the energy. `needs_one_law`: why it cannot be
     had of a law for each context; None where it can. `latents`: positives may hold the means of
@@ -66,6 +67,7 @@ class ObjectiveSection(AnyObjective):
 
     domain: ClassVar[Where] = "any"
     in_box: ClassVar[bool] = True
+    of_kinds: ClassVar[bool] = True
     equilibrium_negatives: ClassVar[bool] = False
     needs_labels: ClassVar[bool] = False
     needs_features: ClassVar[bool] = False
@@ -284,6 +286,7 @@ class NCEObjective(ObjectiveSection):
     Hyvarinen 2012).
     """
 
+    of_kinds: ClassVar[bool] = False
     needs_one_law: ClassVar[str | None] = "learns one log Z"
     draws: PositiveInt = about("P, noise samples for each row")
 

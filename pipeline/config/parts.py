@@ -93,6 +93,7 @@ ENERGIES = {
     "rbm": Entry(_ENERGY + "RBMEnergy", "pipeline.energies.rbm:BernoulliRBM"),
     "gaussian_rbm": Entry(_ENERGY + "RBMEnergy", "pipeline.energies.rbm:GaussianRBM"),
     "potts_rbm": Entry(_ENERGY + "PottsRBMEnergy", "pipeline.energies.rbm:PottsRBM"),
+    "mixed_rbm": Entry(_ENERGY + "MixedRBMEnergy", "pipeline.energies.mixed_rbm:MixedRBM"),
     "dbm": Entry(_ENERGY + "DBMEnergy", "pipeline.energies.dbm:DeepBoltzmannMachine"),
     "lattice": Entry(_ENERGY + "LatticeEnergy", "pipeline.energies.lattice:PottsLattice"),
     "quadratic": Entry(_ENERGY + "QuadraticEnergy", "pipeline.energies.quadratic:QuadraticBinary"),

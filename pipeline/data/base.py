@@ -70,6 +70,11 @@ class DataSet(NamedTuple):
 
     Of columns, `scale` is what their rows went through, `labels` are those of context columns that
     are told by their places 0, ..., K-1, and `constant` names the numbers of a row that are.
+    `columns` has the name of each number of a row and, where it is one of q categories that are
+    told by their places, these; it is empty where none is.
+
+    `missing` [S, *shape] says which numbers of the `sample` were not there: another row's stand in
+    their place. None where all were there.
     """
 
     shape: tuple[int, ...]
@@ -85,6 +90,27 @@ class DataSet(NamedTuple):
     labels: Mapping[str, Sequence[Any]] = MappingProxyType({})
     constant: Sequence[str] = ()
     row_weights: RowWeights = RowWeights()
+    columns: Sequence[tuple[str, list[Any] | None]] = ()
+    missing: Tensor | None = None
+
+    def whole(self) -> DataSet:
+        """The same with a sample of those rows that lacked nothing, where these are two or more."""
+        if self.missing is None:
+            return self
+        there = ~self.missing.flatten(1).any(1)
+        if there.sum() < 2:
+            return self
+        weights = self.row_weights
+        if weights.sample is not None:
+            weights = weights._replace(sample=weights.sample[there])
+        return self._replace(sample=self.sample[there], missing=None, row_weights=weights)
+
+    @property
+    def kinds(self) -> tuple[int, ...] | None:
+        """The q of each number of a row that is one of q categories, 0 of the others; None where
+        none is.
+        """
+        return tuple(len(values or ()) for _, values in self.columns) or None
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:

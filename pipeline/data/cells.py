@@ -14,6 +14,11 @@ import pyarrow.compute as pc
 
 from pipeline.common.errors import ConfigError, DataError
 
+LEARNED = ("data.columns", "rows")
+"""What rows to learn from are asked for by, of which more may be done than of others."""
+IMPUTED = "; data.missing=impute learns from them"
+CODED = ", or take its values for categories by data.categorical=auto"
+
 
 class Column(NamedTuple):
     """The column called `name` of the file at `path`, which `key` of the configuration asks for,
@@ -58,12 +63,44 @@ def numbers(column: pa.Array, place: Column) -> np.ndarray:
     return _plain(column.flatten()).reshape(len(column), size)
 
 
+def with_holes(column: pa.Array, place: Column) -> np.ndarray:
+    """Returns a column as `[rows, numbers]` float32, NaN where a value is missing: NaN or null,
+    alone or within lists. Raises as `numbers` and `checked` do, for what is there.
+    """
+    values = numbers(_with_nan(column), place)
+    missing = np.isnan(values.astype(np.float64))
+    there = checked(np.where(missing, 0, values), place)
+    return np.where(missing, np.float32(np.nan), there)
+
+
+def _with_nan(column: pa.Array) -> pa.Array:
+    """The column with NaN where values are null, alone or within lists; of whatever holds no
+    numbers, as it is.
+    """
+    kind = column.type
+    if _is_list(kind) and not column.null_count:
+        ends = np.cumsum([0, *pc.list_value_length(column).to_numpy()])
+        return pa.LargeListArray.from_arrays(ends, _with_nan(column.flatten()))
+    if _is_number(kind) or pa.types.is_null(kind):
+        return pc.fill_null(pc.cast(column, pa.float64(), safe=False), np.nan)
+    return column
+
+
 def tensor_shape(kind: pa.DataType) -> tuple[int, ...] | None:
     """Returns the shape of a column of tensors, as a reader sees them; None for other columns."""
     if not isinstance(kind, pa.FixedShapeTensorType):
         return None
     order = kind.permutation or range(len(kind.shape))
     return tuple(kind.shape[axis] for axis in order)
+
+
+def _is_number(kind: pa.DataType) -> bool:
+    return bool(
+        pa.types.is_integer(kind)
+        or pa.types.is_floating(kind)
+        or pa.types.is_boolean(kind)
+        or pa.types.is_decimal(kind)
+    )
 
 
 def _is_list(kind: pa.DataType) -> bool:
@@ -87,18 +124,14 @@ def _check_present(column: pa.Array, place: Column) -> None:
             "data.path",
             place.path,
             f"{place.of(row)}: the value is missing ({column.null_count} missing in the"
-            f" {len(column)} rows read); fill them in, or leave the rows out",
+            f" {len(column)} rows read); fill them in, or leave the rows out"
+            + (IMPUTED if place.key in LEARNED else ""),
         )
 
 
 def _check_kind(kind: pa.DataType, column: pa.Array, place: Column) -> None:
     """Raises `ConfigError` where values of `kind` are no numbers."""
-    if (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-    ):
+    if _is_number(kind):
         return
     example = f", row {place.first} is {str(column[0].as_py())[:40]!r}" if len(column) else ""
     remedy = (
@@ -109,6 +142,7 @@ def _check_kind(kind: pa.DataType, column: pa.Array, place: Column) -> None:
         remedy += "write labels as numbers 0, ..., K-1, or as text"
     else:
         remedy += "name the columns to learn from, without it, in data.columns=[..]"
+        remedy += CODED
     raise ConfigError(place.key, place.name, remedy)
 
 
@@ -156,7 +190,8 @@ def checked(values: np.ndarray, place: Column) -> np.ndarray:
             "data.path",
             place.path,
             f"{place.of(row)}: {_shown(values[row, number])} is not finite in 32 bits; mend it, or"
-            " leave the row out",
+            " leave the row out"
+            + (IMPUTED if place.key in LEARNED and np.isnan(values[row, number]) else ""),
         )
     return rows
 
@@ -165,9 +200,10 @@ def check_levels(rows: np.ndarray, levels: int, encoding: str, place: Column) ->
     """Raises `DataError` for the first of the values `[rows, numbers]` that is no level 0, ...,
     `levels` - 1 of data.encoding=`encoding`.
     """
-    wrong = ~np.isin(rows, np.arange(levels))
+    wrong = ~np.isin(rows, np.arange(levels)) & ~np.isnan(rows)
     if not wrong.any():
         return
+    rows = np.nan_to_num(rows)
     row, number = (int(index) for index in np.argwhere(wrong)[0])
     value = _shown(rows[row, number])
     where = f"{place.of(row)} holds {value}, and values must be 0, ..., {levels - 1}"

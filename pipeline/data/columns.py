@@ -15,7 +15,9 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError, RefusedError
 from pipeline.config.data import ColumnsData
 from pipeline.data.base import Contexts, DataSet, held_out_of, in_memory, split
+from pipeline.data.cells import IMPUTED
 from pipeline.data.files import Source
+from pipeline.data.holes import filled, split_whole
 from pipeline.data.row_weights import RowWeights, check_some
 from pipeline.data.scaling import constant_columns, scale_for
 from pipeline.data.streaming import StreamedPositives, first_rows
@@ -33,6 +35,8 @@ def columns(config: ColumnsData) -> DataSet:
     With `scale`, positions get the one that `config.recorded` has; else means and deviations are
     those of the training rows, minima and ranges those of all rows; of streamed data, of the rows
     in hand. With `weight`, rows of weight 0 are left out, and means and deviations are weighted.
+    Where values may be missing, held-out rows have all of theirs, and training rows come with
+    others in their place (`pipeline.data.holes`) and a mask.
     """
     if config.held_out_column is not None and config.held_out_path is not None:
         remedy = "goes without data.held_out_column; take one of them"
@@ -44,13 +48,17 @@ def columns(config: ColumnsData) -> DataSet:
 
 
 def _loaded(source: Source, config: ColumnsData) -> DataSet:
-    parts = _apart(source, config, _all_rows(source, config))
-    _find_scale(source, config, *parts)
-    (train, of_train), (held_out, of_held_out) = map(source.split, parts)
+    rows, kept = _apart(source, config, _all_rows(source, config))
+    _find_scale(source, config, rows, kept)
+    weights, holes = source.weights_of(rows), rows[:, : source.dimension].isnan()
+    missing = holes.view(-1, *source.shape) if bool(holes.any()) else None
+    if missing is not None:
+        rows = filled(rows, source.numbers, config.path, config.split_seed, weights)
+    (train, of_train), (held_out, of_held_out) = map(source.split, (rows, kept))
     context = None if of_train is None or of_held_out is None else (of_train, of_held_out)
-    weights = source.weights_of(parts[0]), source.weights_of(parts[1])
-    loaded = in_memory(train, held_out, config.noise, context=context, weights=weights)
-    return loaded._replace(**_told(source, train))
+    both = weights, source.weights_of(kept)
+    loaded = in_memory(train, held_out, config.noise, context=context, weights=both)
+    return loaded._replace(missing=missing, **_told(source, train))
 
 
 def _all_rows(source: Source, config: ColumnsData) -> np.ndarray:
@@ -63,9 +71,12 @@ def _all_rows(source: Source, config: ColumnsData) -> np.ndarray:
 
 
 def _apart(source: Source, config: ColumnsData, rows: np.ndarray) -> tuple[Tensor, Tensor]:
-    """Returns training and held-out rows, both in the order of `split`."""
+    """Returns training and held-out rows, both in the order of `split`; the latter lack nothing.
+    Raises `ConfigError` where they would.
+    """
     if config.held_out_column is None and config.held_out_path is None:
-        return split(rows, config.held_out, config.split_seed)
+        deal = split_whole if config.missing == "impute" else split
+        return deal(rows, config.held_out, config.split_seed)
     order = np.random.RandomState(config.split_seed).permutation(len(rows))
     shuffled = torch.from_numpy(rows[order])
     if config.held_out_path is not None:
@@ -75,17 +86,24 @@ def _apart(source: Source, config: ColumnsData, rows: np.ndarray) -> tuple[Tenso
         every = "every row is" if there.all() else "no row is"
         remedy = f"{every} held out there; rows of both kinds are needed"
         raise ConfigError("data.held_out_column", config.held_out_column, remedy)
+    lacking = int(shuffled[there].isnan().any(1).sum())
+    if lacking:
+        remedy = f"{lacking} of the rows held out there lack values; hold out rows that lack none"
+        raise ConfigError("data.held_out_column", config.held_out_column, remedy)
     return shuffled[~there], shuffled[there]
 
 
 def _other_rows(source: Source, config: ColumnsData) -> Tensor:
-    """Returns the rows of `held_out_path`, `[N, n]`, read as those of `source` are. Raises
-    `ConfigError` where they do not fit `memory_limit` or are of another length, `DataError`.
+    """Returns the rows of `held_out_path`, `[N, n]`, read as those of `source` are, but that none
+    may lack a value. Raises `ConfigError` where they do not fit `memory_limit` or are of another
+    length, `DataError`.
     """
     path = config.held_out_path
     assert path is not None
     there = {"path": path, "columns": tuple(source.names), "held_out_path": None}
-    section = config.model_copy(update=there).telling(recorded={"labels": source.labels})
+    there |= {"missing": "refuse"}
+    recorded = {"labels": source.labels, "categories": source.columns}
+    section = config.model_copy(update=there).telling(recorded=recorded)
     try:
         other = Source(section)
         if other.width != source.width:
@@ -100,10 +118,16 @@ def _other_rows(source: Source, config: ColumnsData) -> Tensor:
         return torch.from_numpy(_all_rows(other, section))
     except RefusedError as error:
         key = "data.held_out_path" if error.key == "data.path" else error.key
-        raise type(error)(key, error.value, error.remedy) from error
+        raise type(error)(key, error.value, error.remedy.removesuffix(IMPUTED)) from error
 
 
 def _streamed(source: Source, config: ColumnsData) -> DataSet:
+    if config.missing == "impute":
+        remedy = (
+            f"the rows are more than data.memory_limit={config.memory_limit} holds, and what is"
+            " imputed is kept in memory; raise the limit, or fill the holes in"
+        )
+        raise ConfigError("data.missing", config.missing, remedy)
     if config.weight is not None or config.held_out_column is not None:
         source.read_through()
     if source.told.mean_weight is not None:
@@ -142,10 +166,12 @@ def _find_scale(source: Source, config: ColumnsData, train: Tensor, held_out: Te
     """Gives the source its scale, where one is asked for, of rows `[N, n]`."""
     positions, others = (rows[:, : source.dimension] for rows in (train, held_out))
     weights = source.weights_of(train)
-    source.scale = scale_for(config.scale, config.recorded, positions, others, weights)
+    numeric = np.array([name not in source.categories for name in source.numbers])
+    source.scale = scale_for(config.scale, config.recorded, positions, others, weights, numeric)
 
 
 def _told(source: Source, train: Tensor) -> dict[str, Any]:
     """Returns the fields of a data set that tell of its columns."""
     constant = [source.numbers[number] for number in constant_columns(train)]
-    return {"scale": source.scale, "labels": source.labels, "constant": constant}
+    told = {"scale": source.scale, "labels": source.labels, "constant": constant}
+    return told | {"columns": source.columns}

@@ -72,7 +72,7 @@ class CSV:
                 self._at,
                 f"column {name}, row {first + row} of {self._at}: {cells[row][:40]!r} is no number;"
                 " mend it, leave the row out, or name the columns to learn from, without this one,"
-                " in data.columns=[..]",
+                " in data.columns=[..]; of words data.categorical=auto makes categories",
             ) from error
 
     def _tables(self, names: Sequence[str], kind: pa.DataType) -> Iterator[tuple[int, pa.Table]]:

@@ -20,7 +20,8 @@ ROWS = 1000  # of the held-out and of the training rows each, that are looked at
 def content_of(section: DataSection, data: DataSet) -> dict[str, Any]:
     """Returns the number of training and of held-out rows, the shapes of a row and of its context,
     whether rows are streamed, and, of rows that are read from `data.path`, a digest of the first of
-    them; their scale and the labels of their contexts, where they have some.
+    them; their scale, the labels of their contexts and their columns' categories, where they have
+    some.
 
     Rows that are computed have no digest: their settings bind, and processors round differently.
     """
@@ -39,14 +40,19 @@ def content_of(section: DataSection, data: DataSet) -> dict[str, Any]:
         content["scale"] = data.scale.plain()
     if data.labels:
         content["labels"] = dict(data.labels)
+    if data.columns:
+        content["categories"] = [[name, values and list(values)] for name, values in data.columns]
     return content
 
 
 def recorded_of(content: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns what of the `content` a data set tells itself: its scale and labels."""
+    """Returns what of the `content` a data set tells itself: its scale, its labels, and its columns
+    where some are of categories.
+    """
     told = content or {}
     scale = scale_of(told["scale"]) if "scale" in told else None
-    return {"scale": scale, "labels": dict(told.get("labels", {}))}
+    columns = [(name, values) for name, values in told.get("categories", ())]
+    return {"scale": scale, "labels": dict(told.get("labels", {})), "columns": columns}
 
 
 def _digest(tensors: list[Tensor]) -> str:

@@ -16,11 +16,19 @@ from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ColumnsData
-from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
+from pipeline.data.cells import (
+    Column,
+    check_levels,
+    checked,
+    numbers,
+    tensor_shape,
+    with_holes,
+)
+from pipeline.data.comma_separated import CSV
 from pipeline.data.folders import data_files
 from pipeline.data.formats import Format, format_of
-from pipeline.data.labels import Labels, encoded, find_labels, truths
-from pipeline.data.row_weights import check_weights
+from pipeline.data.labels import Categories, Labels, encoded, find_labels
+from pipeline.data.marks import Told, held_out_flags, row_weights
 from pipeline.data.scaling import Scale
 from pipeline.storage.files import Place, locate, open_file
 
@@ -41,21 +49,6 @@ class Unit(NamedTuple):
     form: type[Format]
 
 
-class Told(NamedTuple):
-    """The contents of columns that were read through: the mean of the weights, and for each unit
-    the rows that are held out, 8 bits a byte; None where there is no such column.
-    """
-
-    mean_weight: float | None
-    masks: list[np.ndarray] | None
-
-    def held_out(self, unit: int, rows: int) -> np.ndarray | None:
-        """Returns a mask `[rows]` bool of unit number `unit`."""
-        return (
-            None if self.masks is None else np.unpackbits(self.masks[unit], count=rows).astype(bool)
-        )
-
-
 @contextmanager
 def opened(path: Place) -> Iterator[Any]:
     """Opens a file for reading. Raises `DataError` where it is not there, and for whatever Arrow
@@ -74,10 +67,13 @@ class Source:
     weight, where columns of these are named; n is the `width`.
 
     `units` has none without rows, and `rows` counts those of all. `labels` are those of context
-    columns that are read as their places 0, ..., K-1, and positions get the `scale` when rows are
-    split. Reading keeps to one thread, the caller's, and several may read. Raises `DataError` where
-    the files cannot be read or hold no rows, `ConfigError` where they are not of the columns or
-    shapes asked for.
+    columns that are read as their places 0, ..., K-1, `categories` those of columns to learn from,
+    and positions get the `scale` when rows are split. A value that is missing is NaN where
+    data.missing says that it may be. Reading keeps to one thread, the caller's, and several may
+    read.
+
+    Raises `DataError` where the files cannot be read or hold no rows, `ConfigError` where they are
+    not of the columns or shapes asked for.
     """
 
     def __init__(self, config: ColumnsData) -> None:
@@ -107,6 +103,7 @@ class Source:
         self.scale: Scale | None = None
         self.told = Told(None, None)  # until it is read through
         self.labels: dict[str, Labels] = self._find_labels()
+        self.categories: dict[str, Labels] = self._find_categories()
         self._contexts = 0  # numbers of a row's context
         self._widths: dict[str, int] = {}  # numbers of each column, as first read
         self._shapes: dict[str, tuple[int, ...]] = {}  # of columns of tensors
@@ -163,8 +160,10 @@ class Source:
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
         form = unit.form(file, unit.path)
         self._check_names(unit.path, form.names)
-        columns = [*self._names, *self._weight]  # numbers, all of them
-        others = [*self._config.context, *self._flag]
+        words = [name for name in self._names if name in self.categories]
+        columns = [name for name in self._names if name not in self.categories]
+        # of numbers all of the former; the latter may be text
+        columns, others = [*columns, *self._weight], [*self._config.context, *self._flag, *words]
         yield from form.batches(unit.number, columns, others, self._piece)
 
     def _find_labels(self) -> dict[str, Labels]:
@@ -184,6 +183,34 @@ class Source:
                 found[name] = labels
         return found
 
+    def _find_categories(self) -> dict[str, Labels]:
+        """Reads the columns through, and returns the values of those of categories; of data of a
+        trained run its own. Raises `ConfigError` where one that is asked for is none.
+        """
+        config = self._config
+        recorded = config.recorded.get("categories")
+        if recorded is not None or not config.categorical:
+            return {name: values for name, values in recorded or () if values is not None}
+        asked = () if config.categorical == "auto" else config.categorical
+        found: dict[str, Categories] = {}
+        for unit in self.units:
+            with opened(unit.path) as file:
+                form = unit.form(file, unit.path)
+                self._check_names(unit.path, form.names)
+                unknown = [name for name in asked if name not in self._names]
+                if unknown:
+                    remedy = f"learned from are {', '.join(self._names)}; name some of these"
+                    raise ConfigError("data.categorical", unknown, remedy)
+                if not found:
+                    typed = unit.form is not CSV
+                    for name in asked or self._names:
+                        found[name] = Categories(name, config.path, bool(asked), typed)
+                for batch in form.batches(unit.number, (), list(found), ROWS):
+                    for name, column in found.items():
+                        column.add(batch.column(name))
+        values = {name: column.values() for name, column in found.items()}
+        return {name: each for name, each in values.items() if each is not None}
+
     def _contexts_of_all(self) -> Iterator[pa.RecordBatch]:
         """Yields the context columns of all files, and perhaps others."""
         for unit in self.units:
@@ -200,6 +227,15 @@ class Source:
             for name in self._names
             for number in range(self._widths[name])
         ]
+
+    @property
+    def columns(self) -> list[tuple[str, Labels | None]]:
+        """The name of each of a row's d numbers, and its values where it is one of categories; none
+        where no column is.
+        """
+        if not self.categories:
+            return []
+        return [(name, self.categories.get(name)) for name in self.numbers]
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
         """Cuts rows `[N, n]` into positions `[N, *shape]`, scaled, and contexts
@@ -234,9 +270,11 @@ class Source:
                 self._check_names(unit.path, form.names)
                 for batch in form.batches(unit.number, self._weight, self._flag, ROWS):
                     if self._weight:
-                        total += float(self._weights(batch, unit, first).sum(dtype=np.float64))
+                        weights = row_weights(batch, self._weight[0], unit.path, first)
+                        total += float(weights.sum(dtype=np.float64))
                     if self._flag:
-                        flags.append(self._flags(batch, unit, first)[:, 0] == 1)
+                        marked = held_out_flags(batch, self._flag[0], unit.path, first)
+                        flags.append(marked[:, 0] == 1)
                     first += len(batch)
             if self._flag:
                 masks.append(np.packbits(np.concatenate(flags)))
@@ -303,31 +341,6 @@ class Source:
         """The names of the columns that are learned from."""
         return list(self._names)
 
-    def _flags(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
-        """1 for held-out rows and 0 for others of a batch that begins at row `first` of the file,
-        `[rows, 1]` float32.
-        """
-        place = Column("data.held_out_column", self._flag[0], str(unit.path), first)
-        values = checked(numbers(truths(batch.column(place.name), place), place), place)
-        odd = np.argwhere((values != 0) & (values != 1))
-        if len(odd) or values.shape[1] != 1:
-            row = int(odd[0, 0]) if len(odd) else 0
-            remedy = f"{place.of(row)}: {values[row, 0]:g} is neither 0 nor 1"
-            if values.shape[1] != 1:
-                remedy = f"{place.of(row)} holds a list; 0 or 1 is wanted"
-            raise DataError("data.path", unit.path, remedy)
-        return values
-
-    def _weights(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
-        """The weights of a batch that begins at row `first` of the file, `[rows, 1]` float32."""
-        place = Column("data.weight", self._weight[0], str(unit.path), first)
-        values = checked(numbers(batch.column(place.name), place), place)
-        if values.shape[1] != 1:
-            remedy = f"holds lists in {place.path}; a weight is one number"
-            raise ConfigError(place.key, place.name, remedy)
-        check_weights(values[:, 0], "data.path", unit.path, place.of)
-        return values
-
     def _matrix(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
         """The columns of positions, of contexts and of weights side by side, `[rows, n]` float32;
         the batch begins at row `first` of the unit.
@@ -341,7 +354,12 @@ class Source:
                 column = batch.column(name)
                 if key == "data.context":
                     column = encoded(column, self.labels.get(name), place)
-                rows = checked(numbers(column, place), place)
+                elif name in self.categories:
+                    column = encoded(column, self.categories[name], place)
+                holes = key == "data.columns" and config.missing == "impute"
+                rows = (
+                    with_holes(column, place) if holes else checked(numbers(column, place), place)
+                )
                 if key == "data.columns" and levels is not None:
                     check_levels(rows, levels, config.encoding, place)
                 self._check_width(rows.shape[1], place)
@@ -351,9 +369,9 @@ class Source:
                 columns.append(rows)
         self._contexts = sum(self._widths[name] for name in config.context)
         if self._flag:
-            columns.append(self._flags(batch, unit, begin))
+            columns.append(held_out_flags(batch, self._flag[0], unit.path, begin))
         if self._weight:
-            columns.append(self._weights(batch, unit, begin))
+            columns.append(row_weights(batch, self._weight[0], unit.path, begin))
         return np.concatenate(columns, 1)
 
     def _check_width(self, width: int, place: Column) -> None:

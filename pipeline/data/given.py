@@ -1,36 +1,36 @@
-"""Rows given in code, as one array: NumPy arrays, torch tensors and data sets, pandas and polars
-frames, Arrow tables, sparse matrices of SciPy, nested lists.
-
-No package is imported for the sake of an object that is not its own.
+"""Rows given in code, with their contexts, weights and categories; `pipeline.data.objects` says of
+what kinds they may be.
 """
 
 from __future__ import annotations
 
 import hashlib
 import math
-import sys
-from collections.abc import Iterable
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 import torch
+from torch import Tensor
 
-from pipeline.common.errors import ConfigError, DataError, RefusedError
-from pipeline.config.data import RowsData
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.config.data import DataSection, RowsData
 from pipeline.data.base import DataSet, in_memory, split
-from pipeline.data.cells import Column, checked, numbers
+from pipeline.data.cells import Column
+from pipeline.data.holes import filled, split_whole
+from pipeline.data.labels import Categories, Labels, encoded
+from pipeline.data.objects import HELD_OUT, ROWS, array_of, as_arrow, place_of, unpaired
 from pipeline.data.row_weights import check_some, check_weights
 from pipeline.data.scaling import constant_columns, scale_for
 
-ROWS, HELD_OUT = "rows", "held_out"
 WEIGHTS, HELD_OUT_WEIGHTS = "weights", "held_out_weights"
-TAKEN = "give an array, a tensor, a torch Dataset, a frame, an Arrow table or a sparse matrix"
 
 
 class GivenRows(NamedTuple):
     """Rows [N, ...] float32, and those kept out of training where they are given apart; each with
-    its contexts and its weights [N], where they have them.
+    its contexts and its weights [N], where they have them. `columns` are those of a table with
+    categories (`DataSet.columns`). What is missing is NaN.
     """
 
     rows: np.ndarray
@@ -39,6 +39,7 @@ class GivenRows(NamedTuple):
     held_out_context: np.ndarray | None
     weights: np.ndarray | None = None
     held_out_weights: np.ndarray | None = None
+    columns: Sequence[tuple[str, Labels | None]] = ()
 
     @property
     def kept_out(self) -> int | None:
@@ -69,46 +70,64 @@ class GivenRows(NamedTuple):
         run that resumes is held to.
         """
         found = hashlib.sha256()
-        parts = self if self.weights is not None or self.held_out_weights is not None else self[:4]
+        parts = [self.rows, self.context, self.held_out, self.held_out_context]
+        if self.weights is not None or self.held_out_weights is not None:
+            parts += [self.weights, self.held_out_weights]
         for part in parts:
             found.update(b"none" if part is None else part.astype("<f4").tobytes())
             found.update(repr(None if part is None else part.shape).encode())
+        if self.columns:
+            found.update(repr(self.columns).encode())
         shape = list(self.rows.shape[1:])
         return f"{len(self.rows)} rows of {shape}, digest {found.hexdigest()[:16]}"
 
 
 def given_rows(
-    rows: Any, held_out: Any = None, weights: Any = None, held_out_weights: Any = None
+    rows: Any,
+    held_out: Any = None,
+    weights: Any = None,
+    held_out_weights: Any = None,
+    section: DataSection | None = None,
 ) -> GivenRows:
     """Takes `rows`, [N, *shape] of any kind named above, or a pair (rows, contexts); so
     `held_out`, rows that are kept out of training; and weights of each, [N] of any kind, 0 or more.
 
     A data set of torch gives rows, or pairs of a row and its context. A frame's columns are numbers
-    or lists of numbers. Raises `ConfigError` where they are no rows of numbers of one length, or
-    there are not as many weights, or all are 0; `DataError` where a value is missing or not finite,
-    or a weight below 0. Both name the row and column.
+    or lists of numbers; those that data.categorical of the `section` takes may hold anything else.
+    Of a trained run's section the categories are the run's own. Where its data.missing is impute
+    values of `rows` may be missing.
+
+    Raises `ConfigError` where they are no rows of numbers of one length, or there are not as many
+    weights, or all are 0; `DataError` where a value is missing or not finite, or a weight below 0.
+    Both name the row and column.
     """
-    train, context = _pair(rows, ROWS)
+    columns: Sequence[tuple[str, Labels | None]] = ()
+    if isinstance(section, RowsData) and section.categorical:
+        rows, held_out, columns = _coded(rows, held_out, section)
+    train, context = _pair(rows, ROWS, getattr(section, "missing", "refuse") == "impute")
+    if columns and len(columns) != train.shape[1]:
+        remedy = "each column of a table with categories is one number a row; leave lists out"
+        raise ConfigError(ROWS, f"{len(columns)} columns of {train.shape[1]} numbers", remedy)
     counts = _weights(weights, len(train), WEIGHTS)
     if held_out is None:
         if held_out_weights is not None:
             remedy = "go with held_out=ROWS; rows that data.held_out keeps out have those of all"
             raise ConfigError(HELD_OUT_WEIGHTS, type(held_out_weights).__name__, remedy)
-        return GivenRows(train, context, None, None, counts)
+        return GivenRows(train, context, None, None, counts, None, columns)
     kept, of_kept = _pair(held_out, HELD_OUT)
     alike = _shapes(train, context), _shapes(kept, of_kept)
     if alike[0] != alike[1]:
         remedy = "must be of the shapes of the training rows, {}, and their contexts, {}"
         raise ConfigError(HELD_OUT, alike[1], remedy.format(*alike[0]))
     of_counts = _weights(held_out_weights, len(kept), HELD_OUT_WEIGHTS)
-    return GivenRows(train, context, kept, of_kept, counts, of_counts)
+    return GivenRows(train, context, kept, of_kept, counts, of_counts, columns)
 
 
 def _weights(value: Any, rows: int, name: str) -> np.ndarray | None:
     """The weights of so many rows, [N] float64."""
     if value is None:
         return None
-    found = _array(value, name)
+    found = array_of(value, name)
     if found.shape == (rows, 1):
         found = found[:, 0]
     if found.shape != (rows,):
@@ -117,6 +136,66 @@ def _weights(value: Any, rows: int, name: str) -> np.ndarray | None:
     check_weights(found, name, type(value).__name__, lambda row: f"row {row}")
     check_some(found, name, f"{rows} of them")
     return found.astype(np.float64)
+
+
+def _coded(
+    rows: Any, held_out: Any, section: RowsData
+) -> tuple[Any, Any, Sequence[tuple[str, Labels | None]]]:
+    """The tables of rows with the places of categories in the place of their values, and the
+    columns with all values of these; none where no column is of categories.
+    """
+    there = [(ROWS, rows)] if held_out is None else [(ROWS, rows), (HELD_OUT, held_out)]
+    tables = [_table(part, name) for name, part in there]
+    names = tables[0].column_names
+    found = _categories(tables, section)
+    coded = []
+    for (place, part), table in zip(there, tables, strict=True):
+        for name in [name for name in found if name in table.column_names]:
+            codes = encoded(_one(table, name), found[name], Column(place, name, place, 0))
+            table = table.set_column(table.column_names.index(name), name, codes)
+        coded.append((table, part[1]) if isinstance(part, tuple) else table)
+    columns = [(name, found.get(name)) for name in names] if found else []
+    return coded[0], coded[1] if held_out is not None else None, columns
+
+
+def _categories(tables: Sequence[pa.Table], section: RowsData) -> dict[str, Labels]:
+    """The values of the columns of categories, of all tables; of a trained run its own. Raises
+    `ConfigError` where columns that are asked for are not there, or they are not those of the run.
+    """
+    asked, names = section.categorical, tables[0].column_names
+    recorded = section.recorded.get("categories")
+    if recorded is not None:
+        learned = [name for name, _ in recorded]
+        if learned != names:
+            remedy = f"the run learned from {', '.join(learned)}; give these, in this order"
+            raise ConfigError(ROWS, ", ".join(names), remedy)
+        return {name: values for name, values in recorded if values is not None}
+    unknown = [] if asked == "auto" else [name for name in asked if name not in names]
+    if unknown:
+        raise ConfigError("data.categorical", unknown, f"there are only {', '.join(names)}")
+    found = {}
+    for name in names if asked == "auto" else asked:
+        column = Categories(name, ROWS, asked != "auto")
+        for table in tables:
+            if name in table.column_names:
+                column.add(_one(table, name))
+        if (values := column.values()) is not None:
+            found[name] = values
+    return found
+
+
+def _table(part: Any, name: str) -> pa.Table:
+    """Rows, or those of a pair of rows and contexts, as an Arrow table. Raises `ConfigError`."""
+    table = as_arrow(part[0] if isinstance(part, tuple) and len(part) == 2 else part, name)
+    if not isinstance(table, pa.Table):
+        remedy = "data.categorical is about columns; give a frame or an Arrow table"
+        raise ConfigError(name, type(part).__name__, remedy)
+    return table
+
+
+def _one(table: pa.Table, name: str) -> pa.Array:
+    column = table.column(name).combine_chunks()
+    return pa.concat_arrays(column.chunks) if isinstance(column, pa.ChunkedArray) else column
 
 
 def _shapes(rows: np.ndarray, context: np.ndarray | None) -> tuple[list[int], list[int] | None]:
@@ -140,49 +219,61 @@ def rows(config: RowsData) -> DataSet:
     if math.prod(shape) != math.prod(given.rows.shape[1:]):
         remedy = f"a row has {math.prod(given.rows.shape[1:])} numbers, not {math.prod(shape)}"
         raise ConfigError("data.shape", list(shape), remedy)
+    if config.missing == "impute" and given.context is not None:
+        remedy = "no energy that holes are filled by takes contexts; give rows alone"
+        raise ConfigError("data.missing", config.missing, remedy)
     given = given.counting()
-    train, held_out = _kept_apart(config, given.rows, given.held_out)
-    weights, context = _weights_apart(config, given), None
-    if given.context is not None:
-        context = _kept_apart(config, given.context, given.held_out_context)
-    scale = scale_for(
-        config.scale, config.recorded, train.flatten(1), held_out.flatten(1), weights[0]
-    )
+    (train, held_out), weights = _apart(config, given)
+    names = [name for name, _ in given.columns]
+    numeric = np.array([values is None for _, values in given.columns]) if names else True
+    scale = scale_for(config.scale, config.recorded, train, held_out, weights[0], numeric)
+    holes = train.isnan()
+    missing = holes.view(-1, *shape) if bool(holes.any()) else None
+    numbers = list(map(str, range(train.shape[1])))
+    if missing is not None:
+        train = filled(train, names or numbers, ROWS, config.split_seed, weights[0])
     if scale is not None:
         train, held_out = scale.scaled(train), scale.scaled(held_out)
-    loaded = in_memory(
-        train.view(-1, *shape), held_out.view(-1, *shape), config.noise, None, context, weights
-    )
-    constant = [f"number {number} of a row" for number in constant_columns(train)]
-    return loaded._replace(scale=scale, constant=constant)
+    both = train.view(-1, *shape), held_out.view(-1, *shape)
+    loaded = in_memory(*both, config.noise, None, _contexts_apart(config, given), weights)
+    told = names or [f"number {number} of a row" for number in numbers]
+    constant = [told[number] for number in constant_columns(train)]
+    return loaded._replace(scale=scale, constant=constant, columns=given.columns, missing=missing)
 
 
-def _kept_apart(
-    config: RowsData, values: np.ndarray, held_out: np.ndarray | None
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if held_out is None:
-        return split(values, config.held_out, config.split_seed)
-    return torch.tensor(values), torch.tensor(held_out)
-
-
-def _weights_apart(
+def _apart(
     config: RowsData, given: GivenRows
-) -> tuple[torch.Tensor | None, torch.Tensor | None]:
-    """The weights of training and of held-out rows."""
-    if given.held_out is None and given.weights is not None:
-        train, held_out = split(given.weights, config.held_out, config.split_seed)
-        return train.double(), held_out.double()
-    of_both = (given.weights, given.held_out_weights)
-    of_train, of_held_out = (None if each is None else torch.tensor(each) for each in of_both)
-    return of_train, of_held_out
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor | None, Tensor | None]]:
+    """Training and held-out rows, flat, `[N, d]` and `[H, d]`, and the weights of both."""
+    rows, weights = given.rows.reshape(len(given.rows), -1), given.weights
+    if given.held_out is not None:
+        held_out, of_both = given.held_out, (weights, given.held_out_weights)
+        both = torch.tensor(rows), torch.tensor(held_out.reshape(len(held_out), -1))
+        of_train, of_kept = (None if each is None else torch.tensor(each) for each in of_both)
+        return both, (of_train, of_kept)
+    deal = split_whole if config.missing == "impute" else split
+    if weights is None:
+        return deal(rows, config.held_out, config.split_seed), (None, None)
+    there = np.concatenate([rows, weights[:, None].astype(np.float32)], 1)
+    both = deal(there, config.held_out, config.split_seed)
+    train, kept = (part[:, -1].double() for part in both)
+    return (both[0][:, :-1].contiguous(), both[1][:, :-1].contiguous()), (train, kept)
 
 
-def _pair(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
+def _contexts_apart(config: RowsData, given: GivenRows) -> tuple[Tensor, Tensor] | None:
+    """The contexts of training and of held-out rows, where they have some."""
+    if given.context is None:
+        return None
+    if given.held_out_context is None:
+        return split(given.context, config.held_out, config.split_seed)
+    return torch.tensor(given.context), torch.tensor(given.held_out_context)
+
+
+def _pair(value: Any, name: str, holes: bool = False) -> tuple[np.ndarray, np.ndarray | None]:
     """The rows and contexts of `value`, which is rows or a pair of both."""
-    if _of("torch", value, "utils.data.Dataset"):
-        value = _of_dataset(value, name)
+    value = unpaired(value, name)
     pair = isinstance(value, tuple) and len(value) == 2
-    found = _array(value[0] if pair else value, name)
+    found = array_of(value[0] if pair else value, name, holes)
     if found.ndim < 2 or not math.prod(found.shape[1:]):
         remedy = "rows [N, *shape] are wanted, of one number each [N, 1]"
         raise ConfigError(name, f"shape {list(found.shape)}", remedy)
@@ -190,147 +281,18 @@ def _pair(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:
         raise ConfigError(name, "no rows", "give one or more")
     if not pair:
         return found, None
-    context = _array(value[1], f"{name}[1]")
+    context = array_of(value[1], f"{name}[1]")
     if len(context) != len(found):
         remedy = f"there are {len(found)} rows; give each its context"
         raise ConfigError(f"{name}[1]", f"{len(context)} contexts", remedy)
     return found, context
 
 
-def _of(package: str, value: Any, path: str) -> bool:
-    """Tells whether `value` is of the class at `path` in a package, which then is loaded."""
-    found: Any = sys.modules.get(package)
-    for part in path.split("."):
-        found = getattr(found, part, None)
-    return isinstance(found, type) and isinstance(value, found)
-
-
-def _of_dataset(value: Any, name: str) -> Any:
-    """The rows of a torch data set, or the pair of its rows and contexts."""
-    counted = hasattr(value, "__len__")
-    items = [value[i] for i in range(len(value))] if counted else list(value)
-    if not items:
-        raise ConfigError(name, "no rows", "the data set is empty; give one or more")
-    if all(isinstance(item, tuple | list) and len(item) == 2 for item in items):
-        return _stacked((x for x, _ in items), name), _stacked((y for _, y in items), f"{name}[1]")
-    if all(isinstance(item, tuple | list) and len(item) == 1 for item in items):
-        items = [item[0] for item in items]
-    return _stacked(items, name)
-
-
-def _stacked(items: Iterable[Any], name: str) -> np.ndarray:
-    found = [_as_numpy(item, name) for item in items]
-    for row, item in enumerate(found):
-        if item.shape != found[0].shape:
-            remedy = f"row 0 is of shape {list(found[0].shape)}; rows must be of one shape"
-            raise ConfigError(name, f"row {row} of shape {list(item.shape)}", remedy)
-    return np.stack(found)
-
-
-def _array(value: Any, name: str) -> np.ndarray:
-    """The numbers of `value` as float32, all of them finite."""
-    if _of("pandas", value, "DataFrame") or _of("pandas", value, "Series"):
-        value = _of_pandas(value, name)
-    elif _of("polars", value, "DataFrame") or _of("polars", value, "Series"):
-        value = value.to_arrow()
-    if isinstance(value, pa.RecordBatch):
-        value = pa.Table.from_batches([value])
-    if isinstance(value, pa.Table):
-        return _of_table(value, name)
-    if isinstance(value, pa.Array | pa.ChunkedArray):
-        table = pa.table({"values": value})
-        found = _of_table(table, name)
-        return found[:, 0] if found.shape[1] == 1 else found
-    if _of("scipy", value, "sparse.spmatrix") or _of("scipy", value, "sparse.sparray"):
-        value = value.toarray()
-    return _finite(_as_numpy(value, name), name)
-
-
-def _of_pandas(value: Any, name: str) -> pa.Table | pa.Array:
-    """A frame or a series as Arrow has it: NaN and NA are nulls there."""
-    try:
-        if value.ndim == 1:
-            return pa.Array.from_pandas(value)
-        return pa.Table.from_pandas(value, preserve_index=False)
-    except (pa.ArrowException, ValueError, TypeError) as error:
-        remedy = f"its columns must hold numbers, or lists of numbers of one length ({error})"
-        raise ConfigError(name, type(value).__name__, remedy) from error
-
-
-def _of_table(table: pa.Table, name: str) -> np.ndarray:
-    """The columns of a table side by side, `[N, d]` float32."""
-    found = []
-    for number, column in enumerate(table.column_names):
-        place = Column(name, column, name, 0)
-        try:
-            chunks = table.column(number).combine_chunks()
-            found.append(checked(numbers(chunks, place), place))
-        except RefusedError as error:
-            remedy = error.remedy.partition(": name the columns to learn from")[0]
-            if remedy != error.remedy:
-                remedy += ": encode it, or leave it out"
-            value = "a table" if isinstance(error, DataError) else f"column {column}"
-            raise type(error)(name, value, remedy) from error
-    if not found:
-        raise ConfigError(name, "no columns", "give a table with one or more")
-    return np.concatenate(found, 1)
-
-
-def _as_numpy(value: Any, name: str) -> np.ndarray:
-    """An array of real numbers, of whatever type they are."""
-    if isinstance(value, torch.Tensor):
-        value = value.detach().cpu()
-        if value.layout != torch.strided:
-            value = value.to_dense()
-        value = (value.float() if value.dtype == torch.bfloat16 else value).numpy()
-    if np.ma.is_masked(value):
-        raise DataError(name, type(value).__name__, "has masked values; fill them in")
-    try:
-        array = np.asarray(value)
-        if array.dtype.kind == "O":
-            array = array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise ConfigError(name, *_no_numbers(value, error)) from error
-    if array.dtype.kind not in "biuf":
-        remedy = f"holds values of type {array.dtype}; numbers are wanted: {TAKEN}"
-        raise ConfigError(name, type(value).__name__, remedy)
-    return array
-
-
-def _no_numbers(value: Any, error: Exception) -> tuple[str, str]:
-    """Names the row of `value` that is of another length than the first, else says that they are no
-    numbers.
-    """
-    if isinstance(value, list | tuple) and value and all(hasattr(row, "__len__") for row in value):
-        for number, row in enumerate(value):
-            if len(row) != len(value[0]):
-                remedy = f"row 0 has {len(value[0])}; rows must be of one length: pad or cut them"
-                return f"row {number} of {len(row)} numbers", remedy
-    return type(value).__name__, f"holds what are no numbers ({error}); {TAKEN}"
-
-
-def _finite(array: np.ndarray, name: str) -> np.ndarray:
-    with np.errstate(over="ignore"):
-        found: np.ndarray = np.array(array, dtype=np.float32, order="C")
-    odd = np.argwhere(~np.isfinite(found))
-    if len(odd):
-        place = odd[0].tolist()
-        value = array[tuple(odd[0])]
-        remedy = "is missing; fill it in" if np.isnan(value) else "is not finite in 32 bits; mend"
-        raise DataError(name, f"{value} at {_where(place)}", f"{remedy}, or leave the row out")
-    return found
-
-
 def _check_levels(values: np.ndarray, levels: int, encoding: str, name: str) -> None:
-    odd = np.argwhere(~np.isin(values, np.arange(levels)))
+    odd = np.argwhere(~np.isin(values, np.arange(levels)) & ~np.isnan(values))
     if len(odd):
         remedy = f"data.encoding={encoding} wants 0, ..., {levels - 1}; use real, or mend the value"
         if encoding == "categorical":
             remedy += f", or set data.levels (now {levels})"
-        value = f"{values[tuple(odd[0])]:g} at {_where(odd[0].tolist())}"
+        value = f"{values[tuple(odd[0])]:g} at {place_of(odd[0].tolist())}"
         raise DataError(name, value, remedy)
-
-
-def _where(place: list[int]) -> str:
-    row, *column = place
-    return f"row {row}" + (f", column {', '.join(map(str, column))}" if column else "")

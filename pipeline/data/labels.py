@@ -1,4 +1,6 @@
-"""Labels that are text, or begin at 1, as numbers 0, ..., K-1; contexts that a text file holds."""
+"""Labels that are text, or begin at 1, as numbers 0, ..., K-1; contexts that a text file holds;
+and columns of categories.
+"""
 
 from __future__ import annotations
 
@@ -13,6 +15,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.data.cells import Column
 
 MOST = 10_000
+MOST_CATEGORIES = 1000
 Labels = list[Any]
 """The K labels of a column, in order: text, or 1, ..., K."""
 
@@ -58,6 +61,54 @@ def find_labels(
     return list(range(1, classes + 1)) if all(x.is_integer() for x in numbers) else None
 
 
+class Categories:
+    """The values of a column called `name` of the files at `path`, found piece by piece. `asked`:
+    the column was named; else it is one of categories where it holds text or booleans. Text that
+    is all numbers is taken for numbers where the files are not `typed`, as a CSV is not.
+    """
+
+    def __init__(self, name: str, path: str, asked: bool, typed: bool = True) -> None:
+        self._name, self._path, self._asked, self._typed = name, path, asked, typed
+        self._found: set[Any] = set()
+        self._words = False
+
+    def add(self, piece: pa.Array) -> None:
+        """Takes in the next values. Raises `ConfigError` for a column of lists."""
+        values = _as_words(_plain(piece))
+        if not is_text(values.type) and not (self._asked and _is_number(values.type)):
+            if self._asked and not pa.types.is_null(values.type):
+                remedy = f"is of type {piece.type} in {self._path}; categories are text or numbers"
+                raise ConfigError("data.categorical", self._name, remedy)
+            return
+        values = _present(values).unique()
+        if is_text(values.type) and not self._words:
+            self._words = self._typed or not _are_numbers(values)
+        if len(self._found) <= MOST:
+            self._found |= set(values.to_pylist())
+
+    def values(self) -> Labels | None:
+        """Returns the q values in sorted order, None where the column is none of categories.
+
+        Raises `ConfigError` for fewer than 2 of them, or more than `MOST_CATEGORIES`.
+        """
+        if not self._words and not self._asked:
+            return None
+        remedy = None
+        if len(self._found) > MOST_CATEGORIES:
+            remedy = (
+                f"holds more than {MOST_CATEGORIES:,} different values in {self._path}; leave it"
+                " out, by naming the others in data.columns=[..], or put values together"
+            )
+        elif len(self._found) < 2:
+            remedy = f"holds one value alone in {self._path}, which says nothing; leave it out"
+        if remedy is not None:
+            raise ConfigError("data.categorical", self._name, remedy)
+        if self._words:
+            return sorted(map(str, self._found))
+        numbers = sorted({float(value) for value in self._found})
+        return [int(number) if number.is_integer() else number for number in numbers]
+
+
 def encoded(column: pa.Array, labels: Labels | None, place: Column) -> pa.Array:
     """Returns a context column as numbers: the places of its values among the `labels`; without
     them text as the number it tells, and other columns as they are. Nulls stay.
@@ -68,7 +119,7 @@ def encoded(column: pa.Array, labels: Labels | None, place: Column) -> pa.Array:
         if not is_text(column.type) or not _are_numbers(_plain(column)):
             return column
         return pc.cast(_plain(column), pa.float64())
-    values = _plain(column)
+    values = _present(_as_words(_plain(column)), keep=True)
     if not is_text(values.type):
         labels = [float(label) for label in labels]
         values = pc.cast(values, pa.float64())
@@ -108,6 +159,18 @@ def in_words(labels: Sequence[Any]) -> str:
     """Returns the labels in words, the middle of many left out."""
     shown = [str(label) for label in labels]
     return ", ".join(shown if len(shown) <= 12 else [*shown[:10], "...", shown[-1]])
+
+
+def _as_words(values: pa.Array) -> pa.Array:
+    """Booleans as the texts false and true; what else there is as it is."""
+    return pc.cast(values, pa.string()) if pa.types.is_boolean(values.type) else values
+
+
+def _present(values: pa.Array, keep: bool = False) -> pa.Array:
+    """The values that are there: NaN is missing. With `keep`, null in the place of each other."""
+    if pa.types.is_floating(values.type):
+        values = pc.if_else(pc.is_nan(values), None, values)
+    return values if keep else pc.drop_null(values)
 
 
 def _plain(column: pa.Array) -> pa.Array:

@@ -53,21 +53,27 @@ def scale_of(plain: dict[str, Any]) -> Scale:
     return Scale(str(plain["kind"]), shift, width)
 
 
-def fitted(kind: str, rows: np.ndarray, weights: np.ndarray | None = None) -> Scale:
+def fitted(
+    kind: str,
+    rows: np.ndarray,
+    weights: np.ndarray | None = None,
+    numeric: np.ndarray | bool = True,
+) -> Scale:
     """Returns the scale of rows `[N, d]`: of `standard` scaling their means and standard deviations
-    (over N, or under `weights` [N]), of `unit` their minima and ranges.
+    (over N, or under `weights` [N]), of `unit` their minima and ranges; of what is not NaN. Columns
+    that are not `numeric`, [d] bool, stay as they are.
     """
-    wide = rows.astype(np.float64)
+    wide = np.ma.masked_invalid(rows.astype(np.float64))
+    low, high = wide.min(0).filled(0.0), wide.max(0).filled(0.0)
     if kind == "standard":
-        shift, width = wide.mean(0), wide.std(0)
-        if weights is not None:
-            shift = np.average(wide, 0, weights)
-            width = np.sqrt(np.average(np.square(wide - shift), 0, weights))
+        middle = np.ma.average(wide, 0, weights)
+        variance = np.ma.average(np.square(wide - middle), 0, weights)
+        shift, width = np.ma.filled(middle, 0.0), np.sqrt(np.ma.filled(variance, 1.0))
     else:
-        shift = wide.min(0)
-        width = wide.max(0) - shift
-    constant = wide.max(0) == wide.min(0)
-    shift, width = np.where(constant, wide[0], shift), np.where(constant, 1.0, width)
+        shift, width = low, high - low
+    constant = low == high
+    shift, width = np.where(constant, low, shift), np.where(constant, 1.0, width)
+    shift, width = np.where(numeric, shift, 0.0), np.where(numeric, width, 1.0)
     return Scale(kind, *(np.array([float(f"{x:.{DIGITS}g}") for x in of]) for of in (shift, width)))
 
 
@@ -77,17 +83,19 @@ def scale_for(
     train: Tensor,
     held_out: Tensor,
     weights: Tensor | None = None,
+    numeric: np.ndarray | bool = True,
 ) -> Scale | None:
     """Returns the scale that a run has `recorded`; else the one of `kind`: standard of the `train`
-    rows [N, d], which count by their `weights` [N], unit of both; None where kind is none.
+    rows [N, d], which count by their `weights` [N], unit of both; None where kind is none. Only
+    columns that are `numeric`, [d] bool, have one.
     """
     if "scale" in recorded:
         return scale_of(recorded["scale"])
     if kind == "none":
         return None
     if kind == "unit":
-        return fitted(kind, torch.cat([train, held_out]).numpy())
-    return fitted(kind, train.numpy(), None if weights is None else weights.numpy())
+        return fitted(kind, torch.cat([train, held_out]).numpy(), None, numeric)
+    return fitted(kind, train.numpy(), None if weights is None else weights.numpy(), numeric)
 
 
 def constant_columns(rows: Tensor) -> list[int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import chain
 from typing import Any, TypeVar
 
@@ -55,7 +56,10 @@ def positions(energy: Energy, value: Any, argument: str = "x") -> Tensor:
     if energy.contexts > 1 and len(x) % energy.contexts:
         remedy = f"give one position, or as many, for each of {energy.contexts} contexts"
         raise ArgumentError(argument, f"{len(x)} positions", remedy)
-    if not _visible() or (energy.levels is None and energy.box is None):
+    if not _visible() or (energy.real and energy.box is None):
+        return x
+    if energy.kinds is not None:
+        _check_kinds(energy.kinds, x, argument)
         return x
     if energy.box is not None:
         low, high = (x.new_tensor(end) for end in energy.box)
@@ -69,6 +73,19 @@ def positions(energy: Energy, value: Any, argument: str = "x") -> Tensor:
     if bool(outside.any()):
         raise ArgumentError(argument, _first(values, outside), remedy)
     return x
+
+
+def _check_kinds(kinds: Sequence[int], x: Tensor, argument: str) -> None:
+    """Raises `ArgumentError` about `argument` where a component of positions `x` is no level of its
+    kind.
+    """
+    flat, most = x.flatten(1), x.new_tensor(kinds)
+    outside = ((flat != flat.floor()) | (flat < 0) | (flat >= most)) & (most > 0)
+    if bool(outside.any()):
+        row, number = outside.nonzero()[0].tolist()
+        value = f"{float(flat[row, number]):g} in row {row}, component {number}"
+        remedy = f"should be one of 0, ..., {kinds[number] - 1}"
+        raise ArgumentError(argument, value, remedy)
 
 
 def data_rows(energy: Energy, value: Any, argument: str = "x") -> Tensor:

@@ -31,6 +31,9 @@ class Energy(nn.Module):
 
     blocks: Sequence[str] = ()
     undecayed: Sequence[str] = ()
+    # of components of several kinds: 0 for each that is real, q for one in {0, ..., q-1}; such an
+    # energy has neither levels nor a box
+    kinds: tuple[int, ...] | None = None
     context_shape: tuple[int, ...] | None = None  # of the contexts that it knows
     # how many it is bound to: row i of k contexts x N positions has context i mod k
     # (`pipeline.energies.given`)
@@ -57,6 +60,11 @@ class Energy(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         raise NotImplementedError
+
+    @property
+    def real(self) -> bool:
+        """True where all components are real numbers, in R^d or in a box."""
+        return self.levels is None and self.kinds is None
 
     def given(self, context: Tensor | None) -> Energy:  # noqa: ARG002 - conditional energies ask
         """The energy of positions under `context` [N, *context_shape]; one that conditions on

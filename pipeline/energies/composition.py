@@ -177,8 +177,8 @@ class Negation(Composition):
 
 
 def check_alike(energies: Sequence[Energy], names: Sequence[str]) -> None:
-    """Raises `ArgumentError` where energies, called `names`, share no shape and domain, or have
-    latent columns.
+    """Raises `ArgumentError` where energies, called `names`, share no shape and domain, have
+    latent columns, or components of several kinds.
     """
     first = energies[0]
     for energy, name in zip(energies, names, strict=True):
@@ -190,6 +190,9 @@ def check_alike(energies: Sequence[Energy], names: Sequence[str]) -> None:
             raise ArgumentError("energies", name, remedy)
         if energy.visible(_zeros(energy, 1)).shape[1:] != energy.shape:
             remedy = "its positions hold latent units; compose energies of the data alone"
+            raise ArgumentError("energies", name, remedy)
+        if energy.kinds is not None:
+            remedy = "has components of several kinds, and no kernel moves a composition of those"
             raise ArgumentError("energies", name, remedy)
     counts = sorted({energy.contexts for energy in energies} - {1})
     if len(counts) > 1:

@@ -5,6 +5,7 @@ Gibbs kernel draws from.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -108,3 +109,25 @@ class Normal(NamedTuple):
             - self.std.log()
             - math.log(2 * math.pi) / 2
         )
+
+
+class Together(NamedTuple):
+    """Components of several laws in one row: `laws` has each with the numbers of its components,
+    [n] int64, of a flattened row; a row is of `shape`.
+    """
+
+    laws: Sequence[tuple[Conditional, Tensor]]
+    shape: tuple[int, ...]
+
+    def sample(self, generator: Source) -> Tensor:
+        drawn = torch.cat([law.sample(generator) for law, _ in self.laws], 1)
+        return self._in_order(drawn)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        flat = value.flatten(1)
+        return self._in_order(torch.cat([law.log_prob(flat[:, i]) for law, i in self.laws], 1))
+
+    def _in_order(self, values: Tensor) -> Tensor:
+        """Values `[N, d]` of one law after the other as rows `[N, *shape]`."""
+        number = torch.cat([index for _, index in self.laws])
+        return torch.empty_like(values).index_copy_(1, number, values).view(-1, *self.shape)

@@ -7,6 +7,7 @@ from typing import Any
 
 import matplotlib as mpl
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -14,6 +15,7 @@ from torch import Tensor
 from pipeline.data.base import channels_last
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
+from pipeline.energies.mixed_rbm import MixedRBM
 from pipeline.energies.rbm import GaussianRBM, PottsRBM, RestrictedBoltzmannMachine
 from pipeline.storage.figures import draw_figure
 
@@ -45,7 +47,7 @@ def layers_of(energy: Energy) -> list[tuple[str, Tensor]]:
     Layers above a deep machine's first are seen through those below, as W_l ... W_1 (Lee,
     Ekanadham & Ng 2008). A Potts machine's have an axis of levels, first behind that of units;
     their mean over levels is 0, since adding a number to all levels of a column changes a bias
-    alone.
+    alone. So is it in a mixed machine's, which are of features in their order.
     """
     if isinstance(energy, DeepBoltzmannMachine):
         seen, found = None, []
@@ -58,6 +60,11 @@ def layers_of(energy: Energy) -> list[tuple[str, Tensor]]:
         found = [("hidden units, an image a level", weights - weights.mean(1, keepdim=True))]
         if len(energy.shape) == 1:
             found = [("hidden units", found[0][1].movedim(1, -1).flatten(1))]
+    elif isinstance(energy, MixedRBM):
+        sizes = [kind for kind in energy.kinds if kind > 2]
+        rest, *levels = energy.weight.split([energy.weight.shape[1] - sum(sizes), *sizes], 1)
+        levels = [weights - weights.mean(1, keepdim=True) for weights in levels]
+        found = [("hidden units", torch.cat([rest, *levels], 1))]
     else:
         assert isinstance(energy, RestrictedBoltzmannMachine)
         found = [("hidden units", energy.weight.view(-1, *energy.shape))]
@@ -87,7 +94,11 @@ def _filters(energy: Energy, caption: str) -> Figure:
         figure.colorbar(axis.images[0], ax=axis, label=f"weight, {unit}", fraction=0.03, pad=0.01)
         if weights.ndim == 2:
             levels = f", {energy.levels} levels each" if isinstance(energy, PottsRBM) else ""
-            axis.set_xlabel(f"column of a row{levels}")
+            axis.set_xlabel(
+                "real columns, then binary ones, then the levels of each other column"
+                if isinstance(energy, MixedRBM)
+                else f"column of a row{levels}"
+            )
             axis.set_ylabel("hidden unit")
     figure.suptitle(caption, fontsize=10)
     return figure

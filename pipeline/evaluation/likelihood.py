@@ -5,7 +5,7 @@ the same rows.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
+from collections.abc import Generator, Sequence
 
 import torch
 from torch import Tensor
@@ -175,6 +175,24 @@ def untrained(
     path = path_to(energy, rows) if energy.blocks else energy
     found = yield from forward_log_partition(path, UNTRAINED_TEMPERATURES, 128, generator)
     return float(mean(-energy(test).double(), weights)) - found.value
+
+
+def baselines_of_kinds(data: DataSet, kinds: Sequence[int]) -> tuple[dict[str, float], list[int]]:
+    """Returns the mean held-out log-likelihood of independent components of these `kinds`, nats:
+    Gaussians, as `continuous_baselines` has them, and levels, as `independent_levels` does; and the
+    components that are left out, which are constant in the training rows.
+    """
+    train, test = data.sample.flatten(1), data.held_out.flatten(1)
+    real = [number for number, kind in enumerate(kinds) if not kind]
+    gaussian, left_out = continuous_baselines(
+        data._replace(sample=train[:, real]), test[:, real], None
+    )
+    total = gaussian.get("independent_components", 0.0)
+    for number, kind in enumerate(kinds):
+        if kind:
+            column = data._replace(sample=train[:, [number]], held_out=test[:, [number]])
+            total += independent_levels(column, kind)
+    return {"independent_components": total}, [real[number] for number in left_out]
 
 
 def continuous_baselines(

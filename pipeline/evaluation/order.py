@@ -33,7 +33,7 @@ def draw_order(
     def figure() -> Figure:
         if len(data.shape) >= 2:
             return _images(way, data, caption)
-        if data.shape == (2,) and (energy is None or energy.levels is None):
+        if data.shape == (2,) and (energy is None or energy.real):
             return _planes(energy, way, caption)
         return _strips(way, caption)
 

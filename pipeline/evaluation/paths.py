@@ -11,6 +11,7 @@ from pipeline.data.base import MOST_ROWS
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional, Normal
 from pipeline.energies.laws import Gaussian, Law, TruncatedGaussian
+from pipeline.energies.mixed_rbm import MixedRBM
 from pipeline.energies.rbm import (
     BernoulliRBM,
     GaussianRBM,
@@ -146,6 +147,28 @@ class MomentsBridge(MachineBridge):
         return Normal(mean.view(-1, *self.shape), precision.rsqrt().view(-1, *self.shape))
 
 
+class MixedBridge(MachineBridge):
+    """A machine of several kinds of visible units with another base law than its own: visible units
+    independent, with the means, variances and rates of `rows` [S, *shape].
+
+    The path of `MomentsBridge` for real units, and that of `RatesBridge` for the others.
+    """
+
+    rbm: MixedRBM
+    start: MixedRBM
+
+    def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
+        if block == "hidden" or beta is None:
+            return self.rbm.conditional(block, value, beta)
+        weight, reals = beta[:, None], self.rbm.reals
+        bias, start, pull = self.rbm.visible_bias, self.start.visible_bias, value @ self.rbm.weight
+        own = weight * torch.exp(-self.rbm.log_variance)
+        base = (1 - weight) * torch.exp(-self.start.log_variance)
+        mean = (own * (bias + pull)[:, :reals] + base * start[:reals]) / (own + base)
+        field = torch.lerp(start[reals:], bias[reals:], weight) + weight * pull[:, reals:]
+        return self.rbm.law(mean, (own + base).rsqrt(), field)
+
+
 def path_to(energy: Energy, rows: Tensor) -> Energy:
     """Returns a path to the model from a law that is fitted to training `rows` [S, *shape], noise
     included: for restricted Boltzmann machines from independent visible units, for others on R^d
@@ -157,6 +180,8 @@ def path_to(energy: Energy, rows: Tensor) -> Energy:
         return RatesBridge(energy, rows)
     if isinstance(energy, GaussianRBM):
         return MomentsBridge(energy, rows)
+    if isinstance(energy, MixedRBM):
+        return MixedBridge(energy, rows)
     if energy.levels is not None:
         return energy
     if energy.box is not None:

@@ -19,6 +19,8 @@ MOST_CHANNELS = 16
 HOLE = (0.55, 0.7, 0.95)  # the colour of what is missing
 CELLS = 200
 """To a side, of a density in the plane."""
+MOST_TICKS = 8
+"""Categories that stand below a histogram, at most."""
 
 
 def draw_samples(
@@ -38,7 +40,7 @@ def draw_samples(
     def figure() -> Figure:
         if len(data.shape) >= 2:
             return _images(energy, samples, data, caption, given, labels)
-        if data.shape == (2,) and energy.levels is None and data.rows:
+        if data.shape == (2,) and energy.real and data.rows:
             return _plane(energy, samples, data, caption)
         return _histograms(samples, data, caption)
 
@@ -193,7 +195,10 @@ def _histograms(samples: Tensor, data: DataSet, caption: str) -> Figure:
                 alpha=0.5,
                 label=label,
             )
-        axis.set_title(f"component {number}", fontsize=8)
+        name, values = data.columns[number] if data.columns else (f"component {number}", None)
+        axis.set_title(name, fontsize=8)
+        if values is not None and len(values) <= MOST_TICKS:
+            axis.set_xticks(range(len(values)), [str(value)[:12] for value in values], fontsize=8)
     figure.axes[0].legend(fontsize=8)
     figure.suptitle(caption, fontsize=10)
     return figure

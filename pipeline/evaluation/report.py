@@ -61,6 +61,7 @@ def evaluate(
     )
     unflatten_(energy, weights)
     untrained.initialise(typical_sample(config, data))
+    data = data.whole()
     figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
     if config.evaluation.samples:
         figures |= yield from _draw(config, energy, data, output)
@@ -219,7 +220,7 @@ def _likeness(config: RunConfig, energy: Energy, samples: Tensor, data: DataSet)
     held_out = energy.into_domain(_held_out(config, data))
     weights = data.row_weights._replace(sample=sample_weights(data))
     figures = likeness(samples, rows, held_out, weights)
-    if energy.levels is None:  # of few states many rows are the same
+    if energy.real:  # of few states many rows are the same
         figures["held_out_copies"] = copies(data.held_out, data.sample)
     return figures
 
@@ -296,14 +297,18 @@ def _continuous_figures(
     test = energy.into_domain(_held_out(config, data))
     train = energy.into_domain(noisy_sample(config, data))
     weights = data.row_weights._replace(sample=sample_weights(data))
-    baselines, left_out = likelihood.continuous_baselines(data, test, energy.box)
+    baselines, left_out = (
+        likelihood.continuous_baselines(data, test, energy.box)
+        if energy.kinds is None
+        else likelihood.baselines_of_kinds(data, energy.kinds)
+    )
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
         figures = likelihood.exact(energy, log_z, test, train, weights)
         before = likelihood.exact(untrained, log_z_before, test, train, weights)[
             "test_log_likelihood"
         ]
-    elif data.shape == (2,):
+    elif data.shape == (2,) and energy.real:
         # far beyond the data and the base term; a trained network may move mass between, not past
         # them
         box = reach(energy, data)

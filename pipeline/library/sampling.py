@@ -188,9 +188,13 @@ def _section(name: Any, given: dict[str, Any]) -> KernelSection:
 
 def _check_domain(section: KernelSection, energy: Energy) -> None:
     """Raises `ArgumentError` where the kernel does not move on the energy's domain."""
-    domain, discrete = Domain(energy.levels, energy.box), energy.levels is not None
+    domain = Domain(energy.levels, energy.box, energy.kinds is not None)
+    discrete = energy.levels is not None
     if section.needs_conditionals and not energy.blocks:
         remedy = "draws from conditionals, which this energy has not; use another kernel"
+        raise ArgumentError("kernel", section.name, remedy)
+    if domain.mixed and section.domain != "any":
+        remedy = f"does not move {domain}; use gibbs"
         raise ArgumentError("kernel", section.name, remedy)
     if section.domain == "continuous" and discrete:
         remedy = f"moves on R^d, and positions are over {domain}; use single_site"

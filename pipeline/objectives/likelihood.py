@@ -45,7 +45,7 @@ class MaximumLikelihood(Objective):
         with torch.no_grad():
             if frozen(energy).log_sum() is not None:
                 return
-        if energy.dimension > 2 or energy.levels is not None:
+        if energy.dimension > 2 or not energy.real:
             remedy = (
                 "needs log Z: at most 2^20 states, an RBM with at most 20 hidden units, or at most"
                 " two real dimensions"

@@ -252,7 +252,10 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, run: Trained) -> None
         flat = position.flatten(1)
         numbered = [f"x{number}" for number in range(flat.shape[1])]
         own = numbered if not names or "energy" in names else names
-        columns = dict(zip(own, flat.T.numpy(), strict=True))
+        columns: dict[str, Any] = dict(zip(own, flat.T.numpy(), strict=True))
+        for name, (_, values) in zip(own, run.data.columns, strict=False):
+            if values is not None:
+                columns[name] = [values[int(place)] for place in columns[name]]
         if aim.context is not None:
             contexts = aim.context.flatten(1) if aim.context.ndim > 1 else aim.context[:, None]
             columns |= {

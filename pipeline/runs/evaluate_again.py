@@ -21,13 +21,12 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.fields import digest
 from pipeline.data import row_weights
-from pipeline.data.given import GivenRows
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
 from pipeline.runs.features import check_features, write_features
 from pipeline.runs.rows import read_rows
-from pipeline.runs.trained import Trained, bound, contexts_of, open_run, output_of
+from pipeline.runs.trained import Taking, Trained, bound, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
 
 if TYPE_CHECKING:
@@ -43,15 +42,15 @@ WITHOUT_ROWS = (
 
 
 def evaluate_again(
-    settings: Settings, overrides: Sequence[str] = (), rows: GivenRows | None = None
+    settings: Settings, overrides: Sequence[str] = (), taking: Taking | None = None
 ) -> Figures:
     """Works out what `settings` asks for, and returns it; `summary.json` holds it as well. Of a run
-    on rows given in code `rows` are the data; without them `without_rows` says what is not told.
+    on rows given in code `taking` gives the data; without it `without_rows` says what is not told.
 
     Raises `PipelineError`.
     """
     display = Display()
-    run = open_run(settings.run, overrides, rows=rows)
+    run = open_run(settings.run, overrides, taking=taking)
     torch.set_num_threads(run.config.cluster.threads)
     points = (
         None

@@ -12,15 +12,15 @@ from contextlib import contextmanager
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 import torch
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError, RefusedError
-from pipeline.data.cells import Column, checked, numbers
+from pipeline.data.cells import CODED, IMPUTED, Column, checked, numbers, with_holes
 from pipeline.data.files import opened
 from pipeline.data.folders import data_files
 from pipeline.data.formats import format_of
+from pipeline.data.labels import encoded
 from pipeline.runs.trained import Trained
 from pipeline.storage.files import Place, locate, read_file
 from pipeline.storage.probe import check_input
@@ -77,8 +77,10 @@ def read_flat(
 
 def column_names(run: Trained) -> list[str]:
     """Returns the names of a row's numbers, where the run learned from columns of one number each
-    that data.columns names; else none.
+    that data.columns names, or some of them of categories; else none.
     """
+    if run.data.columns:
+        return [name for name, _ in run.data.columns]
     names = list(getattr(run.config.data, "columns", ()))
     return names if len(names) == math.prod(run.data.shape) else []
 
@@ -87,8 +89,12 @@ def _check_domain(key: str, url: str, flat: np.ndarray, run: Trained) -> None:
     """Raises `ConfigError` for the first number of the rows `[N, d]` that is outside of the domain
     of the run's energy; what is missing is in any.
     """
-    levels, box = run.energy.levels, run.energy.box
-    if levels is not None:
+    levels, box, kinds = run.energy.levels, run.energy.box, run.energy.kinds
+    if kinds is not None:
+        most = np.array([kind or np.inf for kind in kinds])
+        whole = (flat >= 0) & (flat < most) & (flat == np.floor(flat))
+        inside, domain = whole | np.isinf(most), "one of the places 0, ..., q-1 of q categories"
+    elif levels is not None:
         inside, domain = np.isin(flat, np.arange(levels)), f"one of 0, ..., {levels - 1}"
     elif box is not None:
         inside, domain = (flat >= box[0]) & (flat <= box[1]), f"within {list(box)}"
@@ -133,6 +139,7 @@ def _about(key: str) -> Iterator[None]:
         about = key if error.key == "data.path" else error.key.removeprefix("data.")
         remedy = error.remedy.replace("data.columns", "columns")  # as it is called here
         remedy = remedy.replace("the columns to learn from", "those to take")
+        remedy = remedy.removesuffix(IMPUTED).removesuffix(CODED)  # of training rows alone
         raise type(error)(about, error.value, remedy) from error
 
 
@@ -143,19 +150,22 @@ def _of_file(file: Place, columns: Sequence[str], run: Trained, holes: bool) -> 
     with opened(file) as stream:
         form = format_of(stream, file)(stream, file)
         names = _chosen(form.names, file, columns, run)
-        units = range(len(form.rows(names, ())))
-        batches = [batch for unit in units for batch in form.batches(unit, names, (), PIECE)]
+        own = [values for _, values in run.data.columns]
+        words = dict(zip(names, own, strict=True)) if len(names) == len(own) else {}
+        text = [name for name in names if words.get(name)]
+        rest = [name for name in names if name not in text]
+        units = range(len(form.rows(rest, text)))
+        batches = [batch for unit in units for batch in form.batches(unit, rest, text, PIECE)]
     if not sum(map(len, batches)):
         raise DataError("data.path", file, "holds no rows")
     table = pa.Table.from_batches(batches)
     found = []
     for name in names:
         place = Column("data.columns", name, str(file), 0)
-        chunks = table.column(name).combine_chunks()
-        values = numbers(_with_nan(chunks) if holes else chunks, place)
-        missing_there = np.isnan(values.astype(np.float64)) & holes
-        there = checked(np.where(missing_there, 0, values), place)
-        found.append(np.where(missing_there, np.float32(np.nan), there))
+        column = table.column(name).combine_chunks()
+        if name in text:
+            column = encoded(column, words[name], place)
+        found.append(with_holes(column, place) if holes else checked(numbers(column, place), place))
     return np.concatenate(found, 1)
 
 
@@ -179,24 +189,3 @@ def _positions(present: Sequence[str], run: Trained) -> list[str]:
         if names and set(names) <= set(present):
             return names
     return list(present)
-
-
-def _with_nan(column: pa.Array) -> pa.Array:
-    """The column with NaN where values are null, alone or within lists; of whatever holds no
-    numbers, as it is.
-    """
-    kind = column.type
-    if (
-        pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
-    ) and not column.null_count:
-        ends = np.cumsum([0, *pc.list_value_length(column).to_numpy()])
-        return pa.LargeListArray.from_arrays(ends, _with_nan(column.flatten()))
-    if (
-        pa.types.is_integer(kind)
-        or pa.types.is_floating(kind)
-        or pa.types.is_boolean(kind)
-        or pa.types.is_decimal(kind)
-        or pa.types.is_null(kind)
-    ):
-        return pc.fill_null(pc.cast(column, pa.float64(), safe=False), np.nan)
-    return column

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.assembly.data import open_data
+from pipeline.assembly.data import of_kinds, open_data
 from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError, DataError
 from pipeline.common.masking import masked
 from pipeline.config.arguments import reconfigured
-from pipeline.config.data import RowsData
+from pipeline.config.data import DataSection, RowsData
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.content import recorded_of
@@ -37,6 +37,8 @@ from pipeline.storage.probe import check_output, check_run
 from pipeline.storage.store import find_averaged
 
 log = logging.getLogger(__name__)
+Taking = Callable[[DataSection], GivenRows]
+"""What takes rows in hand as a run's section of its data says."""
 NEGATED = 0.5  # weight of what is negated, where none is given
 
 
@@ -54,11 +56,11 @@ class Trained(NamedTuple):
 
 
 def open_run(
-    url: str, overrides: Sequence[str], needs_data: bool = True, rows: GivenRows | None = None
+    url: str, overrides: Sequence[str], needs_data: bool = True, taking: Taking | None = None
 ) -> Trained:
     """Opens the run at `url`, or one checkpoint of it, its configuration under `overrides`; on the
-    CPU. Of the checkpoint the averaged weights alone are read. `rows` are the data of one that was
-    trained on rows given in code, which are not there again.
+    CPU. Of the checkpoint the averaged weights alone are read. `taking` gives the data of one that
+    was trained on rows given in code, which are not there again.
 
     Raises `CheckpointError` where there is none or it does not fit. Where its data are gone, raises
     `DataError` if they are needed; else the run's data are of the right shape and have no rows.
@@ -67,7 +69,8 @@ def open_run(
         raise ConfigError("run", url, "give a run's output or one of its checkpoints")
     check_run(url, "run")
     checkpoint, weights = find_averaged(url, "run")
-    config = config_of(checkpoint, overrides).carrying(rows=rows)
+    config = _with_recorded(config_of(checkpoint, overrides), checkpoint)
+    config = config.carrying(rows=None if taking is None else taking(config.data))
     needs_data |= any(text.startswith("data.") for text in overrides)
     return opened(url, checkpoint, weights, config, needs_data)
 
@@ -103,6 +106,7 @@ def opened(
         data = without_rows(checkpoint.shape, checkpoint.context_shape)._replace(
             **recorded_of(checkpoint.manifest.data)
         )
+    config = of_kinds(config, data)
     if isinstance(config.data, RowsData) and data.shape != checkpoint.shape:
         remedy = f"a row of {url} has shape {list(checkpoint.shape)}"
         raise ConfigError("rows", f"shape {list(data.shape)}", remedy)
@@ -211,7 +215,7 @@ def log_partition(energy: Energy, data: DataSet) -> float | None:
     if energy.contexts > 1:
         return None
     log_z = energy.log_partition()
-    if log_z is not None or energy.levels is not None or energy.dimension > 2:
+    if log_z is not None or not energy.real or energy.dimension > 2:
         return log_z
     if energy.box is None and not data.rows:
         remedy = "the data are not there, which say how far to integrate; give them"

@@ -59,7 +59,7 @@ class Learner:
     given stay as they are: the learner has copies. With `fast` weights, those are what it publishes
     its own with, for chains. `keeps_chains`: pools keep chains for each training row. `moving`:
     the way that stale negatives are moved, where they may be. `probe`: what takes figures of the
-    weights every few steps.
+    weights every few steps. `imputing`: what fills the holes of rows, under the energy as it is.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
     weights. A report is of a rank's own rows (`pipeline.training.reports.merged` makes one of all
@@ -82,6 +82,7 @@ class Learner:
         ranks: Ranks = ALONE,
         moving: ChainPlan | None = None,
         probe: Probe | None = None,
+        imputing: Callable[[Positives, Energy], Positives] | None = None,
     ) -> None:
         self._config, self._ranks, self._probe = config, ranks, probe
         self._device = torch.device(config.device)
@@ -106,6 +107,8 @@ class Learner:
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
         self._intake = Intake(config, self.energy, self._device, self._parameters[0].dtype)
+        if imputing is not None:
+            positives = imputing(positives, self.energy)
         self._rows = RowQueue(config, self.energy, positives, keeps_chains, ranks)
         self._stale = StaleNegatives(config, self.energy, self._terms, moving, ranks)
         self._skipped_in_a_row = 0

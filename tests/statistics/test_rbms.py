@@ -1,4 +1,4 @@
-"""The three restricted Boltzmann machines against sums over their joint law, and conditionals
+"""The four restricted Boltzmann machines against sums over their joint law, and conditionals
 against their own draws.
 
 For Gaussian visible units the sum over v is one over a grid, exact to rounding: the midpoint rule
@@ -19,12 +19,15 @@ from torch import Tensor
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Bernoulli, Categorical, Normal
 from pipeline.energies.discrete import CategoricalEnergy
+from pipeline.energies.mixed_rbm import MixedRBM
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM, RestrictedBoltzmannMachine
 
 Z_LIMIT, P_LIMIT = 6.0, 2e-9
 DRAWS = 40_000
 HIDDEN = 3
 BETAS = [0.0, 0.3, 0.8, 1.0]
+KINDS = (2, 0, 3, 2, 4)
+GRID = torch.arange(-60, 61).double() / 5
 
 
 class Case(NamedTuple):
@@ -49,11 +52,18 @@ def make(kind: str, hidden: int = HIDDEN) -> Case:
         ),
         "gaussian": Case(
             GaussianRBM((1, 2), hidden, 1.0),
-            product(torch.arange(-60, 61).double() / 5, 2).view(-1, 1, 2),
+            product(GRID, 2).view(-1, 1, 2),
             math.log(0.04),
         ),
         "potts": Case(
             PottsRBM((3, 1), 3, hidden, 1.0), product(torch.arange(3), 3).view(-1, 3, 1), 0.0
+        ),
+        "mixed": Case(
+            MixedRBM((5,), KINDS, hidden, 1.0),
+            torch.cartesian_prod(
+                *(torch.arange(kind).double() if kind else GRID for kind in KINDS)
+            ),
+            math.log(0.2),
         ),
     }[kind]
     case.rbm.double()
@@ -66,7 +76,7 @@ def make(kind: str, hidden: int = HIDDEN) -> Case:
     return case._replace(v=case.v.double())
 
 
-@pytest.fixture(params=["bernoulli", "gaussian", "potts"])
+@pytest.fixture(params=["bernoulli", "gaussian", "potts", "mixed"])
 def case(request: pytest.FixtureRequest) -> Case:
     return make(request.param)
 
@@ -89,6 +99,13 @@ def joint(rbm: RestrictedBoltzmannMachine, v: Tensor, beta: float = 1.0) -> Tens
             ((flat - bias) ** 2 / (2 * variance)).sum(1),
             (flat / variance) @ weight.T @ h.T,
         )
+    elif isinstance(rbm, MixedRBM):
+        # parameters: of the real unit, of both binary ones, of 3 levels, of 4 levels
+        variance, (real, others) = rbm.log_variance.exp(), (flat[:, 1], flat[:, [0, 3]])
+        columns = torch.stack([flat[:, 2] + 3, flat[:, 4] + 6], 1).long()
+        alone = (real - bias[0]) ** 2 / (2 * variance) - others @ bias[1:3] - bias[columns].sum(1)
+        drawn = others @ weight.T[1:3] + weight.T[columns].sum(1)
+        pull = ((real / variance)[:, None] * weight.T[0] + drawn) @ h.T
     else:
         # column of unit i at level k in the parameters: i q + k
         columns = flat.long() + 3 * torch.arange(flat.shape[1])
@@ -134,8 +151,26 @@ def test_noise_is_the_base_law(case: Case) -> None:
         for column in normal.cdf(x.flatten(1)).T:
             assert stats.kstest(column.numpy(), "uniform").pvalue > P_LIMIT
         return
+    if isinstance(case.rbm, MixedRBM):
+        _check_mixed_noise(case, x)
+        return
     law = torch.exp(-case.rbm.base(case.v).detach() - case.rbm.base_log_partition())
     assert worst_z((x.flatten(1)[:, None] == case.v.flatten(1)).all(2), law) < Z_LIMIT
+
+
+def _check_mixed_noise(case: Case, x: Tensor) -> None:
+    """The real unit's values, and the counts of every state of the others: all are independent."""
+    assert isinstance(case.rbm, MixedRBM)
+    mean, deviation = case.rbm.visible_bias[0], torch.exp(case.rbm.log_variance[0] / 2)
+    uniform = torch.distributions.Normal(mean, deviation).cdf(x[:, 1]).detach()
+    assert stats.kstest(uniform.numpy(), "uniform").pvalue > P_LIMIT
+    rest = [0, 2, 3, 4]
+    states, number = case.v[:, rest].unique(dim=0, return_inverse=True)
+    law = torch.exp(-case.rbm.base(case.v).detach() - case.rbm.base_log_partition())
+    shares = torch.zeros(len(states)).double().index_add_(0, number, law) * math.exp(
+        case.log_volume
+    )
+    assert worst_z((x[:, None, rest] == states).all(2), shares) < Z_LIMIT
 
 
 @pytest.mark.parametrize("beta", [None, *BETAS])
@@ -165,7 +200,7 @@ def test_conditionals_are_those_of_the_joint_law(case: Case, beta: float | None)
     )
 
 
-@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "potts"])
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "potts", "mixed"])
 @pytest.mark.parametrize("hidden", [2, 6])
 def test_log_partition_is_the_sum_over_the_joint_law(kind: str, hidden: int) -> None:
     """Whichever layer has fewer states is the one enumerated; a Gaussian one cannot be."""
@@ -182,8 +217,10 @@ def test_log_partition_is_refused_where_no_layer_is_small() -> None:
 
 
 @pytest.mark.parametrize("tempered", [False, True])
-def test_gradient_by_hand_is_autograds(case: Case, tempered: bool) -> None:
+@pytest.mark.parametrize("kind", ["bernoulli", "gaussian", "potts"])
+def test_gradient_by_hand_is_autograds(kind: str, tempered: bool) -> None:
     """For categories autograd goes through the one-hot encoding."""
+    case = make(kind)
     x = case.v[:: max(1, len(case.v) // 50)]
     beta = (
         torch.rand(len(x), dtype=torch.float64, generator=torch.Generator().manual_seed(1))
