@@ -300,5 +300,6 @@ def _check_devices(config: RunConfig) -> None:
                 raise ConfigError(
                     f"cluster.{key}",
                     amount,
-                    "device=cuda needs a GPU, or a fraction of one, in each actor",
+                    "device=cuda needs a GPU, or a fraction of one, in each actor: set"
+                    " cluster.pool_gpus=0.5 cluster.server_gpus=1; without a GPU use device=cpu",
                 )

@@ -38,6 +38,8 @@ WORDS = {
     "trainer.steps=ten": "trainer.steps=ten: should be a whole number",
     "optimizer.learning_rate=high": "optimizer.learning_rate=high: should be a number",
     "energy.hidden=256": "energy.hidden=256: should be a list such as [a,b]",
+    "device=cuda": "cluster.pool_gpus=0.0: device=cuda needs a GPU, or a fraction of one, in each",
+    "device=cuda:7 cluster=inline": "device=cuda:7: t",
     "device=gpu": "device=gpu: should be cpu, cuda or cuda:N",
     "energy=rbm": "kernel=mala: energy=rbm is over {0, 1}^d; use gibbs, ",
     "energy=rbm kernel=gibbs": "data=digits: energy=rbm is over {0, 1}^d; set data.encoding=binary",
