@@ -229,6 +229,17 @@ class LatticeEnergy(EnergySection):
         return Domain(self.levels, None)
 
 
+class PottsEnergy(EnergySection):
+    """The fully connected Potts model of sequences, with q letters at each site."""
+
+    has_conditionals: ClassVar[bool] = True
+    levels: Levels = about("q, the values 0, ..., q-1 of a component")
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, None)
+
+
 class QuadraticEnergy(EnergySection):
     shardable: ClassVar[bool] = True
     weight_scale: NonNegativeFloat = about("standard deviation of the initial weights")

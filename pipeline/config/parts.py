@@ -72,10 +72,12 @@ KERNELS = {
     "gibbs": Entry(
         _KERNEL + "GibbsKernel",
         "pipeline.kernels.gibbs:kernel",
-        ("rbm", "gaussian_rbm", "potts_rbm"),
+        ("rbm", "gaussian_rbm", "potts_rbm", "potts"),
     ),
     "gibbs_with_gradients": Entry(
-        _KERNEL + "DiscreteKernel", "pipeline.kernels.gibbs_with_gradients:kernel", DISCRETE
+        _KERNEL + "DiscreteKernel",
+        "pipeline.kernels.gibbs_with_gradients:kernel",
+        (*DISCRETE, "potts"),
     ),
     "single_site": Entry(
         _KERNEL + "DiscreteKernel", "pipeline.kernels.single_site:kernel", DISCRETE
@@ -95,6 +97,7 @@ ENERGIES = {
     "potts_rbm": Entry(_ENERGY + "PottsRBMEnergy", "pipeline.energies.rbm:PottsRBM"),
     "dbm": Entry(_ENERGY + "DBMEnergy", "pipeline.energies.dbm:DeepBoltzmannMachine"),
     "lattice": Entry(_ENERGY + "LatticeEnergy", "pipeline.energies.lattice:PottsLattice"),
+    "potts": Entry(_ENERGY + "PottsEnergy", "pipeline.energies.potts:PottsModel"),
     "quadratic": Entry(_ENERGY + "QuadraticEnergy", "pipeline.energies.quadratic:QuadraticBinary"),
     "conditional_mlp": Entry(
         _ENERGY + "ConditionalMLPEnergy", "pipeline.energies.conditional_mlp:ConditionalMLP"
