@@ -118,7 +118,9 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
     if isinstance(config.energy, LabelledSection):
         _check_labels(config, config.energy.classes, data)
-    if config.trainer.batch_size > data.rows:
+    if config.trainer.batch_size is None:
+        _check_all_rows(config, data)
+    elif config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
     box = config.energy.domain.box
@@ -130,6 +132,17 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
             list(box),
             f"the data reach from {low:g} to {high:g}; the box must hold them",
         )
+
+
+def _check_all_rows(config: RunConfig, data: DataSet) -> None:
+    """All rows are in memory at once."""
+    if data.streamed:
+        remedy = "the data are larger than data.memory_limit, and streamed; give a number of rows"
+        raise ConfigError("trainer.batch_size", "null", remedy)
+    for name, term in terms_of(config.objective).items():
+        if data.row_weights.sample is not None and not term.weighs_rows:
+            remedy = f"objective={name} takes all rows alike, and they have weights; use a number"
+            raise ConfigError("trainer.batch_size", "null", remedy)
 
 
 def _check_enough(config: RunConfig, data: DataSet) -> None:

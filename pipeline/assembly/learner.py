@@ -17,7 +17,7 @@ from pipeline.common.rng import torch_generator
 from pipeline.config import parts
 from pipeline.config.objectives import FastPCDObjective, MixtureObjective, terms_of
 from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet
+from pipeline.data.base import AllRows, DataSet, Positives
 from pipeline.energies.base import Energy
 from pipeline.objectives.base import Term
 from pipeline.objectives.contrastive import FastWeights
@@ -37,7 +37,11 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     terms = make_terms(
         config, energy, rows.to(dtype), None if context is None else context.to(dtype)
     )
-    positives = data.positives(config.seed, ranks.rank, ranks.size)
+    for term in terms:
+        term.objective.total_weight = data.total_weight
+    positives: Positives = AllRows(data)
+    if config.trainer.batch_size is not None:
+        positives = data.positives(config.seed, ranks.rank, ranks.size)
     fast, kept = fast_weights(config), keeps_chains(config, data)
     # rank 0 looks for all; of a model that is split it has a part alone
     looks = ranks.rank == 0 and config.trainer.sharding == "none"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
-from pipeline.config.data import DataSection
+from pipeline.config.data import DataSection, FastaData
 from pipeline.config.energies import Domain, EnergySection
 from pipeline.config.kernels import KernelSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
@@ -29,6 +29,8 @@ def check_combinations(config: RunConfig) -> None:
         _check_batches(config)
         _check_ladder(config, config.contrastive)
         check_staleness(config, config.contrastive)
+    _check_all_rows(config)
+    _check_line_search(config)
     _check_pools(config)
     _check_patience(config)
     _check_live(config)
@@ -65,6 +67,8 @@ def check_domains(config: RunConfig) -> None:
         raise ConfigError("energy.box", list(domain.box), remedy)
     if data.discrete_levels != domain.levels:
         raise _other_levels(data, energy)
+    if isinstance(data, FastaData):
+        _check_gaps(data, config)
     if domain.levels and data.noise:
         raise ConfigError(
             "data.noise", data.noise, "discrete data take no Gaussian noise; use data.noise=0"
@@ -77,6 +81,20 @@ def check_domains(config: RunConfig) -> None:
     if energy.needs_images and not data.images:
         remedy = f"convolutions need images; use energy=mlp for data={data.name}"
         raise ConfigError("energy", energy.name, remedy)
+
+
+def _check_gaps(data: FastaData, config: RunConfig) -> None:
+    """Where gaps are missing letters, they are left out of everything."""
+    if data.gaps == "ignore":
+        names = {term.name for term in terms_of(config.objective).values()}
+        if not config.energy.has_couplings or names != {"pseudo_likelihood"}:
+            remedy = (
+                "energy=potts by objective=pseudo_likelihood alone leaves missing letters out; use"
+                " state"
+            )
+            raise ConfigError("data.gaps", "ignore", remedy)
+        if any(getattr(term, "sites", None) for term in terms_of(config.objective).values()):
+            raise ConfigError("data.gaps", "ignore", "needs objective.sites=null, all sites")
 
 
 def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> None:
@@ -95,6 +113,12 @@ def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> Non
 def _other_levels(data: DataSection, energy: EnergySection) -> ConfigError:
     """The refusal of data whose values are not the energy's."""
     levels, encoding = energy.domain.levels, getattr(data, "encoding", None)
+    if isinstance(data, FastaData):
+        q = data.discrete_levels
+        if levels is None:
+            return ConfigError("data", data.name, f"{energy.where}; use energy=potts")
+        remedy = f"data.alphabet={data.alphabet} has {q} levels with data.gaps={data.gaps}; use {q}"
+        return ConfigError("energy.levels", levels, remedy)
     if levels is None:
         density = f"energy={energy.name} is a density on {energy.domain}; use "
         if encoding in (None, "real"):
@@ -223,6 +247,52 @@ def _check_ladder(config: RunConfig, objective: ObjectiveSection) -> None:
             " own; use objective=pcd"
         )
         raise ConfigError("kernel", kernel.name, remedy)
+
+
+def _check_all_rows(config: RunConfig) -> None:
+    """All rows at once are had by one rank, without noise that is another each time."""
+    if config.trainer.batch_size is not None:
+        return
+    remedy = None
+    if config.trainer.replicas > 1:
+        remedy = f"trainer.replicas={config.trainer.replicas} ranks share a step's rows"
+    elif config.sends_starts:
+        remedy = "chains are sent a step's rows, as many as there are chains"
+    elif config.data.noise:
+        remedy = f"data.noise={config.data.noise} is drawn afresh for each row"
+    elif not config.data.has_rows:
+        remedy = f"data={config.data.name} has none"
+    if remedy is not None:
+        raise ConfigError("trainer.batch_size", "null", f"{remedy}; give a number of rows")
+
+
+SEARCH = {
+    **{"learning_rate": 1.0, "schedule": "constant", "warmup": 0, "weight_decay": 0.0},
+    **{"clip_norm": None, "ema": 0.0},
+}
+"""The settings of an optimizer that a line search leaves nothing to."""
+
+
+def _check_line_search(config: RunConfig) -> None:
+    """L-BFGS looks for the minimum of one function, and sets its steps by itself."""
+    if config.optimizer.name != "lbfgs":
+        return
+    if config.trainer.batch_size is not None:
+        remedy = "optimizer.name=lbfgs needs the same rows at every step; use null, all of them"
+        raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
+    for name, objective in terms_of(config.objective).items():
+        if not objective.deterministic:
+            remedy = (
+                f"objective={name} draws at random, and L-BFGS needs a loss that is the same each"
+                " time; use adam, or objective=pseudo_likelihood with objective.sites=null"
+            )
+            raise ConfigError("optimizer.name", "lbfgs", remedy)
+    if any(getattr(config.optimizer, key) != value for key, value in SEARCH.items()):
+        settings = (
+            f"optimizer.{key}={'null' if value is None else value}" for key, value in SEARCH.items()
+        )
+        remedy = f"a line search sets the steps; with it go {' '.join(settings)}"
+        raise ConfigError("optimizer.name", "lbfgs", remedy)
 
 
 def _check_pools(config: RunConfig) -> None:

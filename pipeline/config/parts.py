@@ -130,7 +130,9 @@ OBJECTIVES = {
     ),
     "nce": Entry(_OBJECTIVE + "NCEObjective", _MADE + "nce"),
     "conditional_nce": Entry(_OBJECTIVE + "ConditionalNCEObjective", _MADE + "conditional_nce"),
-    "pseudo_likelihood": Entry(_OBJECTIVE + "SitesObjective", _MADE + "pseudo_likelihood"),
+    "pseudo_likelihood": Entry(
+        _OBJECTIVE + "PseudoLikelihoodObjective", _MADE + "pseudo_likelihood"
+    ),
     "ratio_matching": Entry(_OBJECTIVE + "RatioMatchingObjective", _MADE + "ratio_matching"),
     "moments": Entry(_OBJECTIVE + "MomentsObjective", _MADE + "moments"),
     "mixture": Entry(_OBJECTIVE + "MixtureObjective", None),
@@ -146,6 +148,7 @@ DATA = {
     ),
     "tags": Entry(_DATA + "TagsData", "pipeline.data.tags:tags"),
     "columns": Entry(_DATA + "ColumnsData", "pipeline.data.columns:columns"),
+    "fasta": Entry(_DATA + "FastaData", "pipeline.data.fasta:fasta"),
     "rows": Entry(_DATA + "RowsData", "pipeline.data.given:rows"),
     "ising": Entry(_DATA + "IsingData", "pipeline.data.ising:ising"),
     "none": Entry(_DATA + "NoData", "pipeline.data.nothing:nothing"),

@@ -13,6 +13,7 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import numpy_generator, torch_generator
 from pipeline.common.types import Rows
+from pipeline.data.row_weights import RowWeights
 from pipeline.data.scaling import Scale
 
 LogDensity = Callable[..., Tensor]
@@ -81,6 +82,14 @@ class DataSet(NamedTuple):
     scale: Scale | None = None
     labels: Mapping[str, Sequence[Any]] = MappingProxyType({})
     constant: Sequence[str] = ()
+    row_weights: RowWeights = RowWeights()
+    sequences: Any = None  # of an alignment, what its rows are (`pipeline.data.fasta.Sequences`)
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights of all training rows: their number where all count alike."""
+        weights = self.row_weights.sample
+        return float(self.rows if weights is None else weights.sum())
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:
@@ -173,6 +182,27 @@ class TensorPositives:
         self._start_epoch(state["epoch"])
         self._cursor = state["cursor"]
         self._noisy.set_state(state["noise"])
+
+
+class AllRows:
+    """All training rows at once, in their order, each with its weight: a stream that stands."""
+
+    def __init__(self, data: DataSet) -> None:
+        context = None if data.context is None else data.context.sample
+        weights = data.row_weights.sample
+        shares = None if weights is None else (weights / weights.mean()).float()
+        self._rows = Rows(data.sample, context, weight=shares)
+
+    def next(self, count: int) -> Rows:  # noqa: ARG002 - a stream of rows has it
+        """Returns all of them."""
+        return self._rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing: it stands."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stands where it stood."""
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:

@@ -25,7 +25,8 @@ class SiteLikelihood(torch.autograd.Function):
     ) -> Tensor:
         wanted = any(ctx.needs_input_grad[2:])
         sites, levels = field.shape
-        total = field.new_zeros(())
+        # of so many terms float32 would lose what a line search asks for
+        total = field.new_zeros((), dtype=torch.float64)
         of_field, of_coupling = torch.zeros_like(field), None
         if wanted:
             of_coupling = torch.zeros_like(coupling)
@@ -33,7 +34,9 @@ class SiteLikelihood(torch.autograd.Function):
             own = letters.x[:, first:last]
             logs = pulls.add_(field[first:last]).log_softmax(2)
             values = chosen(logs, own)
-            total += (values if weights is None else values * weights[:, None]).sum()
+            total += (values if weights is None else values * weights[:, None]).sum(
+                dtype=torch.float64
+            )
             if of_coupling is None:
                 continue
             # d/dlogits: [x = a] - p(a), and 0 where the letter is missing
