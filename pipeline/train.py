@@ -55,6 +55,8 @@ def run(
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
     rows: Any = None,
     held_out: Any = None,
+    weights: Any = None,
+    held_out_weights: Any = None,
 ) -> dict[str, Any]:
     """Trains what `config` describes, and returns what `summary.json` holds.
 
@@ -69,13 +71,19 @@ def run(
     `rows` are data in hand for data=rows: [N, *shape] as an array, a tensor, a torch Dataset, a
     pandas or polars frame, an Arrow table or a sparse matrix of SciPy, or a pair (rows, contexts).
     `held_out`, of the same kinds, are rows kept out of training in the place of data.held_out of
-    the others. A run that resumes must be given the same rows.
+    the others. `weights` [N] say how much each row counts, 0 or more, and `held_out_weights` [H]
+    those of `held_out`. A run that resumes must be given the same rows.
     """
     from actors.launch import launch
     from pipeline.data.given import given_rows
     from pipeline.runs.display import Display
 
-    taken = None if rows is None else given_rows(rows, held_out)
+    taken = None
+    if rows is not None:
+        taken = given_rows(rows, held_out, weights, held_out_weights)
+    elif weights is not None:
+        remedy = "go with rows=ROWS; those of a file are a column, data.weight"
+        raise ConfigError("weights", type(weights).__name__, remedy)
     _check_portable(config, energy)
     display = Display()
     summary = launch(config.carrying(energy, proposal, features, taken), display)

@@ -16,9 +16,11 @@ from pipeline.config.energies import LabelledSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet, channels_last
+from pipeline.data.row_weights import shuffled
 from pipeline.storage.probe import check_input
 
 SHOWN = 12  # names that a line lists
+COPIED = 1 << 24  # numbers that weighted rows are copied to, at most
 
 
 def open_data(config: RunConfig) -> DataSet:
@@ -204,16 +206,39 @@ def rows_for_pool(config: RunConfig, data: DataSet, pool: int, incarnation: int)
     may begin there.
     """
     generator = torch_generator(config.seed, "newcomers", pool, incarnation)
-    return Rows(
-        data.sample[torch.randint(len(data.sample), (config.chains.per_pool,), generator=generator)]
-    )
+    count, weights = config.chains.per_pool, data.row_weights.sample
+    if weights is None:
+        return Rows(data.sample[torch.randint(len(data.sample), (count,), generator=generator)])
+    return Rows(data.sample[torch.multinomial(weights, count, True, generator=generator)])
 
 
 def noisy_sample(config: RunConfig, data: DataSet) -> Tensor:
-    """At most `MOST_ROWS` training rows as training sees them: with the data's noise, from a
-    stream of its own.
+    """At most `MOST_ROWS` training rows, each once, with the data's noise from a stream of its own.
+    Their weights are `sample_weights`.
     """
-    rows = data.sample[:MOST_ROWS]
+    return _with_noise(config, data, data.sample[:MOST_ROWS])
+
+
+def sample_weights(data: DataSet) -> Tensor | None:
+    """The weights of `noisy_sample`'s rows, [S] float64; None where all count alike."""
+    weights = data.row_weights.sample
+    return None if weights is None else weights[:MOST_ROWS]
+
+
+def typical_sample(config: RunConfig, data: DataSet) -> Tensor:
+    """Training rows as training sees them, `noisy_sample`; where they have weights, in proportion,
+    and several times as many of few rows, so that rounding does not matter.
+    """
+    weights = sample_weights(data)
+    if weights is None:
+        return noisy_sample(config, data)
+    most = min(MOST_ROWS, COPIED // math.prod(data.shape))
+    count = len(weights) * max(1, most // len(weights))
+    generator = torch_generator(config.data.split_seed, "sample-weights")
+    return _with_noise(config, data, data.sample[shuffled(weights, count, generator)])
+
+
+def _with_noise(config: RunConfig, data: DataSet, rows: Tensor) -> Tensor:
     return rows + data.noise * torch.randn(
         rows.shape, generator=torch_generator(config.data.split_seed, "sample-noise")
     )

@@ -8,11 +8,12 @@ from copy import deepcopy
 import torch
 from torch import Tensor
 
-from pipeline.assembly.data import noisy_sample
+from pipeline.assembly.data import typical_sample
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Verdict
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data.row_weights import shuffled
 from pipeline.energies.base import Energy
 
 DRAWS = 1000
@@ -31,7 +32,7 @@ def misfits(config: RunConfig, energy: Energy, data: DataSet) -> list[Verdict]:
     """
     if not data.rows or energy.levels is not None or energy.shape != data.shape:
         return []
-    energy, rows = deepcopy(energy), noisy_sample(config, data)
+    energy, rows = deepcopy(energy), typical_sample(config, data)
     energy.initialise(rows)
     base = energy.sample_base(DRAWS, torch_generator(config.seed, "fit"))
     scalable = getattr(config.data, "scale", None) == "none"
@@ -46,7 +47,10 @@ def row_spread(data: DataSet) -> float:
     """The root mean variance of the components of some training rows; NaN without rows."""
     if not data.rows:
         return math.nan
-    return float(_some(data.sample).var(0, correction=0).mean().sqrt())
+    rows, weights = data.sample, data.row_weights.sample
+    if weights is not None:
+        rows = rows[shuffled(weights, DRAWS, torch_generator(0, "row-spread"))]
+    return float(_some(rows).var(0, correction=0).mean().sqrt())
 
 
 def _some(rows: Tensor) -> Tensor:

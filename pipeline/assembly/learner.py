@@ -9,7 +9,13 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import moving_plan
-from pipeline.assembly.data import first_contexts, keeps_chains, noisy_sample
+from pipeline.assembly.data import (
+    first_contexts,
+    keeps_chains,
+    noisy_sample,
+    sample_weights,
+    typical_sample,
+)
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.refusals import refusing
 from pipeline.common.process import keep_freed_memory
@@ -30,12 +36,15 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     """The learner of this rank, with its share of the positives. Raises `ConfigError`."""
     keep_freed_memory()
     energy = make_energy(config, data.shape, data.context_shape)
-    sample = noisy_sample(config, data)
-    energy.initialise(sample)
-    rows, context = energy.into_domain(sample), first_contexts(data, 1)
+    energy.initialise(typical_sample(config, data))
+    rows, context = energy.into_domain(noisy_sample(config, data)), first_contexts(data, 1)
     dtype = next(energy.parameters()).dtype
     terms = make_terms(
-        config, energy, rows.to(dtype), None if context is None else context.to(dtype)
+        config,
+        energy,
+        rows.to(dtype),
+        None if context is None else context.to(dtype),
+        sample_weights(data),
     )
     for term in terms:
         term.objective.total_weight = data.total_weight
@@ -52,23 +61,27 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
 
 
 def make_terms(
-    config: RunConfig, energy: Energy, rows: Tensor, context: Tensor | None = None
+    config: RunConfig,
+    energy: Energy,
+    rows: Tensor,
+    context: Tensor | None = None,
+    weights: Tensor | None = None,
 ) -> list[Term]:
-    """The objectives of the sum, started from training rows `[S, *shape]`, a few contexts, and the
-    untrained `energy`.
+    """The objectives of the sum, started from training rows `[S, *shape]` and their `weights` [S],
+    a few contexts, and the untrained `energy`.
 
     Raises `ConfigError` where an objective cannot be had of this energy or these rows.
     """
     several = isinstance(config.objective, MixtureObjective)
-    weights = config.objective.weights if isinstance(config.objective, MixtureObjective) else {}
+    shares = config.objective.weights if isinstance(config.objective, MixtureObjective) else {}
     terms = []
     for name, section in terms_of(config.objective).items():
         objective = parts.make_of("objective", section.name)(section, config)
         with refusing(f"objective.terms.{name}" if several else "objective", section):
             objective.initialise(
-                energy.given(context), rows, torch_generator(config.seed, "objective", 1)
+                energy.given(context), rows, torch_generator(config.seed, "objective", 1), weights
             )
-        terms.append(Term(f"{name}." if several else "", weights.get(name, 1.0), objective))
+        terms.append(Term(f"{name}." if several else "", shares.get(name, 1.0), objective))
     return terms
 
 

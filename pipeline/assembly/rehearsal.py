@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import first_contexts, noisy_sample
+from pipeline.assembly.data import first_contexts, noisy_sample, sample_weights
 from pipeline.assembly.learner import make_terms
 from pipeline.assembly.memory import refusing_excess
 from pipeline.assembly.refusals import refusing
@@ -50,7 +50,8 @@ def rehearse(config: RunConfig, energy: Energy, data: DataSet) -> None:
             group = f"objective.terms.{section.name}" if term.name else "objective"
             with refusing_excess(group, section), refusing(group, section):
                 _first_loss(term, energy, rows, context, generator)
-                term.objective.check(energy, energy.into_domain(noisy_sample(config, data)))
+                sample = energy.into_domain(noisy_sample(config, data))
+                term.objective.check(energy, sample, sample_weights(data))
     except ConfigError:
         raise
     except Exception as error:

@@ -175,6 +175,9 @@ class ColumnsData(DataSection):
         " empty: none"
     )
     context_shape: Shape = about("shape of one row's context; empty: flat")
+    weight: str | None = about(
+        "column of how much each row counts, a number of 0 or more; null: all alike"
+    )
     encoding: TableEncoding
     levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")

@@ -211,6 +211,7 @@ class MomentsObjective(ObjectiveSection):
     rows_optional: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
     equilibrium_negatives: ClassVar[bool] = True
+    weighs_rows: ClassVar[bool] = True
     moments: Numbers | None = about(
         "mu, one number a feature; null: the means over (at most 20,000) training rows"
     )

@@ -13,7 +13,7 @@ from torch import Tensor
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import numpy_generator, torch_generator
 from pipeline.common.types import Rows
-from pipeline.data.row_weights import RowWeights
+from pipeline.data.row_weights import RowWeights, dealt
 from pipeline.data.scaling import Scale
 
 LogDensity = Callable[..., Tensor]
@@ -64,7 +64,9 @@ class DataSet(NamedTuple):
     of standard deviation `noise` is added to a row when it is drawn: the law learned is the
     smoothed one. `log_density` is given where the law is known. `context` is there where rows have
     one: a label, or what a conditional law conditions on. Where rows are `streamed`, each rank has
-    rows of its own, which are read when they are needed.
+    rows of its own, which are read when they are needed. `row_weights` are there where some rows
+    count more than others: the stream deals rows in proportion, and whoever takes `sample` or
+    `held_out` as they are weights them.
 
     Of columns, `scale` is what their rows went through, `labels` are those of context columns that
     are told by their places 0, ..., K-1, and `constant` names the numbers of a row that are.
@@ -123,7 +125,8 @@ class NoisyRows:
 
 
 class TensorPositives:
-    """Rows of tensors, numbered, each once an epoch.
+    """Rows of tensors, numbered, each once an epoch; with `weights` [N] in proportion to these
+    (`pipeline.data.row_weights.dealt`), as many in all.
 
     The order of an epoch is drawn from `SeedSequence(seed, "data", epoch)`.
 
@@ -141,18 +144,22 @@ class TensorPositives:
         context: Tensor | None = None,
         rank: int = 0,
         ranks: int = 1,
+        weights: Tensor | None = None,
     ) -> None:
         assert 0 <= rank < ranks
         self._rows, self._context, self._seed = rows, context, seed
+        self._weights = None if weights is None else weights.numpy()
         self._rank, self._ranks = rank, ranks
         self._noisy = NoisyRows(seed, noise)
         self._start_epoch(0)
 
     def _start_epoch(self, epoch: int) -> None:
         self._epoch, self._cursor = epoch, 0
-        self._order = torch.from_numpy(
-            numpy_generator(self._seed, "data", epoch).permutation(len(self._rows))
-        )
+        generator = numpy_generator(self._seed, "data", epoch)
+        order = generator.permutation(len(self._rows))
+        if self._weights is not None:
+            order = dealt(self._weights, len(self._rows), generator.random())[order]
+        self._order = torch.from_numpy(order)
 
     def next(self, count: int) -> Rows:
         """Returns the next `count` rows of this rank, with their noise and numbers."""
@@ -243,9 +250,10 @@ def in_memory(
     noise: float,
     log_density: LogDensity | None = None,
     context: tuple[Tensor, Tensor] | None = None,
+    weights: tuple[Tensor | None, Tensor | None] = (None, None),
 ) -> DataSet:
     """Makes a data set of two tensors of rows, `train` [N, *shape] and `held_out` [H, *shape], and
-    of two of contexts where they have them.
+    of two of contexts and of weights where they have them.
     """
     return DataSet(
         shape=tuple(train.shape[1:]),
@@ -254,7 +262,7 @@ def in_memory(
         sample=train,
         noise=noise,
         positives=lambda seed, rank=0, ranks=1: TensorPositives(
-            train, seed, noise, None if context is None else context[0], rank, ranks
+            train, seed, noise, None if context is None else context[0], rank, ranks, weights[0]
         ),
         log_density=log_density,
         context=(
@@ -262,6 +270,7 @@ def in_memory(
             if context is None
             else Contexts(tuple(context[0].shape[1:]), context[1], context[0])
         ),
+        row_weights=RowWeights(weights[1], weights[0]),
     )
 
 

@@ -25,6 +25,7 @@ def content_of(section: DataSection, data: DataSet) -> dict[str, Any]:
     Rows that are computed have no digest: their settings bind, and processors round differently.
     """
     contexts = [] if data.context is None else [data.context.held_out, data.context.sample]
+    weights = [each for each in data.row_weights if each is not None]
     content: dict[str, Any] = {
         "training rows": data.rows,
         "held-out rows": len(data.held_out),
@@ -33,7 +34,7 @@ def content_of(section: DataSection, data: DataSet) -> dict[str, Any]:
         "streamed": data.streamed,
     }
     if hasattr(section, "path"):
-        content["digest of rows"] = _digest([data.held_out, data.sample, *contexts])
+        content["digest of rows"] = _digest([data.held_out, data.sample, *contexts, *weights])
     if data.scale is not None:
         content["scale"] = data.scale.plain()
     if data.labels:

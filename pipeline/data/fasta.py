@@ -12,7 +12,6 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import GAP, FastaData
 from pipeline.data.alignment_files import GAPS, Alignment, read_alignment, text_of
 from pipeline.data.base import DataSet, held_out_of, in_memory
-from pipeline.data.row_weights import RowWeights
 from pipeline.data.similarity import Neighbours, held_out_clusters
 from pipeline.storage.files import exists, locate
 
@@ -85,10 +84,10 @@ def fasta(config: FastaData) -> DataSet:
         raise ConfigError("data.held_out", config.held_out, remedy)
     values = torch.from_numpy(rows.astype(np.float32))
     sequences = _told(config, alignment, rows, sites, weights, len(codes) - int(kept.sum()))
-    data = in_memory(values[~out], values[out], 0.0)
     counted = torch.from_numpy(weights[kept])
-    if not bool((counted == 1).all()):
-        data = data._replace(row_weights=RowWeights(counted[out], counted[~out]))
+    alike = bool((counted == 1).all())
+    split = (None, None) if alike else (counted[~out], counted[out])
+    data = in_memory(values[~out], values[out], 0.0, weights=split)
     return data._replace(sequences=sequences)
 
 

@@ -20,6 +20,7 @@ from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_s
 from pipeline.data.folders import data_files
 from pipeline.data.formats import Format, format_of
 from pipeline.data.labels import Labels, encoded, find_labels
+from pipeline.data.row_weights import check_weights
 from pipeline.data.scaling import Scale
 from pipeline.storage.files import Place, locate, open_file
 
@@ -53,26 +54,28 @@ def opened(path: Place) -> Iterator[Any]:
 
 
 class Source:
-    """The files of `data.path`, and their units, each read as `[rows, d + c]` float32: positions,
-    then contexts.
+    """The files of `data.path`, and their units, each read as `[rows, n]` float32: positions, then
+    contexts, then a weight where data.weight names one; n is the `width`.
 
-    `units` has none without rows, `rows` counts those of all, and `width` = d + c. `labels` are
-    those of context columns that are read as their places 0, ..., K-1, and positions get the
-    `scale` when rows are split. Reading keeps to one thread, the caller's, and several may read.
-    Raises `DataError` where the files cannot be
-    read or hold no rows, `ConfigError` where they are not of the columns or shapes asked for.
+    `units` has none without rows, and `rows` counts those of all. `labels` are those of context
+    columns that are read as their places 0, ..., K-1, and positions get the `scale` when rows are
+    split. Reading keeps to one thread, the caller's, and several may read. Raises `DataError` where
+    the files cannot be read or hold no rows, `ConfigError` where they are not of the columns or
+    shapes asked for.
     """
 
     def __init__(self, config: ColumnsData) -> None:
         self._config = config
         self._names = list(config.columns)
-        twice = _twice([*self._names, *config.context])
+        self._weight = [] if config.weight is None else [config.weight]
+        self._besides = [*config.context, *self._weight]  # what is not learned from
+        twice = _twice([*self._names, *self._besides])
         if twice:
             raise ConfigError(
                 "data.columns",
                 list(config.columns),
-                f"{', '.join(twice)} would be taken twice (data.context={list(config.context)});"
-                " name each column once",
+                f"{', '.join(twice)} would be taken twice ({self._told_besides}); name each column"
+                " once",
             )
         self.width = 0  # of a row, context and all; known once the first unit is read
         self.units = [
@@ -91,7 +94,8 @@ class Source:
         self._shapes: dict[str, tuple[int, ...]] = {}  # of columns of tensors
         self._piece = 1  # rows decoded at once
         _, first = next(self.pieces(self.units[0]))
-        self.width, self.dimension = first.shape[1], first.shape[1] - self._contexts
+        self.width = first.shape[1]
+        self.dimension = self.width - self._contexts - len(self._weight)
         self._piece = max(1, PIECE // first.nbytes)
         self.shape = config.shape or self._tensor(self._names) or (self.dimension,)
         if math.prod(self.shape) != self.dimension:
@@ -115,18 +119,18 @@ class Source:
     def _units_of(self, path: Place) -> list[Unit]:
         with opened(path) as file:
             form = format_of(file, path)
-            rows = form(file, path).rows(self._config.columns, self._config.context)
+            rows = form(file, path).rows(self._config.columns, self._besides)
         return [Unit(path, number, count, form) for number, count in enumerate(rows)]
 
     def read(self, unit: Unit) -> np.ndarray:
-        """Returns all rows of a unit, `[rows, d + c]` float32. Raises `DataError` on values that
-        are missing or not finite.
+        """Returns all rows of a unit, `[rows, n]` float32. Raises `DataError` on values that are
+        missing or not finite.
         """
         return np.concatenate([rows for _, rows in self.pieces(unit)])
 
     def pieces(self, unit: Unit) -> Iterator[tuple[int, np.ndarray]]:
         """Yields the rows of a unit in order, a few megabytes at a time: the number of the first
-        row, and rows `[n, d + c]`. Raises `DataError` where the file has changed.
+        row, and rows `[m, n]`. Raises `DataError` where the file has changed.
         """
         first = 0
         with opened(unit.path) as file:
@@ -141,7 +145,8 @@ class Source:
     def _batches(self, unit: Unit, file: Any) -> Iterator[pa.RecordBatch]:
         form = unit.form(file, unit.path)
         self._check_names(unit.path, form.names)
-        yield from form.batches(unit.number, self._names, self._config.context, self._piece)
+        columns = [*self._names, *self._weight]  # numbers, all of them
+        yield from form.batches(unit.number, columns, self._config.context, self._piece)
 
     def _find_labels(self) -> dict[str, Labels]:
         """Reads the context columns through, and returns the labels of those that have some; of
@@ -178,7 +183,7 @@ class Source:
         ]
 
     def split(self, rows: Tensor) -> tuple[Tensor, Tensor | None]:
-        """Cuts rows `[N, d + c]` into positions `[N, *shape]`, scaled, and contexts
+        """Cuts rows `[N, n]` into positions `[N, *shape]`, scaled, and contexts
         `[N, *context_shape]`, None where they have none.
         """
         position = rows[:, : self.dimension].reshape(-1, *self.shape)
@@ -186,14 +191,34 @@ class Source:
             position = self.scale.scaled(position)
         if self.context_shape is None:
             return position, None
-        return position, rows[:, self.dimension :].reshape(-1, *self.context_shape)
+        context = rows[:, self.dimension : self.dimension + self._contexts]
+        return position, context.reshape(-1, *self.context_shape)
+
+    def weights_of(self, rows: Tensor) -> Tensor | None:
+        """Returns the weights of rows `[N, n]`, `[N]` float64; None where they have none."""
+        return rows[:, -1].double() if self._weight else None
+
+    def mean_weight(self) -> float:
+        """Reads the column of weights through, and returns their mean over all rows. Raises
+        `DataError` where one is missing, below 0 or not finite.
+        """
+        total = 0.0
+        for unit in self.units:
+            first = self._first(unit)
+            with opened(unit.path) as file:
+                form = unit.form(file, unit.path)
+                self._check_names(unit.path, form.names)
+                for batch in form.batches(unit.number, self._weight, (), ROWS):
+                    total += float(self._weights(batch, unit, first).sum(dtype=np.float64))
+                    first += len(batch)
+        return total / self.rows
 
     def _check_names(self, path: Place, present: list[str]) -> None:
         """Checks that the file has the columns asked for, each once; where none are, that it has
         those of the first file and no others.
         """
-        context = self._config.context
-        wanted = {*self._names, *context} if self._names else set(present)
+        besides = self._besides
+        wanted = {*self._names, *besides} if self._names else set(present)
         twice = [name for name in _twice(present) if name in wanted]
         if twice:
             raise DataError(
@@ -202,31 +227,56 @@ class Source:
                 f"has more than one column called {', '.join(twice)}; give each a name of its own",
             )
         if not self._names:
-            self._names = [name for name in present if name not in context]
+            self._names = [name for name in present if name not in besides]
         if not self._names:
-            besides = f" besides data.context={list(context)}" if context else ""
-            raise DataError("data.path", path, f"has no column{besides} to learn from")
-        if not self._config.columns and set(present) - set(context) != set(self._names):
+            told = f" besides {self._told_besides}" if besides else ""
+            raise DataError("data.path", path, f"has no column{told} to learn from")
+        if not self._config.columns and set(present) - set(besides) != set(self._names):
             raise DataError(
                 "data.path",
                 path,
                 f"has columns {', '.join(present)}, the first file {', '.join(self._names)}; name"
                 " those to learn from in data.columns=[..]",
             )
-        for key, names in (("columns", self._names), ("context", context)):
+        asked = {"columns": self._names, "context": self._config.context, "weight": self._weight}
+        for key, names in asked.items():
             missing = [name for name in names if name not in present]
             if missing:
-                raise ConfigError(f"data.{key}", missing, f"{path} has only {', '.join(present)}")
+                value = missing[0] if key == "weight" else missing
+                raise ConfigError(f"data.{key}", value, f"{path} has only {', '.join(present)}")
 
-    def _matrix(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
-        """The columns of positions and of contexts side by side, `[rows, d + c]` float32; the batch
-        begins at row `first` of the unit.
-        """
-        begin = first + sum(
+    @property
+    def _told_besides(self) -> str:
+        """The keys that name columns which are not learned from."""
+        context = f"data.context={list(self._config.context)}"
+        if not self._weight:
+            return context
+        weight = f"data.weight={self._config.weight}"
+        return f"{context}, {weight}" if self._config.context else weight
+
+    def _first(self, unit: Unit) -> int:
+        """The number of a unit's first row in its file."""
+        return sum(
             other.rows
             for other in self.units
             if other.path == unit.path and other.number < unit.number
         )
+
+    def _weights(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
+        """The weights of a batch that begins at row `first` of the file, `[rows, 1]` float32."""
+        place = Column("data.weight", self._weight[0], str(unit.path), first)
+        values = checked(numbers(batch.column(place.name), place), place)
+        if values.shape[1] != 1:
+            remedy = f"holds lists in {place.path}; a weight is one number"
+            raise ConfigError(place.key, place.name, remedy)
+        check_weights(values[:, 0], "data.path", unit.path, place.of)
+        return values
+
+    def _matrix(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
+        """The columns of positions, of contexts and of weights side by side, `[rows, n]` float32;
+        the batch begins at row `first` of the unit.
+        """
+        begin = self._first(unit) + first
         config, levels = self._config, self._config.discrete_levels
         columns = []
         for key, names in (("data.columns", self._names), ("data.context", config.context)):
@@ -244,6 +294,8 @@ class Source:
                     self._shapes.setdefault(name, shape)
                 columns.append(rows)
         self._contexts = sum(self._widths[name] for name in config.context)
+        if self._weight:
+            columns.append(self._weights(batch, unit, begin))
         return np.concatenate(columns, 1)
 
     def _check_width(self, width: int, place: Column) -> None:

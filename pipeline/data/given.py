@@ -20,55 +20,102 @@ from pipeline.common.errors import ConfigError, DataError, RefusedError
 from pipeline.config.data import RowsData
 from pipeline.data.base import DataSet, in_memory, split
 from pipeline.data.cells import Column, checked, numbers
+from pipeline.data.row_weights import check_some, check_weights
 
 ROWS, HELD_OUT = "rows", "held_out"
+WEIGHTS, HELD_OUT_WEIGHTS = "weights", "held_out_weights"
 TAKEN = "give an array, a tensor, a torch Dataset, a frame, an Arrow table or a sparse matrix"
 
 
 class GivenRows(NamedTuple):
     """Rows [N, ...] float32, and those kept out of training where they are given apart; each with
-    its contexts, where they have them.
+    its contexts and its weights [N], where they have them.
     """
 
     rows: np.ndarray
     context: np.ndarray | None
     held_out: np.ndarray | None
     held_out_context: np.ndarray | None
+    weights: np.ndarray | None = None
+    held_out_weights: np.ndarray | None = None
 
     @property
     def kept_out(self) -> int | None:
         """The number of rows that are kept out; None where they are not given apart."""
         return None if self.held_out is None else len(self.held_out)
 
+    def counting(self) -> GivenRows:
+        """Returns the rows whose weights are above 0."""
+        found = self
+        if self.weights is not None:
+            there = self.weights > 0
+            context = None if self.context is None else self.context[there]
+            found = found._replace(
+                rows=self.rows[there], context=context, weights=self.weights[there]
+            )
+        if self.held_out is not None and self.held_out_weights is not None:
+            there = self.held_out_weights > 0
+            context = None if self.held_out_context is None else self.held_out_context[there]
+            found = found._replace(
+                held_out=self.held_out[there],
+                held_out_context=context,
+                held_out_weights=self.held_out_weights[there],
+            )
+        return found
+
     def in_words(self) -> str:
         """Tells how many rows there are, of what shape, and a digest of all their values, which a
         run that resumes is held to.
         """
         found = hashlib.sha256()
-        for part in self:
+        parts = self if self.weights is not None or self.held_out_weights is not None else self[:4]
+        for part in parts:
             found.update(b"none" if part is None else part.astype("<f4").tobytes())
             found.update(repr(None if part is None else part.shape).encode())
         shape = list(self.rows.shape[1:])
         return f"{len(self.rows)} rows of {shape}, digest {found.hexdigest()[:16]}"
 
 
-def given_rows(rows: Any, held_out: Any = None) -> GivenRows:
+def given_rows(
+    rows: Any, held_out: Any = None, weights: Any = None, held_out_weights: Any = None
+) -> GivenRows:
     """Takes `rows`, [N, *shape] of any kind named above, or a pair (rows, contexts); so
-    `held_out`, rows that are kept out of training.
+    `held_out`, rows that are kept out of training; and weights of each, [N] of any kind, 0 or more.
 
     A data set of torch gives rows, or pairs of a row and its context. A frame's columns are numbers
-    or lists of numbers. Raises `ConfigError` where they are no rows of numbers of one length,
-    `DataError` where a value is missing or not finite; both name its row and column.
+    or lists of numbers. Raises `ConfigError` where they are no rows of numbers of one length, or
+    there are not as many weights, or all are 0; `DataError` where a value is missing or not finite,
+    or a weight below 0. Both name the row and column.
     """
     train, context = _pair(rows, ROWS)
+    counts = _weights(weights, len(train), WEIGHTS)
     if held_out is None:
-        return GivenRows(train, context, None, None)
+        if held_out_weights is not None:
+            remedy = "go with held_out=ROWS; rows that data.held_out keeps out have those of all"
+            raise ConfigError(HELD_OUT_WEIGHTS, type(held_out_weights).__name__, remedy)
+        return GivenRows(train, context, None, None, counts)
     kept, of_kept = _pair(held_out, HELD_OUT)
     alike = _shapes(train, context), _shapes(kept, of_kept)
     if alike[0] != alike[1]:
         remedy = "must be of the shapes of the training rows, {}, and their contexts, {}"
         raise ConfigError(HELD_OUT, alike[1], remedy.format(*alike[0]))
-    return GivenRows(train, context, kept, of_kept)
+    of_counts = _weights(held_out_weights, len(kept), HELD_OUT_WEIGHTS)
+    return GivenRows(train, context, kept, of_kept, counts, of_counts)
+
+
+def _weights(value: Any, rows: int, name: str) -> np.ndarray | None:
+    """The weights of so many rows, [N] float64."""
+    if value is None:
+        return None
+    found = _array(value, name)
+    if found.shape == (rows, 1):
+        found = found[:, 0]
+    if found.shape != (rows,):
+        remedy = f"there are {rows} rows; give each one number, 0 or more"
+        raise ConfigError(name, f"shape {list(found.shape)}", remedy)
+    check_weights(found, name, type(value).__name__, lambda row: f"row {row}")
+    check_some(found, name, f"{rows} of them")
+    return found.astype(np.float64)
 
 
 def _shapes(rows: np.ndarray, context: np.ndarray | None) -> tuple[list[int], list[int] | None]:
@@ -92,15 +139,18 @@ def rows(config: RowsData) -> DataSet:
     if math.prod(shape) != math.prod(given.rows.shape[1:]):
         remedy = f"a row has {math.prod(given.rows.shape[1:])} numbers, not {math.prod(shape)}"
         raise ConfigError("data.shape", list(shape), remedy)
-    parts = [_kept_apart(config, given.rows, given.held_out)]
-    if given.context is not None:
-        parts.append(_kept_apart(config, given.context, given.held_out_context))
-    (train, held_out), *contexts = parts
+    given = given.counting()
+    train, held_out = _kept_apart(config, given.rows, given.held_out)
     return in_memory(
         train.view(-1, *shape),
         held_out.view(-1, *shape),
         config.noise,
-        context=contexts[0] if contexts else None,
+        context=(
+            None
+            if given.context is None
+            else _kept_apart(config, given.context, given.held_out_context)
+        ),
+        weights=_weights_apart(config, given),
     )
 
 
@@ -110,6 +160,18 @@ def _kept_apart(
     if held_out is None:
         return split(values, config.held_out, config.split_seed)
     return torch.tensor(values), torch.tensor(held_out)
+
+
+def _weights_apart(
+    config: RowsData, given: GivenRows
+) -> tuple[torch.Tensor | None, torch.Tensor | None]:
+    """The weights of training and of held-out rows."""
+    if given.held_out is None and given.weights is not None:
+        train, held_out = split(given.weights, config.held_out, config.split_seed)
+        return train.double(), held_out.double()
+    of_both = (given.weights, given.held_out_weights)
+    train, held_out = (None if each is None else torch.tensor(each) for each in of_both)
+    return train, held_out
 
 
 def _pair(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -52,13 +52,16 @@ def scale_of(plain: dict[str, Any]) -> Scale:
     return Scale(str(plain["kind"]), shift, width)
 
 
-def fitted(kind: str, rows: np.ndarray) -> Scale:
+def fitted(kind: str, rows: np.ndarray, weights: np.ndarray | None = None) -> Scale:
     """Returns the scale of rows `[N, d]`: of `standard` scaling their means and standard deviations
-    (over N), of `unit` their minima and ranges.
+    (over N, or under `weights` [N]), of `unit` their minima and ranges.
     """
     wide = rows.astype(np.float64)
     if kind == "standard":
         shift, width = wide.mean(0), wide.std(0)
+        if weights is not None:
+            shift = np.average(wide, 0, weights)
+            width = np.sqrt(np.average(np.square(wide - shift), 0, weights))
     else:
         shift = wide.min(0)
         width = wide.max(0) - shift

@@ -28,6 +28,7 @@ from pipeline.common.rng import numpy_generator
 from pipeline.common.types import Rows
 from pipeline.config.data import ColumnsData
 from pipeline.data.base import NoisyRows, held_out_of
+from pipeline.data.row_weights import dealt
 
 if TYPE_CHECKING:
     from pipeline.data.files import Source
@@ -47,15 +48,16 @@ def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
 
 
 def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
-    """Returns held-out and training rows, each `[N, d + c]`: from units in a seeded order, until
-    memory is full, at most `held_out` of the former.
+    """Returns held-out and training rows, each `[N, n]`, none of weight 0: from units in a seeded
+    order, until memory is full, at most `held_out` of the former.
 
     Raises `ConfigError` where either is empty, `DataError`.
     """
     kept, sample, budget = [], [], config.memory_limit // (4 * source.width)
     for rows, mask in _shuffled(source, config):
-        kept.append(rows[mask])
-        sample.append(rows[~mask])
+        counts = rows[:, -1] > 0 if config.weight is not None else np.ones(len(rows), bool)
+        kept.append(rows[mask & counts])
+        sample.append(rows[~mask & counts])
         budget -= len(rows)
         if budget <= 0:
             break
@@ -113,10 +115,25 @@ class Place(NamedTuple):
 
 
 class Window(NamedTuple):
-    """The rows at a place, `[N, d + c]`, shuffled, and the place after it."""
+    """The rows at a place, `[N, n]`, shuffled, and the place after it. Where rows have weights,
+    they come in the `order` that their numbers have there, as often as each does.
+    """
 
     rows: np.ndarray
     following: Place
+    order: np.ndarray | None = None
+
+    @property
+    def count(self) -> int:
+        """The number of rows that come."""
+        return len(self.rows if self.order is None else self.order)
+
+    def piece(self, begin: int, most: int) -> np.ndarray:
+        """Returns the rows from number `begin` on, `[m, n]`, at most so many."""
+        if self.order is None:
+            return self.rows[begin : begin + most]
+        found: np.ndarray = self.rows[self.order[begin : begin + most]]
+        return found
 
 
 class StreamedPositives:
@@ -128,15 +145,24 @@ class StreamedPositives:
     row of the one being read, and a few megabytes. `waited` counts the seconds that `next` has
     waited for windows so far, the first one included. A class whose `reads_ahead` is False reads
     each window when it is needed.
+
+    Where rows have weights, `unit` is their mean: one of weight w comes w / unit times an epoch,
+    rounded down or up (`pipeline.data.row_weights.dealt`), for which memory has 8 bytes a time.
     """
 
     reads_ahead = True
 
     def __init__(
-        self, source: Source, config: ColumnsData, seed: int, rank: int = 0, ranks: int = 1
+        self,
+        source: Source,
+        config: ColumnsData,
+        seed: int,
+        rank: int = 0,
+        ranks: int = 1,
+        unit: float | None = None,
     ) -> None:
         assert 0 <= rank < ranks
-        self.waited = 0.0
+        self.waited, self._unit = 0.0, unit
         self._source, self._config, self._seed, self._rank, self._ranks = (
             source,
             config,
@@ -182,15 +208,15 @@ class StreamedPositives:
         return Rows(self._noisy(position), context)
 
     def _taken(self, count: int) -> np.ndarray:
-        """The next rows, `[count, d + c]`: a copy, for windows are written over."""
+        """The next rows, `[count, n]`: a copy, for windows are written over."""
         rows, filled = np.empty((count, self._source.width), np.float32), 0
         while filled < count:
             if self._window is None:
                 self._window = self._open(self._place)
-            elif self._cursor == len(self._window.rows):
+            elif self._cursor == self._window.count:
                 self._window = self._open(self._window.following)
                 self._cursor = 0
-            piece = self._window.rows[self._cursor : self._cursor + count - filled]
+            piece = self._window.piece(self._cursor, count - filled)
             rows[filled : filled + len(piece)] = piece
             self._cursor += len(piece)
             filled += len(piece)
@@ -230,9 +256,8 @@ class StreamedPositives:
         parts, last = windows[place.window], place.window + 1 == len(windows)
         masks = [self._training_rows(part) for part in parts]
         # zeros at the end of an entropy change nothing: rank 0 has the order that it has alone
-        order = np.random.default_rng([self._seed, *place, self._rank]).permutation(
-            sum(mask.sum() for mask in masks)
-        )
+        generator = np.random.default_rng([self._seed, *place, self._rank])
+        order = generator.permutation(sum(mask.sum() for mask in masks))
         targets, done = np.empty_like(order), 0
         targets[order] = np.arange(len(order))
         for part, mask in zip(parts, masks, strict=True):
@@ -243,7 +268,13 @@ class StreamedPositives:
                 buffer[targets[done : done + len(chosen)]] = chosen
                 done += len(chosen)
         following = Place(place.epoch + 1, 0) if last else Place(place.epoch, place.window + 1)
-        return Window(buffer[: len(order)], following)
+        rows = buffer[: len(order)]
+        if self._unit is None or done < len(order):
+            return Window(rows, following)
+        weights = rows[:, -1].astype(np.float64)
+        count = weights.sum() / self._unit
+        numbers = dealt(weights, count, generator.random()) if count else order[:0]
+        return Window(rows, following, generator.permutation(numbers))
 
     def _training_rows(self, part: Part) -> np.ndarray:
         """Returns a mask of the unit, bool: the rows that are the part's and not held out."""

@@ -58,11 +58,20 @@ class CategoricalEnergy(Energy):
         return gradient[..., 1] - gradient[..., 0] if self.levels == 2 else gradient
 
 
-def log_frequencies(rows: Tensor, levels: int) -> Tensor:
-    """log of each level's share of the rows `[S, *shape]`, shares kept off 0 by 0.01, `[d, q]`."""
-    shares = torch.stack(
-        [(rows.flatten(1) == level).double().mean(0) for level in range(levels)], 1
-    )
+def share(there: Tensor, weights: Tensor | None) -> Tensor:
+    """The share of the rows, or of their `weights` [S], for which each of `there` [S, d] holds,
+    `[d]` float64.
+    """
+    if weights is None:
+        return there.double().mean(0)
+    return (weights / weights.sum()).to(there.device) @ there.double()
+
+
+def log_frequencies(rows: Tensor, levels: int, weights: Tensor | None = None) -> Tensor:
+    """log of each level's share of the rows `[S, *shape]`, or of their `weights` [S], shares kept
+    off 0 by 0.01, `[d, q]`.
+    """
+    shares = torch.stack([share(rows.flatten(1) == level, weights) for level in range(levels)], 1)
     return shares.clamp(min=0.01).log().to(rows.dtype)
 
 

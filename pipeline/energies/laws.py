@@ -39,12 +39,23 @@ class Law(Energy):
         return -self(x) - self.log_partition()
 
 
-def added_variance(flat: Tensor, noise: float) -> float:
+def mean_and_variance(flat: Tensor, weights: Tensor | None = None) -> tuple[Tensor, Tensor]:
+    """The mean and the variance of each component of `flat` rows [S, d], `[d]` each, under their
+    `weights` [S] where there are any.
+    """
+    if weights is None:
+        return flat.mean(0), flat.var(0)
+    shares = (weights / weights.sum()).to(flat)
+    mean = shares @ flat
+    return mean, shares @ (flat - mean).square() / (1 - shares.square().sum())
+
+
+def added_variance(flat: Tensor, noise: float, weights: Tensor | None = None) -> float:
     """The variance that each component of `flat` rows [S, d] is given more where a law is fitted to
     them: that of their `noise`, and 1/1000 of their mean variance, which keeps a covariance
     positive.
     """
-    return noise**2 + 1e-3 * float(flat.var(0).mean()) + 1e-8
+    return noise**2 + 1e-3 * float(mean_and_variance(flat, weights)[1].mean()) + 1e-8
 
 
 class Gaussian(Law):
@@ -69,15 +80,16 @@ class Gaussian(Law):
         self.register_buffer("precision", torch.cholesky_inverse(self.factor))
 
     @classmethod
-    def fit(cls, rows: Tensor, noise: float) -> Gaussian:
-        """The Gaussian with the rows' mean and covariance `[d, d]`, plus `noise`^2 and a little
-        more on its diagonal.
+    def fit(cls, rows: Tensor, noise: float, weights: Tensor | None = None) -> Gaussian:
+        """The Gaussian with the rows' mean and covariance `[d, d]`, those under their `weights` [S]
+        where there are any, plus `noise`^2 and a little more on its diagonal.
         """
         flat = rows.flatten(1).double()
         size = flat.shape[1]
-        extra = added_variance(flat, noise) * torch.eye(size, dtype=torch.float64)
-        covariance = torch.cov(flat.T).reshape(size, -1) + extra
-        return cls(flat.mean(0).to(rows.dtype), covariance.to(rows.dtype), rows.shape[1:])
+        extra = added_variance(flat, noise, weights) * torch.eye(size, dtype=torch.float64)
+        covariance = torch.cov(flat.T, aweights=weights).reshape(size, -1) + extra
+        mean, _ = mean_and_variance(flat, weights)
+        return cls(mean.to(rows.dtype), covariance.to(rows.dtype), rows.shape[1:])
 
     def forward(self, x: Tensor) -> Tensor:
         centred = x.flatten(1) - self.mean
@@ -282,13 +294,19 @@ class TruncatedGaussian(Law):
         self.register_buffer("std", std)
 
     @classmethod
-    def fit(cls, rows: Tensor, noise: float, box: tuple[float, float]) -> TruncatedGaussian:
-        """The components' means and variances (before truncation) of the rows, plus `noise`^2 and a
-        little more.
+    def fit(
+        cls,
+        rows: Tensor,
+        noise: float,
+        box: tuple[float, float],
+        weights: Tensor | None = None,
+    ) -> TruncatedGaussian:
+        """The components' means and variances (before truncation) of the rows, under their
+        `weights` [S] where there are any, plus `noise`^2 and a little more.
         """
-        flat = rows.flatten(1).double()
-        variance = flat.var(0) + noise**2 + 1e-3 * (box[1] - box[0]) ** 2
-        return cls(flat.mean(0).to(rows.dtype), variance.sqrt().to(rows.dtype), box, rows.shape[1:])
+        mean, variance = mean_and_variance(rows.flatten(1).double(), weights)
+        variance = variance + noise**2 + 1e-3 * (box[1] - box[0]) ** 2
+        return cls(mean.to(rows.dtype), variance.sqrt().to(rows.dtype), box, rows.shape[1:])
 
     def _ends(self) -> tuple[Tensor, Tensor]:
         """Phi at both walls, `[d]` float64."""

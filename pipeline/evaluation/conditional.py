@@ -9,15 +9,17 @@ from collections.abc import Generator
 import torch
 from torch import Tensor
 
+from pipeline.assembly.data import sample_weights
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet
+from pipeline.data.row_weights import mean, standard_error
 from pipeline.energies.base import Energy
 from pipeline.energies.frozen import frozen
 from pipeline.energies.laws import Gaussian
 from pipeline.energies.quadrature import MidpointRule
-from pipeline.evaluation.likelihood import independent_levels, standard_error
+from pipeline.evaluation.likelihood import independent_levels
 from pipeline.evaluation.search import argmax
 
 SIDES = {1: 1000, 2: 128}  # points a side of the grid, by dimension
@@ -69,32 +71,33 @@ def conditional_figures(
     assert data.context is not None
     count = len(data.held_out) if energy.levels is not None else ROWS.get(energy.dimension, 0)
     test, context = data.held_out[:count], data.context.held_out[:count]
+    weights = None if data.row_weights.held_out is None else data.row_weights.held_out[:count]
     yield Progress("conditional log-likelihood", 0, 2)
     values = log_likelihood(energy, test, context, reach(energy, data)) if count else None
     figures: Figures = {}
     if values is not None:
         exact = energy.given(context[:1]).log_sum() is not None
         figures = {
-            "test_log_likelihood": float(values.mean()),
+            "test_log_likelihood": float(mean(values, weights)),
             "method": (
                 f"given contexts, {len(test)} rows, each Z {'exact' if exact else 'by quadrature'}"
             ),
         }
         if data.log_density is not None:
-            gap = data.log_density(test, context) - values
-            figures["true_log_likelihood"] = float(data.log_density(test, context).mean())
-            figures["kl_from_truth"] = float(gap.mean())
-            figures["kl_from_truth_standard_error"] = standard_error(gap)
+            truth = data.log_density(test, context)
+            gap = truth - values
+            figures["true_log_likelihood"] = float(mean(truth, weights))
+            figures["kl_from_truth"] = float(mean(gap, weights))
+            figures["kl_from_truth_standard_error"] = standard_error(gap, weights)
         yield Progress("conditional log-likelihood", 1, 2)
         before = log_likelihood(untrained, test, context, reach(energy, data))
         assert before is not None
-        baselines = {"untrained": float(before.mean())}
+        baselines = {"untrained": float(mean(before, weights))}
         if energy.levels is not None:
             baselines["independent_components"] = independent_levels(data, energy.levels)
         elif energy.box is None:
-            baselines["gaussian"] = float(
-                Gaussian.fit(data.sample[:MOST_ROWS], data.noise).log_density(test).double().mean()
-            )
+            law = Gaussian.fit(data.sample[:MOST_ROWS], data.noise, sample_weights(data))
+            baselines["gaussian"] = float(mean(law.log_density(test).double(), weights))
         figures["baselines"] = baselines
     if energy.levels is not None:
         figures |= search_figures(config, energy, data)
@@ -109,9 +112,10 @@ def search_figures(config: RunConfig, energy: Energy, data: DataSet) -> Figures:
     assert data.context is not None
     wanted, context = data.held_out[:SEARCHED], data.context.held_out[:SEARCHED]
     found = argmax(energy.given(context), torch_generator(config.seed, "search"))
-    right = found.position == wanted
+    right, weights = (found.position == wanted).flatten(1), data.row_weights.held_out
+    weights = None if weights is None else weights[:SEARCHED]
     return {
-        "accuracy_by_component": float(right.float().mean()),
-        "accuracy": float(right.flatten(1).all(1).float().mean()),
+        "accuracy_by_component": float(mean(right.float(), weights).mean()),
+        "accuracy": float(mean(right.all(1).float(), weights)),
         "search": "exact" if found.exact else "annealed chains with restarts",
     }

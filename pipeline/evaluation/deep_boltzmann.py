@@ -12,13 +12,13 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data.row_weights import mean, standard_error
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.evaluation.ais import forward_log_partition
 from pipeline.evaluation.likelihood import (
     UNTRAINED_TEMPERATURES,
     around,
     log_z_by_annealing,
-    standard_error,
 )
 from pipeline.evaluation.paths import path_to
 
@@ -41,14 +41,15 @@ def by_bound(
         figures["method"] = f"variational bound, log Z by {figures['method']}"
     else:
         return {}
-    test = energy.bound(data.held_out).double()
-    name, figures["test_rows_standard_error"] = "test_log_likelihood_bound", standard_error(test)
+    of_test, of_train = data.row_weights
+    test, name = energy.bound(data.held_out).double(), "test_log_likelihood_bound"
+    figures["test_rows_standard_error"] = standard_error(test, of_test)
     if "log_z_at_least" in figures:
-        figures |= around(name, float(test.mean()), figures)
+        figures |= around(name, float(mean(test, of_test)), figures)
     else:
-        figures[name] = float(test.mean()) - figures["log_z"]
-    train = energy.bound(data.sample).double()
-    return figures | {"train_log_likelihood_bound": float(train.mean()) - figures["log_z"]}
+        figures[name] = float(mean(test, of_test)) - figures["log_z"]
+    level = float(mean(energy.bound(data.sample).double(), of_train))
+    return figures | {"train_log_likelihood_bound": level - figures["log_z"]}
 
 
 def untrained(
@@ -60,7 +61,8 @@ def untrained(
     generator = torch_generator(seed, "ais-untrained")
     path = path_to(energy.as_rbm(), _even_rows(energy, data.sample))
     found = yield from forward_log_partition(path, UNTRAINED_TEMPERATURES, 128, generator)
-    return float((energy.bound(data.held_out).double() - found.value).mean())
+    bound = energy.bound(data.held_out).double()
+    return float(mean(bound - found.value, data.row_weights.held_out))
 
 
 def _even_rows(energy: DeepBoltzmannMachine, rows: Tensor) -> Tensor:

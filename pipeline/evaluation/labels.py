@@ -11,6 +11,7 @@ from torch.nn.functional import cross_entropy
 
 from pipeline.common.types import Figures
 from pipeline.data.base import DataSet
+from pipeline.data.row_weights import mean
 from pipeline.energies.label_mlp import LabelMLP
 
 NEIGHBOURS = 5
@@ -23,11 +24,13 @@ def label_figures(energy: LabelMLP, data: DataSet) -> Figures:
     """
     assert data.context is not None
     labels = data.context.held_out.flatten().long()
-    logits = energy.label_logits(data.held_out)
+    logits, weights = energy.label_logits(data.held_out), data.row_weights.held_out
+    total = len(labels) if weights is None else weights.sum()
+    losses = cross_entropy(logits, labels, reduction="none")
     return {
-        "test_accuracy": float((logits.argmax(1) == labels).float().mean()),
-        "test_label_log_likelihood": -float(cross_entropy(logits, labels)),
-        "commonest_label": float(labels.bincount().max() / len(labels)),
+        "test_accuracy": float(mean((logits.argmax(1) == labels).float(), weights)),
+        "test_label_log_likelihood": -float(mean(losses, weights)),
+        "commonest_label": float(labels.bincount(weights).max() / total),
     }
 
 

@@ -14,26 +14,29 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet
+from pipeline.data.row_weights import RowWeights, mean, standard_error
 from pipeline.energies.base import Energy, site_log_likelihood
 from pipeline.energies.frozen import frozen
-from pipeline.energies.laws import LOG_2PI, Gaussian, TruncatedGaussian, added_variance
+from pipeline.energies.laws import (
+    LOG_2PI,
+    Gaussian,
+    TruncatedGaussian,
+    added_variance,
+    mean_and_variance,
+)
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.quadrature import MidpointRule
 from pipeline.evaluation.ais import forward_log_partition, log_partition
 from pipeline.evaluation.paths import path_to
 
 GRID = 1000
+UNWEIGHTED = RowWeights()
 UNTRAINED_TEMPERATURES = 50
 
 
-def standard_error(values: Tensor) -> float | None:
-    """Returns the standard error of the mean of `values` [N]; None for a single one, which tells
-    nothing of it.
-    """
-    return float(values.std() / math.sqrt(len(values))) if len(values) > 1 else None
-
-
-def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
+def exact(
+    energy: Energy, log_z: float, test: Tensor, train: Tensor, weights: RowWeights = UNWEIGHTED
+) -> Figures:
     """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and
     training rows, nats.
     """
@@ -41,8 +44,8 @@ def exact(energy: Energy, log_z: float, test: Tensor, train: Tensor) -> Figures:
     quadrature = isinstance(energy, ExponentialFamily) and energy.levels is None
     return {
         "log_z": log_z,
-        "test_log_likelihood": float((-energy(test).double() - log_z).mean()),
-        "train_log_likelihood": float((-energy(train).double() - log_z).mean()),
+        "test_log_likelihood": float(mean(-energy(test).double() - log_z, weights.held_out)),
+        "train_log_likelihood": float(mean(-energy(train).double() - log_z, weights.sample)),
         "method": f"exact, log Z by {'quadrature' if quadrature else 'enumeration'}",
     }
 
@@ -51,12 +54,12 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
     """Returns d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels
     (Besag 1975); the mean, nats.
     """
-    energy, rows = frozen(energy), data.held_out
+    energy, rows, weights = frozen(energy), data.held_out, data.row_weights.held_out
     sites = torch.randint(energy.dimension, (len(rows),), generator=generator)
     values = energy.dimension * site_log_likelihood(energy, rows, sites)
     return {
-        "test_pseudo_log_likelihood": float(values.mean()),
-        "test_pseudo_log_likelihood_standard_error": standard_error(values),
+        "test_pseudo_log_likelihood": float(mean(values, weights)),
+        "test_pseudo_log_likelihood_standard_error": standard_error(values, weights),
         "method": "pseudo-likelihood, one component a row",
     }
 
@@ -66,10 +69,12 @@ def independent_levels(data: DataSet, levels: int) -> float:
     (n + q) from training rows; nats.
     """
     train, test = data.sample.flatten(1), data.held_out.flatten(1)
-    total = 0.0
+    weights, count, total = data.row_weights, len(train), 0.0
     for level in range(levels):
-        share = ((train == level).double().sum(0) + 1) / (len(train) + levels)
-        total += float(((test == level).double() * share.log()).sum(1).mean())
+        there = (train == level).double()
+        counts = there.sum(0) if weights.sample is None else count * mean(there, weights.sample)
+        logs = ((counts + 1) / (count + levels)).log()
+        total += float(mean(((test == level).double() * logs).sum(1), weights.held_out))
     return total
 
 
@@ -86,33 +91,38 @@ def two_dimensional(
     """Works out the likelihood with Z by quadrature and, where the data's law is known, that of the
     truth on the same rows.
     """
-    energy = frozen(energy)
+    energy, weights = frozen(energy), data.row_weights.held_out
     log_z = log_z_by_quadrature(energy, box)
     values = -energy(test).double() - log_z
     figures: Figures = {
         "log_z": log_z,
-        "test_log_likelihood": float(values.mean()),
+        "test_log_likelihood": float(mean(values, weights)),
         "method": f"quadrature on a {GRID} x {GRID} grid",
     }
     if data.log_density is not None:
-        gap = data.log_density(test) - values
-        figures["true_log_likelihood"] = float(data.log_density(test).mean())
-        figures["kl_from_truth"] = float(gap.mean())
-        figures["kl_from_truth_standard_error"] = standard_error(gap)
+        truth = data.log_density(test)
+        gap = truth - values
+        figures["true_log_likelihood"] = float(mean(truth, weights))
+        figures["kl_from_truth"] = float(mean(gap, weights))
+        figures["kl_from_truth_standard_error"] = standard_error(gap, weights)
     return figures
 
 
 def by_annealing(
-    energy: Energy, test: Tensor, train: Tensor, config: RunConfig
+    energy: Energy,
+    test: Tensor,
+    train: Tensor,
+    config: RunConfig,
+    weights: Tensor | None = None,
 ) -> Generator[Progress, None, Figures]:
-    """Works out the likelihood of `test` rows and of as many `train` rows [N, *shape], which have
-    their noise, with log Z by AIS (`log_z_by_annealing`).
+    """Works out the likelihood of `test` rows, which count by their `weights` [N], and of as many
+    `train` rows [N, *shape], all with their noise, with log Z by AIS (`log_z_by_annealing`).
     """
     energy = frozen(energy)
     figures = yield from log_z_by_annealing(energy, train, config)
     values = -energy(test).double()
-    figures |= {"test_rows_standard_error": standard_error(values)}
-    figures |= around("test_log_likelihood", float(values.mean()), figures)
+    figures |= {"test_rows_standard_error": standard_error(values, weights)}
+    figures |= around("test_log_likelihood", float(mean(values, weights)), figures)
     level = float(-energy(train[: len(test)]).double().mean())
     figures["train_log_likelihood"] = level - figures["log_z"]
     return figures
@@ -156,7 +166,7 @@ def log_z_by_annealing(
 
 
 def untrained(
-    energy: Energy, rows: Tensor, test: Tensor, seed: int
+    energy: Energy, rows: Tensor, test: Tensor, seed: int, weights: Tensor | None = None
 ) -> Generator[Progress, None, float]:
     """Returns the mean log-likelihood of `test` rows under the initial weights, nats. They are
     nearly the base law, from which AIS has a short way.
@@ -164,7 +174,7 @@ def untrained(
     energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
     path = path_to(energy, rows) if energy.blocks else energy
     found = yield from forward_log_partition(path, UNTRAINED_TEMPERATURES, 128, generator)
-    return float(-energy(test).double().mean()) - found.value
+    return float(mean(-energy(test).double(), weights)) - found.value
 
 
 def continuous_baselines(
@@ -178,10 +188,13 @@ def continuous_baselines(
     own noise (exact for independent components); without noise, a Gaussian, of the variance that
     the full one has. In a box there are independent truncated Gaussians alone.
     """
-    train = data.sample[:MOST_ROWS]
+    train, weights = data.sample[:MOST_ROWS], data.row_weights
+    if weights.sample is not None:
+        weights = weights._replace(sample=weights.sample[:MOST_ROWS])
     if box is not None:
-        law = TruncatedGaussian.fit(train, data.noise, box)
-        return {"independent_components": float(law.log_density(test).double().mean())}, []
+        law = TruncatedGaussian.fit(train, data.noise, box, weights.sample)
+        level = mean(law.log_density(test).double(), weights.held_out)
+        return {"independent_components": float(level)}, []
     train, test = train.flatten(1), test.flatten(1)
     constant = torch.zeros(train.shape[1], dtype=torch.bool)
     if not data.noise:
@@ -190,25 +203,29 @@ def continuous_baselines(
     train, test = train[:, ~constant], test[:, ~constant]
     if not train.numel():
         return {}, left_out
-    gaussian = Gaussian.fit(train, data.noise)
+    gaussian = Gaussian.fit(train, data.noise, weights.sample)
     return {
-        "gaussian": float(gaussian.log_density(test).double().mean()),
-        "independent_components": _independent(train, test, data.noise),
+        "gaussian": float(mean(gaussian.log_density(test).double(), weights.held_out)),
+        "independent_components": _independent(train, test, data.noise, weights),
     }, left_out
 
 
-def _independent(train: Tensor, test: Tensor, noise: float) -> float:
+def _independent(train: Tensor, test: Tensor, noise: float, weights: RowWeights) -> float:
     if not noise:
         flat = train.double()
-        variance = flat.var(0) + added_variance(flat, noise)
-        squares = (test.double() - flat.mean(0)).square() / variance
-        return float(-(squares + variance.log() + LOG_2PI).sum(1).mean() / 2)
+        middle, variance = mean_and_variance(flat, weights.sample)
+        variance = variance + added_variance(flat, noise, weights.sample)
+        squares = (test.double() - middle).square() / variance
+        logs = -(squares + variance.log() + LOG_2PI).sum(1)
+        return float(mean(logs, weights.held_out) / 2)
     total = 0.0
     for column in range(train.shape[1]):
-        levels, counts = train[:, column].unique(return_counts=True)
+        levels, number, counts = train[:, column].unique(return_inverse=True, return_counts=True)
+        if weights.sample is not None:
+            counts = number.bincount(weights.sample).to(train)
         distances = (test[:, column, None] - levels) / noise
         logs = (
             -distances.square() / 2 + (counts / counts.sum()).log() - math.log(noise) - LOG_2PI / 2
         )
-        total += float(torch.logsumexp(logs, 1).double().mean())
+        total += float(mean(torch.logsumexp(logs, 1).double(), weights.held_out))
     return total

@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.assembly.data import noisy_sample
+from pipeline.assembly.data import typical_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.common.rng import torch_generator
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data.row_weights import mean
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.quadrature import MidpointRule
@@ -68,7 +69,9 @@ class Live:
         if self._energy.levels is None:
             test = test + data.noise * torch.randn(test.shape, generator=noise)
         self._test = self._energy.into_domain(test)
-        rows = data.sample if self._energy.levels is not None else noisy_sample(config, data)
+        self._weights = data.row_weights.held_out
+        every = self._energy.levels is not None and data.row_weights.sample is None
+        rows = data.sample if every else typical_sample(config, data)
         self._rows = self._energy.into_domain(rows)
         self._generator = torch_generator(config.seed, "live")
         self._credit = 0.0  # seconds that may be spent
@@ -131,11 +134,11 @@ class Live:
         gone on to them meanwhile.
         """
         if self._exact and (log_z := exact(self._energy, self._data)) is not None:
-            return _figures(version, level(self._energy, self._test), log_z, log_z, log_z)
+            return _figures(version, self._height(), log_z, log_z, log_z)
         self._exact = False
         if not self._anneals:
             return {}
-        height, model = level(self._energy, self._test), as_sampled(self._energy)
+        height, model = self._height(), as_sampled(self._energy)
         if self._followed is not None:
             self._move_on(version, model)
         self._track.begin()
@@ -161,7 +164,11 @@ class Live:
         if self._track.now is None:
             return {}
         log_z, half = self._track.now
-        return _figures(version, level(self._energy, self._test), log_z, log_z - half, log_z + half)
+        return _figures(version, self._height(), log_z, log_z - half, log_z + half)
+
+    def _height(self) -> float:
+        """The level of the held-out rows."""
+        return level(self._energy, self._test, self._weights)
 
     def _move_on(self, version: int, model: Energy) -> None:
         assert self._followed is not None
@@ -199,11 +206,13 @@ def exact(energy: Energy, data: DataSet) -> float | None:
     return log_z
 
 
-def level(energy: Energy, rows: Tensor) -> float:
-    """The mean of log p + log Z over `rows` [N, *data_shape], or of its lower bound, nats."""
+def level(energy: Energy, rows: Tensor, weights: Tensor | None = None) -> float:
+    """The mean of log p + log Z over `rows` [N, *data_shape], which count by their `weights` [N],
+    or of its lower bound, nats.
+    """
     if isinstance(energy, DeepBoltzmannMachine):
-        return float(energy.bound(rows).double().mean())
-    return float(-energy(rows).double().mean())
+        return float(mean(energy.bound(rows).double(), weights))
+    return float(-mean(energy(rows).double(), weights))
 
 
 def as_sampled(energy: Energy) -> Energy:

@@ -14,7 +14,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample
+from pipeline.assembly.data import noisy_sample, sample_weights
 from pipeline.chains.sampler import Sampler
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
@@ -56,9 +56,8 @@ def moment_figures(
     """
     section = terms_of(config.objective)["moments"]
     assert isinstance(section, MomentsObjective)
-    mu = target_moments(
-        family_of(energy), section.moments, energy.into_domain(noisy_sample(config, data))
-    )
+    rows = energy.into_domain(noisy_sample(config, data))
+    mu = target_moments(family_of(energy), section.moments, rows, sample_weights(data))
     exact = energy.exact_moments()
     if exact is None:
         expected = yield from by_chains(config, energy)

@@ -21,22 +21,29 @@ class Score(NamedTuple):
     standard_error: float | None
 
 
-def outlier_score(inside: Tensor, outside: Tensor) -> Score:
-    """Returns the score of energies of rows of the law, `inside` [N], and from elsewhere, `outside`
-    [M].
+def outlier_score(inside: Tensor, outside: Tensor, weights: Tensor | None = None) -> Score:
+    """Returns the score of energies of rows of the law, `inside` [N], which count by their
+    `weights` [N], and from elsewhere, `outside` [M].
 
     With A the area, Q_1 = A / (2 - A) and Q_2 = 2 A^2 / (1 + A), as where the energies are
     exponentially distributed (Hanley & McNeil 1982),
 
         s^2 = (A (1 - A) + (M - 1) (Q_1 - A^2) + (N - 1) (Q_2 - A^2)) / (N M)
+
+    Of weighted rows N is (sum w)^2 / sum w^2 (Kish 1965).
     """
     labels = np.repeat([0, 1], [len(inside), len(outside)])
-    area = float(roc_auc_score(labels, torch.cat([inside, outside]).double().cpu().numpy()))
-    if min(len(inside), len(outside)) < 2:
+    shares, own, others = None, float(len(inside)), len(outside)
+    if weights is not None:
+        shares = torch.cat([weights / weights.mean(), torch.ones(others).to(weights)]).numpy()
+        own = float(weights.sum().square() / weights.square().sum())
+    values = torch.cat([inside, outside]).double().cpu().numpy()
+    area = float(roc_auc_score(labels, values, sample_weight=shares))
+    if min(len(inside), others) < 2:
         return Score(area, None)
     first, second = area / (2 - area), 2 * area**2 / (1 + area)
-    spread = (len(outside) - 1) * (first - area**2) + (len(inside) - 1) * (second - area**2)
-    return Score(area, math.sqrt((area * (1 - area) + spread) / (len(inside) * len(outside))))
+    spread = (others - 1) * (first - area**2) + (own - 1) * (second - area**2)
+    return Score(area, math.sqrt((area * (1 - area) + spread) / (own * others)))
 
 
 def shuffled(rows: Tensor, generator: torch.Generator) -> Tensor:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample
+from pipeline.assembly.data import noisy_sample, sample_weights, typical_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
@@ -21,6 +21,7 @@ from pipeline.config.objectives import terms_of
 from pipeline.config.run import RunConfig
 from pipeline.config.sections import Judgement
 from pipeline.data.base import DataSet
+from pipeline.data.row_weights import shuffled
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
@@ -59,7 +60,7 @@ def evaluate(
         for _ in range(2)
     )
     unflatten_(energy, weights)
-    untrained.initialise(noisy_sample(config, data))
+    untrained.initialise(typical_sample(config, data))
     figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
     if config.evaluation.samples:
         figures |= yield from _draw(config, energy, data, output)
@@ -119,7 +120,8 @@ def _draw(
     """Draws samples, writes `samples.png` and what `_more_pictures` does, and returns how good the
     samples are.
     """
-    context = sample_contexts(config, data)
+    shown = as_dealt(config, data)
+    context = sample_contexts(config, shown)
     bound = (
         energy.of_class(context)
         if isinstance(energy, LabelMLP) and context is not None
@@ -139,13 +141,31 @@ def _draw(
     )
     if config.conditional and len(data.shape) == 1:
         assert context is not None
-        figures |= draw_conditional(energy, samples, context, data, caption, output)
+        figures |= draw_conditional(energy, samples, context, shown, caption, output)
     else:
-        figures |= draw_samples(bound, energy.visible(samples), data, caption, output)
+        figures |= draw_samples(bound, energy.visible(samples), shown, caption, output)
     if config.energy.has_labels:
         assert context is not None
         figures["samples_recognised"] = recognised(samples, context, data)
-    return figures | _more_pictures(config, energy, samples, data, output)
+    return figures | _more_pictures(config, energy, samples, shown, output)
+
+
+def as_dealt(config: RunConfig, data: DataSet) -> DataSet:
+    """Returns the data with held-out rows in proportion to their weights, as many, all of which
+    then count alike, as pictures show them.
+    """
+    weights = data.row_weights.held_out
+    if weights is None:
+        return data
+    generator = torch_generator(config.data.split_seed, "held-out-weights")
+    numbers, context = shuffled(weights, len(weights), generator), data.context
+    if context is not None:
+        context = context._replace(held_out=context.held_out[numbers])
+    return data._replace(
+        held_out=data.held_out[numbers],
+        context=context,
+        row_weights=data.row_weights._replace(held_out=None),
+    )
 
 
 def _more_pictures(
@@ -158,7 +178,7 @@ def _more_pictures(
     undrawn: dict[str, dict[str, str]] = {}
     if not config.conditional:
         generator = torch_generator(config.seed, "energies")
-        rows, held_out = noisy_sample(config, data)[:MOST], data.held_out[:MOST]
+        rows, held_out = typical_sample(config, data)[:MOST], data.held_out[:MOST]
         held_out = held_out + data.noise * torch.randn(held_out.shape, generator=generator)
         kinds = {
             TRAINING: energy.with_latents(energy.into_domain(rows)),
@@ -180,7 +200,8 @@ def _more_pictures(
 def _likeness(config: RunConfig, energy: Energy, samples: Tensor, data: DataSet) -> Figures:
     """Returns how like rows the samples are, and whether held-out rows are training rows too."""
     rows = noisy_sample(config, data), _held_out(config, data)
-    figures = likeness(samples, *map(energy.into_domain, rows))
+    weights = data.row_weights._replace(sample=sample_weights(data))
+    figures = likeness(samples, *map(energy.into_domain, rows), weights)
     if energy.levels is None:  # of few states many rows are the same
         figures["held_out_copies"] = copies(data.held_out, data.sample)
     return figures
@@ -257,11 +278,14 @@ def _continuous_figures(
 ) -> Generator[Progress, None, Figures]:
     test = energy.into_domain(_held_out(config, data))
     train = energy.into_domain(noisy_sample(config, data))
+    weights = data.row_weights._replace(sample=sample_weights(data))
     baselines, left_out = likelihood.continuous_baselines(data, test, energy.box)
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
-        figures = likelihood.exact(energy, log_z, test, train)
-        before = likelihood.exact(untrained, log_z_before, test, train)["test_log_likelihood"]
+        figures = likelihood.exact(energy, log_z, test, train, weights)
+        before = likelihood.exact(untrained, log_z_before, test, train, weights)[
+            "test_log_likelihood"
+        ]
     elif data.shape == (2,):
         # far beyond the data and the base term; a trained network may move mass between, not past
         # them
@@ -269,8 +293,9 @@ def _continuous_figures(
         figures = likelihood.two_dimensional(energy, data, test, box)
         before = likelihood.two_dimensional(untrained, data, test, box)["test_log_likelihood"]
     elif config.evaluation.ais_temperatures:
-        figures = yield from likelihood.by_annealing(energy, test, train, config)
-        before = yield from likelihood.untrained(untrained, train, test, config.seed)
+        train, of_test = energy.into_domain(typical_sample(config, data)), weights.held_out
+        figures = yield from likelihood.by_annealing(energy, test, train, config, of_test)
+        before = yield from likelihood.untrained(untrained, train, test, config.seed, of_test)
     else:
         return {}
     figures["baselines"] = {"untrained": before, **baselines}
@@ -288,10 +313,9 @@ def _discrete_figures(
         return figures | {"baselines": {**baselines, "untrained": before}}
     log_z, log_z_before = energy.log_partition(), untrained.log_partition()
     if log_z is not None and log_z_before is not None:
-        figures = likelihood.exact(energy, log_z, data.held_out, data.sample)
-        before = likelihood.exact(untrained, log_z_before, data.held_out, data.sample)[
-            "test_log_likelihood"
-        ]
+        rows = data.held_out, data.sample, data.row_weights
+        figures = likelihood.exact(energy, log_z, *rows)
+        before = likelihood.exact(untrained, log_z_before, *rows)["test_log_likelihood"]
     else:
         stream = (config.seed, "pseudo-likelihood")
         figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
@@ -299,7 +323,8 @@ def _discrete_figures(
             "test_pseudo_log_likelihood"
         ]
         if config.evaluation.ais_temperatures:
-            rows, test = data.sample, data.held_out
-            figures |= yield from likelihood.by_annealing(energy, test, rows, config)
-            before = yield from likelihood.untrained(untrained, rows, test, config.seed)
+            test, (weights, of_train) = data.held_out, data.row_weights
+            train = data.sample if of_train is None else typical_sample(config, data)
+            figures |= yield from likelihood.by_annealing(energy, test, train, config, weights)
+            before = yield from likelihood.untrained(untrained, train, test, config.seed, weights)
     return figures | {"baselines": {**baselines, "untrained": before}}

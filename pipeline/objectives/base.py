@@ -83,14 +83,20 @@ class Objective(nn.Module):
     # whether each side's parts are those that `of_energies` makes of its energies
     of_energies_alone: ClassVar[bool] = False
 
-    def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
-        """Hook for what is best started from the data, `[S, *shape]`, and the untrained energy;
-        none by default.
+    def initialise(
+        self,
+        energy: Energy,
+        rows: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> None:
+        """Hook for what is best started from the data, `[S, *shape]`, each row counting by its
+        `weights` [S] where there are any, and the untrained energy; none by default.
         """
 
-    def check(self, energy: Energy, rows: Tensor) -> None:
+    def check(self, energy: Energy, rows: Tensor, weights: Tensor | None = None) -> None:
         """Hook: raises `ArgumentError` where no parameters could have what would be learned from
-        training rows `[S, *shape]`.
+        training rows `[S, *shape]` of such `weights` [S].
         """
 
     def draw(

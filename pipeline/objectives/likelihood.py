@@ -37,6 +37,7 @@ class MaximumLikelihood(Objective):
         energy: Energy,
         rows: Tensor,
         generator: torch.Generator,  # noqa: ARG002
+        weights: Tensor | None = None,  # noqa: ARG002
     ) -> None:
         """Chooses the grid. Raises `ArgumentError` for an energy without a log Z in more than two
         dimensions.

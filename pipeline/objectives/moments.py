@@ -26,8 +26,8 @@ class MomentMatching(Objective):
     Phillips & Schapire 2004, section 2); l2 to E[phi] = mu - l2 lambda, the posterior mode under a
     Gaussian prior (Chen & Rosenfeld 2000).
 
-    mu [F] is given, or the mean of phi over the rows that the objective is started from. This form
-    has log Z exactly.
+    mu [F] is given, or the mean of phi over the rows that the objective is started from, weighted
+    where they have weights. This form has log Z exactly.
     """
 
     mu: Tensor
@@ -42,12 +42,13 @@ class MomentMatching(Objective):
         energy: Energy,
         rows: Tensor,
         generator: torch.Generator,  # noqa: ARG002
+        weights: Tensor | None = None,
     ) -> None:
         """Takes the target moments. Raises `ArgumentError` for an energy that is no exponential
         family, moments that are not as many as its features, and where there is no log Z.
         """
         model = family_of(energy)
-        self.mu = target_moments(model, self._given, rows)
+        self.mu = target_moments(model, self._given, rows, weights)
         self._check_log_z(model)
 
     def _check_log_z(self, model: ExponentialFamily) -> None:
@@ -55,7 +56,7 @@ class MomentMatching(Objective):
             remedy = "log Z needs at most 2^20 states, or at most two real dimensions; use chains"
             raise ArgumentError("expectation", "exact", remedy)
 
-    def check(self, energy: Energy, rows: Tensor) -> None:
+    def check(self, energy: Energy, rows: Tensor, weights: Tensor | None = None) -> None:
         """Raises `ArgumentError` where it is certain that no law has the moments (within l1 of
         each), or none with a finite parameter. Under a ridge there is a minimum whatever they are:
         what is missed is seen in the residuals.
@@ -63,7 +64,7 @@ class MomentMatching(Objective):
         if self._l2:
             return
         model = family_of(energy)
-        verdict = locate(model, target_moments(model, self._given, rows), self._l1)
+        verdict = locate(model, target_moments(model, self._given, rows, weights), self._l1)
         value = (
             "null (the means of the training rows)" if self._given is None else list(self._given)
         )
@@ -140,12 +141,20 @@ def family_of(energy: Energy) -> ExponentialFamily:
 
 
 @torch.no_grad()
-def target_moments(model: ExponentialFamily, given: Sequence[float] | None, rows: Tensor) -> Tensor:
-    """mu [F], float64: as `given`, else the mean of phi over `rows` [S, *shape]. Raises
-    `ArgumentError`.
+def target_moments(
+    model: ExponentialFamily,
+    given: Sequence[float] | None,
+    rows: Tensor,
+    weights: Tensor | None = None,
+) -> Tensor:
+    """mu [F], float64: as `given`, else the mean of phi over `rows` [S, *shape], or the one under
+    their `weights` [S]. Raises `ArgumentError`.
     """
     if given is None:
-        return model.features(rows).double().mean(0)
+        features = model.features(rows).double()
+        if weights is None:
+            return features.mean(0)
+        return (weights / weights.sum()).to(features) @ features
     if len(given) != len(model.names):
         shown = ", ".join(model.names[:12]) + (", ..." if len(model.names) > 12 else "")
         remedy = f"there are {len(model.names)} features, one moment each, in this order: {shown}"

@@ -33,11 +33,10 @@ class IndependentLevels:
     (kept off 0).
     """
 
-    def __init__(self, rows: Tensor, levels: int) -> None:
+    def __init__(self, rows: Tensor, levels: int, weights: Tensor | None = None) -> None:
         self._shape = rows.shape[1:]
-        self._logits = log_frequencies(
-            rows, levels
-        )  # [d, q]; not normalised, where shares were kept off 0
+        # [d, q]; not normalised, where shares were kept off 0
+        self._logits = log_frequencies(rows, levels, weights)
 
     def sample(self, count: int, generator: torch.Generator) -> Tensor:
         logits = self._logits.to(generator.device)
@@ -53,16 +52,17 @@ class IndependentLevels:
         return Categorical(logits.expand(len(x), *logits.shape)).log_prob(x.flatten(1)).sum(1)
 
 
-def fitted(energy: Energy, rows: Tensor) -> NoiseLaw:
-    """The noise law for data `rows` [S, *shape], as training sees them: a Gaussian of their mean
-    and covariance, in a box independent truncated ones, over levels independent components.
+def fitted(energy: Energy, rows: Tensor, weights: Tensor | None = None) -> NoiseLaw:
+    """The noise law for data `rows` [S, *shape], as training sees them, which count by their
+    `weights` [S]: a Gaussian of their mean and covariance, in a box independent truncated ones,
+    over levels independent components.
     """
     if energy.levels is not None:
-        return IndependentLevels(rows, energy.levels)
+        return IndependentLevels(rows, energy.levels, weights)
     return (
-        Gaussian.fit(rows, 0.0)
+        Gaussian.fit(rows, 0.0, weights)
         if energy.box is None
-        else TruncatedGaussian.fit(rows, 0.0, energy.box)
+        else TruncatedGaussian.fit(rows, 0.0, energy.box, weights)
     )
 
 
@@ -83,8 +83,14 @@ class NoiseContrastive(Objective):
         self.log_z = nn.Parameter(torch.zeros(()))
 
     @torch.no_grad()
-    def initialise(self, energy: Energy, rows: Tensor, generator: torch.Generator) -> None:
-        self.noise = fitted(energy, rows)
+    def initialise(
+        self,
+        energy: Energy,
+        rows: Tensor,
+        generator: torch.Generator,
+        weights: Tensor | None = None,
+    ) -> None:
+        self.noise = fitted(energy, rows, weights)
         y = self.noise.sample(1000, generator)
         self.log_z.fill_(
             torch.logsumexp(-frozen(energy)(y) - self.noise.log_density(y), 0) - math.log(len(y))

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor
 
-from pipeline.assembly.data import noisy_sample
+from pipeline.assembly.data import typical_sample
 from pipeline.chains.sampler import ChainPlan
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
@@ -50,7 +50,7 @@ def starts(settings: Settings, config: RunConfig, energy: Energy, run: Trained) 
     if settings.start == "noise":
         return None
     if settings.start == "data":
-        rows = noisy_sample(run.config, run.data)
+        rows = typical_sample(run.config, run.data)
         if not len(rows):
             remedy = "the data are not there; give data.path, or use noise"
             raise ConfigError("start", "data", remedy)

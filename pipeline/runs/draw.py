@@ -26,7 +26,7 @@ from pipeline.energies.base import Energy
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.order import draw_order
 from pipeline.evaluation.pictures import draw_samples
-from pipeline.evaluation.report import sample_contexts
+from pipeline.evaluation.report import as_dealt, sample_contexts
 from pipeline.evaluation.samples import Drawn
 from pipeline.runs.chains import Aim, draw, starts
 from pipeline.runs.clamping import clamped_rows, held_rows
@@ -271,7 +271,8 @@ def _pictures(
     law given them; beside what they were given, where that is `held`. With a way `order.png` too.
     Returns why what was not drawn could not be (`draw_figure`).
     """
-    first, data, energy = runs[0], [run.data for run in runs], aim.energy
+    first, energy = runs[0], aim.energy
+    data = [as_dealt(run.config, run.data) for run in runs]
     shown, flat = data[0], len(data[0].shape) == 1
     undrawn: dict[str, str] = {}
     if drawn.way is not None:

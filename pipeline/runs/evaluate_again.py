@@ -20,6 +20,7 @@ from pipeline.common.masking import masked
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.fields import digest
+from pipeline.data import row_weights
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
@@ -169,15 +170,19 @@ def outliers(
             rows + data.noise * torch.randn(rows.shape, generator=generator)
         )
 
-    inside = noisy(data.held_out)
+    inside, weights = noisy(data.held_out), data.row_weights.held_out
+    rows, under = inside, own  # that others are made of
+    if weights is not None:
+        numbers = row_weights.shuffled(weights, len(inside), generator)
+        rows, under = inside[numbers], None if own is None else own[numbers]
     if settings.ood == "noise":
-        outside, under = run.energy.sample_base(len(inside), generator), own
+        outside = run.energy.sample_base(len(inside), generator)
     elif settings.ood == "shuffled":
-        outside, under = shuffled(inside, generator), own
+        outside = shuffled(rows, generator)
     else:
         assert others is not None
         outside, under = noisy(others), context
-    score = outlier_score(energies(run, inside, own), energies(run, outside, under))
+    score = outlier_score(energies(run, inside, own), energies(run, outside, under), weights)
     against = {
         "noise": "draws of the base law",
         "shuffled": "held-out rows, their components permuted over the rows",

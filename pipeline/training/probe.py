@@ -9,6 +9,7 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Rows
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
+from pipeline.data.row_weights import mean
 from pipeline.energies.base import Energy, site_log_likelihood
 from pipeline.training.likeness import Likeness
 
@@ -44,12 +45,14 @@ class Probe:
         if data.context is not None and config.energy.takes_context:
             of = data.context.held_out[chosen[0]], data.context.sample[chosen[1]]
             self._context = torch.cat(of).to(device)
+        of_rows = zip(data.row_weights, chosen, strict=True)
+        self._weights = [None if of is None else of[number].to(device) for of, number in of_rows]
         self._likeness: Likeness | None = None
         if config.batches_per_step and count > 1:
             # chains of a model that knows contexts, but is not conditional, run under none
             context = self._context if config.conditional else None
             of_training = None if context is None else context[count:]
-            self._likeness = Likeness(_joined(self._rows[count:], of_training))
+            self._likeness = Likeness(_joined(self._rows[count:], of_training), self._weights[1])
         size = rows[0].numel() if count else 1
         # the rows' energies when it last looked, and what they had changed by then
         self._before: Tensor | None = None
@@ -86,11 +89,15 @@ class Probe:
         rows = energy.into_domain(self._rows.to(dtype))
         values = energy.given(context).of_rows(rows).double()
         held_out, training = values.split(self._count)
-        above = (held_out[:, None] > training).count_nonzero()
+        of_held_out, of_training = self._weights
+        above = held_out[:, None] > training
+        apart = above.count_nonzero() / self._count**2
+        if of_held_out is not None or of_training is not None:
+            apart = mean(mean(above.double().T, of_training), of_held_out)
         found = {
-            "held_out": held_out.mean(),
-            "training": training.mean(),
-            "told_apart": above / self._count**2,
+            "held_out": mean(held_out, of_held_out),
+            "training": mean(training, of_training),
+            "told_apart": apart,
         }
         if self._before is not None:
             change = values - self._before
@@ -103,7 +110,7 @@ class Probe:
         if energy.levels is not None and energy.data_shape == energy.shape:
             bound = energy.given(None if context is None else context[: self._count])
             sites = site_log_likelihood(bound, rows[: self._count], self._sites)
-            found["pseudo_log_likelihood"] = energy.dimension * sites.mean()
+            found["pseudo_log_likelihood"] = energy.dimension * mean(sites, of_held_out)
         figures = torch.stack([*found.values()]).tolist()
         return dict(zip(found, map(float, figures), strict=True)) | alike
 
