@@ -49,6 +49,8 @@ def launch(config: RunConfig, display: Display) -> Figures:
         display.say(f"warning: {doubt}")
     for line in told_labels(data):
         display.say(line)
+    if data.sequences is not None:
+        display.say(data.sequences.in_words())
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":

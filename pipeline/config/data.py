@@ -199,9 +199,7 @@ class FastaData(DataSection):
 
     images: ClassVar[bool] = False
     noise: ClassVar[float] = 0.0  # type: ignore[misc]
-    path: Url = about(
-        "FASTA, a2m, a3m or Stockholm file, gzipped or not: a path or an fsspec URL"
-    )
+    path: Url = about("FASTA, a2m, a3m or Stockholm file, gzipped or not: a path or an fsspec URL")
     alphabet: Annotated[str, Field(min_length=2, max_length=127)] = about(
         "protein, rna, dna, or the letters themselves, such as '_*^'"
     )

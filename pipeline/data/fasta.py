@@ -16,7 +16,7 @@ from pipeline.data.similarity import Neighbours, held_out_clusters
 from pipeline.storage.files import exists, locate
 
 MISSING, AMBIGUOUS, UNKNOWN = -1, -2, -3
-"""Codes of a gap where that is no state, of a letter that stands for several, and of what is none."""
+"""Codes of a gap that is no state, of a letter that stands for several, and of what is none."""
 
 
 class Sequences(NamedTuple):
@@ -54,9 +54,9 @@ def fasta(config: FastaData) -> DataSet:
     """Opens the alignment at data.path as rows of letters, [L] float32 of 0, ..., q-1; with
     data.gaps=ignore, of -1 where there is a gap.
 
-    Weights and clusters are of all sequences; held-out ones are whole clusters. Raises `ConfigError`
-    where no training row is left, there is no focus sequence or the weights do not fit, `DataError`
-    where it is no alignment or has letters that are none.
+    Weights and clusters are of all sequences; held-out ones are whole clusters. Raises
+    `ConfigError` where no training row is left, there is no focus sequence or the weights do not
+    fit, `DataError` where it is no alignment or has letters that are none.
     """
     place = locate(config.path, "data.path")
     if not exists(place):
@@ -91,9 +91,7 @@ def fasta(config: FastaData) -> DataSet:
     return data._replace(sequences=sequences)
 
 
-def _encode(
-    config: FastaData, alignment: Alignment
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """Returns the codes of all letters [N, C] int8, which columns are sites, and which sequences
     are taken. Raises `ConfigError`, `DataError`.
     """
@@ -127,10 +125,11 @@ def _gap_code(config: FastaData) -> int:
 def _codes(config: FastaData) -> np.ndarray:
     """Returns the code of each of 256 bytes: that of a letter in upper and in lower case."""
     table = np.full(256, UNKNOWN, np.int8)
-    for letters, of in ((config.ambiguous_letters, lambda n: AMBIGUOUS), (config.letters, int)):
-        for number, letter in enumerate(letters):
-            for case in {letter.lower(), letter.upper()} if config.named else {letter}:
-                table[ord(case)] = of(number)
+    known = [*((letter, AMBIGUOUS) for letter in config.ambiguous_letters)]
+    known += [(letter, number) for number, letter in enumerate(config.letters)]
+    for letter, code in known:
+        for case in {letter.lower(), letter.upper()} if config.named else {letter}:
+            table[ord(case)] = code
     if config.named or config.gaps == "ignore" or GAP in config.letters:
         table[list(GAPS)] = _gap_code(config)
     return table
@@ -207,6 +206,4 @@ def _told(
         region = re.search(r"/(\d+)-\d+$", alignment.names[number])
         numbering = residues[sites] + (int(region[1]) - 1 if region else 0)
         focus = bytes(text[sites]).decode()
-    return Sequences(
-        config.letters, numbering.tolist(), focus, alignment.names, weights, dropped
-    )
+    return Sequences(config.letters, numbering.tolist(), focus, alignment.names, weights, dropped)

@@ -16,7 +16,6 @@ from pipeline.energies.couplings import (
     Letters,
     chosen,
     columns,
-    one_hot,
     pair_energies,
     pulls_of,
     site_blocks,
@@ -78,9 +77,9 @@ class PottsModel(Energy):
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """By hand: -(h_i + sum_j J_ij(., x_j)) in the one-hot encoding of x_i, in which E is linear:
-        it tells exactly what a change of one site does. `[N, *shape, q]`; with two levels that in
-        x, `[N, *shape]`.
+        """By hand: -(h_i + sum_j J_ij(., x_j)) in the one-hot encoding of x_i, in which E is
+        linear: it tells exactly what a change of one site does. `[N, *shape, q]`; with two levels
+        that in x, `[N, *shape]`.
         """
         letters = self.letters(x)
         pulls = torch.cat([pulls for *_, pulls in pulls_of(letters, self.coupling)], 1)
@@ -137,7 +136,7 @@ class PottsModel(Energy):
 
     @torch.no_grad()
     def tables(self) -> list[Table]:
-        """J as a sweep reads it. Where no gradient is asked for, it is kept until weights change."""
+        """J as a sweep reads it; where no gradient is asked for, kept until weights change."""
         if self.coupling.requires_grad:
             return make_tables(self.coupling, self.dimension)
         now = self.coupling.data_ptr(), self.coupling._version

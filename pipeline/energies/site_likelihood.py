@@ -1,4 +1,4 @@
-"""The pseudo-likelihood of a Potts model: all sites' conditionals, and the gradient, in one pass."""
+"""The pseudo-likelihood of a Potts model: all sites' conditionals and the gradient in one pass."""
 
 from __future__ import annotations
 

@@ -25,10 +25,12 @@ from pipeline.data.row_weights import shuffled
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.contacts import contact_figures
 from pipeline.evaluation.energy_histograms import (
     HELD_OUT,
     MOST,
@@ -71,6 +73,10 @@ def evaluate(
         if "moments" in terms_of(config.objective):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)
+    if data.sequences is not None and isinstance(energy, PottsModel):
+        caption = f"{config.name}: how strongly sites are coupled"
+        found = contact_figures(energy, data.sequences, caption, output)
+        figures = _joined(figures, found)
     if data.scale is not None:
         figures |= {"scale": data.scale.kind, "log_determinant": data.scale.log_determinant}
     if config.evaluation.judged is not None:

@@ -83,7 +83,6 @@ class PseudoLikelihood(_Sites):
         values = -here - torch.logsumexp(torch.cat([-here.expand_as(others[:1]), -others]), 0)
         yield Part("conditional", -values.sum(), values.numel(), float(energy.dimension))
 
-
     def _penalties(self, energy: PottsModel) -> Iterator[Part]:
         of = {"l2_fields": energy.field, "l2_couplings": energy.coupling}
         for name, weight in self._l2.items():

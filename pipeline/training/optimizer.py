@@ -13,7 +13,6 @@ from pipeline.config.sections import Optimizer
 from pipeline.energies.base import Energy
 from pipeline.training.gradient import Gradient
 
-
 SEARCHED = 25
 """The most weights that a line search looks at."""
 

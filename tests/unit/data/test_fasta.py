@@ -148,9 +148,7 @@ def test_a_file_that_is_not_there_is_refused(tmp_path: Path) -> None:
         (None, "there is no file"),
     ],
 )
-def test_weights_that_are_none_are_refused(
-    tmp_path: Path, content: str | None, said: str
-) -> None:
+def test_weights_that_are_none_are_refused(tmp_path: Path, content: str | None, said: str) -> None:
     weights = tmp_path / "weights.txt"
     if content is not None:
         weights.write_text(content)
