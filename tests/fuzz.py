@@ -55,6 +55,7 @@ SMALL = (
 )
 BINARY = ("data=digits", "data.encoding=binary", "data.noise=0", "data.held_out=97")
 RBM = (*BINARY, "energy=rbm", "energy.hidden=4")
+FILES = ("images", "rows.parquet", "family.fasta")
 # by these every key of `--help` is there in one base or another
 BASES: tuple[tuple[str, ...], ...] = (
     (*TOY, "cluster=local"),
@@ -101,6 +102,10 @@ BASES: tuple[tuple[str, ...], ...] = (
     ("data=columns", "data.path=rows.parquet", "data.held_out=5", "energy.hidden=[8]"),
     ("data=images", "data.path=images", "data.held_out=5", "energy.hidden=[8]"),
     ("data=rows", "data.held_out=5", "energy.hidden=[8]"),
+    (
+        *("data=fasta", "data.path=family.fasta", "data.alphabet=rna", "data.held_out=5"),
+        *("energy=potts", "energy.levels=5", "kernel=gibbs"),
+    ),
 )
 NUMBERS = (
     *("0", "1", "-1", "2", "3", "5", "17", "0.5", "1.5", "-0.0", "1e-300", "1e300", "1e400", "nan"),
@@ -289,6 +294,9 @@ def apart() -> Iterator[Path]:
             )
             table = pa.table({name: rows[:, 0, n] / 100 for n, name in enumerate("abc")})
             pq.write_table(table, "rows.parquet")
+            codes = np.random.default_rng(1).integers(0, 5, (30, 6))
+            lines = (f">{n}\n{''.join('-ACGU'[code] for code in row)}" for n, row in enumerate(codes))
+            Path("family.fasta").write_text("\n".join(lines))
             yield Path(folder)
             os.chdir(there)
     finally:
@@ -338,7 +346,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with apart() as folder:
         outcomes = fuzz(given.cases, given.seed, tell)
-        written = sorted({path.name for path in folder.iterdir()} - {"images", "rows.parquet"})
+        written = sorted({path.name for path in folder.iterdir()} - {*FILES})
     kinds = collections.Counter(outcome.kind for outcome in outcomes)
     lacking = collections.Counter(fault for outcome in outcomes for fault in outcome.faults)
     figures = {

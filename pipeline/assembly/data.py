@@ -17,6 +17,8 @@ from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet, channels_last
 from pipeline.data.row_weights import shuffled
+from pipeline.energies.base import Energy
+from pipeline.energies.potts import PottsModel
 from pipeline.storage.probe import check_input
 
 SHOWN = 12  # names that a line lists
@@ -236,6 +238,14 @@ def typical_sample(config: RunConfig, data: DataSet) -> Tensor:
     count = len(weights) * max(1, most // len(weights))
     generator = torch_generator(config.data.split_seed, "sample-weights")
     return _with_noise(config, data, data.sample[shuffled(weights, count, generator)])
+
+
+def initialise(config: RunConfig, energy: Energy, data: DataSet) -> None:
+    """Starts the energy from training rows as training sees them."""
+    if isinstance(energy, PottsModel):
+        energy.initialise(noisy_sample(config, data), sample_weights(data))
+    else:
+        energy.initialise(typical_sample(config, data))
 
 
 def _with_noise(config: RunConfig, data: DataSet, rows: Tensor) -> Tensor:

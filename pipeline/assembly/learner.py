@@ -11,10 +11,10 @@ from torch import Tensor
 from pipeline.assembly.chains import moving_plan
 from pipeline.assembly.data import (
     first_contexts,
+    initialise,
     keeps_chains,
     noisy_sample,
     sample_weights,
-    typical_sample,
 )
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.refusals import refusing
@@ -36,7 +36,7 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     """The learner of this rank, with its share of the positives. Raises `ConfigError`."""
     keep_freed_memory()
     energy = make_energy(config, data.shape, data.context_shape)
-    energy.initialise(typical_sample(config, data))
+    initialise(config, energy, data)
     rows, context = energy.into_domain(noisy_sample(config, data)), first_contexts(data, 1)
     dtype = next(energy.parameters()).dtype
     terms = make_terms(

@@ -229,7 +229,7 @@ def _check_batches(config: RunConfig) -> None:
             )
         source = "" if trainer.negatives else f": all those of chains.pools={chains.pools}"
         remedy += f"; use {rows} (of {config.negatives} negatives{source})"
-        raise ConfigError("trainer.batch_size", trainer.batch_size, remedy)
+        raise ConfigError("trainer.batch_size", trainer.batch_size or "null", remedy)
 
 
 def _check_ladder(config: RunConfig, objective: ObjectiveSection) -> None:
@@ -256,8 +256,6 @@ def _check_all_rows(config: RunConfig) -> None:
     remedy = None
     if config.trainer.replicas > 1:
         remedy = f"trainer.replicas={config.trainer.replicas} ranks share a step's rows"
-    elif config.sends_starts:
-        remedy = "chains are sent a step's rows, as many as there are chains"
     elif config.data.noise:
         remedy = f"data.noise={config.data.noise} is drawn afresh for each row"
     elif not config.data.has_rows:

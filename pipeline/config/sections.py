@@ -87,9 +87,6 @@ class Optimizer(Section):
         " gradient's"
     )
     clip_norm: PositiveFloat | None = about("largest gradient norm; null: as it is")
-    history: PositiveInt = Field(
-        10, description="changes of weights and gradient that L-BFGS remembers; others use none"
-    )
     ema: Probability = about(
         "decay of the weights' moving average, used for evaluation; 0: the last weights"
     )

@@ -145,13 +145,15 @@ class PottsModel(Energy):
         return self._tables[1]
 
     @torch.no_grad()
-    def initialise(self, rows: Tensor) -> None:
-        """h starts at the data's log frequencies, each letter counted once more than it is seen, of
-        mean 0 over letters: with J = 0, independent sites.
+    def initialise(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """h starts at the log of how often `rows` [S, *shape] have each letter, each counted once
+        more than it is seen, less its mean over letters: with J = 0, independent sites. Rows count
+        by their `weights` [S], and a site by those that have it.
         """
-        ones = rows.new_ones(len(rows), 1)
-        counts = self.letters(rows).by_letter(ones)[..., 0]
-        fields = counts.add_(1).log_()
+        single = torch.ones(len(rows)) if weights is None else weights
+        counts = self.letters(rows).by_letter(single.to(self.field)[:, None])[..., 0]
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-30)
+        fields = shares.mul_(single.sum()).add_(1).log_()
         self.field.copy_(fields - fields.mean(1, keepdim=True))
 
     def log_sum(self) -> Tensor | None:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample, sample_weights, typical_sample
+from pipeline.assembly.data import initialise, noisy_sample, sample_weights, typical_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
@@ -62,7 +62,7 @@ def evaluate(
         for _ in range(2)
     )
     unflatten_(energy, weights)
-    untrained.initialise(typical_sample(config, data))
+    initialise(config, untrained, data)
     figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
     if config.evaluation.samples:
         figures |= yield from _draw(config, energy, data, output)

@@ -13,8 +13,10 @@ from pipeline.config.sections import Optimizer
 from pipeline.energies.base import Energy
 from pipeline.training.gradient import Gradient
 
-SEARCHED = 25
-"""The most weights that a line search looks at."""
+SEARCHED, REMEMBERED = 25, 6
+"""The most weights that a line search looks at, and the changes that L-BFGS remembers (Nocedal &
+Wright 2006, section 7.2: 3 to 20; libLBFGS has 6).
+"""
 
 
 class LineSearch:
@@ -95,7 +97,7 @@ def make_optimizer(
             max_eval=SEARCHED,
             tolerance_grad=0.0,
             tolerance_change=0.0,
-            history_size=config.history,
+            history_size=REMEMBERED,
             line_search_fn="strong_wolfe",
         )
     decayed = [parameter for name, parameter in named if name not in energy.undecayed]

@@ -321,8 +321,12 @@ def test_gauges_change_no_law() -> None:
 
 def test_fields_start_at_the_data() -> None:
     energy = PottsModel((2,), 3)
-    energy.initialise(torch.tensor([[0.0, 1], [0, -1], [1, -1]]))
-    logs = torch.tensor([[3.0, 2, 1], [1, 2, 1]]).log()
+    rows = torch.tensor([[0.0, 1], [0, -1], [1, -1]])
+    energy.initialise(rows)
+    logs = torch.tensor([[3.0, 2, 1], [1, 4, 1]]).log()
+    torch.testing.assert_close(energy.field.detach(), logs - logs.mean(1, keepdim=True))
+    energy.initialise(rows, torch.tensor([0.5, 0.25, 0.25]))
+    logs = torch.tensor([[1.75, 1.25, 1], [1, 2, 1]]).log()
     torch.testing.assert_close(energy.field.detach(), logs - logs.mean(1, keepdim=True))
 
 
