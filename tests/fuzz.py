@@ -295,7 +295,8 @@ def apart() -> Iterator[Path]:
             table = pa.table({name: rows[:, 0, n] / 100 for n, name in enumerate("abc")})
             pq.write_table(table, "rows.parquet")
             codes = np.random.default_rng(1).integers(0, 5, (30, 6))
-            lines = (f">{n}\n{''.join('-ACGU'[code] for code in row)}" for n, row in enumerate(codes))
+            rows = ("".join("-ACGU"[code] for code in row) for row in codes)
+            lines = (f">{n}\n{row}" for n, row in enumerate(rows))
             Path("family.fasta").write_text("\n".join(lines))
             yield Path(folder)
             os.chdir(there)
@@ -346,7 +347,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with apart() as folder:
         outcomes = fuzz(given.cases, given.seed, tell)
-        written = sorted({path.name for path in folder.iterdir()} - {*FILES})
+        written = sorted({path.name for path in folder.iterdir()} - set(FILES))
     kinds = collections.Counter(outcome.kind for outcome in outcomes)
     lacking = collections.Counter(fault for outcome in outcomes for fault in outcome.faults)
     figures = {

@@ -84,7 +84,7 @@ def check_domains(config: RunConfig) -> None:
 
 
 def _check_gaps(data: FastaData, config: RunConfig) -> None:
-    """Where gaps are missing letters, they are left out of everything."""
+    """Gaps that are missing letters are left out of everything."""
     if data.gaps == "ignore":
         names = {term.name for term in terms_of(config.objective).values()}
         if not config.energy.has_couplings or names != {"pseudo_likelihood"}:

@@ -20,11 +20,12 @@ MISSING, AMBIGUOUS, UNKNOWN = -1, -2, -3
 
 
 class Sequences(NamedTuple):
-    """What rows of an alignment are: `alphabet` has a letter for each level; the site of a row is
-    number `numbering` [L] of the focus sequence, or column of the alignment, and has the letter of
-    `focus` there (the most frequent one where there is no focus sequence). `weights` [N] are those
-    of all sequences in the order of the file, 0 of those that are left out (`dropped`), and `names`
-    theirs.
+    """The sequences behind the rows of an alignment.
+
+    `alphabet` has a letter for each level. A row's sites are numbers `numbering` [L] of the focus
+    sequence, or columns of the alignment, and `focus` has the letters there: of the focus sequence,
+    or the most frequent ones. `names` and `weights` [N] are of all sequences in the order of the
+    file; those that are left out, `dropped` of them for their letters, have weight 0.
     """
 
     alphabet: str

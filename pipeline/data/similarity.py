@@ -1,4 +1,4 @@
-"""How alike sequences are: their weights, and clusters of them."""
+"""Sequences that are alike: their weights, and clusters of them."""
 
 from __future__ import annotations
 
@@ -77,7 +77,7 @@ def _near(codes: np.ndarray, identity: float) -> Iterator[tuple[int, Tensor]]:
 
 
 def held_out_clusters(clusters: np.ndarray, held_out: int, split_seed: int) -> np.ndarray:
-    """Which rows are kept out of training, `[N]` bool: whole clusters, in an order drawn by
+    """The rows that are kept out of training, `[N]` bool: whole clusters, in an order drawn by
     `split_seed`, each that fits among at most `held_out` rows in all.
     """
     numbers, sizes = np.unique(clusters, return_counts=True)

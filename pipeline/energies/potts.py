@@ -184,9 +184,9 @@ def make_tables(coupling: Tensor, sites: int) -> list[Table]:
 
 
 class Sweep(NamedTuple):
-    """Where a sweep from `position` [N, *shape] leads: each site in turn is drawn from its
-    conditional given all the others, those that have been drawn already among them (Geman & Geman
-    1984). By component the law is that of site i given the new ones before it and the old ones
+    """The law of where a sweep from `position` [N, *shape] leads: each site in turn is drawn from
+    its conditional given all the others, those that have been drawn already among them (Geman &
+    Geman 1984). By component it is the law of site i given the new sites before it and the old ones
     behind it.
 
     Before the sites of a table, the pulls of all others are summed for them at once; those of the

@@ -15,7 +15,7 @@ from pipeline.assembly.data import open_data
 from pipeline.assembly.learner import make_learner
 from pipeline.common.errors import ConfigError
 from pipeline.config.compose import compose
-from pipeline.data.base import DataSet
+from pipeline.data.base import DataSet, in_memory
 from pipeline.energies.potts import PottsModel
 from pipeline.evaluation.contacts import contact_scores, coupling_norms, strongest, table_of
 from pipeline.evaluation.likelihood import independent_levels
@@ -193,6 +193,6 @@ def test_scores_are_corrected_norms(alignment: Path) -> None:
 def test_baselines_leave_out_missing_letters() -> None:
     """p = (n_ik + 1) / (n_i + q) of 3 rows, 2 of which have component 1."""
     rows = torch.tensor([[0.0, 1], [0, -1], [1, 1]])
-    data = DataSet((2,), 3, rows[:2], rows, 0.0, lambda *_: None)  # type: ignore[arg-type, return-value]
+    data = in_memory(rows, rows[:2], 0.0)
     held = torch.tensor([[3 / 5, 3 / 4], [3 / 5, 1]]).log().sum(1).mean()
     assert independent_levels(data, 2) == pytest.approx(float(held))
