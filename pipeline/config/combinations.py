@@ -366,7 +366,7 @@ def _check_ranks(config: RunConfig) -> None:
         raise ConfigError(
             "trainer.replicas", ranks, "cluster=inline has one process; use 1, or cluster=local"
         )
-    if trainer.batch_size % ranks:
+    if (trainer.batch_size or 0) % ranks:
         remedy = (
             f"each of trainer.replicas={ranks} ranks learns from as many rows; use a multiple of"
             f" {ranks}"

@@ -89,7 +89,8 @@ def strongest(scores: Tensor, sequences: Sequences, apart: int, count: int) -> l
     """The `count` pairs of the largest scores that are more than `apart` in number from each other,
     as I27-F31.
     """
-    pairs = torch.triu_indices(*[len(sequences.numbering)] * 2, 1)
+    sites = len(sequences.numbering)
+    pairs = torch.triu_indices(sites, sites, 1)
     numbers = torch.tensor(sequences.numbering)[pairs]
     far = numbers[1] - numbers[0] > apart
     scores, pairs, numbers = scores[far], pairs[:, far], numbers[:, far]
@@ -108,13 +109,13 @@ def _map(scores: Tensor, sequences: Sequences, caption: str) -> Figure:
     values[first, second] = scores
     figure = Figure(figsize=(6.5, 6), layout="constrained")
     axis = figure.subplots()
-    edges = [numbers[0] - 0.5, numbers[-1] + 0.5]
+    low, high = numbers[0] - 0.5, numbers[-1] + 0.5
     shown = axis.imshow(
         values.numpy(),
         cmap="Blues",
         vmin=0,
         vmax=float(scores.max()),
-        extent=[*edges, *edges[::-1]],
+        extent=(low, high, high, low),
     )
     figure.colorbar(shown, ax=axis, label="corrected norm of the coupling")
     far = torch.tensor(numbers)[second] - torch.tensor(numbers)[first] > APART
