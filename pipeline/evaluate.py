@@ -8,7 +8,9 @@ training is needed.
 
 First come the figures of the run's own summary, worked out anew from its newest checkpoint.
 evaluation.KEY=VALUE, kernel=NAME and kernel.KEY=VALUE change how (evaluation.samples=0: no samples;
-evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now.
+evaluation.ais_temperatures=0: no AIS); data.path=PATH: where its data are now. Of a run on rows
+given in code there are those figures that need no rows, and points=FILE; with its rows, from
+Python, all of them: pipeline.evaluate.evaluate(URL, rows=...).
 
     points=FILE    ranks the rows of a file (CSV, Parquet, Arrow or .npy) by log p(x) / p(x'), x'
                    the most probable of them, which needs no Z. Where log Z is known, log p(x) is
@@ -45,6 +47,30 @@ from pipeline.config.arguments import carry_out, parse, usage
 from pipeline.config.evaluate import OVERRIDABLE, Settings
 
 
+def evaluate(
+    run: str,
+    *arguments: str,
+    rows: Any = None,
+    held_out: Any = None,
+    weights: Any = None,
+    held_out_weights: Any = None,
+) -> dict[str, Any]:
+    """Evaluates the run at the URL `run` as the command line of these `arguments` does, such as
+    "points=FILE", and returns what `summary.json` holds. Raises `PipelineError`.
+
+    Of a run on rows given in code the data are what is given here, as to `pipeline.train.run`: its
+    own rows, or others of their shape, which are scaled as its own were.
+    """
+    settings, overrides = parse([f"run={run}", *arguments], Settings, OVERRIDABLE)
+    from pipeline.data.given import given_rows
+    from pipeline.runs.evaluate_again import evaluate_again
+
+    taken = None
+    if rows is not None:
+        taken = given_rows(rows, held_out, weights, held_out_weights)
+    return evaluate_again(settings, overrides, taken)
+
+
 def in_words(found: dict[str, Any]) -> str:
     """Tells a person what was found."""
     figures = found["figures"]
@@ -54,6 +80,8 @@ def in_words(found: dict[str, Any]) -> str:
         for name, why in figures.items()
         if name.startswith("undrawn_")
     ]
+    if "without_rows" in found:
+        lines.append(f"  {found['without_rows']}")
     if "ood" in found:
         from pipeline.evaluation.words import plus_minus  # brings torch
 

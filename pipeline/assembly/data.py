@@ -32,8 +32,9 @@ def open_data(config: RunConfig) -> DataSet:
     where they are not rows.
     """
     path = getattr(config.data, "path", None)
-    if path is not None:
-        check_input(path, "data.path")
+    for name in ("path", "held_out_path"):
+        if (url := getattr(config.data, name, None)) is not None:
+            check_input(url, f"data.{name}")
     try:
         section = config.data
         if isinstance(config.energy, LabelledSection):

@@ -162,9 +162,20 @@ TableEncoding = Annotated[
 ]
 
 
+TableScale = Annotated[
+    Literal["none", "standard", "unit"],
+    Field(
+        description=(
+            "of each column: standard: less its mean, over its standard deviation; unit: to [0, 1]"
+        )
+    ),
+]
+
+
 class ColumnsData(DataSection):
     path: Url = about(
-        "Parquet, Arrow, CSV, .npy or .npz files: a path, an fsspec URL or a glob; docs/data.md"
+        "Parquet, Arrow, HDF5, CSV, .npy or .npz files: a path, an fsspec URL or a glob;"
+        " docs/data.md"
     )
     columns: Names = about(
         "columns of numbers, or of lists of one length; empty: all there are but the context's"
@@ -178,12 +189,18 @@ class ColumnsData(DataSection):
     weight: str | None = about(
         "column of how much each row counts, a number of 0 or more; null: all alike"
     )
+    held_out_column: str | None = about(
+        "column of 0 and 1, or false and true: rows that are 1 are kept out, in the place of"
+        " data.held_out; null: none"
+    )
+    held_out_path: Url | None = about(
+        "files of the rows that are kept out, as data.path, in the place of data.held_out; null:"
+        " none"
+    )
     encoding: TableEncoding
     levels: CategoricalLevels
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
-    scale: Literal["none", "standard", "unit"] = about(
-        "of each column: standard: less its mean, over its standard deviation; unit: to [0, 1]"
-    )
+    scale: TableScale
 
 
 GAP = "-"
@@ -250,6 +267,7 @@ class RowsData(DataSection):
     shape: Shape = about("shape of one row, such as [8,8]; empty: as they are given")
     encoding: TableEncoding
     levels: CategoricalLevels
+    scale: TableScale
     given: str | None = about("the rows given in code, in words (not for people to set)")
     _rows: Any = PrivateAttr(default=None)
 

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from pipeline.config.fields import Names, NonNegativeInt, Section, Url, about
 
-OVERRIDABLE = ("evaluation", "kernel", "data.path")
+OVERRIDABLE = ("evaluation", "kernel", "data.path", "data.held_out_path")
 
 
 class Settings(Section):

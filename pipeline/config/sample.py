@@ -20,7 +20,7 @@ from pipeline.config.fields import (
 
 Instants = Annotated[int, Field(ge=2, le=32)]
 
-OVERRIDABLE = ("kernel", "data.path")
+OVERRIDABLE = ("kernel", "data.path", "data.held_out_path")
 
 
 class Settings(Section):

@@ -1,7 +1,7 @@
 """Columns of Arrow tables as numbers: what is taken, and what is refused by its name and place.
 
-Taken are integers, floats, booleans and decimals; lists of them that are of one length, whether
-their type says so or not; and tensors of one shape (Arrow's extension type).
+Taken are integers, floats, booleans and decimals; lists of them, or of such lists, that are of one
+length, whether their type says so or not; and tensors of one shape (Arrow's extension type).
 """
 
 from __future__ import annotations
@@ -17,17 +17,18 @@ from pipeline.common.errors import ConfigError, DataError
 
 class Column(NamedTuple):
     """The column called `name` of the file at `path`, which `key` of the configuration asks for,
-    from the file's row number `first` on.
+    from the file's row number `first` on. Of the array at hand so many items are `each` row's.
     """
 
     key: str
     name: str
     path: str
     first: int
+    each: int = 1
 
     def of(self, row: int) -> str:
-        """Returns in words where row number `row` of the array at hand is."""
-        return f"column {self.name}, row {self.first + row} of {self.path}"
+        """Returns in words where item number `row` of the array at hand is."""
+        return f"column {self.name}, row {self.first + row // self.each} of {self.path}"
 
 
 def numbers(column: pa.Array, place: Column) -> np.ndarray:
@@ -42,9 +43,15 @@ def numbers(column: pa.Array, place: Column) -> np.ndarray:
         _check_within(column.storage, column.type.storage_type.list_size, place)
         tensors = column.to_numpy_ndarray()
         return tensors.reshape(len(column), -1)
+    if isinstance(column.type, pa.BaseExtensionType):
+        column = column.storage
     if not _is_list(column.type):
         _check_kind(column.type, column, place)
         return _plain(column).reshape(len(column), 1)
+    if _is_list(column.type.value_type):
+        size = _one_length(column, place)
+        within = numbers(column.flatten(), place._replace(each=place.each * size))
+        return within.reshape(len(column), -1)
     _check_kind(column.type.value_type, column, place)
     size = _one_length(column, place)
     _check_within(column, size, place)

@@ -19,7 +19,7 @@ from pipeline.config.data import ColumnsData
 from pipeline.data.cells import Column, check_levels, checked, numbers, tensor_shape
 from pipeline.data.folders import data_files
 from pipeline.data.formats import Format, format_of
-from pipeline.data.labels import Labels, encoded, find_labels
+from pipeline.data.labels import Labels, encoded, find_labels, truths
 from pipeline.data.row_weights import check_weights
 from pipeline.data.scaling import Scale
 from pipeline.storage.files import Place, locate, open_file
@@ -41,6 +41,21 @@ class Unit(NamedTuple):
     form: type[Format]
 
 
+class Told(NamedTuple):
+    """The contents of columns that were read through: the mean of the weights, and for each unit
+    the rows that are held out, 8 bits a byte; None where there is no such column.
+    """
+
+    mean_weight: float | None
+    masks: list[np.ndarray] | None
+
+    def held_out(self, unit: int, rows: int) -> np.ndarray | None:
+        """Returns a mask `[rows]` bool of unit number `unit`."""
+        return (
+            None if self.masks is None else np.unpackbits(self.masks[unit], count=rows).astype(bool)
+        )
+
+
 @contextmanager
 def opened(path: Place) -> Iterator[Any]:
     """Opens a file for reading. Raises `DataError` where it is not there, and for whatever Arrow
@@ -55,7 +70,8 @@ def opened(path: Place) -> Iterator[Any]:
 
 class Source:
     """The files of `data.path`, and their units, each read as `[rows, n]` float32: positions, then
-    contexts, then a weight where data.weight names one; n is the `width`.
+    contexts, then 1 where data.held_out_column says that the row is held out and else 0, then a
+    weight, where columns of these are named; n is the `width`.
 
     `units` has none without rows, and `rows` counts those of all. `labels` are those of context
     columns that are read as their places 0, ..., K-1, and positions get the `scale` when rows are
@@ -68,7 +84,8 @@ class Source:
         self._config = config
         self._names = list(config.columns)
         self._weight = [] if config.weight is None else [config.weight]
-        self._besides = [*config.context, *self._weight]  # what is not learned from
+        self._flag = [] if config.held_out_column is None else [config.held_out_column]
+        self._besides = [*config.context, *self._flag, *self._weight]  # what is not learned from
         twice = _twice([*self._names, *self._besides])
         if twice:
             raise ConfigError(
@@ -88,6 +105,7 @@ class Source:
         if not self.rows:
             raise DataError("data.path", config.path, "the files there hold no rows")
         self.scale: Scale | None = None
+        self.told = Told(None, None)  # until it is read through
         self.labels: dict[str, Labels] = self._find_labels()
         self._contexts = 0  # numbers of a row's context
         self._widths: dict[str, int] = {}  # numbers of each column, as first read
@@ -95,7 +113,7 @@ class Source:
         self._piece = 1  # rows decoded at once
         _, first = next(self.pieces(self.units[0]))
         self.width = first.shape[1]
-        self.dimension = self.width - self._contexts - len(self._weight)
+        self.dimension = self.width - self._contexts - len(self._flag) - len(self._weight)
         self._piece = max(1, PIECE // first.nbytes)
         self.shape = config.shape or self._tensor(self._names) or (self.dimension,)
         if math.prod(self.shape) != self.dimension:
@@ -146,7 +164,8 @@ class Source:
         form = unit.form(file, unit.path)
         self._check_names(unit.path, form.names)
         columns = [*self._names, *self._weight]  # numbers, all of them
-        yield from form.batches(unit.number, columns, self._config.context, self._piece)
+        others = [*self._config.context, *self._flag]
+        yield from form.batches(unit.number, columns, others, self._piece)
 
     def _find_labels(self) -> dict[str, Labels]:
         """Reads the context columns through, and returns the labels of those that have some; of
@@ -198,20 +217,31 @@ class Source:
         """Returns the weights of rows `[N, n]`, `[N]` float64; None where they have none."""
         return rows[:, -1].double() if self._weight else None
 
-    def mean_weight(self) -> float:
-        """Reads the column of weights through, and returns their mean over all rows. Raises
-        `DataError` where one is missing, below 0 or not finite.
+    def held_out_of(self, rows: Tensor) -> Tensor:
+        """Returns which of the rows `[N, n]` data.held_out_column says are held out, `[N]` bool."""
+        return rows[:, -1 - len(self._weight)] == 1
+
+    def read_through(self) -> None:
+        """Reads the columns of weights and of held-out rows through, so that `told` says what they
+        say. Raises `DataError` where a weight is missing, below 0 or not finite, or a row neither
+        held out nor not.
         """
-        total = 0.0
+        total, masks = 0.0, []
         for unit in self.units:
-            first = self._first(unit)
+            first, flags = self._first(unit), []
             with opened(unit.path) as file:
                 form = unit.form(file, unit.path)
                 self._check_names(unit.path, form.names)
-                for batch in form.batches(unit.number, self._weight, (), ROWS):
-                    total += float(self._weights(batch, unit, first).sum(dtype=np.float64))
+                for batch in form.batches(unit.number, self._weight, self._flag, ROWS):
+                    if self._weight:
+                        total += float(self._weights(batch, unit, first).sum(dtype=np.float64))
+                    if self._flag:
+                        flags.append(self._flags(batch, unit, first)[:, 0] == 1)
                     first += len(batch)
-        return total / self.rows
+            if self._flag:
+                masks.append(np.packbits(np.concatenate(flags)))
+        mean = total / self.rows if self._weight else None
+        self.told = Told(mean, masks if self._flag else None)
 
     def _check_names(self, path: Place, present: list[str]) -> None:
         """Checks that the file has the columns asked for, each once; where none are, that it has
@@ -238,21 +268,27 @@ class Source:
                 f"has columns {', '.join(present)}, the first file {', '.join(self._names)}; name"
                 " those to learn from in data.columns=[..]",
             )
-        asked = {"columns": self._names, "context": self._config.context, "weight": self._weight}
+        asked = {
+            "columns": self._names,
+            "context": self._config.context,
+            "held_out_column": self._flag,
+            "weight": self._weight,
+        }
         for key, names in asked.items():
             missing = [name for name in names if name not in present]
             if missing:
-                value = missing[0] if key == "weight" else missing
+                value = missing if key in ("columns", "context") else missing[0]
                 raise ConfigError(f"data.{key}", value, f"{path} has only {', '.join(present)}")
 
     @property
     def _told_besides(self) -> str:
         """The keys that name columns which are not learned from."""
-        context = f"data.context={list(self._config.context)}"
-        if not self._weight:
-            return context
-        weight = f"data.weight={self._config.weight}"
-        return f"{context}, {weight}" if self._config.context else weight
+        config, told = self._config, []
+        if config.context or not self._besides:
+            told.append(f"data.context={list(config.context)}")
+        told += [f"data.held_out_column={name}" for name in self._flag]
+        told += [f"data.weight={name}" for name in self._weight]
+        return ", ".join(told)
 
     def _first(self, unit: Unit) -> int:
         """The number of a unit's first row in its file."""
@@ -261,6 +297,26 @@ class Source:
             for other in self.units
             if other.path == unit.path and other.number < unit.number
         )
+
+    @property
+    def names(self) -> list[str]:
+        """The names of the columns that are learned from."""
+        return list(self._names)
+
+    def _flags(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
+        """1 for held-out rows and 0 for others of a batch that begins at row `first` of the file,
+        `[rows, 1]` float32.
+        """
+        place = Column("data.held_out_column", self._flag[0], str(unit.path), first)
+        values = checked(numbers(truths(batch.column(place.name), place), place), place)
+        odd = np.argwhere((values != 0) & (values != 1))
+        if len(odd) or values.shape[1] != 1:
+            row = int(odd[0, 0]) if len(odd) else 0
+            remedy = f"{place.of(row)}: {values[row, 0]:g} is neither 0 nor 1"
+            if values.shape[1] != 1:
+                remedy = f"{place.of(row)} holds a list; 0 or 1 is wanted"
+            raise DataError("data.path", unit.path, remedy)
+        return values
 
     def _weights(self, batch: pa.RecordBatch, unit: Unit, first: int) -> np.ndarray:
         """The weights of a batch that begins at row `first` of the file, `[rows, 1]` float32."""
@@ -294,6 +350,8 @@ class Source:
                     self._shapes.setdefault(name, shape)
                 columns.append(rows)
         self._contexts = sum(self._widths[name] for name in config.context)
+        if self._flag:
+            columns.append(self._flags(batch, unit, begin))
         if self._weight:
             columns.append(self._weights(batch, unit, begin))
         return np.concatenate(columns, 1)

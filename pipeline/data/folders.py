@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Sequence
+
 from pipeline.common.errors import DataError
-from pipeline.data import comma_separated
-from pipeline.storage.files import Place, exists, files_below, files_matching, is_folder
+from pipeline.data import comma_separated, hdf5_files
+from pipeline.storage.files import (
+    Place,
+    exists,
+    files_below,
+    files_matching,
+    is_folder,
+    read_file,
+)
 
 SUFFIXES = (".parquet", ".arrow", ".feather", ".ipc")
-KINDS = (SUFFIXES, comma_separated.SUFFIXES, (".npy", ".npz"))
+KINDS = (SUFFIXES, hdf5_files.SUFFIXES, comma_separated.SUFFIXES, (".npy", ".npz"))
 """Suffixes of files; of a folder with several kinds the first is taken."""
 TABLES = {"_delta_log": "a Delta table", ".hoodie": "a Hudi table"}
 """Tables of which a folder of files is not all, by what is in their folder."""
@@ -18,10 +28,12 @@ def data_files(there: Place, given: str) -> list[Place]:
     """Returns the data files `there`, which data.path=`given` names, sorted by their paths.
 
     Of a folder these are the files in it, and in folders below, that have a known suffix: Parquet
-    and Arrow files, where there are none CSV files, and where there are none NumPy's. Names
-    that begin with _ or a dot are left out, unless the pattern has them: tools call their own files
-    so. A path that exists is no glob, whatever characters it has. Raises `DataError` where there
-    are no such files, or the folder is a table of which not every file is a part.
+    and Arrow files, where there are none HDF5, else CSV, else NumPy files. Of one that Hugging
+    Face's `Dataset.save_to_disk` wrote they are those that its state.json names, in their order.
+    Names that begin with _ or a dot are left out, unless the pattern has them: tools call their own
+    files so. A path that exists is no glob, whatever characters it has. Raises `DataError` where
+    there are no such files, or the folder is a table of which not every file is a part, or holds
+    several splits.
     """
     if is_folder(there):
         found = _within(there, given)
@@ -46,11 +58,37 @@ def data_files(there: Place, given: str) -> list[Place]:
 def _within(folder: Place, given: str) -> list[Place]:
     """Returns the data files below a folder. Raises `DataError` where it is a table."""
     places = files_below(folder)
+    saved = _saved_by_hugging_face(folder, places, given)
+    if saved is not None:
+        return saved
     for place in places:
         _check_table(place.path, given)
     seen = [place for place in places if not _hidden(place.path, folder.path)]
     kinds = ([place for place in seen if place.path.endswith(kind)] for kind in KINDS)
     return next((found for found in kinds if found), [])
+
+
+def _saved_by_hugging_face(
+    folder: Place, places: Sequence[Place], given: str
+) -> list[Place] | None:
+    """Returns the files of a data set that `save_to_disk` wrote; None of another folder. Raises
+    `DataError` for one of several splits, or whose records cannot be read.
+    """
+    there = {place.path for place in places}
+    records = [folder / name for name in ("dataset_dict.json", "state.json", "dataset_info.json")]
+    splits, state, info = (record if record.path in there else None for record in records)
+    record = splits or (state if info is not None else None)
+    if record is None:
+        return None
+    try:
+        told = json.loads(read_file(record))
+        if record is state:
+            return [folder / str(each["filename"]) for each in told["_data_files"]]
+        names = [str(name) for name in told["splits"]]
+    except (ValueError, KeyError, TypeError) as error:
+        raise DataError("data.path", record, f"cannot be read ({error!r})") from error
+    remedy = f"holds the splits {', '.join(names)}; give one, as in data.path={given}/{names[0]}"
+    raise DataError("data.path", given, remedy)
 
 
 def _check_table(path: str, given: str) -> None:

@@ -1,7 +1,9 @@
-"""The formats of data files: Parquet, Arrow, CSV, .npy and .npz, each as units of record batches.
+"""The formats of data files: Parquet, Arrow, HDF5, CSV, .npy and .npz, each as units of record
+batches.
 
-A *unit* is a row group of a Parquet file, a record batch of an Arrow file, or a whole CSV or NumPy
-file. What Arrow has to say against a file is raised as it is.
+A *unit* is a row group of a Parquet file, a record batch of an Arrow file, a number of rows of an
+HDF5 file, or a whole CSV or NumPy file or Arrow stream. What Arrow has to say against a file is
+raised as it is.
 """
 
 from __future__ import annotations
@@ -14,6 +16,8 @@ import pyarrow.parquet as pq
 
 from pipeline.common.errors import DataError
 from pipeline.data.comma_separated import CSV, SUFFIXES
+from pipeline.data.hdf5_files import HDF5
+from pipeline.data.hdf5_files import MAGIC as HDF5_MAGIC
 from pipeline.data.numpy_files import MAGIC, NPY, NPZ
 from pipeline.storage.files import Place
 
@@ -90,6 +94,33 @@ class Arrow:
         yield from (batch.slice(start, size) for start in range(0, len(batch), size))
 
 
+class ArrowStream:
+    """An open Arrow stream, which has no list of its batches: one unit."""
+
+    def __init__(self, file: Any, at: Place) -> None:  # noqa: ARG002
+        self._file = file
+        self.names: list[str] = list(self._open().schema.names)
+
+    def rows(self, columns: Sequence[str], context: Sequence[str]) -> list[int]:  # noqa: ARG002
+        """Returns the number of rows, for which the stream is read through."""
+        return [sum(map(len, self._open()))]
+
+    def batches(
+        self,
+        unit: int,  # noqa: ARG002
+        columns: Sequence[str],  # noqa: ARG002
+        context: Sequence[str],  # noqa: ARG002
+        size: int,
+    ) -> Iterator[pa.RecordBatch]:
+        """Yields all rows, at most `size` at a time."""
+        for batch in self._open():
+            yield from (batch.slice(start, size) for start in range(0, len(batch), size))
+
+    def _open(self) -> Any:
+        self._file.seek(0)
+        return pa.ipc.open_stream(self._file, options=pa.ipc.IpcReadOptions(use_threads=False))
+
+
 def format_of(file: Any, at: Place) -> type[Format]:
     """Returns the format of an open file: CSV by its name, the others by their first bytes,
     whatever their names. Raises `DataError` where it is none of them.
@@ -100,16 +131,18 @@ def format_of(file: Any, at: Place) -> type[Format]:
         return Parquet
     if magic == b"ARROW1":
         return Arrow
+    if magic[:4] == b"\xff\xff\xff\xff":
+        return ArrowStream
     if magic == MAGIC:
         return NPY
+    if magic == HDF5_MAGIC:
+        return HDF5
     if magic[:4] == b"PK\x03\x04" and at.path.endswith(".npz"):
         return NPZ
     if at.path.endswith(SUFFIXES):
         return CSV
     remedy = (
-        f"neither a Parquet nor an Arrow file (it begins with {magic!r}), nor NumPy's; names of CSV"
-        " files end in .csv, .tsv or one of these and .gz"
+        f"neither a Parquet nor an Arrow file (it begins with {magic!r}), nor HDF5 or NumPy's;"
+        " names of CSV files end in .csv, .tsv or one of these and .gz"
     )
-    if magic[:4] == b"\xff\xff\xff\xff":
-        remedy = "an Arrow stream, of which rows cannot be found; write it as an Arrow file"
     raise DataError("data.path", at, remedy)

@@ -21,6 +21,7 @@ from pipeline.config.data import RowsData
 from pipeline.data.base import DataSet, in_memory, split
 from pipeline.data.cells import Column, checked, numbers
 from pipeline.data.row_weights import check_some, check_weights
+from pipeline.data.scaling import constant_columns, scale_for
 
 ROWS, HELD_OUT = "rows", "held_out"
 WEIGHTS, HELD_OUT_WEIGHTS = "weights", "held_out_weights"
@@ -141,17 +142,19 @@ def rows(config: RowsData) -> DataSet:
         raise ConfigError("data.shape", list(shape), remedy)
     given = given.counting()
     train, held_out = _kept_apart(config, given.rows, given.held_out)
-    return in_memory(
-        train.view(-1, *shape),
-        held_out.view(-1, *shape),
-        config.noise,
-        context=(
-            None
-            if given.context is None
-            else _kept_apart(config, given.context, given.held_out_context)
-        ),
-        weights=_weights_apart(config, given),
+    weights, context = _weights_apart(config, given), None
+    if given.context is not None:
+        context = _kept_apart(config, given.context, given.held_out_context)
+    scale = scale_for(
+        config.scale, config.recorded, train.flatten(1), held_out.flatten(1), weights[0]
     )
+    if scale is not None:
+        train, held_out = scale.scaled(train), scale.scaled(held_out)
+    loaded = in_memory(
+        train.view(-1, *shape), held_out.view(-1, *shape), config.noise, None, context, weights
+    )
+    constant = [f"number {number} of a row" for number in constant_columns(train)]
+    return loaded._replace(scale=scale, constant=constant)
 
 
 def _kept_apart(
@@ -170,8 +173,8 @@ def _weights_apart(
         train, held_out = split(given.weights, config.held_out, config.split_seed)
         return train.double(), held_out.double()
     of_both = (given.weights, given.held_out_weights)
-    train, held_out = (None if each is None else torch.tensor(each) for each in of_both)
-    return train, held_out
+    of_train, of_held_out = (None if each is None else torch.tensor(each) for each in of_both)
+    return of_train, of_held_out
 
 
 def _pair(value: Any, name: str) -> tuple[np.ndarray, np.ndarray | None]:

@@ -87,6 +87,23 @@ def encoded(column: pa.Array, labels: Labels | None, place: Column) -> pa.Array:
     return codes
 
 
+def truths(column: pa.Array, place: Column) -> pa.Array:
+    """Returns a column of text, which says false or true, 0 or 1, as numbers; other columns as they
+    are. Nulls stay. Raises `DataError` where it says something else.
+    """
+    if not is_text(column.type):
+        return column
+    words = _plain(column)
+    plain = pc.utf8_lower(pc.utf8_trim_whitespace(words))
+    places = pc.index_in(plain, pa.array(["false", "true", "0", "1", "0.0", "1.0"], plain.type))
+    unknown = np.flatnonzero(pc.and_(places.is_null(), words.is_valid()).to_numpy(False))
+    if len(unknown):
+        row = int(unknown[0])
+        remedy = f"{place.of(row)}: {words[row].as_py()[:40]!r} is neither 0 nor 1"
+        raise DataError("data.path", place.path, remedy)
+    return pc.bit_wise_and(places, pa.scalar(1, places.type))
+
+
 def in_words(labels: Sequence[Any]) -> str:
     """Returns the labels in words, the middle of many left out."""
     shown = [str(label) for label in labels]

@@ -14,6 +14,7 @@ import numpy as np
 import pyarrow as pa
 
 from pipeline.common.errors import DataError
+from pipeline.data.arrays import column, rows_of
 from pipeline.storage.files import Place
 
 MAGIC = b"\x93NUMPY"
@@ -60,7 +61,7 @@ class _Array:
                 values = whole[first : first + count]
             else:
                 values = self._taken(count * numbers).reshape(count, *self.shape)
-            yield _column(np.ascontiguousarray(values))
+            yield column(np.ascontiguousarray(values))
 
     def _taken(self, count: int) -> np.ndarray:
         length = count * self._type.itemsize
@@ -73,15 +74,6 @@ class _Array:
             )
         values = np.frombuffer(bytes(content), self._type)
         return values.astype(self._type.newbyteorder("="))
-
-
-def _column(values: np.ndarray) -> pa.Array:
-    """Returns rows `[n, *shape]` as numbers or text, or as tensors of one shape."""
-    if values.dtype.kind == "b":
-        values = values.astype(np.uint8)
-    if values.ndim == 1:
-        return pa.array(values.tolist() if values.dtype.kind == "U" else values)
-    return pa.FixedShapeTensorArray.from_numpy_ndarray(values)
 
 
 class NPY:
@@ -123,23 +115,11 @@ class NPZ:
         """Returns the number of rows of the arrays that are asked for. Raises `DataError` where
         they have not equally many, or several are there and none is asked for.
         """
-        learned = list(columns) or [name for name in self.names if name not in context]
-        if not columns and len(learned) > 1:
-            raise DataError(
-                "data.path",
-                self._at,
-                f"holds the arrays {', '.join(learned)}; name the one to learn from, as in"
-                f" data.columns=[{learned[0]}]",
-            )
         with ExitStack() as stack:
-            names = [name for name in (*learned, *context) if name in self.names]
-            rows = {name: self._open(name, stack).rows for name in names}
-        if len(set(rows.values())) > 1:
-            told = ", ".join(f"{name} {count}" for name, count in rows.items())
-            raise DataError(
-                "data.path", self._at, f"its arrays have not equally many rows ({told}); mend them"
+            count = rows_of(
+                self.names, columns, context, lambda name: self._open(name, stack).rows, self._at
             )
-        return list(rows.values())[:1] or [1]  # of none: its names are checked when it is read
+        return [1 if count is None else count]
 
     def batches(
         self,

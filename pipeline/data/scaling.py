@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -68,6 +69,25 @@ def fitted(kind: str, rows: np.ndarray, weights: np.ndarray | None = None) -> Sc
     constant = wide.max(0) == wide.min(0)
     shift, width = np.where(constant, wide[0], shift), np.where(constant, 1.0, width)
     return Scale(kind, *(np.array([float(f"{x:.{DIGITS}g}") for x in of]) for of in (shift, width)))
+
+
+def scale_for(
+    kind: str,
+    recorded: Mapping[str, Any],
+    train: Tensor,
+    held_out: Tensor,
+    weights: Tensor | None = None,
+) -> Scale | None:
+    """Returns the scale that a run has `recorded`; else the one of `kind`: standard of the `train`
+    rows [N, d], which count by their `weights` [N], unit of both; None where kind is none.
+    """
+    if "scale" in recorded:
+        return scale_of(recorded["scale"])
+    if kind == "none":
+        return None
+    if kind == "unit":
+        return fitted(kind, torch.cat([train, held_out]).numpy())
+    return fitted(kind, train.numpy(), None if weights is None else weights.numpy())
 
 
 def constant_columns(rows: Tensor) -> list[int]:

@@ -38,20 +38,25 @@ Wanted = Callable[[], bool]
 
 
 def kept_out(source: Source, config: ColumnsData, unit: int) -> np.ndarray:
-    """Returns a mask `[rows]` bool of unit number `unit`: the rows that are held out, by
-    `split_seed` and the unit alone.
+    """Returns a mask `[rows]` bool of unit number `unit`: the rows that are held out, as their
+    column says, or by `split_seed` and the unit alone.
     """
+    rows = source.units[unit].rows
+    marked = source.told.held_out(unit, rows)
+    if marked is not None:
+        return marked
+    if config.held_out_path is not None:
+        return np.zeros(rows, bool)
     chance = held_out_of(config.held_out, source.rows) / source.rows
-    return (
-        numpy_generator(config.split_seed, "split", unit).random(source.units[unit].rows) < chance
-    )
+    return numpy_generator(config.split_seed, "split", unit).random(rows) < chance
 
 
 def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
     """Returns held-out and training rows, each `[N, n]`, none of weight 0: from units in a seeded
-    order, until memory is full, at most `held_out` of the former.
+    order, until memory is full; of a count that is held out, at most as many.
 
-    Raises `ConfigError` where either is empty, `DataError`.
+    Raises `ConfigError` where either is empty, `DataError`. Of files of held-out rows the former
+    are none.
     """
     kept, sample, budget = [], [], config.memory_limit // (4 * source.width)
     for rows, mask in _shuffled(source, config):
@@ -61,20 +66,21 @@ def first_rows(source: Source, config: ColumnsData) -> tuple[Tensor, Tensor]:
         budget -= len(rows)
         if budget <= 0:
             break
-    pair = (
-        np.concatenate(kept)[: held_out_of(config.held_out, source.rows)],
-        np.concatenate(sample),
-    )
-    if not len(pair[0]):
+    found, most = np.concatenate(kept), None
+    key = "held_out" if config.held_out_column is None else "held_out_column"
+    if config.held_out_column is None and config.held_out_path is None:
+        most = held_out_of(config.held_out, source.rows)
+    pair = found[:most], np.concatenate(sample)
+    if not len(pair[0]) and config.held_out_path is None:
         raise ConfigError(
-            "data.held_out",
-            config.held_out,
+            f"data.{key}",
+            getattr(config, key),
             "too few to find any among the first rows; keep out more",
         )
     if not len(pair[1]):
         raise ConfigError(
-            "data.held_out",
-            config.held_out,
+            f"data.{key}",
+            getattr(config, key),
             "no training row is left among the first rows; keep out fewer",
         )
     return torch.from_numpy(pair[0]), torch.from_numpy(pair[1])
@@ -124,7 +130,7 @@ class Window(NamedTuple):
     order: np.ndarray | None = None
 
     @property
-    def count(self) -> int:
+    def size(self) -> int:
         """The number of rows that come."""
         return len(self.rows if self.order is None else self.order)
 
@@ -146,7 +152,7 @@ class StreamedPositives:
     waited for windows so far, the first one included. A class whose `reads_ahead` is False reads
     each window when it is needed.
 
-    Where rows have weights, `unit` is their mean: one of weight w comes w / unit times an epoch,
+    Where rows have weights, of mean m over the files, one of weight w comes w / m times an epoch,
     rounded down or up (`pipeline.data.row_weights.dealt`), for which memory has 8 bytes a time.
     """
 
@@ -159,10 +165,9 @@ class StreamedPositives:
         seed: int,
         rank: int = 0,
         ranks: int = 1,
-        unit: float | None = None,
     ) -> None:
         assert 0 <= rank < ranks
-        self.waited, self._unit = 0.0, unit
+        self.waited = 0.0
         self._source, self._config, self._seed, self._rank, self._ranks = (
             source,
             config,
@@ -213,7 +218,7 @@ class StreamedPositives:
         while filled < count:
             if self._window is None:
                 self._window = self._open(self._place)
-            elif self._cursor == self._window.count:
+            elif self._cursor == self._window.size:
                 self._window = self._open(self._window.following)
                 self._cursor = 0
             piece = self._window.piece(self._cursor, count - filled)
@@ -269,10 +274,10 @@ class StreamedPositives:
                 done += len(chosen)
         following = Place(place.epoch + 1, 0) if last else Place(place.epoch, place.window + 1)
         rows = buffer[: len(order)]
-        if self._unit is None or done < len(order):
+        if self._source.told.mean_weight is None or done < len(order):
             return Window(rows, following)
         weights = rows[:, -1].astype(np.float64)
-        count = weights.sum() / self._unit
+        count = weights.sum() / self._source.told.mean_weight
         numbers = dealt(weights, count, generator.random()) if count else order[:0]
         return Window(rows, following, generator.permutation(numbers))
 

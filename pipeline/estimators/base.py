@@ -13,7 +13,7 @@ from scipy import sparse
 from sklearn.base import BaseEstimator
 from sklearn.preprocessing import StandardScaler
 from sklearn.utils import Tags, check_random_state
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import _check_sample_weight, check_is_fitted, validate_data
 from torch import Tensor
 
 from pipeline.common.errors import ArgumentError
@@ -50,9 +50,14 @@ class EnergyEstimator(BaseEstimator):
         """The part of the configuration that is this kind's, for `rows` [N, d]."""
         raise NotImplementedError
 
-    def _prepared(self, X: np.ndarray, first: bool) -> np.ndarray:  # noqa: ARG002
+    def _prepared(
+        self,
+        X: np.ndarray,
+        first: bool,  # noqa: ARG002
+        weights: np.ndarray | None = None,  # noqa: ARG002
+    ) -> np.ndarray:
         """Rows as the energy sees them, float64 [N, d]; a subclass may scale them, by what it
-        learns of the `first` ones.
+        learns of the `first` ones, which count by their `weights` [N].
         """
         return X
 
@@ -100,22 +105,41 @@ class EnergyEstimator(BaseEstimator):
         return min(max(1, round(self.held_out * count)), count - 2)
 
     def _learn(
-        self, X: np.ndarray, labels: np.ndarray | None = None, again: bool = False
+        self,
+        X: np.ndarray,
+        labels: np.ndarray | None = None,
+        again: bool = False,
+        sample_weight: ArrayLike | None = None,
     ) -> np.ndarray:
         """Trains on X [N, d], and returns the numbers of the rows that were kept out. With `again`
-        it goes on from the weights there are, in the scale of the first rows.
+        it goes on from the weights there are, in the scale of the first rows. With `sample_weight`
+        [N] rows count by these, and those of weight 0 are none.
         """
+        weights = None
+        if sample_weight is not None:
+            weights = _check_sample_weight(
+                sample_weight, X, dtype=np.float64, ensure_non_negative=True
+            )
+            there = weights > 0
+            if there.sum() < LEAST_ROWS:
+                remedy = f"weights above 0 are wanted of {LEAST_ROWS} rows or more"
+                raise ArgumentError("sample_weight", f"{there.sum()} above 0", remedy)
+            X, weights = X[there], weights[there]
+            labels = None if labels is None else labels[there]
         self._seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         order = np.random.RandomState(self._seed).permutation(len(X))
         kept = self._kept_out(len(X))
         train, held_out = order[:-kept], order[-kept:]
         if not again:
-            self._prepared(X[train], first=True)  # what is kept out has no say in the scale either
+            # what is kept out has no say in the scale either
+            self._prepared(X[train], True, None if weights is None else weights[train])
         rows = self._prepared(X, first=False)
         config = self._config(rows)
         numbers = rows.astype(np.float32)
         of_rows = [None, None] if labels is None else [labels[train], labels[held_out]]
         given = GivenRows(numbers[train], of_rows[0], numbers[held_out], of_rows[1])
+        if weights is not None:
+            given = given._replace(weights=weights[train], held_out_weights=weights[held_out])
         before = self._checkpoint if again else None
         learned = learn(config, given, bool(self.verbose), before)
         self.energy_, self._checkpoint = learned.energy, learned.checkpoint
@@ -149,8 +173,10 @@ class ScaledEstimator(EnergyEstimator):
 
     scaler_: StandardScaler
 
-    def _prepared(self, X: np.ndarray, first: bool) -> np.ndarray:
+    def _prepared(
+        self, X: np.ndarray, first: bool, weights: np.ndarray | None = None
+    ) -> np.ndarray:
         if first:
-            self.scaler_ = StandardScaler().fit(X)
+            self.scaler_ = StandardScaler().fit(X, sample_weight=weights)
         scaled: np.ndarray = self.scaler_.transform(X)
         return scaled

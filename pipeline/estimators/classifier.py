@@ -52,9 +52,10 @@ class EBMClassifier(ClassifierMixin, ScaledEstimator):
         self.settings = settings
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: ArrayLike) -> Self:
-        """Learns from rows X [N, d] and their labels y [N], of two classes or more. Raises
-        `ValueError` where X, y or a parameter is refused.
+    def fit(self, X: ArrayLike, y: ArrayLike, sample_weight: ArrayLike | None = None) -> Self:
+        """Learns from rows X [N, d] and their labels y [N], of two classes or more; rows count by
+        `sample_weight` [N], 0 or more. Raises `ValueError` where X, y, a weight or a parameter is
+        refused.
         """
         if y is not None:
             y = column_or_1d(y, warn=True)
@@ -72,7 +73,7 @@ class EBMClassifier(ClassifierMixin, ScaledEstimator):
         if len(self.classes_) < 2:
             remedy = "there is one class; a classifier needs two or more"
             raise ArgumentError("y", self.classes_[0], remedy)
-        self._learn(rows, labels.astype(np.float32))
+        self._learn(rows, labels.astype(np.float32), sample_weight=sample_weight)
         return self
 
     def predict_proba(self, X: ArrayLike) -> np.ndarray:

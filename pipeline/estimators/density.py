@@ -30,24 +30,35 @@ MACHINE = {
 class Density(DensityMixin, EnergyEstimator):
     """The methods of a density: it is fitted, scores rows and draws samples."""
 
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - as scikit-learn has it
-        """Learns from rows X [N, d]; `held_out` of them are kept to judge by. Raises `ValueError`
-        where X or a parameter is refused.
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,  # noqa: ARG002 - as scikit-learn has it
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learns from rows X [N, d], which count by `sample_weight` [N], 0 or more; `held_out` of
+        them are kept to judge by. Raises `ValueError` where X, a weight or a parameter is refused.
         """
-        self._learn(self._checked(X, reset=True, ensure_min_samples=LEAST_ROWS))
+        rows = self._checked(X, reset=True, ensure_min_samples=LEAST_ROWS)
+        self._learn(rows, sample_weight=sample_weight)
         return self
 
-    def partial_fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002
-        """Makes `steps` more steps on rows X [N, d], from the weights that there are. The optimizer
-        and the chains begin anew; rows are scaled as those of the first call were. Raises
-        `ValueError` where X or a parameter is refused.
+    def partial_fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,  # noqa: ARG002
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Makes `steps` more steps on rows X [N, d], which count by `sample_weight` [N], from the
+        parameters that there are. The optimizer and the chains begin anew; rows are scaled as those
+        of the first call were. Raises `ValueError` where X, a weight or a parameter is refused.
         """
         again = hasattr(self, "energy_")
         if again and not self._checkpoint:
             remedy = "the files of its run are not kept here; use None to go on from its weights"
             raise ArgumentError("output", self.output, remedy)
         rows = self._checked(X, reset=not again, ensure_min_samples=LEAST_ROWS)
-        self._learn(rows, again=again)
+        self._learn(rows, again=again, sample_weight=sample_weight)
         return self
 
     def score_samples(self, X: ArrayLike) -> np.ndarray:
@@ -162,16 +173,20 @@ class BoltzmannMachine(EnergyEstimator):
 
     visible: str
 
-    def _prepared(self, X: np.ndarray, first: bool) -> np.ndarray:
+    def _prepared(
+        self, X: np.ndarray, first: bool, weights: np.ndarray | None = None
+    ) -> np.ndarray:
         if first:
             if self.visible not in ("auto", "binary", "gaussian"):
                 remedy = "should be auto, binary or gaussian"
                 raise ArgumentError("visible", self.visible, remedy)
             binary = self.visible == "auto" and bool(np.isin(X, (0, 1)).all())
             self.binary_ = binary or self.visible == "binary"
-            self.mean_ = np.zeros(X.shape[1]) if self.binary_ else X.mean(0)
-            spread = np.ones(X.shape[1]) if self.binary_ else X.std(0)
-            self.scale_ = np.where(spread > 0, spread, 1.0)
+            self.mean_, self.scale_ = np.zeros(X.shape[1]), np.ones(X.shape[1])
+            if not self.binary_:
+                self.mean_ = np.average(X, 0, weights)
+                spread = np.sqrt(np.average(np.square(X - self.mean_), 0, weights))
+                self.scale_ = np.where(spread > 0, spread, 1.0)
         if self.binary_:
             return (X > THRESHOLD).astype(np.float64)
         return (X - self.mean_) / self.scale_
@@ -266,7 +281,12 @@ class DBM(Density):
         self.settings = settings
         self.verbose = verbose
 
-    def _prepared(self, X: np.ndarray, first: bool) -> np.ndarray:  # noqa: ARG002
+    def _prepared(
+        self,
+        X: np.ndarray,
+        first: bool,  # noqa: ARG002
+        weights: np.ndarray | None = None,  # noqa: ARG002
+    ) -> np.ndarray:
         return (X > THRESHOLD).astype(np.float64)
 
     def _settings(self, rows: np.ndarray) -> dict[str, Any]:  # noqa: ARG002

@@ -46,9 +46,17 @@ class RBMFeatures(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BoltzmannMa
         self.settings = settings
         self.verbose = verbose
 
-    def fit(self, X: ArrayLike, y: Any = None) -> Self:  # noqa: ARG002 - as scikit-learn has it
-        """Learns from rows X [N, d]. Raises `ValueError` where X or a parameter is refused."""
-        self._learn(self._checked(X, reset=True, ensure_min_samples=LEAST_ROWS))
+    def fit(
+        self,
+        X: ArrayLike,
+        y: Any = None,  # noqa: ARG002 - as scikit-learn has it
+        sample_weight: ArrayLike | None = None,
+    ) -> Self:
+        """Learns from rows X [N, d], which count by `sample_weight` [N], 0 or more. Raises
+        `ValueError` where X, a weight or a parameter is refused.
+        """
+        rows = self._checked(X, reset=True, ensure_min_samples=LEAST_ROWS)
+        self._learn(rows, sample_weight=sample_weight)
         return self
 
     def transform(self, X: ArrayLike) -> np.ndarray:

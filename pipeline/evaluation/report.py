@@ -70,7 +70,8 @@ def evaluate(
         if data.rows:
             more = yield from _figures(config, energy, untrained, data, output)
             figures = _joined(figures, more)
-        if "moments" in terms_of(config.objective):
+        moments = terms_of(config.objective).get("moments")
+        if moments is not None and (data.rows or getattr(moments, "moments", None) is not None):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)
     if data.sequences is not None and isinstance(energy, PottsModel):
@@ -205,9 +206,10 @@ def _more_pictures(
 
 def _likeness(config: RunConfig, energy: Energy, samples: Tensor, data: DataSet) -> Figures:
     """Returns how like rows the samples are, and whether held-out rows are training rows too."""
-    rows = noisy_sample(config, data), _held_out(config, data)
+    rows = energy.into_domain(noisy_sample(config, data))
+    held_out = energy.into_domain(_held_out(config, data))
     weights = data.row_weights._replace(sample=sample_weights(data))
-    figures = likeness(samples, *map(energy.into_domain, rows), weights)
+    figures = likeness(samples, rows, held_out, weights)
     if energy.levels is None:  # of few states many rows are the same
         figures["held_out_copies"] = copies(data.held_out, data.sample)
     return figures

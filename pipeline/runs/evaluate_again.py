@@ -21,6 +21,7 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.fields import digest
 from pipeline.data import row_weights
+from pipeline.data.given import GivenRows
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
@@ -34,15 +35,23 @@ if TYPE_CHECKING:
 
 ROWS = 1000  # energies at once
 FIRST = 10  # points of a ranking that are told one by one
+CODE = "of a run on rows given in code give them: pipeline.evaluate.evaluate(run, rows=...)"
+WITHOUT_ROWS = (
+    "no likelihood, no baselines and no distances between samples and rows: these need the run's"
+    f" rows, which are not there; {CODE}"
+)
 
 
-def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures:
-    """Works out what `settings` asks for, and returns it; `summary.json` holds it as well.
+def evaluate_again(
+    settings: Settings, overrides: Sequence[str] = (), rows: GivenRows | None = None
+) -> Figures:
+    """Works out what `settings` asks for, and returns it; `summary.json` holds it as well. Of a run
+    on rows given in code `rows` are the data; without them `without_rows` says what is not told.
 
     Raises `PipelineError`.
     """
     display = Display()
-    run = open_run(settings.run, overrides)
+    run = open_run(settings.run, overrides, rows=rows)
     torch.set_num_threads(run.config.cluster.threads)
     points = (
         None
@@ -75,6 +84,10 @@ def evaluate_again(settings: Settings, overrides: Sequence[str] = ()) -> Figures
                 display.work(item)
             else:
                 found["figures"] = item
+    if not run.data.rows and run.config.data.has_rows:
+        found["without_rows"] = WITHOUT_ROWS
+        if found["figures"].get("log_z") is None:
+            found["figures"]["log_z"] = run.energy.log_partition()
     with torch.no_grad():
         if settings.ood is not None:
             found["ood"] = outliers(settings, run, others, context)
@@ -119,7 +132,7 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         raise ConfigError("given", settings.given, remedy)
     if settings.ood is not None and not len(run.data.held_out):
         raise ConfigError(
-            "ood", settings.ood, f"{run.url} has no held-out rows to tell from others"
+            "ood", settings.ood, f"{run.url} has no held-out rows to tell from others; {CODE}"
         )
 
 

@@ -16,9 +16,11 @@ from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ArgumentError, CheckpointError, ConfigError, DataError
 from pipeline.common.masking import masked
 from pipeline.config.arguments import reconfigured
+from pipeline.config.data import RowsData
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.content import recorded_of
+from pipeline.data.given import GivenRows
 from pipeline.data.labels import in_words
 from pipeline.data.nothing import without_rows
 from pipeline.energies.base import Energy
@@ -51,9 +53,12 @@ class Trained(NamedTuple):
     energy: Energy
 
 
-def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Trained:
+def open_run(
+    url: str, overrides: Sequence[str], needs_data: bool = True, rows: GivenRows | None = None
+) -> Trained:
     """Opens the run at `url`, or one checkpoint of it, its configuration under `overrides`; on the
-    CPU. Of the checkpoint the averaged weights alone are read.
+    CPU. Of the checkpoint the averaged weights alone are read. `rows` are the data of one that was
+    trained on rows given in code, which are not there again.
 
     Raises `CheckpointError` where there is none or it does not fit. Where its data are gone, raises
     `DataError` if they are needed; else the run's data are of the right shape and have no rows.
@@ -64,9 +69,9 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
     checkpoint, weights = find_averaged(url, "run")
     try:
         config = reconfigured(checkpoint.manifest.config, overrides)
-        config = _with_recorded(config, checkpoint)
+        config = _with_recorded(config, checkpoint).carrying(rows=rows)
     except ConfigError as error:
-        if overrides:
+        if overrides or rows is not None:
             raise
         raise CheckpointError(
             f"{checkpoint.folder}: this version cannot take its configuration up ({error})"
@@ -74,12 +79,16 @@ def open_run(url: str, overrides: Sequence[str], needs_data: bool = True) -> Tra
     try:
         data = open_data(config)
     except (ConfigError, DataError) as error:
-        if needs_data or any(text.startswith("data.") for text in overrides):
+        gone = isinstance(config.data, RowsData) and rows is None
+        if (needs_data and not gone) or any(text.startswith("data.") for text in overrides):
             raise
         log.warning("%s: its data are not there (%s); it does without", masked(url), error)
         data = without_rows(checkpoint.shape, checkpoint.context_shape)._replace(
             **recorded_of(checkpoint.manifest.data)
         )
+    if rows is not None and data.shape != checkpoint.shape:
+        remedy = f"a row of {url} has shape {list(checkpoint.shape)}"
+        raise ConfigError("rows", f"shape {list(data.shape)}", remedy)
     energy = make_energy(config, data.shape, data.context_shape)
     checkpoint.check_signature(energy, "run")
     checkpoint.fill(energy, weights)

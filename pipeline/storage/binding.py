@@ -33,6 +33,7 @@ RULES = (
     Rule("objective", False, "penalties and the like hold from the next step on"),
     Rule("data", True, "the place in the stream of rows is that of these rows"),
     Rule("data.path", False, "data may be moved: their content binds"),
+    Rule("data.held_out_path", False, "data may be moved: their content binds"),
     Rule("optimizer.name", True, "its moments are kept"),
     Rule("optimizer", False, "rates, schedule and decays hold from the next step on"),
     Rule("chains.pools", False, "chains are dealt out anew to the pools there are"),

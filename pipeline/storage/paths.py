@@ -30,16 +30,17 @@ def resolve_output(config: RunConfig) -> str:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Returns `config` with an absolute `data.path`.
+    """Returns `config` with an absolute `data.path` and `data.held_out_path`.
 
     An actor's working directory need not be the driver's. Raises `ConfigError` for a URL that no
     installed file system serves, or that is none.
     """
-    path = getattr(config.data, "path", None)
-    if path is None:
-        return config
-    data = config.data.model_copy(update={"path": absolute(path, "data.path")})
-    return config.model_copy(update={"data": data})
+    update = {}
+    for name in ("path", "held_out_path"):
+        path = getattr(config.data, name, None)
+        if path is not None:
+            update[name] = absolute(path, f"data.{name}")
+    return config.model_copy(update={"data": config.data.model_copy(update=update)})
 
 
 def absolute(url: str, key: str) -> str:
@@ -56,7 +57,8 @@ def check_shared(config: RunConfig, output: str) -> None:
     """
     if config.cluster.name == "inline":
         return
-    urls = {"output": output, "data.path": getattr(config.data, "path", None)}
+    names = ("path", "held_out_path")
+    urls = {"output": output, **{f"data.{n}": getattr(config.data, n, None) for n in names}}
     for key, url in (urls | {"init_from": config.init_from}).items():
         if url and "memory://" in url:
             remedy = (

@@ -279,8 +279,8 @@ BAD_VALUES = {
         ConfigError,
         r"data\.columns=x",
     ),
-    "lists of lists": (
-        pa.table({"x": pa.array([[[1.0], [2.0]]] * 30, pa.list_(pa.list_(pa.float32(), 1), 2))}),
+    "lists of lists of words": (
+        pa.table({"x": pa.array([[["1"], ["2"]]] * 30, pa.list_(pa.list_(pa.string(), 1), 2))}),
         ConfigError,
         r"data\.columns=x",
     ),

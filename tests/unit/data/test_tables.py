@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import datetime
 import decimal
+import json
 import math
 from pathlib import Path
 from typing import Any
@@ -82,12 +83,76 @@ def test_tables_with_a_log_are_named(log: str, kind: str, tmp_path: Path) -> Non
     assert_rows(read(f"{tmp_path}/*.parquet"), matrix(30))
 
 
-def test_an_arrow_stream_is_named(tmp_path: Path) -> None:
-    """A stream has no list of its batches, so that no row can be found."""
-    with pa.ipc.new_stream(f"{tmp_path}/rows.arrow", listed(matrix(3)).schema) as writer:
-        writer.write_table(listed(matrix(30)))
-    with pytest.raises(DataError, match=r"data\.path=.*an Arrow stream.*write it as an Arrow file"):
+def stream(path: Path, table: pa.Table) -> None:
+    """Writes an Arrow stream, in batches of 7 rows."""
+    with pa.ipc.new_stream(str(path), table.schema) as writer:
+        writer.write_table(table, max_chunksize=7)
+
+
+def test_an_arrow_stream(tmp_path: Path) -> None:
+    """Its rows are found by reading it through; one that ends within a batch is refused."""
+    stream(tmp_path / "rows.arrow", listed(matrix(30)))
+    assert_rows(read(f"{tmp_path}/rows.arrow"), matrix(30))
+    data = read(f"{tmp_path}/rows.arrow", memory_limit=300)
+    assert data.streamed
+    seen = set(data.positives(0).next(100).position[:, 0].tolist())
+    assert seen <= set(range(30))
+    assert len(seen) > 12
+    content = (tmp_path / "rows.arrow").read_bytes()
+    (tmp_path / "rows.arrow").write_bytes(content[: len(content) // 2])
+    with pytest.raises(DataError, match=r"data\.path=.*cannot be read"):
         read(f"{tmp_path}/rows.arrow")
+
+
+def saved(folder: Path, table: pa.Table) -> Path:
+    """Writes the files that Hugging Face's `Dataset.save_to_disk` writes (datasets 5.2), and one
+    that its cache leaves beside them.
+    """
+    folder.mkdir(parents=True)
+    names = [f"data-0000{number}-of-00002.arrow" for number in range(2)]
+    for name, part in zip(names, (table.slice(0, 20), table.slice(20)), strict=True):
+        stream(folder / name, part)
+    stream(folder / "cache-2cd4b1c7f2835801.arrow", table)
+    state = {"_data_files": [{"filename": name} for name in names], "_split": None}
+    (folder / "state.json").write_text(json.dumps(state))
+    (folder / "dataset_info.json").write_text("{}")
+    return folder
+
+
+def test_a_data_set_that_hugging_face_saved(tmp_path: Path) -> None:
+    """The files that its record names, and no others; of several splits one is to be named."""
+    assert_rows(read(str(saved(tmp_path / "one", listed(matrix(30))))), matrix(30))
+    for split in ("train", "test"):
+        saved(tmp_path / "two" / split, listed(matrix(30)))
+    (tmp_path / "two" / "dataset_dict.json").write_text('{"splits": ["train", "test"]}')
+    message = rf"holds the splits train, test; give one, as in data\.path={tmp_path}/two/train"
+    with pytest.raises(DataError, match=message):
+        read(f"{tmp_path}/two")
+    assert_rows(read(f"{tmp_path}/two/train"), matrix(30))
+    (tmp_path / "two" / "train" / "data-00001-of-00002.arrow").unlink()
+    with pytest.raises(DataError, match=r"data-00001-of-00002\.arrow.*cannot be read"):
+        read(f"{tmp_path}/two/train")
+    for text in ("{", "{}", '{"_data_files": [1]}'):
+        (tmp_path / "two" / "test" / "state.json").write_text(text)
+        with pytest.raises(DataError, match=r"state\.json: cannot be read"):
+            read(f"{tmp_path}/two/test")
+
+
+def test_lists_of_lists_are_rows(tmp_path: Path) -> None:
+    """As Hugging Face's Array2D has them; one that is short is told by the row that it is in."""
+    images = np.arange(180.0).reshape(30, 2, 3).tolist()
+    write(f"{tmp_path}/rows.parquet", pa.table({"x": images}))
+    assert_rows(
+        read(f"{tmp_path}/rows.parquet", shape=(2, 3)), np.float32(images).reshape(30, 2, 3)
+    )
+    images[8][1] = [1.0, 2.0]
+    write(f"{tmp_path}/rows.parquet", pa.table({"x": images}))
+    with pytest.raises(DataError, match=r"column x, row 8 of .*: a list of 2 numbers"):
+        read(f"{tmp_path}/rows.parquet")
+    images[8][1] = [1.0, None, 2.0]
+    write(f"{tmp_path}/rows.parquet", pa.table({"x": images}))
+    with pytest.raises(DataError, match=r"column x, row 8 of .*: number 1 of its list is missing"):
+        read(f"{tmp_path}/rows.parquet")
 
 
 # -- types of columns ------------------------------------------------------------------------------
