@@ -4,6 +4,7 @@ short sizes: in one process, with a few steps, on small files of the kind that t
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
 from collections.abc import Iterator
@@ -82,11 +83,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = pd.DataFrame(random.integers(0, 2, (40, 64)), columns=[f"x{i}" for i in range(64)])
     rows.to_parquet(here / "rows.parquet")
     rows.where(random.random(rows.shape) < 0.5).to_csv(here / "rows.csv", index=False)
+    (here / "family.fasta").write_text(aligned("-ACGU", random))
+    family = aligned("-ACDEFGHIKLMNPQRSTVWY", random) + "\n>DYR_ECOLI/1-9\nMISLIAALA"
+    (here / "DHFR.a2m.gz").write_bytes(gzip.compress(family.encode()))
     return here
+
+
+def aligned(letters: str, random: np.random.Generator) -> str:
+    """Forty sequences of nine sites, as FASTA has them."""
+    rows = random.choice(list(letters), (40, 9))
+    return "\n".join(f">s{number}\n{''.join(row)}" for number, row in enumerate(rows))
 
 
 def carry_out(door: str, arguments: list[str]) -> None:
     short = () if "--help" in arguments else SHORT.get(door, ())
+    if "experiment=protein_potts" in arguments:  # which learns from all rows at once
+        short = tuple(word for word in short if not word.startswith("trainer.batch_size="))
     done = import_module(f"pipeline.{door}").main([*arguments, *short])
     assert done == 0, f"python -m pipeline.{door} {' '.join(arguments)}"
 
@@ -105,6 +117,12 @@ def trained(folder: Path) -> Path:
                 "data.path=table.csv",
                 "data.held_out=9",
                 "output=runs/table",
+            ],
+            "family": [
+                "experiment=protein_potts",
+                "data.path=DHFR.a2m.gz",
+                "data.held_out=2",
+                "output=runs/family",
             ],
         }.items():
             carry_out("train", [f"name={name}", *asked])
@@ -127,7 +145,7 @@ def test_a_command_of_a_page_runs_as_it_is_printed(
 ) -> None:
     monkeypatch.chdir(trained)
     run = next(name for asked, name in RUNS.items() if asked in text)
-    text = text.replace("run=RUN", f"run=runs/{run}")
+    text = text.replace("run=RUN", f"run=runs/{run}").replace("run=dhfr", "run=runs/family")
     text = text.replace("clamp=table.csv", "clamp=holes.csv")
     text = text.replace("runs=[A,B]", "runs=[runs/digits,runs/digits]")
     text = re.sub(r"s3://[\w-]+/(?:runs/)?", "memory://commands/", text)
