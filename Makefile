@@ -71,6 +71,7 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m benchmarks.systems --docs docs
 	$(PY) -m benchmarks.compositions --docs docs
 	$(PY) -m benchmarks.every_objective --docs docs
+	$(PY) -m benchmarks.sweep --docs docs
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-reference.txt -e '.[dev,reference]'
 	$(PY) -m benchmarks.blackjax_reference --json docs/blackjax_reference.json
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-peers.txt -e '.[dev,peers]'

@@ -155,8 +155,8 @@ def _levels(levels: int, samples: Tensor, data: DataSet, caption: str) -> Figure
         axis.set_xlabel("component")
         axis.xaxis.set_major_locator(MaxNLocator(8, integer=True))
     axes[0].set_ylabel("row")
-    colours = mpl.colormaps["viridis"].resampled(levels)
-    patches = [Patch(color=colours(level), label=str(level)) for level in range(levels)]
+    shades = mpl.colormaps["viridis"].resampled(levels)
+    patches = [Patch(color=shades(level), label=str(level)) for level in range(levels)]
     figure.legend(handles=patches, title="level", loc="outside right center")
     return figure
 

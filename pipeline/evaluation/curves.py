@@ -43,7 +43,7 @@ def curves(rows: Sequence[Row], title: str) -> bytes:
 def _curves(rows: Sequence[Row], title: str) -> Figure:
     steps = np.array([row["step"] for row in rows])
     told, panels = _panels(rows)
-    settings = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
+    settings: dict[str, Any] = {"font.size": 9, "axes.grid": True, "grid.alpha": 0.3}
     if len(rows) < FEW:
         settings |= {"lines.marker": "o", "lines.markersize": 3}
     with mpl.rc_context(settings):

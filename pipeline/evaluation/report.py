@@ -163,8 +163,8 @@ def _draw(
         assert context is not None
         figures |= draw_conditional(energy, samples, context, shown, caption, output)
     else:
-        labelled = config.energy.has_labels and context is not None
-        labels = names_of(context, shown) if labelled else ()
+        labelled = config.energy.has_labels
+        labels = names_of(context, shown) if labelled and context is not None else ()
         visible = energy.visible(samples)
         figures |= draw_samples(bound, visible, shown, caption, output, labels=labels)
     if config.energy.has_labels:

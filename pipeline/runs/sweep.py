@@ -30,8 +30,7 @@ def name_of(sweep: Sweep) -> str:
     """Returns the folder's name where none is given: that of the runs, and a hash of what is
     asked.
     """
-    asked = {"fixed": sweep.fixed, "swept": sweep.swept, **_judging(sweep)}
-    return f"sweep-{sweep.base.name}-{digest(asked)}"
+    return f"sweep-{sweep.base.name}-{digest(_asked(sweep))}"
 
 
 def carry_out(sweep: Sweep, output: str, advance: Advance, say: Say) -> Figures:
@@ -57,9 +56,18 @@ def carry_out(sweep: Sweep, output: str, advance: Advance, say: Say) -> Figures:
     return figures
 
 
-def _judging(sweep: Sweep) -> Figures:
+def _asked(sweep: Sweep) -> Figures:
+    """All that decides the results, and which trial has which number."""
     settings = sweep.settings
-    return {"rungs": settings.rungs, "factor": settings.factor, "figure": settings.figure}
+    return {
+        "fixed": sorted(text for text in sweep.fixed if not text.startswith("output=")),
+        "swept": [[key, values] for key, values in sweep.swept.items()],
+        "judged": {
+            "rungs": settings.rungs,
+            "factor": settings.factor,
+            "figure": settings.figure,
+        },
+    }
 
 
 def _known(sweep: Sweep, output: str) -> list[Result]:
@@ -68,7 +76,7 @@ def _known(sweep: Sweep, output: str) -> list[Result]:
         found = json.loads(read_file(f"{output}/{FILE}"))
     except FileNotFoundError:
         return []
-    asked = {"fixed": sweep.fixed, "swept": sweep.swept, "judged": _judging(sweep)}
+    asked = _asked(sweep)
     if {key: found.get(key) for key in asked} != asked:
         remedy = "another sweep is there; give another output, or its own command line"
         raise ConfigError("output", output, remedy)
@@ -84,9 +92,7 @@ def _write(sweep: Sweep, output: str, rungs: Sequence[int], results: Sequence[Re
     for result in results:
         stood[result.trial] = max(stood.get(result.trial, 0), result.step)
     figures: Figures = {
-        "fixed": sweep.fixed,
-        "swept": sweep.swept,
-        "judged": _judging(sweep),
+        **_asked(sweep),
         "steps": list(rungs),
         "trials": sweep.trials,
         "results": [result.as_figures() for result in results],
@@ -176,6 +182,7 @@ def _picture(sweep: Sweep, results: Sequence[Result]) -> Figure:
             places = [values.index(_value(sweep, r.trial, key)) for r in there]
             axis.plot(places, [r.score for r in there], "o", ms=4, label=f"rung {rung + 1}")
         axis.set_xticks(range(len(values)), values)
+        axis.margins(x=0.15)
         axis.set_xlabel(key)
     axes[-1].legend()
     figure.suptitle(f"{sweep.base.name}: {len(sweep.trials)} trials")

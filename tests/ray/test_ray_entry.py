@@ -205,14 +205,14 @@ def head() -> Iterator[Head]:
             "--include-dashboard=true",
             "--disable-usage-stats",
         ]
+        scripts = _without_blanks(SCRIPTS, folder)
         environment = {
             **NO_AUTH,
             "EBM_RUNS": f"{folder}/runs",
-            "PATH": f"{SCRIPTS}:{os.environ['PATH']}",
+            "PATH": f"{scripts}:{os.environ['PATH']}",
         }
-        command = Command(
-            (str(SCRIPTS / "ray"), "start", "--head", "--block", *start), folder, environment
-        )
+        ray = (str(scripts / "python"), "-m", "ray.scripts.scripts")
+        command = Command((*ray, "start", "--head", "--block", *start), folder, environment)
         try:
             head = Head(
                 {**NO_AUTH, "RAY_ADDRESS": f"127.0.0.1:{gcs}"},
@@ -223,6 +223,16 @@ def head() -> Iterator[Head]:
             yield head
         finally:
             command.kill()  # SIGTERM would drain the node for half a minute
+
+
+def _without_blanks(scripts: Path, folder: Path) -> Path:
+    """`scripts` by a way without blanks: `ray start --head --block` starts its server of clients by
+    a command line that has none in quotes (Ray 2.60), and ends with it.
+    """
+    if " " not in str(scripts):
+        return scripts
+    (folder / "environment").symlink_to(scripts.parent)
+    return folder / "environment" / scripts.name
 
 
 def check_results(output: Path, version: int = 60) -> None:

@@ -31,6 +31,7 @@ SHORT = {
         *("trainer.batch_size=8", "evaluation.samples=2", "evaluation.transitions=2"),
         *("evaluation.ais_temperatures=0", "metrics.port=0", "trainer.min_ess=0.2"),
     ),
+    "sweep": ("cluster=inline", "trainer.steps=2", "chains.per_pool=8", "evaluation.samples=0"),
     "sample": ("samples=2", "transitions=2"),
     "evaluate": ("evaluation.samples=0", "evaluation.ais_temperatures=0"),
 }
@@ -71,6 +72,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wine = load_wine(as_frame=True)
     cultivars = np.array(["barbera", "barolo", "grignolino"])[wine.target]
     wine.data.assign(cultivar=cultivars).to_csv(here / "wine.csv", index=False)
+    bottles = wine.data[["alcohol", "proline", "hue", "ash"]].assign(
+        cultivar=cultivars,
+        colour=np.where(wine.data.color_intensity < 4, "pale", "deep"),
+        organic=wine.data.malic_acid < 1.8,
+    )
+    bottles = bottles.astype(object)
+    bottles.mask(random.random(bottles.shape) < 0.05).to_csv(here / "bottles.csv", index=False)
+    bottles[:3].mask(random.random((3, 7)) < 0.5).to_csv(here / "some.csv", index=False)
     np.savez(here / "wine.npz", x=wine.data.to_numpy(np.float32), y=wine.target.to_numpy() + 1)
     for name, shape in (("figs", (8, 8)), ("col", (12, 10, 3))):
         for number in range(40):
@@ -99,6 +108,8 @@ def carry_out(door: str, arguments: list[str]) -> None:
     short = () if "--help" in arguments else SHORT.get(door, ())
     if "experiment=protein_potts" in arguments:  # which learns from all rows at once
         short = tuple(word for word in short if not word.startswith("trainer.batch_size="))
+    if "init_what=all" in arguments:  # which begins at the other run's last step
+        short = (*short, "trainer.steps=4")
     done = import_module(f"pipeline.{door}").main([*arguments, *short])
     assert done == 0, f"python -m pipeline.{door} {' '.join(arguments)}"
 
@@ -109,6 +120,12 @@ def trained(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, asked in {
+            "family": [
+                "experiment=protein_potts",
+                "data.path=DHFR.a2m.gz",
+                "data.held_out=2",
+                "output=runs/family",
+            ],
             "rbm": ["experiment=digits_rbm", "output=runs/rbm"],
             "digits": ["output=runs/digits"],
             "labelled_digits": ["experiment=conditional_label", "output=runs/labelled_digits"],
@@ -117,12 +134,6 @@ def trained(folder: Path) -> Path:
                 "data.path=table.csv",
                 "data.held_out=9",
                 "output=runs/table",
-            ],
-            "family": [
-                "experiment=protein_potts",
-                "data.path=DHFR.a2m.gz",
-                "data.held_out=2",
-                "output=runs/family",
             ],
         }.items():
             carry_out("train", [f"name={name}", *asked])
@@ -147,6 +158,7 @@ def test_a_command_of_a_page_runs_as_it_is_printed(
     run = next(name for asked, name in RUNS.items() if asked in text)
     text = text.replace("run=RUN", f"run=runs/{run}").replace("run=dhfr", "run=runs/family")
     text = text.replace("clamp=table.csv", "clamp=holes.csv")
+    text = text.replace("init_from=runs/latest", "init_from=runs/digits")
     text = text.replace("runs=[A,B]", "runs=[runs/digits,runs/digits]")
     text = re.sub(r"s3://[\w-]+/(?:runs/)?", "memory://commands/", text)
     text = text.replace("memory://commands/*.parquet", "rows.parquet")

@@ -319,8 +319,8 @@ def test_weighted_rows_of_words_with_holes(tmp_path: Path) -> None:
     their rows, and a stream that has a row as often as its weight says, filled.
     """
     frame = FRAME.copy()
-    frame.loc[[1, 4], "height"], frame.loc[[4, 7], "tree"] = np.nan, None
-    weights = np.resize([2.0, 1.0, 0.0], 30)
+    frame.loc[[1, 3], "height"], frame.loc[[3, 5], "tree"] = np.nan, None
+    weights = np.resize([6.0, 1.0, 1.0, 1.0, 0.0], 30)
     path = written(tmp_path, "parquet", frame.assign(w=weights))
     asked = ["data.categorical=auto", "data.missing=impute", "data.scale=standard"]
     data = opened(path, *asked, "data.weight=w")
@@ -346,7 +346,7 @@ def test_weighted_rows_of_words_with_holes(tmp_path: Path) -> None:
     settled = of_kinds(given, same)
     fill = imputing(settled, same)
     assert fill is not None
-    rows = fill(same.positives(0), make_energy(settled, same.shape, None)).next(14)
+    rows = fill(same.positives(0), make_energy(settled, same.shape, None)).next(len(sample))
     assert rows.number is not None
     share = sample * len(sample) / sample.sum()
     found = torch.bincount(rows.number, minlength=len(sample))

@@ -203,6 +203,12 @@ def test_neighbours_are_counted_as_by_definition() -> None:
     assert 3 < len(np.unique(found.clusters)) < 300
 
 
+def test_held_out_sequences_are_apart_where_there_is_an_identity(tmp_path: Path) -> None:
+    path = written(tmp_path, A2M)
+    assert not fasta(section(path, focus="focus")).held_out_apart
+    assert fasta(section(path, focus="focus", identity=0.9)).held_out_apart
+
+
 def test_held_out_sequences_are_whole_clusters() -> None:
     clusters = np.repeat(np.arange(40), np.arange(1, 41))
     out = held_out_clusters(clusters, 200, 0)
