@@ -54,6 +54,8 @@ def launch(config: RunConfig, display: Display, until: int | None = None) -> Fig
         display.say(f"warning: {doubt}")
     for line in told_columns(data):
         display.say(line)
+    if data.sequences is not None:
+        display.say(data.sequences.in_words())
 
     def make_runner(watch: Watch) -> Runner:
         if config.cluster.name == "inline":
@@ -72,6 +74,7 @@ def launch(config: RunConfig, display: Display, until: int | None = None) -> Fig
         return RayRunner(config, output, data.shape, data.context_shape, watch=watch)
 
     content = content_of(config.data, data)
-    diagnosis = Diagnosis(Facts(config, row_spread(data)), misfits(config, model, data))
+    facts = Facts(config, row_spread(data), held_out_apart=data.held_out_apart)
+    diagnosis = Diagnosis(facts, misfits(config, model, data))
     execution = Execution(config, output, model, display, content, diagnosis)
     return execution.carry_out(make_runner, until)

@@ -170,7 +170,7 @@ def in_words(summary: Mapping[str, Any], series: bool) -> str:
         ),
         *(
             line
-            for name in ("energies", "filters", "moments", "compositions")
+            for name in ("energies", "filters", "moments", "compositions", "contacts")
             if f"undrawn_{name}" in summary
             for line in _pictured(name, summary)
         ),

@@ -17,6 +17,8 @@ BINARY = ("experiment=digits_rbm",)
 BY_HAND = {
     "images": ("data.path=x",),
     "mnist_rbm500": ("data.path=x",),
+    "fasta": ("data.path=x", "energy=potts", "kernel=gibbs"),
+    "protein_potts": ("data.path=x",),
     "quadratic": (*BINARY, "kernel=single_site"),
     "none": ("experiment=maxent_moments",),
     "ising": ("experiment=maxent_ising",),

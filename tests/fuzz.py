@@ -55,6 +55,7 @@ SMALL = (
 )
 BINARY = ("data=digits", "data.encoding=binary", "data.noise=0", "data.held_out=97")
 RBM = (*BINARY, "energy=rbm", "energy.hidden=4")
+FILES = ("images", "rows.parquet", "words.csv", "family.fasta")
 # by these every key of `--help` is there in one base or another
 BASES: tuple[tuple[str, ...], ...] = (
     (*TOY, "cluster=local"),
@@ -105,6 +106,10 @@ BASES: tuple[tuple[str, ...], ...] = (
     ),
     ("data=images", "data.path=images", "data.held_out=5", "energy.hidden=[8]"),
     ("data=rows", "data.held_out=5", "energy.hidden=[8]"),
+    (
+        *("data=fasta", "data.path=family.fasta", "data.alphabet=rna", "data.held_out=5"),
+        *("energy=potts", "energy.levels=5", "kernel=gibbs"),
+    ),
 )
 NUMBERS = (
     *("0", "1", "-1", "2", "3", "5", "17", "0.5", "1.5", "-0.0", "1e-300", "1e300", "1e400", "nan"),
@@ -295,6 +300,10 @@ def apart() -> Iterator[Path]:
             pq.write_table(table, "rows.parquet")
             lines = [f"{n / 10},{'ash' if n % 3 else 'oak'}" for n in range(30)]
             Path("words.csv").write_text("\n".join(["a,b", *lines, ",ash", "1,"]))
+            codes = np.random.default_rng(1).integers(0, 5, (30, 6))
+            rows = ("".join("-ACGU"[code] for code in row) for row in codes)
+            lines = (f">{n}\n{row}" for n, row in enumerate(rows))
+            Path("family.fasta").write_text("\n".join(lines))
             yield Path(folder)
             os.chdir(there)
     finally:
@@ -344,8 +353,7 @@ def main(arguments: Sequence[str]) -> int:
 
     with apart() as folder:
         outcomes = fuzz(given.cases, given.seed, tell)
-        ours = {"images", "rows.parquet", "words.csv"}
-        written = sorted({path.name for path in folder.iterdir()} - ours)
+        written = sorted({path.name for path in folder.iterdir()} - set(FILES))
     kinds = collections.Counter(outcome.kind for outcome in outcomes)
     lacking = collections.Counter(fault for outcome in outcomes for fault in outcome.faults)
     figures = {

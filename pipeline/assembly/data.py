@@ -18,6 +18,8 @@ from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.data.base import MOST_ROWS, DataSet, channels_last
 from pipeline.data.row_weights import shuffled
+from pipeline.energies.base import Energy
+from pipeline.energies.potts import PottsModel
 from pipeline.storage.probe import check_input
 
 SHOWN = 12  # names that a line lists
@@ -174,7 +176,9 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
     if isinstance(config.energy, LabelledSection):
         _check_labels(config, config.energy.classes, data)
-    if config.trainer.batch_size > data.rows:
+    if config.trainer.batch_size is None:
+        _check_all_rows(config, data)
+    elif config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
     box = config.energy.domain.box
@@ -186,6 +190,20 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
             list(box),
             f"the data reach from {low:g} to {high:g}; the box must hold them",
         )
+
+
+def _check_all_rows(config: RunConfig, data: DataSet) -> None:
+    """All rows are in memory at once."""
+    if data.streamed:
+        remedy = "the data are larger than data.memory_limit, and streamed; give a number of rows"
+        raise ConfigError("trainer.batch_size", "null", remedy)
+    if data.missing is not None:
+        remedy = "rows with holes are filled as they come, some at a time; give a number of rows"
+        raise ConfigError("trainer.batch_size", "null", remedy)
+    for name, term in terms_of(config.objective).items():
+        if data.row_weights.sample is not None and not term.weighs_rows:
+            remedy = f"objective={name} takes all rows alike, and they have weights; use a number"
+            raise ConfigError("trainer.batch_size", "null", remedy)
 
 
 def _check_enough(config: RunConfig, data: DataSet) -> None:
@@ -277,6 +295,14 @@ def typical_sample(config: RunConfig, data: DataSet) -> Tensor:
     count = len(weights) * max(1, most // len(weights))
     generator = torch_generator(config.data.split_seed, "sample-weights")
     return _with_noise(config, data, data.sample[shuffled(weights, count, generator)])
+
+
+def initialise(config: RunConfig, energy: Energy, data: DataSet) -> None:
+    """Starts the energy from training rows as training sees them."""
+    if isinstance(energy, PottsModel):
+        energy.initialise(noisy_sample(config, data), sample_weights(data))
+    else:
+        energy.initialise(typical_sample(config, data))
 
 
 def _with_noise(config: RunConfig, data: DataSet, rows: Tensor) -> Tensor:

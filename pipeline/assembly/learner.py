@@ -11,10 +11,10 @@ from torch import Tensor
 from pipeline.assembly.chains import moving_plan
 from pipeline.assembly.data import (
     first_contexts,
+    initialise,
     keeps_chains,
     noisy_sample,
     sample_weights,
-    typical_sample,
 )
 from pipeline.assembly.energies import make_energy
 from pipeline.assembly.refusals import refusing
@@ -23,7 +23,7 @@ from pipeline.common.rng import torch_generator
 from pipeline.config import parts
 from pipeline.config.objectives import FastPCDObjective, MixtureObjective, terms_of
 from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet, Positives
+from pipeline.data.base import AllRows, DataSet, Positives
 from pipeline.energies.base import Energy
 from pipeline.objectives.base import Term
 from pipeline.objectives.contrastive import FastWeights
@@ -37,7 +37,7 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     """The learner of this rank, with its share of the positives. Raises `ConfigError`."""
     keep_freed_memory()
     energy = make_energy(config, data.shape, data.context_shape)
-    energy.initialise(typical_sample(config, data))
+    initialise(config, energy, data)
     rows, context = energy.into_domain(noisy_sample(config, data)), first_contexts(data, 1)
     dtype = next(energy.parameters()).dtype
     terms = make_terms(
@@ -47,7 +47,11 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
         None if context is None else context.to(dtype),
         sample_weights(data),
     )
-    positives = data.positives(config.seed, ranks.rank, ranks.size)
+    for term in terms:
+        term.objective.total_weight = data.total_weight
+    positives: Positives = AllRows(data)
+    if config.trainer.batch_size is not None:
+        positives = data.positives(config.seed, ranks.rank, ranks.size)
     fast, kept = fast_weights(config), keeps_chains(config, data)
     # rank 0 looks for all; of a model that is split it has a part alone
     looks = ranks.rank == 0 and config.trainer.sharding == "none"

@@ -81,8 +81,8 @@ def conditional_nce(section: sections.ConditionalNCEObjective, config: RunConfig
     return ConditionalNoiseContrastive(section.draws, section.scale)
 
 
-def pseudo_likelihood(section: sections.SitesObjective, config: RunConfig) -> Objective:
-    return PseudoLikelihood(section.sites)
+def pseudo_likelihood(section: sections.PseudoLikelihoodObjective, config: RunConfig) -> Objective:
+    return PseudoLikelihood(section.sites, section.l2_fields, section.l2_couplings)
 
 
 def ratio_matching(section: sections.RatioMatchingObjective, config: RunConfig) -> Objective:

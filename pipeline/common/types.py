@@ -15,13 +15,14 @@ class Rows(NamedTuple):
     """Rows of data, as tensors, or as arrays on their way between processes.
 
     A conditional model conditions on `context` [N, *context_shape], and `position` is [N, *shape].
-    `number` [N] int64 says which training rows they are. Context or numbers are None where there
-    are none.
+    `number` [N] int64 says which training rows they are. `weight` [N], of mean 1, says how much
+    each counts. Context, numbers or weights are None where there are none.
     """
 
     position: Any
     context: Any = None
     number: Any = None
+    weight: Any = None
 
     def map(self, function: Callable[[Any], Any]) -> Rows:
         """Returns the function's value of each field that is there."""

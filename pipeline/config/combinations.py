@@ -30,6 +30,8 @@ def check_combinations(config: RunConfig) -> None:
         _check_batches(config)
         _check_ladder(config, config.contrastive)
         check_staleness(config, config.contrastive)
+    _check_all_rows(config)
+    _check_line_search(config)
     _check_pools(config)
     _check_patience(config)
     _check_live(config)
@@ -133,7 +135,7 @@ def _check_batches(config: RunConfig) -> None:
             )
         source = "" if trainer.negatives else f": all those of chains.pools={chains.pools}"
         remedy += f"; use {rows} (of {config.negatives} negatives{source})"
-        raise ConfigError("trainer.batch_size", trainer.batch_size, remedy)
+        raise ConfigError("trainer.batch_size", trainer.batch_size or "null", remedy)
 
 
 def _check_ladder(config: RunConfig, objective: ObjectiveSection) -> None:
@@ -151,6 +153,50 @@ def _check_ladder(config: RunConfig, objective: ObjectiveSection) -> None:
             " own; use objective=pcd"
         )
         raise ConfigError("kernel", kernel.name, remedy)
+
+
+def _check_all_rows(config: RunConfig) -> None:
+    """All rows at once are had by one rank, without noise that is another each time."""
+    if config.trainer.batch_size is not None:
+        return
+    remedy = None
+    if config.trainer.replicas > 1:
+        remedy = f"trainer.replicas={config.trainer.replicas} ranks share a step's rows"
+    elif config.data.noise:
+        remedy = f"data.noise={config.data.noise} is drawn afresh for each row"
+    elif not config.data.has_rows:
+        remedy = f"data={config.data.name} has none"
+    if remedy is not None:
+        raise ConfigError("trainer.batch_size", "null", f"{remedy}; give a number of rows")
+
+
+SEARCH = {
+    **{"learning_rate": 1.0, "schedule": "constant", "warmup": 0, "weight_decay": 0.0},
+    **{"clip_norm": None, "ema": 0.0},
+}
+"""The settings of an optimizer that a line search leaves nothing to."""
+
+
+def _check_line_search(config: RunConfig) -> None:
+    """L-BFGS looks for the minimum of one function, and sets its steps by itself."""
+    if config.optimizer.name != "lbfgs":
+        return
+    if config.trainer.batch_size is not None:
+        remedy = "optimizer.name=lbfgs needs the same rows at every step; use null, all of them"
+        raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
+    for name, objective in terms_of(config.objective).items():
+        if not objective.deterministic:
+            remedy = (
+                f"objective={name} draws at random, and L-BFGS needs a loss that is the same each"
+                " time; use adam, or objective=pseudo_likelihood with objective.sites=null"
+            )
+            raise ConfigError("optimizer.name", "lbfgs", remedy)
+    if any(getattr(config.optimizer, key) != value for key, value in SEARCH.items()):
+        settings = (
+            f"optimizer.{key}={'null' if value is None else value}" for key, value in SEARCH.items()
+        )
+        remedy = f"a line search sets the steps; with it go {' '.join(settings)}"
+        raise ConfigError("optimizer.name", "lbfgs", remedy)
 
 
 def _check_pools(config: RunConfig) -> None:
@@ -226,7 +272,7 @@ def _check_ranks(config: RunConfig) -> None:
         raise ConfigError(
             "trainer.replicas", ranks, "cluster=inline has one process; use 1, or cluster=local"
         )
-    if trainer.batch_size % ranks:
+    if (trainer.batch_size or 0) % ranks:
         remedy = (
             f"each of trainer.replicas={ranks} ranks learns from as many rows; use a multiple of"
             f" {ranks}"

@@ -54,7 +54,11 @@ PLAIN = {
     "or should be": "or",
 }
 
-CALLED_BY_PATH = ("columns", "images")
+ENDINGS = (
+    r"\.(csv|tsv|parquet|arrow|feather|ipc|npy|npz|h5|hdf5"
+    r"|fasta|fa|fas|afa|aln|a2m|a3m|sto|stockholm)(\.gz)?$"
+)
+CALLED_BY_PATH = ("columns", "images", "fasta")
 
 
 def conf_directory() -> Path:
@@ -368,8 +372,8 @@ def validate(
 
 
 def _name_of(data: dict[str, Any]) -> str:
-    """The name of a run without one: of columns and images what their files are called, else the
-    data set's.
+    """The name of a run without one: of columns, images and alignments what their files are
+    called, else the data set's.
     """
     name, path = str(data["name"]), data.get("path")
     if name not in CALLED_BY_PATH or not isinstance(path, str):
@@ -381,7 +385,7 @@ def _name_of(data: dict[str, Any]) -> str:
         parts.pop()
     stem = parts[-1] if parts else name
     if not stem.startswith(".") and "." in stem:
-        stem = re.sub(r"\.(csv|tsv|parquet|arrow|feather|ipc|npy|npz|h5|hdf5)(\.gz)?$", "", stem)
+        stem = re.sub(ENDINGS, "", stem)
     return re.sub(r"[^A-Za-z0-9_.-]+", "_", stem)[:40] or name
 
 

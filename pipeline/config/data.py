@@ -228,6 +228,64 @@ class ColumnsData(TableSection):
     memory_limit: PositiveInt = about("bytes; a larger data set is streamed instead of loaded")
 
 
+GAP = "-"
+ALPHABETS = {"protein": "ACDEFGHIKLMNPQRSTVWY", "rna": "ACGU", "dna": "ACGT"}
+AMBIGUOUS = {"protein": "XBZJOU*", "rna": "NRYSWKMBDHVX", "dna": "NRYSWKMBDHVX"}
+"""Letters that stand for several, or for one that an alphabet lacks (IUPAC)."""
+
+
+class FastaData(DataSection):
+    """An alignment of sequences. Its levels are the letters of the alphabet; a gap is the first of
+    them, or none.
+    """
+
+    images: ClassVar[bool] = False
+    noise: ClassVar[float] = 0.0  # type: ignore[misc]
+    path: Url = about("FASTA, a2m, a3m or Stockholm file, gzipped or not: a path or an fsspec URL")
+    alphabet: Annotated[str, Field(min_length=2, max_length=127)] = about(
+        "protein, rna, dna, or the letters themselves, such as '_*^'"
+    )
+    gaps: Literal["state", "ignore"] = about(
+        "state: a gap is a letter; ignore: it is missing, for energy=potts by pseudo-likelihood"
+    )
+    ambiguous: Literal["drop", "gap", "refuse"] = about(
+        "sequences with letters that stand for several, such as X: drop: leave them out; gap: take"
+        " the letters for gaps"
+    )
+    focus: str | None = about(
+        "name of the sequence whose letters of upper case are the sites; null: every column is"
+    )
+    identity: Annotated[float, Field(gt=0, le=1)] | None = about(
+        "a sequence weighs 1 over the number of those that have at least this share of columns as"
+        " it has; held-out sequences are not as alike to training ones; null: all weigh 1"
+    )
+    weights_path: Url | None = about(
+        "file of weights in their place, one a line for each sequence; null: none"
+    )
+
+    @property
+    def named(self) -> bool:
+        """True of an alphabet that is known by its name."""
+        return self.alphabet in ALPHABETS
+
+    @property
+    def letters(self) -> str:
+        """The letter of each level."""
+        found = ALPHABETS.get(self.alphabet)
+        if found is None:
+            return self.alphabet.replace(GAP, "") if self.gaps == "ignore" else self.alphabet
+        return GAP + found if self.gaps == "state" else found
+
+    @property
+    def ambiguous_letters(self) -> str:
+        """Letters that are known, and are none of the alphabet."""
+        return AMBIGUOUS.get(self.alphabet, "")
+
+    @property
+    def discrete_levels(self) -> int:
+        return len(self.letters)
+
+
 class RowsData(TableSection):
     """Rows given in code (in `_rows`, which no file holds)."""
 

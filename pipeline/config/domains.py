@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pipeline.common.errors import ConfigError
-from pipeline.config.data import DataSection, TableSection
+from pipeline.config.data import DataSection, FastaData, TableSection
 from pipeline.config.energies import Domain, EnergySection
 from pipeline.config.kernels import KernelSection
 from pipeline.config.objectives import ObjectiveSection, terms_of
@@ -22,6 +22,8 @@ def check_domains(config: RunConfig) -> None:
     _check_table(config)
     if data.discrete_levels != domain.levels and not (data.by_column or domain.mixed):
         raise _other_levels(data, energy)
+    if isinstance(data, FastaData):
+        _check_gaps(data, config)
     if (domain.levels or domain.mixed or data.by_column) and data.noise:
         raise ConfigError(
             "data.noise", data.noise, "discrete data take no Gaussian noise; use data.noise=0"
@@ -46,7 +48,7 @@ def _check_table(config: RunConfig) -> None:
         raise ConfigError("data.encoding", data.encoding, remedy)
     if data.missing == "refuse":
         return
-    if not energy.has_conditionals or energy.latents:
+    if not energy.has_conditionals or energy.latents or energy.by_site:
         remedy = (
             f"energy={energy.name} has no exact law of what is missing given the rest; use"
             " energy=mixed_rbm, gaussian_rbm, rbm or potts_rbm, or fill the holes in"
@@ -71,6 +73,20 @@ def _shown(data: TableSection) -> str:
     return "auto" if data.categorical == "auto" else f"[{','.join(data.categorical)}]"
 
 
+def _check_gaps(data: FastaData, config: RunConfig) -> None:
+    """Gaps that are missing letters are left out of everything."""
+    if data.gaps == "ignore":
+        names = {term.name for term in terms_of(config.objective).values()}
+        if not config.energy.has_couplings or names != {"pseudo_likelihood"}:
+            remedy = (
+                "energy=potts by objective=pseudo_likelihood alone leaves missing letters out; use"
+                " state"
+            )
+            raise ConfigError("data.gaps", "ignore", remedy)
+        if any(getattr(term, "sites", None) for term in terms_of(config.objective).values()):
+            raise ConfigError("data.gaps", "ignore", "needs objective.sites=null, all sites")
+
+
 def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> None:
     """The kernel can move in the energy's domain."""
     levels = energy.domain.levels
@@ -91,6 +107,12 @@ def _check_kernel(kernel: KernelSection, energy: EnergySection, key: str) -> Non
 def _other_levels(data: DataSection, energy: EnergySection) -> ConfigError:
     """The refusal of data whose values are not the energy's."""
     levels, encoding = energy.domain.levels, getattr(data, "encoding", None)
+    if isinstance(data, FastaData):
+        q = data.discrete_levels
+        if levels is None:
+            return ConfigError("data", data.name, f"{energy.where}; use energy=potts")
+        remedy = f"data.alphabet={data.alphabet} has {q} levels with data.gaps={data.gaps}; use {q}"
+        return ConfigError("energy.levels", levels, remedy)
     if levels is None:
         density = f"energy={energy.name} is a density on {energy.domain}; use "
         if encoding in (None, "real"):

@@ -32,6 +32,8 @@ class EnergySection(Part):
     `takes_context`: the rows' contexts are part of the model. `has_labels`: these are labels, and
     their law given a position is known (`LabelledSection`). `has_features`: it is linear in
     features that it declares. `latents`: a position has latent columns beside the data's.
+    `has_couplings`: it has fields and couplings, which an objective may hold small.
+    `by_site`: its conditionals pass the components one by one, each given all the others.
     `needs_images`: a row must be an image. `shardable`: it reads its parameters in `forward` alone,
     where FSDP2 has gathered them.
     """
@@ -41,6 +43,8 @@ class EnergySection(Part):
     has_labels: ClassVar[bool] = False
     has_features: ClassVar[bool] = False
     latents: ClassVar[bool] = False
+    has_couplings: ClassVar[bool] = False
+    by_site: ClassVar[bool] = False
     needs_images: ClassVar[bool] = False
     shardable: ClassVar[bool] = False
 
@@ -239,6 +243,19 @@ class LatticeEnergy(EnergySection):
     levels: Levels = about("q, the values 0, ..., q-1 of a component; 2: the Ising model")
     coupling: Number = about("initial coupling of neighbours, nats")
     periodic: bool = about("whether opposite sides of the lattice are neighbours")
+
+    @property
+    def domain(self) -> Domain:
+        return Domain(self.levels, None)
+
+
+class PottsEnergy(EnergySection):
+    """The fully connected Potts model of sequences, with q letters at each site."""
+
+    has_couplings: ClassVar[bool] = True
+    by_site: ClassVar[bool] = True
+    has_conditionals: ClassVar[bool] = True
+    levels: Levels = about("q, the values 0, ..., q-1 of a component")
 
     @property
     def domain(self) -> Domain:

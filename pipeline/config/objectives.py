@@ -62,7 +62,8 @@ class ObjectiveSection(AnyObjective):
     learns through transitions of the kernel, replayed. `additive`: the loss is a sum of one for
     each row, so that ranks may have rows each of their own. `shardable`: its gradient is one
     backward pass through calls of the energy, without parameters beside: all that FSDP2 can do
-    (double backward passes its hooks by, and is wrong in silence).
+    (double backward passes its hooks by, and is wrong in silence). `weighs_rows`: of all rows at
+    once it takes each by its weight.
     """
 
     domain: ClassVar[Where] = "any"
@@ -76,6 +77,12 @@ class ObjectiveSection(AnyObjective):
     replays: ClassVar[bool] = False
     additive: ClassVar[bool] = True
     shardable: ClassVar[bool] = False
+    weighs_rows: ClassVar[bool] = False
+
+    @property
+    def deterministic(self) -> bool:
+        """True where the loss of given rows is a function of the weights alone."""
+        return False
 
     @property
     def start(self) -> Start | None:
@@ -92,6 +99,7 @@ class ObjectiveSection(AnyObjective):
 
 
 class ContrastiveObjective(ObjectiveSection):
+    weighs_rows: ClassVar[bool] = True
     energy_l2: NonNegativeFloat = about(
         "weight of the mean squared energy of positives and negatives"
     )
@@ -184,6 +192,10 @@ class MaximumLikelihoodObjective(ObjectiveSection):
         "points a side of the midpoint rule for log Z in one or two real dimensions"
     )
 
+    @property
+    def deterministic(self) -> bool:
+        return True
+
 
 class LabelLikelihoodObjective(ObjectiveSection):
     """The log-likelihood of labels given positions, under a joint energy of both (Grathwohl et al.
@@ -201,6 +213,7 @@ class MomentsObjective(ObjectiveSection):
     rows_optional: ClassVar[bool] = True
     needs_features: ClassVar[bool] = True
     equilibrium_negatives: ClassVar[bool] = True
+    weighs_rows: ClassVar[bool] = True
     moments: Numbers | None = about(
         "mu, one number a feature; null: the means over (at most 20,000) training rows"
     )
@@ -214,6 +227,10 @@ class MomentsObjective(ObjectiveSection):
     l2: NonNegativeFloat = about(
         "ridge: moments miss theirs by l2 times the parameter (Chen & Rosenfeld 2000)"
     )
+
+    @property
+    def deterministic(self) -> bool:
+        return self.expectation == "exact"
 
     @property
     def start(self) -> Start | None:
@@ -315,6 +332,33 @@ class SitesObjective(ObjectiveSection):
     domain: ClassVar[Where] = "discrete"
     shardable: ClassVar[bool] = True
     sites: PositiveInt | None = about("components drawn for each row; null: all of them")
+
+    @property
+    def deterministic(self) -> bool:
+        return self.sites is None
+
+
+class PseudoLikelihoodObjective(SitesObjective):
+    """Pseudo-likelihood, with a penalty on the fields and couplings of energy=potts (Ekeberg et al.
+    2013). It is stated for the sum over rows by their weights, as plmc's -lh and -le are: the loss,
+    a mean over rows, has it over the sum of their weights.
+    """
+
+    weighs_rows: ClassVar[bool] = True
+
+    l2_fields: NonNegativeFloat = about(
+        "lambda_h of lambda_h sum_i |h_i|^2, added to the sum over rows; of energy=potts"
+    )
+    l2_couplings: NonNegativeFloat = about(
+        "lambda_J of lambda_J sum_{i<j} |J_ij|^2, added to the sum over rows; of energy=potts"
+    )
+
+    def check(self, energy: EnergySection, kernel: KernelSection) -> None:  # noqa: ARG002
+        """Raises `ConfigError` for a penalty on what the energy does not have."""
+        for key in ("l2_fields", "l2_couplings"):
+            if getattr(self, key) and not energy.has_couplings:
+                remedy = f"energy={energy.name} has no fields and couplings; use 0, or energy=potts"
+                raise ConfigError(f"objective.{key}", getattr(self, key), remedy)
 
 
 class RatioMatchingObjective(SitesObjective):

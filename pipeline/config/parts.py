@@ -72,10 +72,12 @@ KERNELS = {
     "gibbs": Entry(
         _KERNEL + "GibbsKernel",
         "pipeline.kernels.gibbs:kernel",
-        ("rbm", "gaussian_rbm", "potts_rbm"),
+        ("rbm", "gaussian_rbm", "potts_rbm", "potts"),
     ),
     "gibbs_with_gradients": Entry(
-        _KERNEL + "DiscreteKernel", "pipeline.kernels.gibbs_with_gradients:kernel", DISCRETE
+        _KERNEL + "DiscreteKernel",
+        "pipeline.kernels.gibbs_with_gradients:kernel",
+        (*DISCRETE, "potts"),
     ),
     "single_site": Entry(
         _KERNEL + "DiscreteKernel", "pipeline.kernels.single_site:kernel", DISCRETE
@@ -96,6 +98,7 @@ ENERGIES = {
     "mixed_rbm": Entry(_ENERGY + "MixedRBMEnergy", "pipeline.energies.mixed_rbm:MixedRBM"),
     "dbm": Entry(_ENERGY + "DBMEnergy", "pipeline.energies.dbm:DeepBoltzmannMachine"),
     "lattice": Entry(_ENERGY + "LatticeEnergy", "pipeline.energies.lattice:PottsLattice"),
+    "potts": Entry(_ENERGY + "PottsEnergy", "pipeline.energies.potts:PottsModel"),
     "quadratic": Entry(_ENERGY + "QuadraticEnergy", "pipeline.energies.quadratic:QuadraticBinary"),
     "conditional_mlp": Entry(
         _ENERGY + "ConditionalMLPEnergy", "pipeline.energies.conditional_mlp:ConditionalMLP"
@@ -128,7 +131,9 @@ OBJECTIVES = {
     ),
     "nce": Entry(_OBJECTIVE + "NCEObjective", _MADE + "nce"),
     "conditional_nce": Entry(_OBJECTIVE + "ConditionalNCEObjective", _MADE + "conditional_nce"),
-    "pseudo_likelihood": Entry(_OBJECTIVE + "SitesObjective", _MADE + "pseudo_likelihood"),
+    "pseudo_likelihood": Entry(
+        _OBJECTIVE + "PseudoLikelihoodObjective", _MADE + "pseudo_likelihood"
+    ),
     "ratio_matching": Entry(_OBJECTIVE + "RatioMatchingObjective", _MADE + "ratio_matching"),
     "moments": Entry(_OBJECTIVE + "MomentsObjective", _MADE + "moments"),
     "mixture": Entry(_OBJECTIVE + "MixtureObjective", None),
@@ -144,6 +149,7 @@ DATA = {
     ),
     "tags": Entry(_DATA + "TagsData", "pipeline.data.tags:tags"),
     "columns": Entry(_DATA + "ColumnsData", "pipeline.data.columns:columns"),
+    "fasta": Entry(_DATA + "FastaData", "pipeline.data.fasta:fasta"),
     "rows": Entry(_DATA + "RowsData", "pipeline.data.given:rows"),
     "ising": Entry(_DATA + "IsingData", "pipeline.data.ising:ising"),
     "none": Entry(_DATA + "NoData", "pipeline.data.nothing:nothing"),

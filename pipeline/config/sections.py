@@ -23,7 +23,9 @@ from pipeline.config.fields import (
 
 class Trainer(Section):
     steps: PositiveInt = about("optimizer updates in all")
-    batch_size: PositiveInt = about("positives a step")
+    batch_size: PositiveInt | None = about(
+        "positives a step; null: all training rows at once, each by its weight"
+    )
     negatives: PositiveInt | None = about(
         "negatives a step, whole batches of chains.per_pool; null: all pools' chains"
     )
@@ -74,7 +76,7 @@ class Trainer(Section):
 
 
 class Optimizer(Section):
-    name: Literal["adam", "sgd"]
+    name: Literal["adam", "sgd", "lbfgs"]
     learning_rate: PositiveFloat = about("at the start of its schedule")
     schedule: Literal["constant", "linear", "cosine"] = about("how it falls to 0 at trainer.steps")
     warmup: NonNegativeInt = about("steps over which it first rises from 0")

@@ -75,6 +75,9 @@ class DataSet(NamedTuple):
 
     `missing` [S, *shape] says which numbers of the `sample` were not there: another row's stand in
     their place. None where all were there.
+
+    `held_out_apart`: held-out rows were chosen to be unlike all training rows, so that the two are
+    not exchangeable, and a model tells them apart however little it has learned of single rows.
     """
 
     shape: tuple[int, ...]
@@ -92,6 +95,8 @@ class DataSet(NamedTuple):
     row_weights: RowWeights = RowWeights()
     columns: Sequence[tuple[str, list[Any] | None]] = ()
     missing: Tensor | None = None
+    sequences: Any = None  # of an alignment, what its rows are (`pipeline.data.fasta.Sequences`)
+    held_out_apart: bool = False
 
     def whole(self) -> DataSet:
         """The same with a sample of those rows that lacked nothing, where these are two or more."""
@@ -111,6 +116,12 @@ class DataSet(NamedTuple):
         none is.
         """
         return tuple(len(values or ()) for _, values in self.columns) or None
+
+    @property
+    def total_weight(self) -> float:
+        """The sum of the weights of all training rows: their number where all count alike."""
+        weights = self.row_weights.sample
+        return float(self.rows if weights is None else weights.sum())
 
     @property
     def context_shape(self) -> tuple[int, ...] | None:
@@ -208,6 +219,27 @@ class TensorPositives:
         self._start_epoch(state["epoch"])
         self._cursor = state["cursor"]
         self._noisy.set_state(state["noise"])
+
+
+class AllRows:
+    """All training rows at once, in their order, each with its weight: a stream that stands."""
+
+    def __init__(self, data: DataSet) -> None:
+        context = None if data.context is None else data.context.sample
+        weights = data.row_weights.sample
+        shares = None if weights is None else (weights / weights.mean()).float()
+        self._rows = Rows(data.sample, context, weight=shares)
+
+    def next(self, count: int) -> Rows:  # noqa: ARG002 - a stream of rows has it
+        """Returns all of them."""
+        return self._rows
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns nothing: it stands."""
+        return {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Stands where it stood."""
 
 
 def channels_last(shape: tuple[int, ...]) -> bool:

@@ -24,12 +24,14 @@ since chains that hardly move keep what they differ by for long."""
 
 class Facts(NamedTuple):
     """The facts of a run that do not change: its configuration, the rows' standard deviation (NaN
-    where there are none), and whether it began at step 0 with weights of its own.
+    where there are none), whether it began at step 0 with weights of its own, and whether its
+    held-out rows were chosen to be unlike the training rows (`DataSet.held_out_apart`).
     """
 
     config: RunConfig
     row_spread: float = math.nan
     from_scratch: bool = False
+    held_out_apart: bool = False
 
     @property
     def persistent(self) -> bool:
@@ -267,7 +269,9 @@ def no_learning(looks: Sequence[Look], facts: Facts) -> str | None:
     )
 
 
-def over_fits(looks: Sequence[Look], facts: Facts) -> str | None:  # noqa: ARG001
+def over_fits(looks: Sequence[Look], facts: Facts) -> str | None:
+    if facts.held_out_apart:  # then any model tells them from training rows
+        return None
     figures = looks[-1].figures
     apart = figures.get("told_apart", math.nan)
     if not apart > 0.65:

@@ -245,7 +245,7 @@ def add_sum(parameter: Tensor, pulled: Tensor) -> None:
 
 def site_log_likelihood(energy: Energy, rows: Tensor, sites: Tensor) -> Tensor:
     """log p(x_i | the others), nats, of `rows` [N, *shape] at site i of each, `sites` [N] int64:
-    from the energies of the q levels there; float64 [N].
+    from the energies of the q levels there; float64 [N]. It is 0 where x_i is below 0, missing.
     """
     flat, levels = rows.flatten(1), energy.levels
     assert levels is not None
@@ -255,7 +255,7 @@ def site_log_likelihood(energy: Energy, rows: Tensor, sites: Tensor) -> Tensor:
         energy(flat.scatter(1, chosen, (current + k) % levels).view_as(rows)).double()
         for k in range(levels)
     ]
-    return torch.log_softmax(-torch.stack(energies), 0)[0]
+    return torch.log_softmax(-torch.stack(energies), 0)[0].masked_fill_(current[:, 0] < 0, 0.0)
 
 
 def squared_norm(x: Tensor) -> Tensor:

@@ -10,6 +10,7 @@ from torch import Tensor
 from pipeline.common.rng import Source
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.rbm import RestrictedBoltzmannMachine
 
 
@@ -20,8 +21,9 @@ class Clamped(Energy):
     `values` [K, *shape] are K positions, of which only the components that are held matter; `free`
     [*shape] bool says which are not. Row i of z has those of position i mod K. Boltzmann machines,
     restricted and deep ones, keep their blocks: the units of a layer are independent given the
-    layers next to it, and the free ones alone are drawn, from their exact law. Any other energy has
-    none. A ladder is the energy's own, with the same components held on each rung.
+    layers next to it, and the free ones alone are drawn, from their exact law. So does a Potts
+    model, whose sweeps then pass the free sites alone. Any other energy has none. A ladder is the
+    energy's own, with the same components held on each rung.
     """
 
     held: Tensor
@@ -76,6 +78,10 @@ class Clamped(Energy):
         """The block's law in the energy, of which the free components are taken. A restricted
         machine's first block is of its hidden units, which no position holds: all of them.
         """
+        if isinstance(self.energy, PottsModel):
+            free = torch.zeros(self.energy.dimension, dtype=torch.bool, device=self.index.device)
+            free[self.index] = True
+            return Chosen(self.energy.sweep(block, self.whole(value), beta, free), self)
         if not isinstance(self.energy, RestrictedBoltzmannMachine):
             return Chosen(self.energy.conditional(block, self.whole(value), beta), self)
         if block == self.blocks[0]:

@@ -66,14 +66,17 @@ def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator)
 
 def independent_levels(data: DataSet, levels: int) -> float:
     """Returns the mean held-out log-likelihood of independent components, p(x_i = k) = (n_ik + 1) /
-    (n + q) from training rows; nats.
+    (n_i + q) from training rows, n_i of which have component i; nats.
     """
     train, test = data.sample.flatten(1), data.held_out.flatten(1)
-    weights, count, total = data.row_weights, len(train), 0.0
+    weights, total = data.row_weights, 0.0
+
+    def counts(there: Tensor) -> Tensor:
+        return len(train) * mean(there.double(), weights.sample)
+
+    present = counts(train >= 0)
     for level in range(levels):
-        there = (train == level).double()
-        counts = there.sum(0) if weights.sample is None else count * mean(there, weights.sample)
-        logs = ((counts + 1) / (count + levels)).log()
+        logs = ((counts(train == level) + 1) / (present + levels)).log()
         total += float(mean(((test == level).double() * logs).sum(1), weights.held_out))
     return total
 

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample, sample_weights, typical_sample
+from pipeline.assembly.data import initialise, noisy_sample, sample_weights, typical_sample
 from pipeline.assembly.energies import make_energy
 from pipeline.common.errors import ConfigError
 from pipeline.common.rng import torch_generator
@@ -25,10 +25,12 @@ from pipeline.data.row_weights import shuffled
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
+from pipeline.evaluation.contacts import contact_figures
 from pipeline.evaluation.energy_histograms import (
     HELD_OUT,
     MOST,
@@ -60,7 +62,7 @@ def evaluate(
         for _ in range(2)
     )
     unflatten_(energy, weights)
-    untrained.initialise(typical_sample(config, data))
+    initialise(config, untrained, data)
     data = data.whole()
     figures: Figures = {"transitions_from_noise": config.evaluation.transitions}
     if config.evaluation.samples:
@@ -73,6 +75,10 @@ def evaluate(
         if moments is not None and (data.rows or getattr(moments, "moments", None) is not None):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)
+    if data.sequences is not None and isinstance(energy, PottsModel):
+        caption = f"{config.name}: how strongly sites are coupled"
+        found = contact_figures(energy, data.sequences, caption, output)
+        figures = _joined(figures, found)
     if data.scale is not None:
         figures |= {"scale": data.scale.kind, "log_determinant": data.scale.log_determinant}
     if config.evaluation.judged is not None:

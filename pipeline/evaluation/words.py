@@ -56,6 +56,12 @@ def in_words(figures: Figures) -> list[str]:
             f" {', '.join(map(str, figures['constant_columns']))}, counted from 0"
         )
     lines += _worse(figures)
+    if "contacts" in figures:
+        found = figures["contacts"]
+        lines.append(
+            f"strongest couplings of sites more than {found['apart']} apart (all in"
+            f" {found['file']}): {', '.join(found['strongest'])}"
+        )
     if "judged" in figures:
         lines.append(_verdict(figures["judged"]))
     return lines

@@ -27,12 +27,14 @@ class Part(NamedTuple):
 class PositiveSide(NamedTuple):
     """Rows of data, `position` [N, *shape], under `context` [N, *context_shape] where rows have
     one. `drawn` is what the objective drew for them, `[P, N, ...]` each: P directions, noises or
-    sites for every row.
+    sites for every row. `weights` [N], of mean 1 over the step, are there where rows do not count
+    alike.
     """
 
     position: Tensor
     drawn: tuple[Tensor, ...] = ()
     context: Tensor | None = None
+    weights: Tensor | None = None
 
 
 class Replayed(NamedTuple):
@@ -76,6 +78,8 @@ class Objective(nn.Module):
     """
 
     consumes_chains: ClassVar[bool] = False
+    # the sum of the weights of all training rows, their number where all count alike
+    total_weight = 1.0
     # whether each side's parts are those that `of_energies` makes of its energies
     of_energies_alone: ClassVar[bool] = False
 

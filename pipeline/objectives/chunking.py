@@ -64,7 +64,8 @@ class Chunking(NamedTuple):
 
 def _some_positives(side: PositiveSide, rows: slice) -> PositiveSide:
     drawn = tuple(values[:, rows] for values in side.drawn)
-    return PositiveSide(side.position[rows], drawn, _some(side.context, rows))
+    context, weights = _some(side.context, rows), _some(side.weights, rows)
+    return PositiveSide(side.position[rows], drawn, context, weights)
 
 
 def _some_negatives(side: NegativeSide, rows: slice) -> NegativeSide:

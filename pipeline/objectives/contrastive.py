@@ -34,7 +34,7 @@ class ContrastiveDivergence(Objective):
     def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
         """Parts named positive and energy_l2."""
         values = energy.given(positives.context)(positives.position)
-        yield from self.of_energies(values, None, 1.0)[0]
+        yield from self.of_energies(values, positives.weights, 1.0)[0]
 
     def of_negatives(
         self,

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.base import Energy
+from pipeline.energies.potts import PottsModel
 from pipeline.objectives.base import Objective, Part, PositiveSide
 
 
@@ -41,11 +42,37 @@ class PseudoLikelihood(_Sites):
         log p(x_s | x_-s) = -E(x) - logsumexp_k -E(x with x_s = k)
 
     With all sites the negative pseudo-log-likelihood; with some of them an unbiased estimate of it.
+    A Potts model has all conditionals at once. Of its fields h and couplings J
+
+        (l2_fields sum_i |h_i|^2 + l2_couplings sum_{i<j} |J_ij|^2) / (sum of all rows' weights)
+
+    is added (Ekeberg et al. 2013, equation 17).
     """
 
+    def __init__(
+        self, sites: int | None, l2_fields: float = 0.0, l2_couplings: float = 0.0
+    ) -> None:
+        super().__init__(sites)
+        self._l2 = {"l2_fields": l2_fields, "l2_couplings": l2_couplings}
+
+    def draw(
+        self, energy: Energy, positives: Tensor, generator: torch.Generator
+    ) -> tuple[Tensor, ...]:
+        """Numbers of components, int64 `[P, N]`; none of a Potts model's, where all are taken."""
+        if self._sites is None and isinstance(energy, PottsModel):
+            return ()
+        return super().draw(energy, positives, generator)
+
     def of_positives(self, energy: Energy, positives: PositiveSide) -> Iterator[Part]:
-        """One part, conditional, nats a row."""
+        """A part named conditional, nats a row, and one for each penalty."""
         energy = energy.given(positives.context)
+        if isinstance(energy, PottsModel):
+            yield from self._penalties(energy)
+            if self._sites is None:
+                rows = positives.position
+                value = -energy.site_log_likelihood(rows, positives.weights)
+                yield Part("conditional", value, len(rows))
+                return
         assert energy.levels is not None
         x, sites = positives.position.flatten(1), positives.drawn[0]
         here = energy(positives.position)
@@ -55,6 +82,13 @@ class PseudoLikelihood(_Sites):
         # x's own level is the same for every site: it needs one evaluation
         values = -here - torch.logsumexp(torch.cat([-here.expand_as(others[:1]), -others]), 0)
         yield Part("conditional", -values.sum(), values.numel(), float(energy.dimension))
+
+    def _penalties(self, energy: PottsModel) -> Iterator[Part]:
+        of = {"l2_fields": energy.field, "l2_couplings": energy.coupling}
+        for name, weight in self._l2.items():
+            if weight:
+                square = of[name].square().sum(dtype=torch.float64)
+                yield Part(name, square, 1, weight / self.total_weight)
 
 
 class RatioMatching(_Sites):

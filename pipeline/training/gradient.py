@@ -59,6 +59,13 @@ class Gradient:
         self._losses, self._parts = [], {}
         return value, parts
 
+    def put_back(self, loss: float, parts: dict[str, float]) -> None:
+        """Begins a sum with what `take` returned, whose gradient the parameters have."""
+        self._losses = [torch.tensor(loss, dtype=torch.float64)]
+        self._parts = {
+            name: torch.tensor(mean, dtype=torch.float64) for name, mean in parts.items()
+        }
+
     def _loss(self, term: Term, chunk: Batch, share: float, weighing: Weighing) -> Tensor:
         losses = []
         parts = self._by_hand(term, chunk, share, weighing)
@@ -84,7 +91,7 @@ class Gradient:
         if found is None:
             return None
         energies, pull = found
-        weights = None
+        weights = None if chunk.positives is None else chunk.positives.weights
         if negatives is not None:
             weights = weighing(energies) if negatives.weights is None else negatives.weights
         parts, slopes = objective.of_energies(energies, weights, -1.0 if negatives else 1.0)

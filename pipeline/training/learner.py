@@ -33,7 +33,7 @@ from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.parts import Snapshot
 from pipeline.training.gradient import Gradient
 from pipeline.training.intake import Intake, Weighing, weigh
-from pipeline.training.optimizer import learning_rate, make_optimizer
+from pipeline.training.optimizer import LineSearch, learning_rate, make_optimizer
 from pipeline.training.positives import RowQueue
 from pipeline.training.probe import Probe
 from pipeline.training.ranks import (
@@ -106,6 +106,8 @@ class Learner:
         self._average = [parameter.detach().clone() for parameter in self._parameters]
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
+        searches = config.optimizer.name == "lbfgs"
+        self._search = LineSearch(self._optimizer, self._learned) if searches else None
         self._intake = Intake(config, self.energy, self._device, self._parameters[0].dtype)
         if imputing is not None:
             positives = imputing(positives, self.energy)
@@ -151,15 +153,20 @@ class Learner:
             return
         clock, spent = time.perf_counter(), time.process_time()
         self._before = self._generator.get_state()
+        if self._search is None or not self._search.stands(self._gradient):
+            self._evaluate()
+        self._ahead = time.perf_counter() - clock, time.process_time() - spent
+
+    def _evaluate(self) -> None:
+        """Works out the gradient of the next step's positives anew."""
         self._optimizer.zero_grad(set_to_none=True)
         self._gradient.add([self._positives([])], Weighing(None))
-        self._ahead = time.perf_counter() - clock, time.process_time() - spent
 
     def _positives(self, received: Sequence[Negatives]) -> Batch:
         """The positives of the next step, which stay in the queue until it is made."""
         rows = self._rows.of_step(received).map(self._intake.here)
         position = self.energy.with_latents(rows.position)
-        return Batch(PositiveSide(position, context=rows.context))
+        return Batch(PositiveSide(position, context=rows.context, weights=rows.weight))
 
     def step(self, batches: Sequence[pa.RecordBatch]) -> tuple[StepReport, Weights]:
         """One update from this rank's batches of the step, in the order given; from none where no
@@ -272,7 +279,10 @@ class Learner:
             group["lr"] = rate
         if self._fast is not None:
             self._fast.update([p.grad for p in self._parameters if p.grad is not None])
-        self._optimizer.step()
+        if self._search is None:
+            self._optimizer.step()
+        else:
+            self._search.step(loss, self._evaluate, self._gradient)
         with self._layout.whole():
             iterate_spectral_norms(self.energy)
         # a short run's average would be all start: warm the decay up (as TensorFlow's

@@ -76,15 +76,21 @@ class RowQueue:
         config = self._config
         return config.batches_per_step // self._ranks.size if config.batches_carry_rows else 1
 
+    @property
+    def _count(self) -> int:
+        """The rows of a step that this rank asks for; 0 of a stream that gives all at once."""
+        return (self._config.trainer.batch_size or 0) // self._ranks.size
+
     def _draw(self) -> Rows:
-        rows = self._stream.next(self._config.trainer.batch_size // self._ranks.size)
+        rows = self._stream.next(self._count)
         number = rows.number if self._numbered else None
         return rows._replace(position=self._energy.into_domain(rows.position), number=number)
 
     def state_dict(self) -> dict[str, Any]:
+        drawn = self._drawn if self._count else ()  # all rows at once are there anyway
         return {
             "positives": self._stream.state_dict(),
-            "drawn": [tuple(rows) for rows in self._drawn],
+            "drawn": [tuple(rows) for rows in drawn],
         }
 
     def living_state(self) -> dict[str, Any]:
@@ -119,7 +125,7 @@ class RowQueue:
         own, size = self._ranks.rank, self._ranks.size
         self._stream.load_state_dict(ranks[own if own < len(ranks) else 0]["positives"])
         drawn = [[Rows(*rows) for rows in rank["drawn"]] for rank in ranks]
-        each = self._config.trainer.batch_size // size // self._pieces
+        each = self._count // self._pieces
         if len(ranks) == size and all(len(r.position) == each for rank in drawn for r in rank):
             self._drawn = deque(drawn[own])
             return

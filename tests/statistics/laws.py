@@ -23,6 +23,7 @@ from pipeline.energies.base import Energy
 from pipeline.energies.discrete import all_states
 from pipeline.energies.lattice import PottsLattice
 from pipeline.energies.laws import Gaussian, GaussianMixture, TruncatedGaussian
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.rbm import BernoulliRBM, GaussianRBM, PottsRBM
 
 # test_kernels.py and test_transition_matrices.py together take some 740 p-values (`require` counts
@@ -349,6 +350,10 @@ def potts_rbm() -> Known:
     return discrete(scramble(PottsRBM((4,), levels=3, hidden=2, weight_scale=1.0), 1.7, seed=8))
 
 
+def potts() -> Known:
+    return discrete(scramble(PottsModel((4,), levels=3), 0.8, seed=12))
+
+
 def lattice() -> Known:
     return discrete(scramble(PottsLattice((2, 2), levels=3, coupling=0.0, periodic=False), 1.5))
 
@@ -404,6 +409,7 @@ LAWS: dict[str, Callable[[], Known]] = {
     "funnel": funnel,
     "rbm": rbm,
     "potts_rbm": potts_rbm,
+    "potts": potts,
     "lattice": lattice,
     "gaussian_rbm": gaussian_rbm,
     "ordinal": ordinal,

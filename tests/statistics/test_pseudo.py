@@ -12,10 +12,12 @@ from torch import Tensor
 
 from pipeline.energies.base import Energy
 from pipeline.energies.lattice import PottsLattice
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.quadratic import QuadraticBinary
 from pipeline.energies.rbm import BernoulliRBM, PottsRBM
 from pipeline.objectives import pseudo
 from pipeline.objectives.base import Batch, Objective, Part, PositiveSide
+from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
 from tests.statistics.laws import P_LIMIT, Ordinal, chi_squared, scramble, seeded, states
 from tests.statistics.trainable import close, gradient_of, loss_of, sides
@@ -24,6 +26,7 @@ ENERGIES: dict[str, Callable[[], Energy]] = {
     "rbm": lambda: BernoulliRBM((4,), hidden=3, weight_scale=1.0),
     "quadratic": lambda: QuadraticBinary((2, 2), weight_scale=1.0),
     "potts_rbm": lambda: PottsRBM((3,), levels=3, hidden=2, weight_scale=1.0),
+    "potts": lambda: PottsModel((4,), levels=3),
     "lattice": lambda: PottsLattice((2, 2), levels=3, coupling=0.0, periodic=False),
     "ordinal": lambda: Ordinal((2, 2)),
 }
@@ -83,6 +86,40 @@ def compare(objective: Objective, by_hand: Callable[[Energy, Tensor], Tensor], n
 @pytest.mark.parametrize("name", ENERGIES)
 def test_pseudo_likelihood_is_the_conditionals(name: str) -> None:
     compare(PseudoLikelihood(None), pseudo_by_hand, name)
+
+
+def test_weights_and_penalties_of_a_potts_model() -> None:
+    """The loss times the sum of all weights is what the field states: a sum over sequences by
+    their weights, and squares of fields and of each pair's couplings.
+    """
+    energy = energy_of("potts")
+    assert isinstance(energy, PottsModel)
+    rows = rows_of(energy)
+    weights = torch.tensor([0.5, 1, 0.25, 1, 1, 0.1], dtype=torch.float64)
+    objective, total = PseudoLikelihood(None, l2_fields=0.3, l2_couplings=0.7), float(weights.sum())
+    objective.total_weight = total
+    batch = Batch(PositiveSide(rows, weights=weights / weights.mean()))
+    each = torch.stack([pseudo_by_hand(energy, x[None]) for x in rows])
+    squares = 0.3 * energy.field.square().sum() + 0.7 * energy.coupling.square().sum()
+    truth = (weights @ each + squares) / total
+    close(loss_of(objective, energy, batch), truth, EXACT)
+    close(gradient_of(loss_of(objective, energy, batch), energy), gradient_of(truth, energy), EXACT)
+    pieces = Chunking(2).split(batch)
+    losses = [
+        share * part.weight * part.total / part.rows
+        for piece, share in pieces
+        for part in objective.parts(energy, piece)
+    ]
+    close(torch.stack(losses).sum(), truth, EXACT)
+
+
+def test_sites_drawn_of_a_potts_model_are_unbiased() -> None:
+    """By energies, as of any model: the mean over the choices of a site is that of all at once."""
+    energy = energy_of("potts")
+    rows, all_sites, one = rows_of(energy), PseudoLikelihood(None), PseudoLikelihood(1)
+    whole = loss_of(all_sites, energy, drawn(all_sites, energy, rows))
+    choices = [sides(rows, (torch.full((1, len(rows)), site),)) for site in range(energy.dimension)]
+    close(torch.stack([loss_of(one, energy, batch) for batch in choices]).mean(), whole, EXACT)
 
 
 @pytest.mark.parametrize("name", BINARY)

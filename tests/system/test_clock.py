@@ -26,6 +26,8 @@ HOUR = 3600.0
 STAMPS = {
     "pipeline/runs/live_page.py": 1,
     "pipeline/runs/metrics.py": 1,
+    "pipeline/runs/recorders/mlflow.py": 1,
+    "pipeline/runs/recorders/tensorboard.py": 2,
     "pipeline/runs/run.py": 1,
     "pipeline/runs/saving.py": 1,
     "pipeline/storage/folders.py": 1,

@@ -4,6 +4,7 @@ short sizes: in one process, with a few steps, on small files of the kind that t
 
 from __future__ import annotations
 
+import gzip
 import re
 import shlex
 from collections.abc import Iterator
@@ -71,6 +72,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     wine = load_wine(as_frame=True)
     cultivars = np.array(["barbera", "barolo", "grignolino"])[wine.target]
     wine.data.assign(cultivar=cultivars).to_csv(here / "wine.csv", index=False)
+    bottles = wine.data[["alcohol", "proline", "hue", "ash"]].assign(
+        cultivar=cultivars,
+        colour=np.where(wine.data.color_intensity < 4, "pale", "deep"),
+        organic=wine.data.malic_acid < 1.8,
+    )
+    bottles = bottles.astype(object)
+    bottles.mask(random.random(bottles.shape) < 0.05).to_csv(here / "bottles.csv", index=False)
+    bottles[:3].mask(random.random((3, 7)) < 0.5).to_csv(here / "some.csv", index=False)
     np.savez(here / "wine.npz", x=wine.data.to_numpy(np.float32), y=wine.target.to_numpy() + 1)
     for name, shape in (("figs", (8, 8)), ("col", (12, 10, 3))):
         for number in range(40):
@@ -83,11 +92,22 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows = pd.DataFrame(random.integers(0, 2, (40, 64)), columns=[f"x{i}" for i in range(64)])
     rows.to_parquet(here / "rows.parquet")
     rows.where(random.random(rows.shape) < 0.5).to_csv(here / "rows.csv", index=False)
+    (here / "family.fasta").write_text(aligned("-ACGU", random))
+    family = aligned("-ACDEFGHIKLMNPQRSTVWY", random) + "\n>DYR_ECOLI/1-9\nMISLIAALA"
+    (here / "DHFR.a2m.gz").write_bytes(gzip.compress(family.encode()))
     return here
+
+
+def aligned(letters: str, random: np.random.Generator) -> str:
+    """Forty sequences of nine sites, as FASTA has them."""
+    rows = random.choice(list(letters), (40, 9))
+    return "\n".join(f">s{number}\n{''.join(row)}" for number, row in enumerate(rows))
 
 
 def carry_out(door: str, arguments: list[str]) -> None:
     short = () if "--help" in arguments else SHORT.get(door, ())
+    if "experiment=protein_potts" in arguments:  # which learns from all rows at once
+        short = tuple(word for word in short if not word.startswith("trainer.batch_size="))
     if "init_what=all" in arguments:  # which begins at the other run's last step
         short = (*short, "trainer.steps=4")
     done = import_module(f"pipeline.{door}").main([*arguments, *short])
@@ -100,6 +120,12 @@ def trained(folder: Path) -> Path:
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         for name, asked in {
+            "family": [
+                "experiment=protein_potts",
+                "data.path=DHFR.a2m.gz",
+                "data.held_out=2",
+                "output=runs/family",
+            ],
             "rbm": ["experiment=digits_rbm", "output=runs/rbm"],
             "digits": ["output=runs/digits"],
             "labelled_digits": ["experiment=conditional_label", "output=runs/labelled_digits"],
@@ -130,7 +156,7 @@ def test_a_command_of_a_page_runs_as_it_is_printed(
 ) -> None:
     monkeypatch.chdir(trained)
     run = next(name for asked, name in RUNS.items() if asked in text)
-    text = text.replace("run=RUN", f"run=runs/{run}")
+    text = text.replace("run=RUN", f"run=runs/{run}").replace("run=dhfr", "run=runs/family")
     text = text.replace("clamp=table.csv", "clamp=holes.csv")
     text = text.replace("init_from=runs/latest", "init_from=runs/digits")
     text = text.replace("runs=[A,B]", "runs=[runs/digits,runs/digits]")

@@ -168,6 +168,7 @@ def test_a_weighted_frame_with_holes_by_its_run(tmp_path: Path) -> None:
             "energy=mlp has no exact law of what is missing given the rest",
         ),
         (("energy=dbm", "energy.hidden=[3,2]"), "energy=dbm has no exact law of what is missing"),
+        (("energy=potts", "energy.levels=2"), "energy=potts has no exact law of what is missing"),
         (
             ("energy=gaussian_rbm", "kernel=mala"),
             "rows are filled by the run's kernel given what is there; use kernel=gibbs",

@@ -64,6 +64,7 @@ def test_every_shipped_yaml_loads() -> None:
         (["data=columns", "data.path=s3://bucket/events/*.parquet"], "events"),
         (["data=columns", "data.path=s3://bucket/day=*/*.parquet"], "bucket"),
         (["data=idx", "data.path=/a/fashion"], "idx"),
+        (["experiment=protein_potts", "data.path=/a/DHFR.a2m.gz"], "DHFR"),
         (["experiment=digits_rbm"], "digits_rbm"),
         (["data=toy", "name=mine"], "mine"),
     ],

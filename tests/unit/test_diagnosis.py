@@ -135,6 +135,13 @@ def test_each_sign_has_its_cause(small: Small, cause: str, changed: dict[str, An
     assert ":" in verdict.words
 
 
+def test_held_out_rows_that_were_chosen_to_be_unlike_are_no_sign(small: Small) -> None:
+    diagnosis = Diagnosis(Facts(small("deep"), 1.0, held_out_apart=True))
+    diagnosis.begin(0, from_scratch=True)
+    reports = (step_of(version, told_apart=0.8) for version in range(1, 301))
+    assert [verdict for each in reports for verdict in diagnosis.observe(*each)] == []
+
+
 def test_a_cause_is_seen_within_100_steps_and_ends(small: Small) -> None:
     """Steps too large from 301 to 500: told by 400, and over by 620."""
     diagnosis = Diagnosis(Facts(small("deep"), 1.0))

@@ -305,6 +305,15 @@ def test_contexts_and_holes_do_not_go_together() -> None:
         open_data(compose(asked).carrying(rows=given))
 
 
+def test_rows_with_holes_do_not_come_all_at_once() -> None:
+    asked = ["data=rows", "data.held_out=6", "data.missing=impute", "data.categorical=auto", *MIXED]
+    config = compose([*asked, "trainer.batch_size=null"])
+    holes = FRAME.assign(height=[None, *range(29)])
+    given = given_rows(holes, section=config.data)
+    with pytest.raises(ConfigError, match=r"trainer\.batch_size=null: rows with holes are filled"):
+        open_data(config.carrying(rows=given))
+
+
 def test_weighted_rows_of_words_with_holes(tmp_path: Path) -> None:
     """In a file as in a frame: a scale under the weights of what is there, weights that stay with
     their rows, and a stream that has a row as often as its weight says, filled.

@@ -1,0 +1,210 @@
+"""Alignments of biological sequences, with weights against redundancy."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+import numpy as np
+import torch
+
+from pipeline.common.errors import ConfigError, DataError
+from pipeline.config.data import GAP, FastaData
+from pipeline.data.alignment_files import GAPS, Alignment, read_alignment, text_of
+from pipeline.data.base import DataSet, held_out_of, in_memory
+from pipeline.data.similarity import Neighbours, held_out_clusters
+from pipeline.storage.files import exists, locate
+
+MISSING, AMBIGUOUS, UNKNOWN = -1, -2, -3
+"""Codes of a gap that is no state, of a letter that stands for several, and of what is none."""
+
+
+class Sequences(NamedTuple):
+    """The sequences behind the rows of an alignment.
+
+    `alphabet` has a letter for each level. A row's sites are numbers `numbering` [L] of the focus
+    sequence, or columns of the alignment, and `focus` has the letters there: of the focus sequence,
+    or the most frequent ones. `names` and `weights` [N] are of all sequences in the order of the
+    file; those that are left out, `dropped` of them for their letters, have weight 0.
+    """
+
+    alphabet: str
+    numbering: list[int]
+    focus: str
+    names: list[str]
+    weights: np.ndarray
+    dropped: int
+
+    @property
+    def effective(self) -> float:
+        """The effective number of sequences: the sum of their weights."""
+        return float(self.weights.sum())
+
+    def in_words(self) -> str:
+        """One line on how many sequences there are, and how many they count for."""
+        words = (
+            f"{len(self.names)} sequences of {len(self.numbering)} sites, which count as"
+            f" {self.effective:.1f}"
+        )
+        if self.dropped:
+            words += f"; {self.dropped} left out for letters that stand for several"
+        return words
+
+
+def fasta(config: FastaData) -> DataSet:
+    """Opens the alignment at data.path as rows of letters, [L] float32 of 0, ..., q-1; with
+    data.gaps=ignore, of -1 where there is a gap.
+
+    Weights and clusters are of all sequences; held-out ones are whole clusters. Raises
+    `ConfigError` where no training row is left, there is no focus sequence or the weights do not
+    fit, `DataError` where it is no alignment or has letters that are none.
+    """
+    place = locate(config.path, "data.path")
+    if not exists(place):
+        raise DataError("data.path", config.path, "there is nothing there")
+    alignment = read_alignment(place)
+    codes, sites, kept = _encode(config, alignment)
+    given = _given_weights(config, len(codes))
+    if given is not None:
+        kept &= given > 0
+    rows = codes[kept][:, sites]
+    neighbours = Neighbours(rows, 1.0 if config.identity is None else config.identity)
+    weights = np.zeros(len(codes))
+    if given is not None:
+        weights[kept] = given[kept]
+    else:
+        weights[kept] = 1.0 if config.identity is None else neighbours.weights
+    out = held_out_clusters(
+        neighbours.clusters, held_out_of(config.held_out, len(rows)), config.split_seed
+    )
+    if not out.any():
+        remedy = (
+            f"every cluster of sequences that are {config.identity} identical is larger; keep out"
+            " more, or raise data.identity"
+        )
+        raise ConfigError("data.held_out", config.held_out, remedy)
+    values = torch.from_numpy(rows.astype(np.float32))
+    sequences = _told(config, alignment, rows, sites, weights, len(codes) - int(kept.sum()))
+    counted = torch.from_numpy(weights[kept])
+    alike = bool((counted == 1).all())
+    split = (None, None) if alike else (counted[~out], counted[out])
+    data = in_memory(values[~out], values[out], 0.0, weights=split)
+    return data._replace(sequences=sequences, held_out_apart=config.identity is not None)
+
+
+def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Returns the codes of all letters [N, C] int8, which columns are sites, and which sequences
+    are taken. Raises `ConfigError`, `DataError`.
+    """
+    columns = _sites(config, alignment)
+    codes = _codes(config)[alignment.text]
+    unknown = codes == UNKNOWN
+    if not unknown.any() and config.ambiguous == "refuse":
+        unknown = codes == AMBIGUOUS
+    if unknown.any():
+        row, column = np.argwhere(unknown)[0]
+        letter = chr(alignment.text[row, column])
+        remedy = (
+            f"sequence {alignment.names[row]}, column {column + 1}: {letter!r} is no letter of"
+            f" {config.letters!r}; set data.alphabet"
+        )
+        if config.ambiguous == "refuse":
+            remedy += ", or data.ambiguous=drop or gap"
+        raise DataError("data.alphabet", config.alphabet, remedy)
+    kept = ~(codes == AMBIGUOUS).any(1) if config.ambiguous == "drop" else np.ones(len(codes), bool)
+    codes[codes == AMBIGUOUS] = codes.dtype.type(_gap_code(config))
+    if int(kept.sum()) < 2:
+        remedy = "leaves fewer than two sequences; use gap"
+        raise ConfigError("data.ambiguous", config.ambiguous, remedy)
+    return codes, columns, kept
+
+
+def _gap_code(config: FastaData) -> int:
+    return config.letters.find(GAP) if GAP in config.letters else MISSING
+
+
+def _codes(config: FastaData) -> np.ndarray:
+    """Returns the code of each of 256 bytes: that of a letter in upper and in lower case."""
+    table = np.full(256, UNKNOWN, np.int8)
+    known = [*((letter, AMBIGUOUS) for letter in config.ambiguous_letters)]
+    known += [(letter, number) for number, letter in enumerate(config.letters)]
+    for letter, code in known:
+        for case in {letter.lower(), letter.upper()} if config.named else {letter}:
+            table[ord(case)] = code
+    if config.named or config.gaps == "ignore" or GAP in config.letters:
+        table[list(GAPS)] = _gap_code(config)
+    return table
+
+
+def _sites(config: FastaData, alignment: Alignment) -> np.ndarray:
+    """Returns the columns [L] that are sites: those where the focus sequence has a letter of upper
+    case, or all. Raises `ConfigError` where there is no focus sequence.
+    """
+    if config.focus is None:
+        return np.arange(alignment.text.shape[1])
+    text = alignment.text[_focus(config, alignment)]
+    lower = np.isin(text, np.arange(ord("a"), ord("z") + 1))
+    found = np.flatnonzero(~(lower | np.isin(text, list(GAPS))))
+    if len(found) < 2:
+        remedy = f"it has {len(found)} letters of upper case, which are the sites"
+        raise ConfigError("data.focus", config.focus, remedy)
+    return found
+
+
+def _focus(config: FastaData, alignment: Alignment) -> int:
+    """Returns the number of the focus sequence: of that name, or of that name before a slash."""
+    names = [(name, name.partition("/")[0]) for name in alignment.names]
+    found = next((n for n, called in enumerate(names) if config.focus in called), None)
+    if found is None:
+        shown = ", ".join(alignment.names[:3])
+        remedy = f"no sequence is called so; there are {shown}, ..."
+        raise ConfigError("data.focus", config.focus, remedy)
+    return found
+
+
+def _given_weights(config: FastaData, count: int) -> np.ndarray | None:
+    """Returns the weights in data.weights_path, one a line for each sequence of the alignment;
+    None where no file is named. Raises `ConfigError`, `DataError`.
+    """
+    path = config.weights_path
+    if path is None:
+        return None
+    try:
+        words = text_of(locate(path, "data.weights_path")).split()
+        weights = np.array(words, np.float64)
+    except FileNotFoundError as error:
+        raise ConfigError("data.weights_path", path, "there is no file") from error
+    except ValueError as error:
+        raise DataError("data.weights_path", path, f"is no list of weights: {error}") from error
+    if len(weights) != count:
+        remedy = f"has {len(weights)} weights, and the alignment {count} sequences"
+        raise ConfigError("data.weights_path", path, remedy)
+    if not (np.isfinite(weights).all() and (weights >= 0).all() and (weights > 0).sum() > 1):
+        remedy = "weights are numbers of 0 or more, two of them above 0"
+        raise ConfigError("data.weights_path", path, remedy)
+    return weights
+
+
+def _told(
+    config: FastaData,
+    alignment: Alignment,
+    rows: np.ndarray,
+    sites: np.ndarray,
+    weights: np.ndarray,
+    dropped: int,
+) -> Sequences:
+    """Returns what the rows are. The numbering is that of the focus sequence, whose name may say
+    where it begins (NAME/FIRST-LAST).
+    """
+    if config.focus is None:
+        counts = [np.bincount(column[column >= 0], minlength=1) for column in rows.T]
+        focus = "".join(config.letters[int(count.argmax())] for count in counts)
+        numbering = sites + 1
+    else:
+        number = _focus(config, alignment)
+        text = alignment.text[number]
+        residues = np.cumsum(~np.isin(text, list(GAPS)))
+        region = re.search(r"/(\d+)-\d+$", alignment.names[number])
+        numbering = residues[sites] + (int(region[1]) - 1 if region else 0)
+        focus = bytes(text[sites]).decode()
+    return Sequences(config.letters, numbering.tolist(), focus, alignment.names, weights, dropped)

@@ -1,0 +1,257 @@
+"""The Potts model of sequences: q letters a site, all pairs of sites coupled."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import embedding_bag
+
+from pipeline.common.rng import Source
+from pipeline.energies.base import Energy, Pull
+from pipeline.energies.conditionals import Categorical
+from pipeline.energies.couplings import (
+    Letters,
+    chosen,
+    columns,
+    pair_energies,
+    pulls_of,
+    site_blocks,
+    weighted_counts,
+)
+from pipeline.energies.discrete import enumerated
+from pipeline.energies.site_likelihood import SiteLikelihood
+
+
+class PottsModel(Energy):
+    """E(x) = -sum_i h_i(x_i) - sum_{i<j} J_ij(x_i, x_j),   x in {0, ..., q-1}^L
+
+    (Weigt et al. 2009; Ekeberg et al. 2013). `field` [L, q] is h, `coupling` [L (L-1) / 2, q, q] is
+    J of the pairs i < j in the order of `torch.triu_indices`, so that J is symmetric, and zero on
+    its diagonal, by construction. Components below 0 are letters that are missing: they add
+    nothing to E.
+
+    The base law has the sites independent, E_0(x) = -sum_i h_i(x_i), and a ladder tempers J alone.
+    The blocks are sweeps over all sites, in their order and back: two sweeps, and a kernel that is
+    reversible.
+    """
+
+    blocks = ("ascending", "descending")
+    undecayed = ("field",)
+    levels: int
+
+    def __init__(self, shape: Sequence[int], levels: int) -> None:
+        super().__init__(shape, levels=levels)
+        sites = self.dimension
+        self.field = nn.Parameter(torch.zeros(sites, levels))
+        self.coupling = nn.Parameter(torch.zeros(sites * (sites - 1) // 2, levels, levels))
+        self._tables: tuple[Any, list[Table]] | None = None
+
+    def letters(self, x: Tensor) -> Letters:
+        """`[N, *shape]` as the sums over J need them."""
+        return Letters(x.flatten(1), self.levels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        energies: Tensor = _Energies.apply(self.letters(x), self.field, self.coupling)
+        return energies
+
+    def base(self, x: Tensor) -> Tensor:
+        """-sum_i h_i(x_i), `[N]`."""
+        letters = x.flatten(1).int()
+        return -chosen(self.field.expand(len(x), -1, -1), letters).sum(1)
+
+    def base_log_partition(self) -> float:
+        return float(self.field.detach().double().logsumexp(1).sum())
+
+    @torch.no_grad()
+    def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
+        """`count` draws of the base law, `[count, *shape]`."""
+        drawn = Categorical(self.field.expand(count, -1, -1)).sample(generator)
+        return drawn.view(count, *self.shape)
+
+    def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
+        base = self.base(x)
+        return base + beta * (self(x) - base)
+
+    @torch.no_grad()
+    def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """By hand: -(h_i + sum_j J_ij(., x_j)) in the one-hot encoding of x_i, in which E is
+        linear: it tells exactly what a change of one site does. `[N, *shape, q]`; with two levels
+        that in x, `[N, *shape]`.
+        """
+        letters = self.letters(x)
+        pulls = torch.cat([pulls for *_, pulls in pulls_of(letters, self.coupling)], 1)
+        if beta is not None:
+            pulls *= beta[:, None, None]
+        energy = -chosen(pulls / 2 + self.field, letters.x).sum(1)
+        gradient = pulls.add_(self.field).neg_()
+        if self.levels == 2:
+            return energy, (gradient[..., 1] - gradient[..., 0]).view_as(x)
+        return energy, gradient.view(*x.shape, self.levels)
+
+    @torch.no_grad()
+    def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:
+        """dE/dh_i(a) = -[x_i = a], dE/dJ_ij(a, b) = -[x_i = a][x_j = b]."""
+        letters = self.letters(x)
+        energies = self.base(x) - pair_energies(letters, self.coupling)
+
+        @torch.no_grad()
+        def pull(slopes: Tensor) -> None:
+            added = weighted_counts(letters, -slopes, self.coupling)
+            for parameter, own in zip((self.field, self.coupling), added, strict=True):
+                parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
+
+        return energies, pull
+
+    def site_log_likelihood(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
+        """sum_n w_n sum_i log p(x_ni | the others), nats, [], with a graph: the weighted
+        log-pseudo-likelihood of the sequences `[N, *shape]` (Besag 1975), without terms for letters
+        that are missing. `weights` [N] are 1 where there are none.
+        """
+        total: Tensor = SiteLikelihood.apply(self.letters(x), weights, self.field, self.coupling)
+        return total
+
+    def given(self, context: Tensor | None) -> Energy:  # noqa: ARG002 - it conditions on nothing
+        """Itself, with weights that may have changed."""
+        self._tables = None
+        return self
+
+    def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Sweep:
+        """The law of where one sweep over all sites leads from the positions `value`."""
+        return self.sweep(block, value, beta)
+
+    def sweep(
+        self, block: str, value: Tensor, beta: Tensor | None = None, free: Tensor | None = None
+    ) -> Sweep:
+        """A sweep that leaves all sites as they are but those that are `free` [L] bool.
+
+        Raises `NotImplementedError` for a block that there is not.
+        """
+        if block not in self.blocks:
+            raise NotImplementedError(f"{type(self).__name__} has no block {block!r}")
+        moved = None if free is None else free.tolist()
+        return Sweep(self.tables(), self.field, value, block == "descending", beta, moved)
+
+    @torch.no_grad()
+    def tables(self) -> list[Table]:
+        """J as a sweep reads it; where no gradient is asked for, kept until weights change."""
+        if self.coupling.requires_grad:
+            return make_tables(self.coupling, self.dimension)
+        now = self.coupling.data_ptr(), self.coupling._version
+        if self._tables is None or self._tables[0] != now:
+            self._tables = now, make_tables(self.coupling, self.dimension)
+        return self._tables[1]
+
+    @torch.no_grad()
+    def initialise(self, rows: Tensor, weights: Tensor | None = None) -> None:
+        """h starts at the log of how often `rows` [S, *shape] have each letter, each counted once
+        more than it is seen, less its mean over letters: with J = 0, independent sites. Rows count
+        by their `weights` [S], and a site by those that have it.
+        """
+        single = torch.ones(len(rows)) if weights is None else weights
+        counts = self.letters(rows).by_letter(single.to(self.field)[:, None])[..., 0]
+        shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-30)
+        fields = shares.mul_(single.sum()).add_(1).log_()
+        self.field.copy_(fields - fields.mean(1, keepdim=True))
+
+    def log_sum(self) -> Tensor | None:
+        return enumerated(self)
+
+
+class Table(NamedTuple):
+    """Of the sites from `first` to `last` - 1: the columns of J without the rows of those sites,
+    [L q + 1, B q]; and for each of the sites those rows, [B, B q, q].
+    """
+
+    first: int
+    last: int
+    others: Tensor
+    within: Tensor
+
+
+def make_tables(coupling: Tensor, sites: int) -> list[Table]:
+    """The tables of all sites, from `coupling` [L (L-1) / 2, q, q]."""
+    levels, tables = coupling.shape[1], []
+    for first, last in site_blocks(sites, levels):
+        others = columns(coupling, sites, first, last)
+        own = others[first * levels : last * levels]
+        within = own.view(len(own), last - first, levels).transpose(0, 1).contiguous()
+        own.zero_()
+        tables.append(Table(first, last, others, within))
+    return tables
+
+
+class Sweep(NamedTuple):
+    """The law of where a sweep from `position` [N, *shape] leads: each site in turn is drawn from
+    its conditional given all the others, those that have been drawn already among them (Geman &
+    Geman 1984). By component it is the law of site i given the new sites before it and the old ones
+    behind it.
+
+    Before the sites of a table, the pulls of all others are summed for them at once; those of the
+    few sites within are added one by one.
+    """
+
+    tables: list[Table]
+    field: Tensor
+    position: Tensor
+    descending: bool
+    beta: Tensor | None
+    free: list[bool] | None
+
+    def sample(self, generator: Source) -> Tensor:
+        moved = self.position.flatten(1).clone()
+
+        def draw(site: int, law: Categorical) -> Tensor:
+            moved[:, site] = law.sample(generator)
+            return moved[:, site]
+
+        self._go(draw)
+        return moved.view_as(self.position)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        to, logs = value.flatten(1), torch.zeros_like(value.flatten(1))
+
+        def follow(site: int, law: Categorical) -> Tensor:
+            logs[:, site] = law.log_prob(to[:, site])
+            return to[:, site]
+
+        self._go(follow)
+        return logs.view_as(value)
+
+    @torch.no_grad()
+    def _go(self, choose: Callable[[int, Categorical], Tensor]) -> None:
+        """Passes all sites that are free, whose letters [N] `choose` tells from their law."""
+        levels = self.field.shape[1]
+        places = Letters(self.position.flatten(1), levels).places
+        step = -1 if self.descending else 1
+        for first, last, others, within in self.tables[::step]:
+            pulls = embedding_bag(places, others, mode="sum").view(len(places), -1, levels)
+            own = places[:, first:last] - first * levels
+            for k in range(last - first)[::step]:
+                site = first + k
+                if self.free is not None and not self.free[site]:
+                    continue
+                pull = embedding_bag(own, within[k], mode="sum").add_(pulls[:, k])
+                if self.beta is not None:
+                    pull *= self.beta[:, None]
+                own[:, k] = choose(site, Categorical(pull.add_(self.field[site]))) + k * levels
+            places[:, first:last] = own + first * levels
+
+
+class _Energies(torch.autograd.Function):
+    """E of letters, with its derivatives in h and J."""
+
+    @staticmethod
+    def forward(ctx: Any, letters: Letters, field: Tensor, coupling: Tensor) -> Tensor:
+        ctx.letters = letters
+        ctx.save_for_backward(coupling)
+        single = chosen(field.expand(len(letters.x), -1, -1), letters.x).sum(1)
+        return -(single + pair_energies(letters, coupling))
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, slopes: Tensor) -> tuple[None, Tensor, Tensor]:
+        (coupling,) = ctx.saved_tensors
+        return None, *weighted_counts(ctx.letters, -slopes, coupling)
