@@ -38,7 +38,7 @@ def sweep(arguments: Sequence[str]) -> str:
     from pipeline.runs.display import Display
     from pipeline.runs.sweep import carry_out as carry_out_sweep
     from pipeline.runs.sweep import in_words, name_of
-    from pipeline.storage.paths import resolve_output
+    from pipeline.storage.paths import absolute, resolve_output, with_absolute_paths
     from pipeline.storage.probe import check_output
 
     where = asked.base.output or f"runs/{name_of(asked)}"
@@ -46,7 +46,11 @@ def sweep(arguments: Sequence[str]) -> str:
     check_output(output)
 
     def configure(trial: int) -> RunConfig:
-        return asked.config(trial, f"{output}/trials/{trial:04d}")
+        config = with_absolute_paths(asked.config(trial, f"{output}/trials/{trial:04d}"))
+        if config.init_from is None:
+            return config
+        where = absolute(config.init_from, "init_from")
+        return config.model_copy(update={"init_from": where})
 
     if asked.base.cluster.name == "inline":
         advance = here(asked, configure)
@@ -59,7 +63,12 @@ def main(arguments: Sequence[str]) -> int:
     """Carries out the command line, and returns its exit status."""
 
     def work(texts: Sequence[str]) -> None:
-        print(sweep(texts), flush=True)
+        from pipeline.runs.interruption import Interrupted
+
+        try:
+            print(sweep(texts), flush=True)
+        except Interrupted as interrupted:  # within a trial, behind its checkpoint
+            raise KeyboardInterrupt from interrupted
 
     return carry_out(arguments, usage(__doc__ or "", Settings, PREFIX), work)
 
