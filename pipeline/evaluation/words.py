@@ -92,7 +92,8 @@ def _gap(figures: Figures, key: str) -> list[str]:
     value = figures.get(key.replace("test_", "train_", 1), math.nan)
     if not math.isfinite(value) or not math.isfinite(figures[key]):
         return []
-    return [f"  training rows {value:.2f}: {value - figures[key]:+.2f} nats a row"]
+    gap = value - figures[key]
+    return [f"  training rows {value:.2f}, {abs(gap):.2f} nats {'higher' if gap > 0 else 'lower'}"]
 
 
 def _told(figures: Figures, key: str) -> str:
