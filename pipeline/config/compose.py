@@ -240,7 +240,8 @@ def _check_form(overrides: Sequence[str]) -> None:
     """Every override is a key and a value, or takes a key away, which is refused elsewhere."""
     for number, text in enumerate(overrides):
         if text.startswith("-") or not ("=" in text or text.startswith("~")):
-            raise mistakes.malformed(overrides, number, list(_known()), GROUPS)
+            offered = {group: choices(group) for group in reversed(GROUPS)}
+            raise mistakes.malformed(overrides, number, list(_known()), GROUPS, offered)
 
 
 def _check_override(text: str, parser: Any) -> tuple[str, Any]:
@@ -254,9 +255,12 @@ def _check_override(text: str, parser: Any) -> tuple[str, Any]:
     try:
         override = parser.parse_override(text)
     except HydraException as error:
+        near = mistakes.meant_by(name, list(_known()), GROUPS, 1)
         remedy = (
-            f"not of the form group=choice or key=value: {str(error).splitlines()[0]}; a value with"
-            " blanks or signs of its own needs quotes"
+            f"write {near[0].rstrip('=')}=VALUE"
+            if ":" in name and near
+            else "not of the form group=choice or key=value; a value with blanks or signs of its own"
+            " needs quotes"
         )
         raise ConfigError(name, given, remedy) from error
     key = override.key_or_group

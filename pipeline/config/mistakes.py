@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 
 from pipeline.common.errors import ConfigError
 
@@ -27,6 +28,7 @@ KEYS = {
     **dict.fromkeys(("sampler", "mcmc"), "kernel"),
     **dict.fromkeys(("loss", "criterion"), "objective"),
     **dict.fromkeys(("config", "preset"), "experiment"),
+    **dict.fromkeys(("tensorboard", "mlflow", "wandb", "logger"), "recorders"),
 }
 CHOICES: Mapping[str, Mapping[str, Sequence[str]]] = {
     "data": {
@@ -63,6 +65,8 @@ CHOICES: Mapping[str, Mapping[str, Sequence[str]]] = {
 
 def no_such_choice(group: str, value: object, there: Sequence[str]) -> str:
     """Returns what is right where `group=value` is none of the choices `there`."""
+    if group == "data" and ("." in str(value) or "/" in str(value)):
+        return f"no such choice; files are given as data=columns data.path={value}"
     name = str(value).lower().replace("-", "_")
     near = [name] if name in there else list(CHOICES.get(group, {}).get(name, ()))
     near = near or difflib.get_close_matches(name, there, n=2, cutoff=0.6)
@@ -75,10 +79,13 @@ def meant_by(key: str, known: Sequence[str], groups: Iterable[str], most: int = 
     other tools call them, by their last word, by the name of a group (`energy=`), or else those
     that are spelled like it. `known` has those of the default choices first.
     """
-    names, last = list(groups), key.rpartition(".")[2].lower()
+    names, key = list(groups), key.replace("/", ".").replace(":", ".")
+    last = key.rpartition(".")[2].lower()
     if key.lower() in KEYS:
         found = KEYS[key.lower()]
         return [f"{found}=" if found in names else found]
+    if key.lower() in known:
+        return [key.lower()]
     same = [name for name in known if name.rpartition(".")[2] == last]
     if "." not in key:
         same += [f"{name}=" for name in difflib.get_close_matches(key, names, n=1, cutoff=0.7)]
@@ -86,10 +93,15 @@ def meant_by(key: str, known: Sequence[str], groups: Iterable[str], most: int = 
 
 
 def malformed(
-    arguments: Sequence[str], number: int, known: Sequence[str], groups: Iterable[str]
+    arguments: Sequence[str],
+    number: int,
+    known: Sequence[str],
+    groups: Iterable[str],
+    choices: Mapping[str, Sequence[str]] = MappingProxyType({}),
 ) -> ConfigError:
     """Returns the refusal of argument `number`, which has no `=`, or begins with a dash. It says
-    how the setting that was meant is written, where that can be told.
+    how the setting that was meant is written, where that can be told. `choices` are those of each
+    group, the likeliest group first.
     """
     text, names = arguments[number], list(groups)
     before = arguments[number - 1] if number else ""
@@ -106,6 +118,9 @@ def malformed(
     if not text.startswith("-") and text.endswith((".yaml", ".yml")):
         remedy = "no file is read; settings are key=value, and presets experiment=NAME"
         return ConfigError(text, "(missing)", remedy)
+    for group, there in choices.items():
+        if text in there and text not in names:  # a choice without its group
+            return ConfigError(text, "(missing)", f"write {group}={text}: {FORM}")
     exact = name in known or name in names
     near = [name] if exact else meant_by(name, known, names, 1)
     if name and near and value:
