@@ -257,11 +257,11 @@ def _check_override(text: str, parser: Any) -> tuple[str, Any]:
     except HydraException as error:
         near = mistakes.meant_by(name, list(_known()), GROUPS, 1)
         remedy = (
-            f"write {near[0].rstrip('=')}=VALUE"
-            if ":" in name and near
-            else "not of the form group=choice or key=value; a value with blanks or signs of its own"
+            "not of the form group=choice or key=value; a value with blanks or signs of its own"
             " needs quotes"
         )
+        if ":" in name and near:
+            remedy = f"write {near[0].rstrip('=')}=VALUE"
         raise ConfigError(name, given, remedy) from error
     key = override.key_or_group
     if not key:
