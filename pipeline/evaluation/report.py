@@ -28,6 +28,7 @@ from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.potts import PottsModel
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
+from pipeline.evaluation.alignments import sequence_figures
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.contacts import contact_figures
@@ -75,6 +76,10 @@ def evaluate(
         if moments is not None and (data.rows or getattr(moments, "moments", None) is not None):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)
+    if data.sequences is not None and energy.levels is not None and config.evaluation.samples:
+        with torch.no_grad():
+            more = yield from sequence_figures(config, energy, data, output)
+        figures = _joined(figures, more)
     if data.sequences is not None and isinstance(energy, PottsModel):
         caption = f"{config.name}: how strongly sites are coupled"
         found = contact_figures(energy, data.sequences, caption, output)
