@@ -7,28 +7,20 @@ for: codes below 0 are missing.
 from __future__ import annotations
 
 import math
-from collections.abc import Generator
 from itertools import combinations
 from typing import NamedTuple
 
 import numpy as np
 
-from pipeline.assembly.chains import make_plan
-from pipeline.assembly.data import noisy_sample, sample_weights
-from pipeline.common.rng import numpy_generator, torch_generator
-from pipeline.common.types import Figures, Progress
-from pipeline.config.run import RunConfig
-from pipeline.data.base import DataSet
-from pipeline.energies.base import Energy
-from pipeline.evaluation.samples import draw_from_noise
-from pipeline.evaluation.sequence_pictures import draw_sequences
+from pipeline.common.types import Figures
 
-CHAINS = 1000
-"""Sequences that statistics are worked out from, at least."""
 TRIPLES = 200
 """Triples of sites whose correlations are compared, at most."""
 CELLS = 501
-"""Of a histogram over [-1/4, 1/4], in which all covariances are, to a side."""
+"""Of a histogram of pairs, to a side."""
+SECOND, THIRD = 0.25, 0.1
+"""What no central moment of two, or of three, numbers of 0 and 1 is beyond: p (1 - p), and
+p (1 - p) (1 - 2 p)."""
 
 
 class Weighted(NamedTuple):
@@ -42,10 +34,12 @@ class Weighted(NamedTuple):
 
 class Agreement:
     """Running sums of pairs of numbers, one of the data and one of samples, and how many pairs fall
-    into each cell of a square, `cells` [CELLS, CELLS]: the first axis is the data's.
+    into each cell of the square [-`reach`, `reach`]^2, `cells` [CELLS, CELLS]: the first axis is
+    the data's.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, reach: float) -> None:
+        self.reach = reach
         self.cells = np.zeros((CELLS, CELLS), np.int64)
         self._count, self._sums = 0, np.zeros(2)
         self._products = np.zeros((2, 2))
@@ -56,7 +50,7 @@ class Agreement:
         self._count += pairs.shape[1]
         self._sums += pairs.sum(1)
         self._products += pairs @ pairs.T
-        at = np.rint((pairs + 0.25) * 2 * (CELLS - 1)).clip(0, CELLS - 1).astype(np.int64)
+        at = np.rint((pairs / self.reach + 1) / 2 * (CELLS - 1)).clip(0, CELLS - 1).astype(np.int64)
         added = np.bincount(at[0] * CELLS + at[1], minlength=CELLS * CELLS)
         self.cells += added.reshape(CELLS, CELLS)
 
@@ -92,7 +86,7 @@ class Comparison(NamedTuple):
 
     def figures(self) -> Figures:
         """Returns Pearson's correlations, and the slope of the covariances."""
-        one_site = Agreement()
+        one_site = Agreement(1.0)
         one_site.add(self.data, self.samples)
         return {
             "one_site": one_site.pearson,
@@ -164,7 +158,7 @@ def compare(data: Weighted, samples: Weighted, levels: int) -> Comparison:
     """Compares the statistics of one, two and three sites. Pairs are worked out a site at a time,
     and triples one by one, so that memory is N L numbers.
     """
-    two_site, three_site = Agreement(), Agreement()
+    two_site, three_site = Agreement(SECOND), Agreement(THIRD)
     sites = data.codes.shape[1]
     for site in range(sites - 1):
         two_site.add(*(covariances(rows, levels, site) for rows in (data, samples)))
@@ -173,61 +167,3 @@ def compare(data: Weighted, samples: Weighted, levels: int) -> Comparison:
         three_site.add(*(three_site_correlations(rows, levels, triple) for rows in (data, samples)))
     one_site = (frequencies(rows, levels) for rows in (data, samples))
     return Comparison(*one_site, two_site, three_site, len(triples))
-
-
-def sequence_figures(
-    config: RunConfig, energy: Energy, data: DataSet, output: str
-) -> Generator[Progress, None, Figures]:
-    """Draws `evaluation.samples` sequences by chains from noise, 1,000 at least, and compares them
-    with the training sequences; writes `sequences.png`. Yields progress, and returns the figures,
-    what as many training sequences score that are drawn by their weights, and what `draw_figure`
-    returns. Raises `StorageError`.
-    """
-    count, transitions = max(CHAINS, config.evaluation.samples), config.evaluation.transitions
-    generator = torch_generator(config.seed, "sequences")
-    drawn = yield from draw_from_noise(energy, make_plan(config), count, transitions, generator)
-    samples = energy.visible(drawn.position)
-    natural, weights = noisy_sample(config, data), sample_weights(data)
-    levels = energy.levels or 2
-    rows = Weighted(
-        natural.numpy().astype(np.int64),
-        np.ones(len(natural)) if weights is None else weights.numpy(),
-    )
-    shares, random = rows.weights / rows.weights.sum(), numpy_generator(config.seed, "sequences")
-    again = rows.codes[random.choice(len(shares), count, p=shares)]
-    ones = np.ones(count)
-    own = Weighted(samples.numpy().astype(np.int64), ones)
-    found = compare(rows, own, levels)
-    caption = (
-        f"{config.name}: {count:,} samples, chains started at noise, {transitions:,}"
-        f" {config.kernel.name} transitions each, against {len(natural):,} training sequences"
-    )
-    undrawn = draw_sequences(energy, found, rows, samples, generator, caption, output)
-    return {
-        "sequence_statistics": {
-            "samples": count,
-            "triples": found.triples,
-            **found.figures(),
-            "rows": compare(rows, Weighted(again, ones), levels).figures(),
-        },
-        **({} if undrawn else {"pictures": ["sequences.png"]}),
-        **undrawn,
-    }
-
-
-def sequence_words(found: Figures) -> list[str]:
-    """Tells the `sequence_statistics`, and beside them those of training sequences."""
-    return [
-        f"{_told(found)}: Pearson, {found['samples']:,} samples against training sequences",
-        f"  as many training sequences, drawn by their weights: {_told(found['rows'])};"
-        f" {found['triples']} triples of sites",
-    ]
-
-
-def _told(found: Figures) -> str:
-    one, two, slope, three = (
-        "undefined" if found[name] is None else f"{found[name]:.2f}"
-        for name in ("one_site", "two_site", "two_site_slope", "three_site")
-    )
-    pairs = f"two-site covariances {two} (slope {slope})"
-    return f"one-site frequencies {one}, {pairs}, three-site {three}"

@@ -28,7 +28,6 @@ from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.potts import PottsModel
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, deep_boltzmann, likelihood
-from pipeline.evaluation.alignments import sequence_figures
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.contacts import contact_figures
@@ -45,6 +44,7 @@ from pipeline.evaluation.labels import label_figures, names_of, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import Drawn, draw_from_noise
+from pipeline.evaluation.sequences import sequence_figures
 from pipeline.evaluation.two_samples import copies, likeness
 from pipeline.evaluation.words import in_words
 from pipeline.objectives.moments import family_of

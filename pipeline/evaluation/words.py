@@ -5,8 +5,8 @@ from __future__ import annotations
 import math
 
 from pipeline.common.types import Figures
-from pipeline.evaluation.alignments import sequence_words
 from pipeline.evaluation.moments import moment_words
+from pipeline.evaluation.sequences import sequence_words
 
 NAMES = {
     "untrained": "this model untrained",

@@ -72,9 +72,8 @@ def test_the_law_agrees_with_itself(law: Weighted) -> None:
 
 def test_draws_of_the_law_agree_as_far_as_their_noise_lets_them(law: Weighted) -> None:
     """A statistic of variance V over letters, estimated with noise of variance v, correlates with
-    the exact one at sqrt(V / (V + v)) on average. The noise of a frequency is at most f (1 - f) / M,
-    of a covariance at most the variance of the product of both deviations over M; the correlation
-    is held to the bound with four times the noise.
+    the exact one at sqrt(V / (V + v)) on average. v is the variance of the letters, or of products
+    of their deviations, over the number of draws; the bound has four times that.
     """
     found = compare(law, draws(law), LEVELS).figures()
     mean, second, third = moments(law)
@@ -157,12 +156,12 @@ def test_triples_are_the_same_each_time_and_distinct() -> None:
 
 
 def test_an_agreement_of_what_does_not_vary_is_undefined() -> None:
-    agreement = Agreement()
+    agreement = Agreement(0.25)
     assert (agreement.pearson, agreement.slope) == (None, None)
     agreement.add(np.array([0.1, 0.1]), np.array([0.0, 0.2]))
     assert (agreement.pearson, agreement.slope) == (None, None)
     pairs = np.random.RandomState(0).normal(0, 0.05, (2, 300))
-    agreement = Agreement()
+    agreement = Agreement(0.25)
     for part in np.split(pairs, 3, axis=1):
         agreement.add(*part)
     assert agreement.pearson == pytest.approx(np.corrcoef(pairs)[0, 1])
