@@ -165,5 +165,5 @@ def compare(data: Weighted, samples: Weighted, levels: int) -> Comparison:
     triples = chosen_triples(sites)
     for triple in triples[:, None]:
         three_site.add(*(three_site_correlations(rows, levels, triple) for rows in (data, samples)))
-    one_site = (frequencies(rows, levels) for rows in (data, samples))
-    return Comparison(*one_site, two_site, three_site, len(triples))
+    one, other = (frequencies(rows, levels) for rows in (data, samples))
+    return Comparison(one, other, two_site, three_site, len(triples))

@@ -69,8 +69,8 @@ def read_mutants(url: str, sequences: Sequences) -> Mutants:
         names.append(name)
     if not names:
         raise DataError(KEY, url, "has no rows")
-    told = torch.tensor(wild_type), torch.tensor(codes)
-    return Mutants(names, *(each.float() for each in told), np.array(scores))
+    own, others = (torch.tensor(values).float() for values in (wild_type, codes))
+    return Mutants(names, own, others, np.array(scores))
 
 
 def _mutated(

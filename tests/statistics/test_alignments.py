@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from pipeline.evaluation.alignments import (
     frequencies,
     three_site_correlations,
 )
+from pipeline.evaluation.sequence_pictures import draw_sequences, principal_components
 from tests.statistics.laws import scramble
 
 SITES, LEVELS, DRAWS = 6, 3, 4000
@@ -167,3 +169,29 @@ def test_an_agreement_of_what_does_not_vary_is_undefined() -> None:
     assert agreement.pearson == pytest.approx(np.corrcoef(pairs)[0, 1])
     assert agreement.slope == pytest.approx(np.polyfit(*pairs, 1)[0])
     assert agreement.cells.sum() == 300
+
+
+def test_principal_components_are_those_of_the_weighted_covariance(law: Weighted) -> None:
+    """Against all eigenvectors of the covariance of the one-hot letters, up to their signs."""
+    mean, second, _ = moments(law)
+    values, axes = np.linalg.eigh(second.reshape(SITES * LEVELS, -1))
+    own, other, shares = principal_components(law, law.codes[:5], LEVELS)
+    hot = (law.codes[..., None] == np.arange(LEVELS)) - mean
+    expected = hot.reshape(len(hot), -1) @ axes[:, [-1, -2]]
+    signs = np.sign((own * expected).sum(0))
+    np.testing.assert_allclose(own * signs, expected, atol=1e-8)
+    np.testing.assert_allclose(other, own[:5], atol=1e-12)
+    np.testing.assert_allclose(shares, values[[-1, -2]] / values.sum(), atol=1e-10)
+
+
+def test_the_picture_is_drawn(law: Weighted, tmp_path: Path) -> None:
+    """Also of an alignment with gaps that are missing, and of samples that are all the same."""
+    energy = scramble(PottsModel((SITES,), LEVELS), 0.5, 3).float().requires_grad_(False)
+    codes = law.codes.copy()
+    codes[::2, 0] = -1
+    holes = Weighted(codes, law.weights)
+    samples = torch.zeros(20, SITES)
+    found = compare(holes, Weighted(samples.numpy().astype(np.int64), np.ones(20)), LEVELS)
+    generator = torch.Generator().manual_seed(0)
+    assert not draw_sequences(energy, found, holes, samples, generator, "law", str(tmp_path))
+    assert (tmp_path / "sequences.png").stat().st_size > 10_000

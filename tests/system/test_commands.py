@@ -95,6 +95,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (here / "family.fasta").write_text(aligned("-ACGU", random))
     family = aligned("-ACDEFGHIKLMNPQRSTVWY", random) + "\n>DYR_ECOLI/1-9\nMISLIAALA"
     (here / "DHFR.a2m.gz").write_bytes(gzip.compress(family.encode()))
+    (here / "mutants.csv").write_text("mutant,score\nM1L,0.5\nL4I:A9G,-1\nA7C,\n")
     return here
 
 
@@ -123,6 +124,7 @@ def trained(folder: Path) -> Path:
             "family": [
                 "experiment=protein_potts",
                 "data.path=DHFR.a2m.gz",
+                "data.focus=DYR_ECOLI",
                 "data.held_out=2",
                 "output=runs/family",
             ],
