@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -38,19 +39,20 @@ def draw_sequences(
     """
 
     def figure() -> Figure:
-        natural, drawn = _some(data, generator), samples[:MOST].long().numpy()
-        places = principal_components(natural, drawn, energy.levels or 2)
+        drawn = samples[:MOST].long().numpy()
+        kinds = _dealt(data, generator), drawn
+        places = principal_components(_some(data, generator), kinds, energy.levels or 2)
         whole = _whole(data)
         shown = _some(whole, generator)
-        dealt = torch.multinomial(torch.from_numpy(whole.weights), MOST, True, generator=generator)
-        apart = shuffled(torch.from_numpy(whole.codes)[dealt], generator).numpy()
+        dealt = torch.from_numpy(_dealt(whole, generator))
+        apart = shuffled(dealt, generator).numpy()
         ones = np.ones(MOST)
-        kinds = {
+        of_kinds = {
             "natural": shown,
             "samples": Weighted(drawn, ones[: len(drawn)]),
             "natural, columns shuffled": Weighted(apart, ones),
         }
-        values = {kind: (_energies(energy, rows), rows.weights) for kind, rows in kinds.items()}
+        values = {kind: (_energies(energy, rows), rows.weights) for kind, rows in of_kinds.items()}
         return _panels(found, places, values, caption)
 
     return draw_figure(figure, output, "sequences.png")
@@ -60,6 +62,13 @@ def _some(rows: Weighted, generator: torch.Generator) -> Weighted:
     """Returns at most `MOST` of the sequences, chosen alike, with their weights."""
     chosen = torch.randperm(len(rows.codes), generator=generator)[:MOST].numpy()
     return Weighted(rows.codes[chosen], rows.weights[chosen])
+
+
+def _dealt(rows: Weighted, generator: torch.Generator) -> np.ndarray:
+    """Returns `MOST` of the sequences, drawn by their weights."""
+    weights = torch.from_numpy(rows.weights)
+    codes: np.ndarray = rows.codes[torch.multinomial(weights, MOST, True, generator=generator)]
+    return codes
 
 
 def _whole(rows: Weighted) -> Weighted:
@@ -73,27 +82,31 @@ def _whole(rows: Weighted) -> Weighted:
 
 
 def principal_components(
-    natural: Weighted, samples: np.ndarray, levels: int
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The places of the sequences `natural` and of `samples` [M, L] along the first two principal
-    components, the leading eigenvectors of the weighted covariance of the one-hot letters of the
-    former: `[N, 2]` and `[M, 2]`, and the shares of the variance that these have, `[2]`. A letter
-    that is missing is taken for the site's mean.
+    rows: Weighted, others: Sequence[np.ndarray], levels: int
+) -> tuple[list[np.ndarray], np.ndarray]:
+    """The places of sequences along the first two principal components of `rows`, the leading
+    eigenvectors of the weighted covariance of their one-hot letters: of each of the `others`
+    [M, L], `[M, 2]`, and the shares of the variance that these have, `[2]`. A letter that is
+    missing is taken for the site's mean.
     """
-    encoded, other = (
-        one_hot(torch.from_numpy(rows), levels, torch.float64).numpy()
-        for rows in (natural.codes, samples)
-    )
-    there = natural.codes[..., None] >= 0
-    shares = natural.weights[:, None, None] / natural.weights.sum()
-    mean = (shares * encoded).sum(0) / np.maximum((shares * there).sum(0), 1e-30)
-    encoded = ((encoded - mean) * there).reshape(len(encoded), -1)
-    other = (other - mean).reshape(len(other), -1)
-    scaled = np.sqrt(shares[:, 0]) * encoded
+    shares = rows.weights[:, None, None] / rows.weights.sum()
+    there = shares * (rows.codes >= 0)[..., None]
+    mean = (shares * _one_hot(rows.codes, levels)).sum(0) / np.maximum(there.sum(0), 1e-30)
+
+    def deviations(codes: np.ndarray) -> np.ndarray:
+        off: np.ndarray = (_one_hot(codes, levels) - mean) * (codes >= 0)[..., None]
+        return off.reshape(len(codes), -1)
+
+    scaled = np.sqrt(shares[:, 0]) * deviations(rows.codes)
     _, scales, axes = svds(scaled, k=2, v0=np.ones(min(scaled.shape)))
     order = np.argsort(-scales)
     variances = scales[order] ** 2 / max(float((scaled**2).sum()), 1e-30)
-    return encoded @ axes[order].T, other @ axes[order].T, variances
+    return [deviations(codes) @ axes[order].T for codes in others], variances
+
+
+def _one_hot(codes: np.ndarray, levels: int) -> np.ndarray:
+    encoded: np.ndarray = one_hot(torch.from_numpy(codes), levels, torch.float64).numpy()
+    return encoded
 
 
 @torch.no_grad()
@@ -104,7 +117,7 @@ def _energies(energy: Energy, rows: Weighted) -> np.ndarray:
 
 def _panels(
     found: Comparison,
-    places: tuple[np.ndarray, np.ndarray, np.ndarray],
+    places: tuple[list[np.ndarray], np.ndarray],
     energies: dict[str, tuple[np.ndarray, np.ndarray]],
     caption: str,
 ) -> Figure:
@@ -122,18 +135,19 @@ def _panels(
     for axis in (one, two, three):
         axis.set_xlabel("training sequences")
         axis.set_ylabel("samples")
-    both = np.concatenate(places[:2])
+    (rows_at, samples_at), shares = places
+    both = np.concatenate([rows_at, samples_at])
     low, high = both.min(0), both.max(0)
     margin = 0.05 * (high - low) + 1e-6
     for axis, rows, colour, kind in (
-        (natural, places[0], "C0", "training sequences"),
-        (drawn, places[1], "C2", "samples"),
+        (natural, rows_at, "C0", "training sequences, by weight"),
+        (drawn, samples_at, "C2", "samples"),
     ):
         axis.plot(*rows.T, ".", markersize=3, color=colour, alpha=0.5)
         axis.set_xlim(low[0] - margin[0], high[0] + margin[0])
         axis.set_ylim(low[1] - margin[1], high[1] + margin[1])
-        axis.set_xlabel(f"first principal component ({places[2][0]:.1%} of the variance)")
-        axis.set_ylabel(f"second ({places[2][1]:.1%})")
+        axis.set_xlabel(f"first principal component ({shares[0]:.1%} of the variance)")
+        axis.set_ylabel(f"second ({shares[1]:.1%})")
         axis.set_title(kind, fontsize=10)
     edges = np.histogram_bin_edges(
         np.concatenate([values for values, _ in energies.values()]), BINS

@@ -175,7 +175,7 @@ def test_principal_components_are_those_of_the_weighted_covariance(law: Weighted
     """Against all eigenvectors of the covariance of the one-hot letters, up to their signs."""
     mean, second, _ = moments(law)
     values, axes = np.linalg.eigh(second.reshape(SITES * LEVELS, -1))
-    own, other, shares = principal_components(law, law.codes[:5], LEVELS)
+    (own, other), shares = principal_components(law, [law.codes, law.codes[:5]], LEVELS)
     hot = (law.codes[..., None] == np.arange(LEVELS)) - mean
     expected = hot.reshape(len(hot), -1) @ axes[:, [-1, -2]]
     signs = np.sign((own * expected).sum(0))
