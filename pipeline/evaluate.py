@@ -23,6 +23,10 @@ Python, all of them: pipeline.evaluate.evaluate(URL, rows=...).
     ood=shuffled   from held-out rows whose components are permuted over the rows, each by itself;
     ood=FILE       from the rows of a file. To data that are learned with noise the same noise is
                    added.
+    mutations=FILE of a run on data=fasta, the effects of mutations: E(mutant) - E(wild type), the
+                   wild type being the focus sequence. The CSV file has a column `mutant`, such as
+                   A24G by the numbers of the sites, or A24G:L28I; a column `score` of measured
+                   values is compared by Spearman's correlation. Written to mutations.csv.
 
     python -m pipeline.evaluate run=runs/latest --json
     python -m pipeline.evaluate run=runs/latest evaluation.samples=0 points=images.npy
@@ -106,6 +110,10 @@ def in_words(found: dict[str, Any]) -> str:
                 f"  {row['point']:>8}{row['energy']:>12.3f}{row['log_ratio']:>14.3f}{density}"
             )
         lines.append(f"  all of them {ranking['file']}")
+    if "mutations" in found:
+        from pipeline.evaluation.mutations import mutation_words  # brings torch
+
+        lines += mutation_words(found["mutations"])
     if "features" in found:
         lines.append(f"  features    {found['features']}")
     return "\n".join([*lines, f"  files       {found['output']}"])

@@ -39,8 +39,9 @@ fsspec URL. The numbers of a row are counted from 0 on, an image's along its lin
 In the folder of the output: samples.png; samples.arrow, an Arrow file with columns `position`
 (lists of numbers: rows, flattened, without latent units), `energy` (nats) and, of models given
 contexts, `context`; format=parquet writes the same table, csv a column for each number (those
-learned from by their names, else x0, x1, ...), npy the positions alone; order.png with order=N;
-summary.json.
+learned from by their names, else x0, x1, ...), npy the positions alone, and of runs on data=fasta
+fasta sequences with their energies, the nearest training sequences and the identity to these;
+order.png with order=N; summary.json.
 
 Exit status: 0 done, 2 refused before the start, 1 failed, 130 interrupted.
 """

@@ -20,6 +20,11 @@ class Settings(Section):
         " energies: .npy (values alone), .csv or .parquet, by its name",
     )
     ood: Url | None = Field(None, description="noise, shuffled, or a file of rows")
+    mutations: Url | None = Field(
+        None,
+        description="CSV file of mutants of the focus sequence of data=fasta: a column mutant, such"
+        " as A24G or A24G:L28I, and perhaps score, what was measured",
+    )
     columns: Names = Field(
         (),
         description="columns of a CSV, Parquet or Arrow file to take; empty: those learned from, or"

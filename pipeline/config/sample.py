@@ -70,10 +70,10 @@ class Settings(Section):
         description="so many instants of the chains' way from their start to the samples, which"
         " order.png shows; null: no such picture",
     )
-    format: Literal["arrow", "parquet", "csv", "npy"] = Field(
+    format: Literal["arrow", "parquet", "csv", "npy", "fasta"] = Field(
         "arrow",
-        description="of the file of samples: arrow, parquet, csv (a column for each number), or npy"
-        " (positions alone)",
+        description="of the file of samples: arrow, parquet, csv (a column for each number), npy"
+        " (positions alone), or of runs on data=fasta fasta (letters)",
     )
     samples: PositiveInt | None = Field(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import gzip
 import zlib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import NamedTuple
 
 import numpy as np
@@ -14,6 +14,8 @@ from pipeline.storage.files import Place, read_file
 
 GAPS = b"-."
 KEY = "data.path"
+WIDTH = 80
+"""Letters on a line of a file that is written."""
 
 
 class Alignment(NamedTuple):
@@ -98,3 +100,11 @@ def _aligned(names: list[str], texts: list[bytes], place: Place) -> Alignment:
     if not length:
         raise DataError(KEY, place, f"sequence {names[0]} is empty")
     return Alignment(names, np.frombuffer(b"".join(texts), np.uint8).reshape(len(names), length))
+
+
+def as_fasta(headers: Iterable[str], texts: Iterable[str]) -> bytes:
+    """Returns sequences as a FASTA file has them, `WIDTH` letters a line."""
+    lines = []
+    for header, text in zip(headers, texts, strict=True):
+        lines += [f">{header}", *(text[at : at + WIDTH] for at in range(0, len(text), WIDTH))]
+    return "\n".join([*lines, ""]).encode()

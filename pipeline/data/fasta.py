@@ -25,7 +25,8 @@ class Sequences(NamedTuple):
     `alphabet` has a letter for each level. A row's sites are numbers `numbering` [L] of the focus
     sequence, or columns of the alignment, and `focus` has the letters there: of the focus sequence,
     or the most frequent ones. `names` and `weights` [N] are of all sequences in the order of the
-    file; those that are left out, `dropped` of them for their letters, have weight 0.
+    file; those that are left out, `dropped` of them for their letters, have weight 0. `training`
+    has the names of the training rows.
     """
 
     alphabet: str
@@ -34,6 +35,7 @@ class Sequences(NamedTuple):
     names: list[str]
     weights: np.ndarray
     dropped: int
+    training: list[str]
 
     @property
     def effective(self) -> float:
@@ -84,7 +86,8 @@ def fasta(config: FastaData) -> DataSet:
         )
         raise ConfigError("data.held_out", config.held_out, remedy)
     values = torch.from_numpy(rows.astype(np.float32))
-    sequences = _told(config, alignment, rows, sites, weights, len(codes) - int(kept.sum()))
+    names = [alignment.names[number] for number in np.flatnonzero(kept)[~out]]
+    sequences = _told(config, alignment, rows, sites, weights, names)
     counted = torch.from_numpy(weights[kept])
     alike = bool((counted == 1).all())
     split = (None, None) if alike else (counted[~out], counted[out])
@@ -191,7 +194,7 @@ def _told(
     rows: np.ndarray,
     sites: np.ndarray,
     weights: np.ndarray,
-    dropped: int,
+    training: list[str],
 ) -> Sequences:
     """Returns what the rows are. The numbering is that of the focus sequence, whose name may say
     where it begins (NAME/FIRST-LAST).
@@ -207,4 +210,6 @@ def _told(
         region = re.search(r"/(\d+)-\d+$", alignment.names[number])
         numbering = residues[sites] + (int(region[1]) - 1 if region else 0)
         focus = bytes(text[sites]).decode()
-    return Sequences(config.letters, numbering.tolist(), focus, alignment.names, weights, dropped)
+    dropped = len(alignment.names) - len(rows)
+    told = focus, alignment.names, weights, dropped, training
+    return Sequences(config.letters, numbering.tolist(), *told)

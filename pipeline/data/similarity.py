@@ -89,3 +89,17 @@ def held_out_clusters(clusters: np.ndarray, held_out: int, split_seed: int) -> n
         if not left:
             break
     return np.isin(clusters, taken)
+
+
+def nearest(codes: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Of each of the sequences `codes` [M, L] the number of the first that is most like it `among`
+    others [N, L], and the share of sites where both have the same letter, `[M]` each. Codes below 0
+    are of letters that are missing, and like none.
+    """
+    found = np.zeros(len(codes), np.int64)
+    identity = np.zeros(len(codes))
+    for number, own in enumerate(codes):
+        same = ((among == own) & (own >= 0)).mean(1)
+        found[number] = same.argmax()
+        identity[number] = same[found[number]]
+    return found, identity

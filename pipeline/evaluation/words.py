@@ -6,6 +6,7 @@ import math
 
 from pipeline.common.types import Figures
 from pipeline.evaluation.moments import moment_words
+from pipeline.evaluation.sequences import sequence_words
 
 NAMES = {
     "untrained": "this model untrained",
@@ -56,6 +57,8 @@ def in_words(figures: Figures) -> list[str]:
             f" {', '.join(map(str, figures['constant_columns']))}, counted from 0"
         )
     lines += _worse(figures)
+    if "sequence_statistics" in figures:
+        lines += sequence_words(figures["sequence_statistics"])
     if "contacts" in figures:
         found = figures["contacts"]
         lines.append(

@@ -22,8 +22,11 @@ from pipeline.common.json_text import to_json
 from pipeline.common.masking import masked
 from pipeline.common.types import Progress
 from pipeline.common.work import result
+from pipeline.config.data import FastaData
 from pipeline.config.fields import digest
 from pipeline.config.run import RunConfig
+from pipeline.data.alignment_files import as_fasta
+from pipeline.data.similarity import nearest
 from pipeline.energies.base import Energy
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.labels import names_of
@@ -216,8 +219,8 @@ def _compose(settings: Settings, runs: Sequence[Trained]) -> Aim:
 
 
 def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
-    """Raises `ConfigError` where the energy lacks what the kernel needs, memory cannot hold the
-    samples, or no such device is there.
+    """Raises `ConfigError` where the energy lacks what the kernel needs, samples have no letters
+    that a FASTA file could hold, memory cannot hold them, or no such device is there.
     """
     kernel = getattr(config.kernel, "inner", config.kernel)
     if kernel.needs_conditionals and not energy.blocks:
@@ -226,6 +229,11 @@ def _check(settings: Settings, config: RunConfig, energy: Energy) -> None:
         raise ConfigError(
             "kernel" if kernel is config.kernel else "kernel.inner", kernel.name, remedy
         )
+    if settings.format == "fasta" and not isinstance(config.data, FastaData):
+        remedy = (
+            f"goes with runs on data=fasta, and this one is on data={config.data.name}; use csv"
+        )
+        raise ConfigError("format", settings.format, remedy)
     samples = config.evaluation.samples
     copies = 1 + (settings.order or 0)
     check_numbers("samples", samples, samples * energy.dimension * copies)
@@ -246,7 +254,9 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, run: Trained) -> None
     """
     position, buffer = in_own_units(run, aim.energy, drawn), io.BytesIO()
     names, labels = column_names(run), names_of_labels(run)
-    if form == "npy":
+    if form == "fasta":
+        buffer.write(_fasta(position, drawn.energy, run))
+    elif form == "npy":
         np.save(buffer, position.numpy())
     elif form == "csv":
         flat = position.flatten(1)
@@ -281,6 +291,23 @@ def _write(drawn: Drawn, aim: Aim, output: str, form: str, run: Trained) -> None
             with pa.ipc.new_file(buffer, table.schema) as file:
                 file.write_table(table)
     write_file(output, f"samples.{form}", buffer.getvalue())
+
+
+def _fasta(position: Tensor, energy: Tensor, run: Trained) -> bytes:
+    """Returns sequences with their letters. A header tells the energy in nats, and where the
+    alignment is there, which training sequence is the nearest, and the share of sites where both
+    have the same letter.
+    """
+    assert isinstance(run.config.data, FastaData)
+    letters, codes = np.array(list(run.config.data.letters)), position.flatten(1).to(torch.int8)
+    headers = [f"sample_{n + 1} energy={value:.2f}" for n, value in enumerate(energy.tolist())]
+    if run.data.sequences is not None:
+        places, identity = nearest(codes.numpy(), run.data.sample.flatten(1).to(torch.int8).numpy())
+        headers = [
+            f"{header} identity={share:.2f} nearest={run.data.sequences.training[place]}"
+            for header, place, share in zip(headers, places, identity, strict=True)
+        ]
+    return as_fasta(headers, ("".join(row) for row in letters[codes.numpy()]))
 
 
 def _pictures(

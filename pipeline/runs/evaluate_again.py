@@ -21,6 +21,7 @@ from pipeline.common.rng import torch_generator
 from pipeline.common.types import Figures, Progress
 from pipeline.config.fields import digest
 from pipeline.data import row_weights
+from pipeline.evaluation.mutations import Mutants, mutation_figures, read_mutants
 from pipeline.evaluation.outliers import outlier_score, shuffled
 from pipeline.evaluation.report import evaluate
 from pipeline.runs.display import Display
@@ -28,6 +29,7 @@ from pipeline.runs.features import check_features, write_features
 from pipeline.runs.rows import read_rows
 from pipeline.runs.trained import Taking, Trained, bound, contexts_of, open_run, output_of
 from pipeline.storage.files import write_file
+from pipeline.storage.probe import check_input
 
 if TYPE_CHECKING:
     from pipeline.config.evaluate import Settings
@@ -64,6 +66,7 @@ def evaluate_again(
     )
     context = None if settings.given is None else contexts_of(run, settings.given)
     _check(settings, run, context)
+    mutants = None if settings.mutations is None else _mutants(settings.mutations, run)
     asked = settings.model_dump(mode="json", exclude={"output"})
     output = output_of(
         run,
@@ -96,6 +99,8 @@ def evaluate_again(
         if points is not None and settings.features is not None:
             write_features(settings.features, run.energy, points, energies(run, points, context))
             found["features"] = settings.features
+        if mutants is not None:
+            found["mutations"] = mutation_figures(run.energy, mutants, output)
     found["output"] = output
     found = masked(found)
     write_file(output, "summary.json", to_json(found, indent=1).encode())
@@ -133,6 +138,17 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         raise ConfigError(
             "ood", settings.ood, f"{run.url} has no held-out rows to tell from others; {CODE}"
         )
+
+
+def _mutants(url: str, run: Trained) -> Mutants:
+    """Reads mutants of the wild type of a run. Raises `ConfigError` where it has none, `DataError`
+    where they are none.
+    """
+    if run.data.sequences is None or run.energy.shape != run.data.shape:
+        remedy = f"goes with runs on data=fasta, and {run.url} is on data={run.config.data.name}"
+        raise ConfigError("mutations", url, remedy)
+    check_input(url, "mutations")
+    return read_mutants(url, run.data.sequences)
 
 
 def energies(run: Trained, rows: Tensor, context: Tensor | None) -> Tensor:

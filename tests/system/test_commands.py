@@ -94,7 +94,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     rows.where(random.random(rows.shape) < 0.5).to_csv(here / "rows.csv", index=False)
     (here / "family.fasta").write_text(aligned("-ACGU", random))
     family = aligned("-ACDEFGHIKLMNPQRSTVWY", random) + "\n>DYR_ECOLI/1-9\nMISLIAALA"
-    (here / "DHFR.a2m.gz").write_bytes(gzip.compress(family.encode()))
+    for name in ("DHFR.a2m.gz", "WW.fasta.gz"):
+        (here / name).write_bytes(gzip.compress(family.encode()))
+    (here / "mutants.csv").write_text("mutant,score\nM1L,0.5\nL4I:A9G,-1\nA7C,\n")
     return here
 
 
@@ -123,6 +125,7 @@ def trained(folder: Path) -> Path:
             "family": [
                 "experiment=protein_potts",
                 "data.path=DHFR.a2m.gz",
+                "data.focus=DYR_ECOLI",
                 "data.held_out=2",
                 "output=runs/family",
             ],

@@ -3,12 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
+import pipeline
+from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.compose import compose
+from pipeline.config.sample import Settings
+from pipeline.evaluate import evaluate
+from pipeline.evaluate import main as evaluate_main
+from pipeline.runs.draw import sample as draw
 from pipeline.sample import main as sample
 from pipeline.train import run
 
@@ -51,6 +59,16 @@ def test_contacts_of_a_family(
     said = capfd.readouterr().out
     assert "200 sequences of 10 sites, which count as" in said
     assert "strongest couplings of sites more than 5 apart" in said
+    statistics = summary["sequence_statistics"]
+    assert statistics["samples"] == 1000
+    assert statistics["triples"] == 120
+    for name in ("one_site", "two_site", "two_site_slope", "three_site"):
+        assert abs(statistics["rows"][name]) < 1.1
+        assert abs(statistics[name]) < 1.1
+    # sites 2 and 9 are the only ones that are coupled, and the model has learned that
+    assert statistics["two_site"] > 0.8
+    assert "sequences.png" in summary["pictures"]
+    assert "1,000 samples against training sequences" in said
 
 
 @pytest.mark.usefixtures("undrawn")
@@ -69,3 +87,111 @@ def test_chains_learn_and_draw_sequences(alignment: Path, tmp_path: Path) -> Non
     rows = np.load(file)
     assert rows.shape == (6, 10)
     assert set(np.unique(rows)) <= set(range(5))
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on 60 sequences of 6 sites, whose focus sequence begins at 11."""
+    folder = tmp_path_factory.mktemp("family")
+    random = np.random.RandomState(1)
+    rows = ["".join(random.choice(list("ACGU"), 6)) for _ in range(60)]
+    rows[0] = "ACGUAC"
+    names = ["focus/11-16", *(f"s{number}" for number in range(1, 60))]
+    path = folder / "family.fasta"
+    path.write_text("".join(f">{name}\n{row}\n" for name, row in zip(names, rows, strict=True)))
+    words = ("experiment=protein_potts", "energy.levels=4", "data.focus=focus", *SHORT)
+    asked = (*words, "evaluation.samples=0", "data.identity=null", "data.held_out=5")
+    run(compose([*asked, f"data.path={path}", f"output={folder / 'run'}"]))
+    return folder
+
+
+def test_sequences_are_written_with_letters(family: Path, tmp_path: Path) -> None:
+    """Headers tell the energy, and the identity to the nearest training sequence."""
+    asked = ("samples=7", "transitions=3", "format=fasta", f"output={tmp_path}")
+    assert sample([f"run={family / 'run'}", *asked]) == 0
+    lines = (tmp_path / "samples.fasta").read_text().splitlines()
+    text = (family / "family.fasta").read_text()
+    known = dict(record.splitlines() for record in text.split(">")[1:])
+    assert len(lines) == 14
+    for number, (header, letters) in enumerate(zip(lines[::2], lines[1::2], strict=True), 1):
+        name, _, identity, nearest = header.split()
+        assert name == f">sample_{number}"
+        assert set(letters) <= set("ACGU")
+        other = known[nearest.removeprefix("nearest=")]
+        same = np.mean([a == b for a, b in zip(letters, other, strict=True)])
+        assert identity == f"identity={same:.2f}"
+
+
+def test_sequences_without_their_alignment(family: Path, tmp_path: Path) -> None:
+    """Letters are there, and no nearest sequence is told."""
+    path = family / "family.fasta"
+    moved = path.rename(family / "elsewhere.fasta")
+    try:
+        asked = ("samples=2", "transitions=1", "format=fasta", f"output={tmp_path}")
+        assert sample([f"run={family / 'run'}", *asked]) == 0
+    finally:
+        moved.rename(path)
+    header, letters = (tmp_path / "samples.fasta").read_text().splitlines()[:2]
+    assert "nearest" not in header
+    assert len(letters) == 6
+
+
+def test_letters_are_refused_of_what_has_none(runs: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match="format=fasta: goes with runs on data=fasta"):
+        draw(Settings.model_validate({"runs": [runs["rbm"]], "format": "fasta"}))
+
+
+def test_mutations_change_the_energy(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """delta E is the difference of two energies, and Spearman's correlation is of -delta E."""
+    file = tmp_path / "mutants.csv"
+    file.write_text("score,mutant\n1,A11C\n2,g13u:C16A\n,U14U\n3,A15G\n")
+    asked = (f"run={family / 'run'}", f"mutations={file}", f"output={tmp_path / 'out'}")
+    assert evaluate_main(list(asked)) == 0
+    lines = (tmp_path / "out" / "mutations.csv").read_text().splitlines()
+    assert lines[0] == "mutant,delta_energy,score"
+    changes = [float(line.split(",")[1]) for line in lines[1:]]
+    energy = pipeline.load(str(family / "run"))
+    codes = ["ACGUAC", "CCGUAC", "ACUUAA", "ACGUAC", "ACGUGC"]
+    rows = torch.tensor([["ACGU".index(letter) for letter in text] for text in codes]).float()
+    values = energy(rows).tolist()
+    assert changes == pytest.approx([value - values[0] for value in values[1:]], abs=1e-4)
+    summary = json.loads((tmp_path / "out" / "summary.json").read_text())["mutations"]
+    measured = [changes[0], changes[1], changes[3]]
+    expected = np.corrcoef(np.argsort(np.argsort(np.negative(measured))), [0, 1, 2])[0, 1]
+    assert summary["spearman"] == pytest.approx(expected)
+    assert (summary["mutants"], summary["measured"]) == (4, 3)
+    said = capsys.readouterr().out
+    assert "4 mutants, delta E in nats, the lowest first" in said
+    assert "Spearman of -delta E with 3 measured scores" in said
+
+
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("mutant\nA11C\nC11A\n", "row 2, C11A: the wild type has A at 11, not C"),
+        ("mutant\nA99C\n", "row 1, A99C: 99 is no site; sites are among 11, ..., 16"),
+        ("mutant\nA11W\n", "row 1, A11W: W is no letter of ACGU"),
+        ("mutant\nA11\n", "row 1, A11: a mutation is two letters with a number between"),
+        ("mutant\nA11C:A11G\n", "row 1, A11C:A11G: site 11 is mutated twice"),
+        ("mutant,score\nA11C,high\n", "row 1, A11C: could not convert string to float"),
+        ("mutation\nA11C\n", "has no column mutant"),
+        ("mutant\n", "has no rows"),
+        (None, "cannot be read as a CSV file"),
+    ],
+)
+def test_mutations_that_are_none_are_refused(
+    family: Path, tmp_path: Path, text: str | None, why: str
+) -> None:
+    file = tmp_path / "mutants.csv"
+    if text is not None:
+        file.write_text(text)
+    with pytest.raises(DataError, match=re.escape(why)):
+        evaluate(str(family / "run"), f"mutations={file}", f"output={tmp_path / 'out'}")
+    assert not (tmp_path / "out").exists()
+
+
+def test_mutations_of_what_has_no_letters_are_refused(runs: dict[str, str]) -> None:
+    with pytest.raises(ConfigError, match=r"mutations=mutants\.csv: goes with runs on data=fasta"):
+        evaluate(runs["rbm"], "mutations=mutants.csv")
