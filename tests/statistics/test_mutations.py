@@ -23,6 +23,7 @@ from pipeline.config.parts import KERNELS
 from pipeline.energies import base as energies_base
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Bernoulli, Categorical, Conditional
+from pipeline.energies.potts import Sweep
 from pipeline.energies.target import Target
 from pipeline.kernels import (
     base,
@@ -625,8 +626,12 @@ def hidden_never_redrawn() -> Callable[..., Conditional]:
     return slip
 
 
+HIDDEN = [name for name in KERNELS["gibbs"].laws if name != "potts"]
+"""Laws that are sampled by a layer of hidden units."""
+
+
 @pytest.mark.parametrize("slip", [mean_hidden, hidden_upside_down, warm_hidden])
-@pytest.mark.parametrize("name", KERNELS["gibbs"].laws)
+@pytest.mark.parametrize("name", HIDDEN)
 def test_gibbs_with_a_wrong_conditional_is_caught(
     name: str, slip: Callable[..., Conditional]
 ) -> None:
@@ -634,13 +639,54 @@ def test_gibbs_with_a_wrong_conditional_is_caught(
     assert moves_the_law(gibbs.kernel, known, {}, target=Slipping(known.energy, slip))
 
 
-@pytest.mark.parametrize("name", KERNELS["gibbs"].laws)
+@pytest.mark.parametrize("name", HIDDEN)
 def test_gibbs_with_stale_hidden_units_is_caught(name: str) -> None:
     """Not from exact draws, of which each stays one; but it does not find the law."""
     known, enough = law(name), at("gibbs", name).enough
     assert caught(
         convergence(gibbs.kernel, known, {}, enough, Slipping(known.energy, hidden_never_redrawn()))
     )
+
+
+class AtOnce(NamedTuple):
+    """All sites are drawn given the old letters of the others."""
+
+    sweep: Sweep
+
+    def sample(self, generator: torch.Generator) -> Tensor:
+        sites = range(len(self.sweep.field))
+        alone = [self.sweep._replace(free=[s == site for s in sites]) for site in sites]
+        drawn = [one.sample(generator).flatten(1)[:, site] for site, one in enumerate(alone)]
+        return torch.stack(drawn, 1).view_as(self.sweep.position)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+def at_once(block: str, value: Tensor, original: Callable[..., Any]) -> Conditional:
+    return AtOnce(original(block, value))
+
+
+def warm_sweep(block: str, value: Tensor, original: Callable[..., Any]) -> Conditional:
+    return original(block, value)._replace(beta=torch.full((len(value),), 0.5))
+
+
+def first_site_kept(block: str, value: Tensor, original: Callable[..., Any]) -> Conditional:
+    sweep = original(block, value)
+    return sweep._replace(free=[site > 0 for site in range(len(sweep.field))])
+
+
+@pytest.mark.parametrize("slip", [at_once, warm_sweep])
+def test_a_sweep_by_a_wrong_law_is_caught(slip: Callable[..., Conditional]) -> None:
+    known = law("potts")
+    assert moves_the_law(gibbs.kernel, known, {}, target=Slipping(known.energy, slip))
+
+
+def test_a_sweep_that_leaves_a_site_out_is_caught() -> None:
+    """It keeps the law, and does not find it."""
+    known, enough = law("potts"), at("gibbs", "potts").enough
+    target = Slipping(known.energy, first_site_kept)
+    assert caught(convergence(gibbs.kernel, known, {}, enough, target))
 
 
 def test_gibbs_tempered_in_one_block_only_is_caught() -> None:
