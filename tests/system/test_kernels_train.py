@@ -60,6 +60,11 @@ MORE = [
         "potts_rbm",
         (*BINARY, "data.encoding=categorical", "energy.hidden=16"),
     ),
+    (
+        "gibbs",
+        "potts",
+        (*BINARY, "data.encoding=categorical", "energy.levels=4", "trainer.steps=120"),
+    ),
     ("gibbs", "dbm", (*BINARY, "energy.hidden=[16,8]")),
     (
         "replica_exchange",
@@ -82,7 +87,7 @@ MORE = [
 
 
 # whose AIS goes site by site: the pseudo-likelihood tells as much in a moment
-BY_SITES = {"lattice", "quadratic"}
+BY_SITES = {"lattice", "potts", "quadratic"}
 
 
 def derived() -> Iterator[tuple[str, str, tuple[str, ...]]]:
@@ -101,6 +106,7 @@ def derived() -> Iterator[tuple[str, str, tuple[str, ...]]]:
     trained = {energy for energy, _ in CASES.values()} | {energy for _, energy, _ in MORE}
     trained |= {compose([f"experiment={name}"]).energy.name for name in SHORT}
     trained |= {"custom"}  # a user's module: tests/system/test_custom_energy.py
+    trained |= {"mixed_rbm"}  # tables of several kinds: tests/system/test_mixed_tables.py
     for name in sorted(set(ENERGIES) - trained):
         section = defaults("energy", name)
         assert isinstance(section, EnergySection)

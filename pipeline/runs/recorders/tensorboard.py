@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import struct
 import time
 from typing import Any, cast
 
+from pipeline.common.json_text import to_json
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.paced import Ending, folder_of, settings_of
 
@@ -30,7 +30,7 @@ class TensorBoard:
         metrics = {"ebm_loss": 0.0, "summary/test_log_likelihood": 0.0}
         for summary in hparams(settings_of(run), metrics):
             self._events.add_summary(summary, step + 1 if step else 0)
-        told = json.dumps(run.config.model_dump(mode="json"), indent=1)
+        told = to_json(run.config.model_dump(mode="json"), indent=1)
         self._writer.add_text("configuration", f"```\n{told}\n```", step + 1 if step else 0)
         return step
 
