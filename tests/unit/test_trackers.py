@@ -404,7 +404,8 @@ def test_a_tracking_server_of_ones_own_is_used(
     from mlflow import MlflowClient
 
     uri = f"sqlite:///{resumed}/mlflow/mlflow.db"
-    monkeypatch.chdir(tmp_path)  # where MLflow puts artifacts, of its own accord
+    # else MLflow puts artifacts where the process is
+    MlflowClient(uri).create_experiment("together", str(tmp_path / "artifacts"))
     monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
     monkeypatch.setenv("MLFLOW_EXPERIMENT_NAME", "together")
     run = RecordedRun("mine", str(tmp_path), small("rbm"), RunMetrics("mine").served)
