@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from actors.launch import launch
-from pipeline.assembly.data import open_data
-from pipeline.common.errors import DivergenceError, PipelineError
+from pipeline.assembly.data import of_kinds, open_data
+from pipeline.common.errors import PipelineError, RefusedError
 from pipeline.config.run import RunConfig
 from pipeline.config.sweep import Sweep
 from pipeline.runs.display import Silence
@@ -30,10 +30,10 @@ def trial_to(config: RunConfig, figure: str | None, trial: int, rung: int, step:
         launch(config, Silence(), until=step)
         score, low, high = _judged(config, figure)
         why = None if math.isfinite(score) else "its score is not finite"
+    except RefusedError:
+        raise
     except PipelineError as error:
         score, low, high, why = -math.inf, None, None, str(error)
-        if not isinstance(error, DivergenceError) and error.exit_status == 2:
-            raise
     seconds = time.process_time() - began
     return Result(trial, rung, step, score if why is None else -math.inf, seconds, low, high, why)
 
@@ -49,7 +49,8 @@ def _judged(config: RunConfig, figure: str | None) -> tuple[float, float | None,
         value = values[-1] if values else math.nan
         return (value if figure.startswith("max:") else -value), None, None
     checkpoint, weights = find_averaged(output)
-    found = Live(config, open_data(config)).now(checkpoint.step, weights)
+    data = open_data(config)
+    found = Live(of_kinds(config, data), data).now(checkpoint.step, weights)
     value = found["log_likelihood"]
     return value, found["log_likelihood_at_least"], found["log_likelihood_at_most"]
 
@@ -85,7 +86,10 @@ def on_ray(sweep: Sweep, configure: Configure, output: str) -> Advance:
         def begin(actor: Any, trial: int) -> Any:
             return actor.advance.remote(configure(trial), sweep.settings.figure, trial, rung, step)
 
-        yield from pool.map_unordered(begin, trials)
+        for found in pool.map_unordered(begin, trials):
+            if isinstance(found, RefusedError):
+                raise found
+            yield found
 
     return advance
 
@@ -95,6 +99,11 @@ class Worker:
 
     def advance(
         self, config: RunConfig, figure: str | None, trial: int, rung: int, step: int
-    ) -> Result:
-        """Returns what `trial_to` does."""
-        return trial_to(config, figure, trial, rung, step)
+    ) -> Result | RefusedError:
+        """Returns what `trial_to` returns, or what it raises where the trial is refused: an error
+        that is raised here would reach the driver as a traceback.
+        """
+        try:
+            return trial_to(config, figure, trial, rung, step)
+        except RefusedError as error:
+            return error

@@ -101,5 +101,9 @@ def parse(arguments: Sequence[str]) -> Sweep:
     if len(trials) > MOST_TRIALS:
         raise ConfigError("sweep", "too many trials", f"at most {MOST_TRIALS:,}; give fewer values")
     for trial in trials:
-        compose([*fixed, *trial, *OWN])
+        config = compose([*fixed, *trial, *OWN])
+        if settings.figure is None and (config.conditional or not config.data.has_rows):
+            what = f"energy={config.energy.name} on data={config.data.name}"
+            remedy = f"{what} has no held-out log-likelihood; name a figure of metrics.jsonl"
+            raise ConfigError(f"{PREFIX}figure", "null", remedy)
     return Sweep(settings, swept, fixed, trials, base)

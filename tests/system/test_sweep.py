@@ -87,6 +87,30 @@ def test_a_trial_that_fails_is_told_and_the_others_go_on(
     assert found["best"] == ["optimizer.learning_rate=0.001"]
 
 
+def test_trials_of_a_mixed_table_are_judged(tmp_path: Path) -> None:
+    """Whose energy learns the kinds of its units from the data."""
+    rows = "".join(f"{n / 7},{'red' if n % 3 else 'blue'}\n" for n in range(40))
+    (tmp_path / "t.csv").write_text(f"size,colour\n{rows}")
+    line = ["data=columns", f"data.path={tmp_path / 't.csv'}", "data.categorical=auto"]
+    line += ["data.held_out=8", "data.scale=standard", "energy=mixed_rbm", "energy.hidden=2"]
+    line += ["kernel=gibbs", "objective.energy_l2=0", "trainer.batch_size=8", "trainer.steps=3"]
+    line += ["chains.per_pool=8", "evaluation.samples=0", "cluster=inline", "seed=1,2"]
+    assert sweep.main([*line, f"output={tmp_path / 'out'}"]) == 0
+    assert all(result["failed"] is None for result in summary(tmp_path / "out")["results"])
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("local_ray")
+def test_a_trial_that_is_refused_ends_the_sweep_in_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = ["data=columns", f"data.path={tmp_path / 'none.csv'}", "seed=1,2"]
+    assert sweep.main([*line, "sweep.workers=1", f"output={tmp_path / 'out'}"]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("refused: data.path=")
+    assert said.count("\n") == 1
+
+
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_six_trials_on_one_ray_find_what_one_process_finds(tmp_path: Path) -> None:

@@ -83,6 +83,11 @@ def test_every_combination_is_a_trial() -> None:
         (["seed=1,2", "trainer.steps", "100"], "trainer.steps=(missing): write trainer.steps=100"),
         (["optimizer.learning_rate=interval(0,1)"], "values are given one by one"),
         (["seed=range(0,20000)"], "too many trials: at most 10,000"),
+        (
+            ["experiment=conditional_regression", "seed=1,2"],
+            "sweep.figure=null: energy=conditional_mlp on data=conditional_toy has no held-out",
+        ),
+        (["experiment=maxent_moments", "seed=1,2"], "on data=none has no held-out"),
         (["energy=mlp,rbm"], "kernel=mala: energy=rbm is over"),
         (["output=a,b"], "output=a,b: is the same for all trials"),
     ],
