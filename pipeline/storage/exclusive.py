@@ -23,7 +23,12 @@ def create_file(url: str, content: bytes) -> bool:
     place = locate(url)
 
     def attempt() -> bool:
-        make_folder(place._replace(path=place.path.rpartition("/")[0]))
+        folder = place._replace(path=place.path.rpartition("/")[0])
+        if place.local:
+            with suppress(FileNotFoundError):  # who ends there just now removes an empty folder
+                make_folder(folder)
+                return _create_local(place.path, content)
+        make_folder(folder)
         if place.local:
             return _create_local(place.path, content)
         try:

@@ -29,18 +29,17 @@ MAGIC = re.compile(r"[*?\[]")
 
 def check_output(url: str, key: str = "output", within: Sequence[str] = ()) -> None:
     """Writes a small file under `url`, reads it back and removes it; and so in those of the folders
-    `within` that are there. Nothing of that stays.
+    `within` that are there. Nothing of that stays. No local folder is made for it, for another run
+    may be about to write in the same one: the folder above that is there is tried instead.
 
     Raises `ConfigError` about `key` where that cannot be done.
     """
-    made: list[str] = []
     try:
         place = locate(url, key, FIRST_LIMIT)
-        made = missing_folders(place.path) if place.local else []
         if "http" in place.protocols:
             raise StorageError(url, "web servers give files, and take none; give another place")
         _check_bucket(place)
-        _try(place)
+        _try(_there(place) if place.local else place)
         for name in within:
             with suppress(FileNotFoundError):
                 information(place / name, FIRST_LIMIT)
@@ -50,10 +49,20 @@ def check_output(url: str, key: str = "output", within: Sequence[str] = ()) -> N
             error.words if isinstance(error, StorageError) else failure("read", url, error).words
         )
         raise ConfigError(key, url, words) from error
-    finally:
-        for folder in reversed(made):
-            if os.path.isdir(folder) and not os.listdir(folder):
-                os.rmdir(folder)
+
+
+def _there(place: Place) -> Place:
+    """Returns the lowest of a local folder and those above it that is there. Raises `StorageError`
+    where the system takes no such name.
+    """
+    try:
+        os.lstat(place.path)
+    except FileNotFoundError:
+        pass
+    except OSError as error:
+        raise failure("written", str(place), error) from error
+    missing = missing_folders(place.path)
+    return place._replace(path=os.path.dirname(missing[0])) if missing else place
 
 
 def _try(folder: Place) -> None:

@@ -21,7 +21,7 @@ from pipeline.common.masking import masked
 from pipeline.config.run import RunConfig
 from pipeline.evaluate import main as evaluate
 from pipeline.sample import main as sample
-from pipeline.storage import files, local, probe, retries
+from pipeline.storage import exclusive, files, local, probe, retries
 from pipeline.storage.files import Place, locate
 from pipeline.storage.paths import check_shared, resolve_output, with_absolute_paths
 from pipeline.storage.probe import check_input, check_output
@@ -341,6 +341,36 @@ def test_the_probe_leaves_nothing_behind(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
     check_output("flaky://bucket/run")
     assert not Flaky.store
+
+
+def test_the_probe_removes_no_folder_that_another_run_may_have_seen(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[set[Path]] = []
+
+    def look(place: files.Place, *rest: float) -> None:
+        seen.append({path for path in tmp_path.rglob("*") if path.is_dir()})
+        files.remove(place, *rest)
+
+    monkeypatch.setattr(probe, "remove", look)
+    check_output(f"{tmp_path}/a/b")
+    assert seen == [set(tmp_path.rglob("*"))]
+
+
+def test_a_folder_that_goes_while_a_file_is_created_in_it_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Path] = []
+
+    def make_once(place: files.Place) -> None:
+        files.make_folder(place)
+        made.append(Path(place.path))
+        if len(made) == 1:
+            made[0].rmdir()
+
+    monkeypatch.setattr(exclusive, "make_folder", make_once)
+    assert exclusive.create_file(f"{tmp_path}/lease/1", b"mine")
+    assert len(made) == 2
 
 
 @pytest.mark.parametrize("door", ["train", "sample", "evaluate"])
