@@ -6,7 +6,7 @@ import math
 
 from pipeline.common.types import Figures
 from pipeline.evaluation.moments import moment_words
-from pipeline.evaluation.sequences import sequence_words
+from pipeline.evaluation.sequences import sequence_words, site_words
 
 NAMES = {
     "untrained": "this model untrained",
@@ -57,6 +57,7 @@ def in_words(figures: Figures) -> list[str]:
             f" {', '.join(map(str, figures['constant_columns']))}, counted from 0"
         )
     lines += _worse(figures)
+    lines += site_words(figures.get("log_likelihood_a_site", {}))
     if "sequence_statistics" in figures:
         lines += sequence_words(figures["sequence_statistics"])
     if "contacts" in figures:
@@ -80,6 +81,12 @@ def _likelihood(figures: Figures) -> list[str]:
         lines.append(
             f"  log Z at least {figures['log_z_at_least']:.2f} by particles that came from a simple"
             f" law, at most {figures['log_z_at_most']:.2f} by particles that went back (95 % each)"
+        )
+    if "without_gaps" in figures and "log_z" in figures:
+        of = figures["without_gaps"]
+        lines.append(
+            f"  log-likelihoods are of the sequences that lack no letter: {of['held_out']} held-out"
+            f" ones, {of['training']} training ones"
         )
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
