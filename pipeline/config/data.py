@@ -12,6 +12,7 @@ from pipeline.config.fields import (
     Names,
     NamesOrAuto,
     NonNegativeFloat,
+    NonNegativeInt,
     OpenProbability,
     Part,
     PositiveInt,
@@ -241,6 +242,12 @@ class FastaData(DataSection):
 
     images: ClassVar[bool] = False
     noise: ClassVar[float] = 0.0  # type: ignore[misc]
+    held_out: Annotated[NonNegativeInt | OpenProbability, Field(union_mode="left_to_right")] = (
+        about(
+            "sequences kept out of training: a count, or a share of all of them below 1; 0: none,"
+            " and no figure is of sequences that the model has not seen"
+        )
+    )
     path: Url = about("FASTA, a2m, a3m or Stockholm file, gzipped or not: a path or an fsspec URL")
     alphabet: Annotated[str, Field(min_length=2, max_length=127)] = about(
         "protein, rna, dna, or the letters themselves, such as '_*^'"

@@ -57,9 +57,9 @@ def fasta(config: FastaData) -> DataSet:
     """Opens the alignment at data.path as rows of letters, [L] float32 of 0, ..., q-1; with
     data.gaps=ignore, of -1 where there is a gap.
 
-    Weights and clusters are of all sequences; held-out ones are whole clusters. Raises
-    `ConfigError` where no training row is left, there is no focus sequence or the weights do not
-    fit, `DataError` where it is no alignment or has letters that are none.
+    Weights and clusters are of all sequences; held-out ones are whole clusters, or none with
+    data.held_out=0. Raises `ConfigError` where no training row is left, there is no focus sequence
+    or the weights do not fit, `DataError` where it is no alignment or has letters that are none.
     """
     place = locate(config.path, "data.path")
     if not exists(place):
@@ -79,7 +79,7 @@ def fasta(config: FastaData) -> DataSet:
     out = held_out_clusters(
         neighbours.clusters, held_out_of(config.held_out, len(rows)), config.split_seed
     )
-    if not out.any():
+    if config.held_out and not out.any():
         remedy = (
             f"every cluster of sequences that are {config.identity} identical is larger; keep out"
             " more, or raise data.identity"

@@ -105,6 +105,15 @@ class PottsModel(Energy):
 
         return energies, pull
 
+    @torch.no_grad()
+    def pseudo_log_likelihood(self, x: Tensor) -> Tensor:
+        """sum_i log p(x_i | the others), nats, [N], without letters that are missing."""
+        letters, total = self.letters(x), self.field.new_zeros(len(x))
+        for first, last, pulls in pulls_of(letters, self.coupling):
+            logs = pulls.add_(self.field[first:last]).log_softmax(2)
+            total += chosen(logs, letters.x[:, first:last]).sum(1)
+        return total
+
     def site_log_likelihood(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """sum_n w_n sum_i log p(x_ni | the others), nats, [], with a graph: the weighted
         log-pseudo-likelihood of the sequences `[N, *shape]` (Besag 1975), without terms for letters

@@ -190,6 +190,18 @@ def test_scores_are_corrected_norms(alignment: Path) -> None:
     assert float(lines[6].split()[5]) == pytest.approx(float(truth[0, 7]), abs=1e-6)
 
 
+def test_likelihoods_are_of_rows_that_lack_nothing() -> None:
+    """And the weights are theirs; with all letters there nothing is left out."""
+    rows = torch.tensor([[0.0, 1], [0, -1], [1, 1]])
+    data = in_memory(rows, rows[:2], 0.0, weights=(torch.tensor([1.0, 2, 3]), torch.ones(2)))
+    complete = data.complete()
+    assert complete.sample.tolist() == [[0, 1], [1, 1]]
+    assert complete.held_out.tolist() == [[0, 1]]
+    assert complete.row_weights.sample is not None
+    assert complete.row_weights.sample.tolist() == [1, 3]
+    assert complete.complete() is complete
+
+
 def test_baselines_leave_out_missing_letters() -> None:
     """p = (n_ik + 1) / (n_i + q) of 3 rows, 2 of which have component 1."""
     rows = torch.tensor([[0.0, 1], [0, -1], [1, 1]])
