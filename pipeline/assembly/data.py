@@ -33,7 +33,7 @@ def open_data(config: RunConfig) -> DataSet:
     where they are not rows.
     """
     path = getattr(config.data, "path", None)
-    for name in ("path", "held_out_path"):
+    for name in ("path", "held_out_path", "contacts"):
         if (url := getattr(config.data, name, None)) is not None:
             check_input(url, f"data.{name}")
     try:

@@ -39,6 +39,7 @@ def check_combinations(config: RunConfig) -> None:
     _check_patience(config)
     _check_live(config)
     _check_held_out(config)
+    _check_contacts(config)
     _check_ranks(config)
     _check_devices(config)
 
@@ -263,6 +264,14 @@ def _check_held_out(config: RunConfig) -> None:
     judged = config.evaluation.judged
     if judged is not None and judged.figure.startswith("test_"):
         raise ConfigError("evaluation.judged.figure", judged.figure, remedy.format("another"))
+
+
+def _check_contacts(config: RunConfig) -> None:
+    """A known structure's contacts are held against couplings."""
+    contacts = getattr(config.data, "contacts", None)
+    if contacts is not None and not config.energy.has_couplings:
+        remedy = f"energy={config.energy.name} has no couplings; use null, or energy=potts"
+        raise ConfigError("data.contacts", contacts, remedy)
 
 
 def _check_patience(config: RunConfig) -> None:

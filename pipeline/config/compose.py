@@ -21,7 +21,10 @@ from pipeline.config.combinations import check_combinations
 from pipeline.config.cores import wants_share, with_share
 from pipeline.config.run import GROUPS, RunConfig
 
-PATH_KEYS = ("output", "init_from", "data.path", "data.held_out_path", "metrics.address")
+PATH_KEYS = (
+    *("output", "init_from", "metrics.address"),
+    *("data.path", "data.held_out_path", "data.weights_path", "data.contacts"),
+)
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair

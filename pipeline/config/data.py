@@ -15,6 +15,7 @@ from pipeline.config.fields import (
     NonNegativeInt,
     OpenProbability,
     Part,
+    PositiveFloat,
     PositiveInt,
     Shape,
     Url,
@@ -269,6 +270,11 @@ class FastaData(DataSection):
     weights_path: Url | None = about(
         "file of weights in their place, one a line for each sequence; null: none"
     )
+    contacts: Url | None = about(
+        "table of pairs of sites that touch in a known structure, or of pairs and their distances,"
+        " angstrom, which the strongest couplings are held against; null: none"
+    )
+    contact_distance: PositiveFloat = about("angstrom, below which sites of data.contacts touch")
 
     @property
     def named(self) -> bool:

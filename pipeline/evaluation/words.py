@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 
 from pipeline.common.types import Figures
+from pipeline.evaluation.contacts import contact_words
 from pipeline.evaluation.moments import moment_words
 from pipeline.evaluation.sequences import sequence_words, site_words
 
@@ -61,11 +62,7 @@ def in_words(figures: Figures) -> list[str]:
     if "sequence_statistics" in figures:
         lines += sequence_words(figures["sequence_statistics"])
     if "contacts" in figures:
-        found = figures["contacts"]
-        lines.append(
-            f"strongest couplings of sites more than {found['apart']} apart (all in"
-            f" {found['file']}): {', '.join(found['strongest'])}"
-        )
+        lines += contact_words(figures["contacts"])
     if "judged" in figures:
         lines.append(_verdict(figures["judged"]))
     return lines

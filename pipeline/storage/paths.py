@@ -9,6 +9,9 @@ from pipeline.common.errors import ConfigError
 from pipeline.config.run import RunConfig
 from pipeline.storage.files import expanded
 
+DATA_PATHS = ("path", "held_out_path", "weights_path", "contacts")
+"""Settings of data that name files."""
+
 
 def resolve_output(config: RunConfig) -> str:
     """Returns where the run's files go, as an absolute path or a URL.
@@ -30,13 +33,13 @@ def resolve_output(config: RunConfig) -> str:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Returns `config` with an absolute `data.path` and `data.held_out_path`.
+    """Returns `config` with the files of its data from the root: `DATA_PATHS`.
 
     An actor's working directory need not be the driver's. Raises `ConfigError` for a URL that no
     installed file system serves, or that is none.
     """
     update = {}
-    for name in ("path", "held_out_path"):
+    for name in DATA_PATHS:
         path = getattr(config.data, name, None)
         if path is not None:
             update[name] = absolute(path, f"data.{name}")
@@ -57,8 +60,7 @@ def check_shared(config: RunConfig, output: str) -> None:
     """
     if config.cluster.name == "inline":
         return
-    names = ("path", "held_out_path")
-    urls = {"output": output, **{f"data.{n}": getattr(config.data, n, None) for n in names}}
+    urls = {"output": output, **{f"data.{n}": getattr(config.data, n, None) for n in DATA_PATHS}}
     for key, url in (urls | {"init_from": config.init_from}).items():
         if url and "memory://" in url:
             remedy = (

@@ -47,6 +47,9 @@ def test_contacts_of_a_family(
     """The pair comes first, in the table, in the summary and in words; weights are written."""
     output = tmp_path / "run"
     experiment = ("experiment=protein_potts", "energy.levels=4", "objective.l2_couplings=1")
+    known = tmp_path / "structure.txt"
+    known.write_text("2 9\n1 10\n")
+    experiment += (f"data.contacts={known}",)
     run(compose([*experiment, *SHORT, f"data.path={alignment}", f"output={output}"]))
     lines = [line.split() for line in (output / "contacts.txt").read_text().splitlines()]
     best = max(lines, key=lambda line: float(line[5]))
@@ -55,6 +58,8 @@ def test_contacts_of_a_family(
     assert summary["sequences"]["count"] == 200
     assert 150 < summary["sequences"]["effective"] <= 200
     assert summary["contacts"]["strongest"][0] == f"{best[1]}2-{best[3]}9"
+    assert summary["contacts"]["ppv"]["L/5"] >= 0.5  # of 2, the first is one
+    assert summary["contacts"]["by_chance"] == pytest.approx(2 / 10)
     weights = (output / "weights.txt").read_text().split()
     assert sum(map(float, weights)) == pytest.approx(summary["sequences"]["effective"])
     assert "contacts.png" in summary["pictures"]
@@ -71,6 +76,20 @@ def test_contacts_of_a_family(
     assert statistics["two_site"] > 0.8
     assert "sequences.png" in summary["pictures"]
     assert "1,000 samples against training sequences" in said
+
+
+def test_couplings_are_held_against_a_structure(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an evaluation of a run that was trained without; its pairs are 5 apart at most."""
+    table = tmp_path / "known, contacts.txt"
+    table.write_text("I J D\n11 16 4.5\n11 13 9\n11 99 1\n")
+    asked = (f"run={family / 'run'}", f"data.contacts={table}", f"output={tmp_path / 'out'}")
+    assert evaluate_main([*asked, "evaluation.samples=0"]) == 0
+    contacts = json.loads((tmp_path / "out" / "summary.json").read_text())["figures"]["contacts"]
+    assert (contacts["pairs"], contacts["elsewhere"], contacts["ppv"]) == (0, 1, {})
+    assert "1 rows of data.contacts are of residues" in capsys.readouterr().out
+    assert (tmp_path / "out" / "contacts.png").stat().st_size > 1000
 
 
 @pytest.mark.usefixtures("undrawn")
