@@ -10,8 +10,7 @@ import torch
 from torch import Tensor
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.data.alignment_files import text_of
-from pipeline.storage.files import locate
+from pipeline.data.pair_tables import ends_of, read_pairs
 
 KEY = "data.contacts"
 
@@ -28,22 +27,14 @@ class ContactMap(NamedTuple):
 
 def read_contacts(url: str, numbering: Sequence[int], below: float) -> ContactMap:
     """Reads a table of pairs of sites, by the `numbering` [L] of these: a line `I J`, or `I J
-    DISTANCE` in angstrom, with blanks, tabs or commas between. A first line without numbers is
-    taken for a heading, and lines that begin with # are left out.
+    DISTANCE` in angstrom (`pipeline.data.pair_tables`).
 
     Pairs without a distance touch, and the structure has all sites. Those with one touch where the
     least of the pair is `below`, and the structure has the sites that are named. Raises
     `ConfigError` where there is no file, or it names no pair of sites; and `DataError` for the
     first row that is none.
     """
-    try:
-        lines = text_of(locate(url, KEY)).decode(errors="replace").splitlines()
-    except FileNotFoundError as error:
-        raise ConfigError(KEY, url, "there is no file") from error
-    rows = [(number, line.replace(",", " ").split()) for number, line in enumerate(lines, 1)]
-    rows = [(number, words) for number, words in rows if words and not words[0].startswith("#")]
-    if rows and not any(word[:1].isdigit() for word in rows[0][1]):
-        rows = rows[1:]
+    rows = read_pairs(url, KEY)
     width = len(rows[0][1]) if rows else 0
     places = {number: place for place, number in enumerate(numbering)}
     found = [_pair(url, number, words, width) for number, words in rows]
@@ -68,10 +59,8 @@ def _pair(url: str, number: int, words: Sequence[str], width: int) -> tuple[int,
     try:
         if len(words) != width or width not in (2, 3):
             raise ValueError(f"a row is I J, or I J DISTANCE; this one has {len(words)} words")
-        i, j = (int(word) for word in words[:2])
+        i, j = ends_of(*words[:2])
         distance = float(words[2]) if width == 3 else -math.inf
-        if i == j:
-            raise ValueError("a site makes no pair with itself")
         if math.isnan(distance) or (width == 3 and distance < 0):
             raise ValueError(f"{words[2]} is no distance; distances are 0 angstrom or more")
     except ValueError as error:

@@ -191,6 +191,11 @@ class Energy(nn.Module):
         default.
         """
 
+    def hold(self) -> None:
+        """Hook: sets parameters that are held at 0 to it, and their `grad`, once a gradient is
+        summed up; none by default.
+        """
+
     def differentiable_gradient(self, x: Tensor) -> Tensor:
         """grad E(x), `[N, *shape]`, with a graph to the parameters (and to x, where that has one),
         by double backward.

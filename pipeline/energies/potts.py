@@ -165,6 +165,22 @@ class PottsModel(Energy):
         fields = shares.mul_(single.sum()).add_(1).log_()
         self.field.copy_(fields - fields.mean(1, keepdim=True))
 
+    def keep_pairs(self, kept: Tensor) -> None:
+        """From now on holds the couplings of all pairs at 0 but those that are `kept`
+        [L (L-1) / 2] bool.
+        """
+        held = (~kept).nonzero()[:, 0].to(self.coupling.device)
+        self.register_buffer("held", held, persistent=False)
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        held = getattr(self, "held", None)
+        if held is not None and len(held):
+            for values in (self.coupling, self.coupling.grad):
+                if values is not None:
+                    values.index_fill_(0, held, 0.0)
+
     def log_sum(self) -> Tensor | None:
         return enumerated(self)
 

@@ -50,7 +50,7 @@ def contact_picture(
             if kept.any():
                 ends = numbers[strong[0, kept]], numbers[strong[1, kept]]
                 axes[0].plot(*ends, ".", color=colour, label=label)
-        axes[0].legend(loc="lower left", fontsize=8)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower left", ncols=4)
         _curve(axes[1], sites, precise)
     axes[0].set_xlabel("site")
     axes[0].set_ylabel("site")

@@ -61,11 +61,13 @@ def contact_figures(energy: PottsModel, sequences: Sequences, caption: str, outp
     Raises `StorageError`.
     """
     gap = sequences.alphabet.find(GAP)
-    scores = contact_scores(energy, None if gap < 0 else gap)
+    norms = coupling_norms(energy, None if gap < 0 else gap)
+    scores = average_product_corrected(norms, energy.dimension)
     write_file(output, TABLE, table_of(scores, sequences).encode())
     weights = "".join(f"{weight:.12g}\n" for weight in sequences.weights)
     write_file(output, "weights.txt", weights.encode())
-    order = strongest_pairs(scores, sequences, APART)
+    # on a sparse graph what is held at 0 comes last, whatever is taken off it
+    order = strongest_pairs(scores.masked_fill(norms == 0, -torch.inf), sequences, APART)
     known = sequences.contacts
     precise = {} if known is None else precision(order, known)
     strong = order[:, : len(sequences.numbering)]
