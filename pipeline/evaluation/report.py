@@ -44,7 +44,7 @@ from pipeline.evaluation.labels import label_figures, names_of, recognised
 from pipeline.evaluation.moments import moment_figures
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import Drawn, draw_from_noise
-from pipeline.evaluation.sequences import sequence_figures
+from pipeline.evaluation.sequences import sequence_figures, site_figures
 from pipeline.evaluation.two_samples import copies, likeness
 from pipeline.evaluation.words import in_words
 from pipeline.objectives.moments import family_of
@@ -80,6 +80,8 @@ def evaluate(
         with torch.no_grad():
             more = yield from sequence_figures(config, energy, data, output)
         figures = _joined(figures, more)
+    if data.sequences is not None:
+        figures |= site_figures(figures, len(data.sequences.numbering))
     if data.sequences is not None and isinstance(energy, PottsModel):
         caption = f"{config.name}: how strongly sites are coupled"
         found = contact_figures(energy, data.sequences, caption, output)

@@ -63,6 +63,28 @@ def sequence_figures(
     }
 
 
+def site_figures(figures: Figures, sites: int) -> Figures:
+    """Divides the held-out log-likelihood by the number of sites, where there is one: `value`,
+    and by annealing also with log Z of the way there and of the way back; nats a site.
+    """
+    value = figures.get("test_log_likelihood")
+    if value is None or "unreliable" in figures:
+        return {}
+    found = {"value": value / sites, "sites": sites}
+    for way in ("forward", "reverse"):
+        if f"log_z_{way}" in figures:
+            found[way] = (value + figures["log_z"] - figures[f"log_z_{way}"]) / sites
+    return {"site_log_likelihood": found}
+
+
+def site_words(found: Figures) -> str:
+    """Tells the `site_log_likelihood`."""
+    words = f"  that is {found['value']:.3f} nats a site ({found['sites']} sites)"
+    if "reverse" not in found:
+        return words
+    return f"{words}: {found['forward']:.3f} by the way there, {found['reverse']:.3f} by the way back"
+
+
 def sequence_words(found: Figures) -> list[str]:
     """Tells the `sequence_statistics`, and beside them those of training sequences."""
     return [

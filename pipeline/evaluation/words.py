@@ -6,7 +6,7 @@ import math
 
 from pipeline.common.types import Figures
 from pipeline.evaluation.moments import moment_words
-from pipeline.evaluation.sequences import sequence_words
+from pipeline.evaluation.sequences import sequence_words, site_words
 
 NAMES = {
     "untrained": "this model untrained",
@@ -81,6 +81,8 @@ def _likelihood(figures: Figures) -> list[str]:
             f"  log Z at least {figures['log_z_at_least']:.2f} by particles that came from a simple"
             f" law, at most {figures['log_z_at_most']:.2f} by particles that went back (95 % each)"
         )
+    if "site_log_likelihood" in figures:
+        lines.append(site_words(figures["site_log_likelihood"]))
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
         truth = f"  the law itself scores {figures['true_log_likelihood']:.3f} on the same rows"
