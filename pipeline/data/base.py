@@ -110,6 +110,24 @@ class DataSet(NamedTuple):
             weights = weights._replace(sample=weights.sample[there])
         return self._replace(sample=self.sample[there], missing=None, row_weights=weights)
 
+    def complete(self) -> DataSet:
+        """The same with those rows alone that have all their letters: over levels, one that is
+        below 0 is missing.
+        """
+        whole = [bool((rows >= 0).all()) for rows in (self.held_out, self.sample)]
+        if all(whole):
+            return self
+        full = [(rows >= 0).flatten(1).all(1) for rows in (self.held_out, self.sample)]
+        weights = [
+            None if of is None else of[kept]
+            for of, kept in zip(self.row_weights, full, strict=True)
+        ]
+        return self._replace(
+            held_out=self.held_out[full[0]],
+            sample=self.sample[full[1]],
+            row_weights=RowWeights(*weights),
+        )
+
     @property
     def kinds(self) -> tuple[int, ...] | None:
         """The q of each number of a row that is one of q categories, 0 of the others; None where

@@ -127,8 +127,7 @@ def by_annealing(
     figures |= {"test_rows_standard_error": standard_error(values, weights)}
     figures |= around("test_log_likelihood", float(mean(values, weights)), figures)
     level = float(-energy(train[: len(test)]).double().mean())
-    figures["train_log_likelihood"] = level - figures["log_z"]
-    return figures
+    return figures | around("train_log_likelihood", level, figures)
 
 
 def around(name: str, level: float, figures: Figures) -> Figures:

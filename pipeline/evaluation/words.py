@@ -57,6 +57,7 @@ def in_words(figures: Figures) -> list[str]:
             f" {', '.join(map(str, figures['constant_columns']))}, counted from 0"
         )
     lines += _worse(figures)
+    lines += site_words(figures.get("log_likelihood_a_site", {}))
     if "sequence_statistics" in figures:
         lines += sequence_words(figures["sequence_statistics"])
     if "contacts" in figures:
@@ -81,8 +82,12 @@ def _likelihood(figures: Figures) -> list[str]:
             f"  log Z at least {figures['log_z_at_least']:.2f} by particles that came from a simple"
             f" law, at most {figures['log_z_at_most']:.2f} by particles that went back (95 % each)"
         )
-    if "site_log_likelihood" in figures:
-        lines.append(site_words(figures["site_log_likelihood"]))
+    if "without_gaps" in figures and "log_z" in figures:
+        of = figures["without_gaps"]
+        lines.append(
+            f"  log-likelihoods are of the sequences that lack no letter: {of['held_out']} held-out"
+            f" ones, {of['training']} training ones"
+        )
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
         truth = f"  the law itself scores {figures['true_log_likelihood']:.3f} on the same rows"
