@@ -6,8 +6,6 @@ from collections.abc import Iterator
 
 import numpy as np
 import torch
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
 from pipeline.energies.couplings import Letters
@@ -38,6 +36,9 @@ class Neighbours:
 
     def _join(self, first: int, near: Tensor) -> None:
         """Makes one cluster of those that the neighbours [R, B] join."""
+        from scipy.sparse import coo_matrix  # most data sets do without
+        from scipy.sparse.csgraph import connected_components
+
         row, column = (ends.numpy() + first for ends in near.nonzero(as_tuple=True))
         pairs = np.stack([self.clusters[row], self.clusters[column]])
         pairs = pairs[:, pairs[0] != pairs[1]]
