@@ -88,7 +88,6 @@ def run(
     from pipeline.data.given import given_rows
     from pipeline.runs.display import Display
     from pipeline.runs.interruption import Interrupted
-    from pipeline.runs.results import Run
 
     taken = None
     if rows is not None:
@@ -105,6 +104,8 @@ def run(
         display.say(str(interrupted))
         return stopped
     display.say(in_words(summary, "series" in config.recorders))
+    from pipeline.runs.results import Run  # late, for it brings the evaluation
+
     return Run(config, summary)
 
 

@@ -209,6 +209,10 @@ class RBMEnergy(RBMSection):
 
 class PottsRBMEnergy(RBMSection):
     levels: Levels = about("q, the values 0, ..., q-1 of a component")
+    units: Literal["bernoulli", "gaussian", "drelu"] = about(
+        "the hidden units: bernoulli: 0 or 1; gaussian: real, as in a Hopfield-Potts model; drelu:"
+        " double rectified linear (Tubiana, Cocco & Monasson 2019)"
+    )
 
     @property
     def domain(self) -> Domain:

@@ -168,7 +168,8 @@ class Evaluation(Section):
     samples: NonNegativeInt = about("chains started at noise for samples.png; 0: no picture")
     transitions: PositiveInt = about("transitions from noise to sample")
     ais_temperatures: NonNegativeInt = about(
-        "intermediate laws of annealed importance sampling; 0: no AIS"
+        "most intermediate laws of annealed importance sampling, for a short way takes fewer; 0: no"
+        " AIS"
     )
     ais_particles: PositiveInt = about("particles of annealed importance sampling")
     live: bool = Field(

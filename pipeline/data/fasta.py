@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.config.data import GAP, FastaData
+from pipeline.config.data import ALPHABETS, GAP, FastaData
 from pipeline.data.alignment_files import GAPS, Alignment, read_alignment, text_of
 from pipeline.data.base import DataSet, held_out_of, in_memory
 from pipeline.data.contact_map import ContactMap, read_contacts
@@ -18,6 +18,8 @@ from pipeline.storage.files import exists, locate
 
 MISSING, AMBIGUOUS, UNKNOWN = -1, -2, -3
 """Codes of a gap that is no state, of a letter that stands for several, and of what is none."""
+NUCLEIC = 100
+"""Letters of an alignment that are taken for nucleic acids where none is of a protein alone."""
 
 
 class Sequences(NamedTuple):
@@ -107,6 +109,10 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
     """
     columns = _sites(config, alignment)
     codes = _codes(config)[alignment.text]
+    other = _other_alphabet(config, alignment)
+    if other and config.alphabet == "protein" and codes.size >= NUCLEIC:
+        remedy = f"all letters are those of {other}; set data.alphabet={other}"
+        raise DataError("data.alphabet", config.alphabet, remedy)
     unknown = codes == UNKNOWN
     if not unknown.any() and config.ambiguous == "refuse":
         unknown = codes == AMBIGUOUS
@@ -115,7 +121,7 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
         letter = chr(alignment.text[row, column])
         remedy = (
             f"sequence {alignment.names[row]}, column {column + 1}: {letter!r} is no letter of"
-            f" {config.letters!r}; set data.alphabet"
+            f" {config.letters!r}; set data.alphabet{f'={other}' if other else ''}"
         )
         if config.ambiguous == "refuse":
             remedy += ", or data.ambiguous=drop or gap"
@@ -126,6 +132,21 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
         remedy = "leaves fewer than two sequences; use gap"
         raise ConfigError("data.ambiguous", config.ambiguous, remedy)
     return codes, columns, kept
+
+
+def _other_alphabet(config: FastaData, alignment: Alignment) -> str | None:
+    """Returns the known alphabet, another than the one that is set, that all letters are of."""
+    text = bytes(np.unique(alignment.text)).decode("latin-1").upper()
+    present = set(text) - set(GAPS.decode())
+    if present <= set("ACGTN") and "T" in present:
+        found = "dna"
+    elif present <= set("ACGUN") and "U" in present:
+        found = "rna"
+    elif present <= set(ALPHABETS["protein"] + "X*"):
+        found = "protein"
+    else:
+        return None
+    return found if config.named and found != config.alphabet else None
 
 
 def _gap_code(config: FastaData) -> int:

@@ -26,8 +26,9 @@ from pipeline.energies.laws import (
 )
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.quadrature import MidpointRule
-from pipeline.evaluation.ais import forward_log_partition, log_partition
-from pipeline.evaluation.paths import path_to
+from pipeline.evaluation.ais import forward_log_partition, is_near, place, there_and_back
+from pipeline.evaluation.log_partition import LogPartition
+from pipeline.evaluation.paths import Bridge, path_to
 
 GRID = 1000
 UNWEIGHTED = RowWeights()
@@ -170,14 +171,20 @@ def log_z_by_annealing(
     energy: Energy, rows: Tensor, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
     """Estimates log Z by AIS from a law fitted to training `rows` [S, *shape], and back from draws
-    of the model (`pipeline.evaluation.ais.log_partition`).
+    of the model (`pipeline.evaluation.ais.log_partition`). A model that has hardly left its own
+    base law is annealed from there, which is a short way; where that leaves a doubt, it is no
+    answer.
 
     "unreliable" says why there is no standard error, where there is none.
     """
-    temperatures, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
-    generator = torch_generator(config.seed, "ais")
-    path = path_to(energy, rows)
-    found = yield from log_partition(path, temperatures, particles, generator, rows)
+    path, found = path_to(energy, rows), None
+    if isinstance(path, Bridge):
+        generator = torch_generator(config.seed, "ais-own-base")
+        if (yield from is_near(energy, generator)):
+            found, temperatures = yield from _annealed(energy, rows, config, generator)
+    if found is None or found.doubt is not None:
+        generator = torch_generator(config.seed, "ais")
+        found, temperatures = yield from _annealed(path, rows, config, generator)
     assert found.backward is not None
     figures: Figures = {
         "log_z": found.value,
@@ -189,9 +196,23 @@ def log_z_by_annealing(
         "log_z_reverse": found.backward,
         "ais_effective_particles": found.counting,
         "ais_effective_particles_reverse": found.counting_backward,
-        "method": f"AIS there and back, {temperatures} temperatures, {particles} particles",
+        "method": (
+            f"AIS there and back, {temperatures} temperatures,"
+            f" {config.evaluation.ais_particles} particles"
+        ),
     }
     return figures | ({} if found.doubt is None else {"unreliable": found.doubt})
+
+
+def _annealed(
+    path: Energy, rows: Tensor, config: RunConfig, generator: torch.Generator
+) -> Generator[Progress, None, tuple[LogPartition, int]]:
+    """log Z along the `path`, and the number of temperatures that it took."""
+    asked, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
+    schedule = yield from place(path, asked, particles, generator)
+    taken = schedule.temperatures
+    found, _ = yield from there_and_back(path, schedule, particles, generator, rows, taken)
+    return found, taken
 
 
 def untrained(

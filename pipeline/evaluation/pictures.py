@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.data.base import DataSet, channels_last
 from pipeline.energies.base import Energy
+from pipeline.evaluation.letter_pictures import sample_panels
 from pipeline.storage.figures import draw_figure
 
 COLUMNS = 5
@@ -32,12 +33,15 @@ def draw_samples(
     given: Tensor | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Draws images for rows of two axes or more, the plane for rows of two numbers, else each
-    component's histogram. Images are beside what they were drawn `given`, [M, *shape] with NaN in
-    the holes, and beside their `labels`, one a sample. Returns what `draw_figure` returns.
+    """Draws letters for sequences, images for rows of two axes or more, the plane for rows of two
+    numbers, else each component's histogram. Images are beside what they were drawn `given`,
+    [M, *shape] with NaN in the holes, and beside their `labels`, one a sample. Returns what
+    `draw_figure` returns.
     """
 
     def figure() -> Figure:
+        if data.sequences is not None:
+            return sample_panels(energy, samples, data, caption)
         if len(data.shape) >= 2:
             return _images(energy, samples, data, caption, given, labels)
         if data.shape == (2,) and energy.real and data.rows:

@@ -81,7 +81,7 @@ def evaluate(
         with torch.no_grad():
             more = yield from sequence_figures(config, energy, data, output)
         figures = _joined(figures, more)
-    if data.sequences is not None and "log_z" in figures:
+    if data.sequences is not None and "log_z" in figures and "unreliable" not in figures:
         figures["log_likelihood_a_site"] = likelihood_a_site(figures, math.prod(data.shape))
     if data.sequences is not None and isinstance(energy, PottsModel):
         caption = f"{config.name}: how strongly sites are coupled"

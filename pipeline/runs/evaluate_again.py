@@ -100,7 +100,14 @@ def evaluate_again(
             write_features(settings.features, run.energy, points, energies(run, points, context))
             found["features"] = settings.features
         if mutants is not None:
-            found["mutations"] = mutation_figures(run.energy, mutants, output)
+            assert run.data.sequences is not None
+            found["mutations"] = mutation_figures(
+                run.energy,
+                mutants,
+                run.data.sequences,
+                f"{run.config.name}, step {run.checkpoint.step}: all single mutants",
+                output,
+            )
     found["output"] = output
     found = masked(found)
     write_file(output, "summary.json", to_json(found, indent=1).encode())

@@ -274,6 +274,8 @@ def test_mutations_change_the_energy(
     said = capsys.readouterr().out
     assert "4 mutants, delta E in nats, the lowest first" in said
     assert "Spearman of -delta E with 3 measured scores" in said
+    assert f"all single mutants {tmp_path / 'out' / 'mutations.png'}" in said
+    assert (tmp_path / "out" / "mutations.png").exists()
 
 
 @pytest.mark.parametrize(
