@@ -240,15 +240,8 @@ class RayRunner:
         return self.snapshot()(folder)
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
-        """The evaluation: how far it is, at last its figures. Raises `ClusterError` where the
-        parameter server dies.
-        """
-        try:
-            yield from self.servers.evaluate(self._version, output)
-        except RayActorError as error:
-            raise ClusterError(
-                "the parameter server died while evaluating; the same command evaluates again"
-            ) from error
+        """Begins the evaluation (`ServerRanks.evaluate`)."""
+        return self.servers.evaluate(self._version, output)
 
     def close(self) -> None:
         """Ends every actor's process."""
