@@ -58,8 +58,7 @@ class RayRunner:
         server: type = ParameterServer,
         watch: Callable[[Flow], None] | None = None,
     ) -> None:
-        config = on_cores_of_its_own(config)
-        self._config = config
+        self._config = config = on_cores_of_its_own(config)
         self.servers = ServerRanks(config, server)
         # more pools than there may be room for: ranks have theirs first; and pools stand beside
         # the ranks that learn from them
@@ -148,8 +147,7 @@ class RayRunner:
         clock = time.perf_counter()
         try:
             made = self._stretches.make(self._version, most)
-        # of the parameter server
-        except (RayActorError, OutOfStepError) as error:
+        except (RayActorError, OutOfStepError) as error:  # of the parameter server
             return self._recover_server(error)
         if made is None or not made.reports:
             return [self.step()]
