@@ -92,7 +92,9 @@ class Runner(Protocol):
         """Writes the parts of a checkpoint to `folder`, and waits for it."""
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
-        """Evaluates the averaged weights; the figures come last, pictures go to `output`."""
+        """Evaluates the averaged weights; the figures come last, pictures go to `output`. Where
+        that is in another process, it begins with the call.
+        """
 
     def close(self) -> None:
         """Ends whatever it started."""
@@ -357,9 +359,14 @@ class Execution:
 
     def _finish(self, runner: Runner, version: int, interruption: Interruption) -> Figures:
         """Evaluates, draws, writes `summary.json`, and returns what is in it."""
+        self._lease.check()
         figures: Figures = {}
         with self._display.working():
-            for item in runner.evaluate(self._output):
+            evaluation = runner.evaluate(self._output)
+            from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
+
+            undrawn = draw_curves(self._recording.rows, self._output, self._config.name)
+            for item in evaluation:
                 if self._lease.lost:
                     self._lease.check()
                 if interruption.signal is not None:
@@ -372,11 +379,8 @@ class Execution:
                     self._display.work(item)
                 else:
                     figures = item
-        from pipeline.evaluation.curves import draw_curves  # brings Matplotlib
         from pipeline.runs.page import write_page_of
 
-        self._lease.check()
-        undrawn = draw_curves(self._recording.rows, self._output, self._config.name)
         summary: Figures = {
             "name": self._config.name,
             "version": version,
