@@ -13,6 +13,9 @@ from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.config.staleness import check_staleness
 
+OF_HELD_OUT = ("held_out", "log_likelihood")
+"""What is in the names of figures of held-out rows."""
+
 
 def check_combinations(config: RunConfig) -> None:
     """Raises `ConfigError` for the first combination that makes no sense."""
@@ -35,6 +38,8 @@ def check_combinations(config: RunConfig) -> None:
     _check_pools(config)
     _check_patience(config)
     _check_live(config)
+    _check_held_out(config)
+    _check_contacts(config)
     _check_ranks(config)
     _check_devices(config)
 
@@ -244,6 +249,29 @@ def _check_live(config: RunConfig) -> None:
         remedy = "no rank has the whole model under trainer.sharding=fsdp; use false"
     if config.evaluation.live and remedy is not None:
         raise ConfigError("evaluation.live", True, remedy)
+
+
+def _check_held_out(config: RunConfig) -> None:
+    """Nothing asks for a figure of held-out rows where none is kept out."""
+    if config.data.held_out or not config.data.has_rows:
+        return
+    remedy = "is of held-out rows, and data.held_out=0 keeps none; use {}, or keep some out"
+    if config.evaluation.live:
+        raise ConfigError("evaluation.live", True, remedy.format("false"))
+    best = config.checkpoint.keep_best
+    if best is not None and any(name in best for name in OF_HELD_OUT):
+        raise ConfigError("checkpoint.keep_best", best, remedy.format("ebm_loss or null"))
+    judged = config.evaluation.judged
+    if judged is not None and judged.figure.startswith("test_"):
+        raise ConfigError("evaluation.judged.figure", judged.figure, remedy.format("another"))
+
+
+def _check_contacts(config: RunConfig) -> None:
+    """A known structure's contacts are held against couplings."""
+    contacts = getattr(config.data, "contacts", None)
+    if contacts is not None and not config.energy.has_couplings:
+        remedy = f"energy={config.energy.name} has no couplings; use null, or energy=potts"
+        raise ConfigError("data.contacts", contacts, remedy)
 
 
 def _check_patience(config: RunConfig) -> None:

@@ -27,7 +27,10 @@ from pipeline.config.groups import (
 )
 from pipeline.config.run import GROUPS, RunConfig
 
-PATH_KEYS = ("output", "init_from", "data.path", "data.held_out_path", "metrics.address")
+PATH_KEYS = (
+    *("output", "init_from", "metrics.address"),
+    *("data.path", "data.held_out_path", "data.weights_path", "data.contacts", "energy.edges"),
+)
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair

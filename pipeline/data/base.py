@@ -269,9 +269,10 @@ def channels_last(shape: tuple[int, ...]) -> bool:
 
 def held_out_of(held_out: float, rows: int) -> int:
     """Returns how many of so many `rows` are kept out: `held_out` is a count, or a share below 1,
-    of which one row is kept out at least. Raises `ConfigError` where no training row is left.
+    of which one row is kept out at least where it is above 0. Raises `ConfigError` where no
+    training row is left.
     """
-    count = int(held_out) if held_out >= 1 else max(1, round(held_out * rows))
+    count = int(held_out) if held_out >= 1 or not held_out else max(1, round(held_out * rows))
     if count >= rows:
         raise ConfigError(
             "data.held_out", held_out, f"there are {rows} rows in all; keep out fewer"

@@ -12,6 +12,7 @@ from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.data import ALPHABETS, GAP, FastaData
 from pipeline.data.alignment_files import GAPS, Alignment, read_alignment, text_of
 from pipeline.data.base import DataSet, held_out_of, in_memory
+from pipeline.data.contact_map import ContactMap, read_contacts
 from pipeline.data.similarity import Neighbours, held_out_clusters
 from pipeline.storage.files import exists, locate
 
@@ -28,7 +29,7 @@ class Sequences(NamedTuple):
     sequence, or columns of the alignment, and `focus` has the letters there: of the focus sequence,
     or the most frequent ones. `names` and `weights` [N] are of all sequences in the order of the
     file; those that are left out, `dropped` of them for their letters, have weight 0. `training`
-    has the names of the training rows.
+    has the names of the training rows. `contacts` are those of a known structure.
     """
 
     alphabet: str
@@ -38,6 +39,7 @@ class Sequences(NamedTuple):
     weights: np.ndarray
     dropped: int
     training: list[str]
+    contacts: ContactMap | None = None
 
     @property
     def effective(self) -> float:
@@ -59,9 +61,10 @@ def fasta(config: FastaData) -> DataSet:
     """Opens the alignment at data.path as rows of letters, [L] float32 of 0, ..., q-1; with
     data.gaps=ignore, of -1 where there is a gap.
 
-    Weights and clusters are of all sequences; held-out ones are whole clusters. Raises
-    `ConfigError` where no training row is left, there is no focus sequence or the weights do not
-    fit, `DataError` where it is no alignment or has letters that are none.
+    Weights and clusters are of all sequences; held-out ones are whole clusters, or none with
+    data.held_out=0. Raises `ConfigError` where no training row is left, there is no focus sequence
+    or the weights or contacts do not fit, `DataError` where it is no alignment, has letters that
+    are none, or a row of contacts is none.
     """
     place = locate(config.path, "data.path")
     if not exists(place):
@@ -81,7 +84,7 @@ def fasta(config: FastaData) -> DataSet:
     out = held_out_clusters(
         neighbours.clusters, held_out_of(config.held_out, len(rows)), config.split_seed
     )
-    if not out.any():
+    if config.held_out and not out.any():
         remedy = (
             f"every cluster of sequences that are {config.identity} identical is larger; keep out"
             " more, or raise data.identity"
@@ -90,6 +93,9 @@ def fasta(config: FastaData) -> DataSet:
     values = torch.from_numpy(rows.astype(np.float32))
     names = [alignment.names[number] for number in np.flatnonzero(kept)[~out]]
     sequences = _told(config, alignment, rows, sites, weights, names)
+    if config.contacts is not None:
+        known = read_contacts(config.contacts, sequences.numbering, config.contact_distance)
+        sequences = sequences._replace(contacts=known)
     counted = torch.from_numpy(weights[kept])
     alike = bool((counted == 1).all())
     split = (None, None) if alike else (counted[~out], counted[out])

@@ -104,6 +104,15 @@ class PottsModel(Energy):
 
         return energies, pull
 
+    @torch.no_grad()
+    def pseudo_log_likelihood(self, x: Tensor) -> Tensor:
+        """sum_i log p(x_i | the others), nats, [N], without letters that are missing."""
+        letters, total = self.letters(x), self.field.new_zeros(len(x))
+        for first, last, pulls in pulls_of(letters, self.coupling):
+            logs = pulls.add_(self.field[first:last]).log_softmax(2)
+            total += chosen(logs, letters.x[:, first:last]).sum(1)
+        return total
+
     def site_log_likelihood(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """sum_n w_n sum_i log p(x_ni | the others), nats, [], with a graph: the weighted
         log-pseudo-likelihood of the sequences `[N, *shape]` (Besag 1975), without terms for letters
@@ -154,6 +163,22 @@ class PottsModel(Energy):
         shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-30)
         fields = shares.mul_(single.sum()).add_(1).log_()
         self.field.copy_(fields - fields.mean(1, keepdim=True))
+
+    def keep_pairs(self, kept: Tensor) -> None:
+        """From now on holds the couplings of all pairs at 0 but those that are `kept`
+        [L (L-1) / 2] bool.
+        """
+        held = (~kept).nonzero()[:, 0].to(self.coupling.device)
+        self.register_buffer("held", held, persistent=False)
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        held = getattr(self, "held", None)
+        if held is not None and len(held):
+            for values in (self.coupling, self.coupling.grad):
+                if values is not None:
+                    values.index_fill_(0, held, 0.0)
 
     def log_sum(self) -> Tensor | None:
         return enumerated(self)

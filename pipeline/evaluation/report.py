@@ -186,7 +186,7 @@ def as_dealt(config: RunConfig, data: DataSet) -> DataSet:
     then count alike, as pictures show them.
     """
     weights = data.row_weights.held_out
-    if weights is None:
+    if weights is None or not len(weights):
         return data
     generator = torch_generator(config.data.split_seed, "held-out-weights")
     numbers, context = shuffled(weights, len(weights), generator), data.context

@@ -142,9 +142,8 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         )
         raise ConfigError("given", settings.given, remedy)
     if settings.ood is not None and not len(run.data.held_out):
-        raise ConfigError(
-            "ood", settings.ood, f"{run.url} has no held-out rows to tell from others; {CODE}"
-        )
+        why = f"{run.url} has no held-out rows to tell from others"
+        raise ConfigError("ood", settings.ood, why if run.data.rows else f"{why}; {CODE}")
 
 
 def _mutants(url: str, run: Trained) -> Mutants:

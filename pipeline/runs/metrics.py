@@ -78,7 +78,7 @@ METRICS = (
         "ebm_pseudo_log_likelihood_nats",
         "gauge",
         "nats",
-        "Mean pseudo-log-likelihood of held-out rows, one site a row",
+        "Mean pseudo-log-likelihood of held-out rows, of most models from one site a row",
     ),
     Metric(
         "ebm_log_likelihood_nats",

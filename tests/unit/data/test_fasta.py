@@ -20,6 +20,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "msa"
 DEFAULTS: dict[str, Any] = {
     **{"name": "fasta", "alphabet": "protein", "gaps": "state", "ambiguous": "drop"},
     **{"focus": None, "identity": None, "weights_path": None, "held_out": 1, "split_seed": 0},
+    **{"contacts": None, "contact_distance": 8.0},
 }
 A2M = """>focus/11-16 some words
 ACd-EF
