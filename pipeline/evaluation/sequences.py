@@ -82,7 +82,9 @@ def site_words(found: Figures) -> str:
     words = f"  that is {found['value']:.3f} nats a site ({found['sites']} sites)"
     if "reverse" not in found:
         return words
-    return f"{words}: {found['forward']:.3f} by the way there, {found['reverse']:.3f} by the way back"
+    return (
+        f"{words}: {found['forward']:.3f} by the way there, {found['reverse']:.3f} by the way back"
+    )
 
 
 def sequence_words(found: Figures) -> list[str]:
