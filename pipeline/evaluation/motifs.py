@@ -39,8 +39,8 @@ def draw_motifs(
 ) -> dict[str, str]:
     """Draws `motifs.png`: of the units that vary most a logo, letters above the line where they
     raise the unit and below it where they lower it, as high as their weights (Tubiana, Cocco &
-    Monasson 2019, figure 3); and beside it the unit's means under training `rows` [S, L]. Returns
-    what `draw_figure` returns.
+    Monasson 2019); and beside it the unit's means under training `rows` [S, L]. Returns what
+    `draw_figure` returns.
     """
     return draw_figure(lambda: _motifs(machine, sequences, rows, caption), output, "motifs.png")
 
