@@ -10,7 +10,7 @@ from scipy.sparse import coo_matrix
 from scipy.sparse.csgraph import connected_components
 from torch import Tensor
 
-from pipeline.energies.couplings import Letters
+from pipeline.energies.letters import Letters
 
 BLOCK = 128
 """Sequences that all others are compared with at once."""
