@@ -118,15 +118,15 @@ def _neighbours(places: list[tuple[int, ...]]) -> np.ndarray:
 
 
 def _walks(start: int, places: list[tuple[int, ...]]) -> np.ndarray:
-    """All walks from `start` that visit each site once, `[N, 27]` int8, all grown by one site at a
-    time.
+    """All walks from `start` that visit each of the `places` once, `[N, 27]` int8, all grown by one
+    site at a time.
     """
     near = _neighbours(places)
     most = near.sum(1).max()
     table = np.stack([np.resize(np.flatnonzero(row), most) for row in near])
     fresh = np.arange(most) < near.sum(1, keepdims=True)  # a row that is shorter begins again
     walks, seen = np.array([[start]], np.int8), np.array([1 << start])
-    for _ in range(SITES - 1):
+    for _ in places[1:]:
         end = walks[:, -1]
         walk, way = np.nonzero(fresh[end] & (seen[:, None] >> table[end] & 1 == 0))
         site = table[end[walk], way]

@@ -37,6 +37,7 @@ def check_combinations(config: RunConfig) -> None:
     _check_line_search(config)
     _check_pools(config)
     _check_patience(config)
+    _check_until(config)
     _check_live(config)
     _check_held_out(config)
     _check_contacts(config)
@@ -283,6 +284,28 @@ def _check_patience(config: RunConfig) -> None:
             "it waits for a better figure; name one, as in"
             " checkpoint.keep_best=ebm_held_out_gap_nats, or use null",
         )
+
+
+def _check_until(config: RunConfig) -> None:
+    """Covariances are of letters, of chains under one law, and looked at."""
+    until, remedy = config.trainer.until_pearson, None
+    if until is None:
+        return
+    if not config.energy.domain.levels:
+        remedy = f"{config.energy.where}, whose rows have no letters to count; use null"
+    elif not config.pools:
+        remedy = f"objective={config.objective.name} has no chains; use pcd, or null"
+    elif config.conditional:
+        remedy = f"energy={config.energy.name} has a law for each context; use null"
+    elif not config.metrics.held_out_every:
+        remedy = "nobody looks with metrics.held_out_every=0; use 10"
+    elif config.trainer.replicas > 1:
+        remedy = (
+            f"each of trainer.replicas={config.trainer.replicas} ranks has a part of the chains;"
+            " use 1"
+        )
+    if remedy is not None:
+        raise ConfigError("trainer.until_pearson", until, remedy)
 
 
 def _check_ranks(config: RunConfig) -> None:

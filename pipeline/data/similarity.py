@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.energies.couplings import Letters
+from pipeline.energies.letters import Letters
 
 BLOCK = 128
 """Sequences that all others are compared with at once."""

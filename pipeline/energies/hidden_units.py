@@ -51,10 +51,11 @@ class HiddenUnits(nn.Module):
         """p(h | I), `[N, m]`."""
         raise NotImplementedError
 
-    def pull(self, field: Tensor, slopes: Tensor) -> None:
+    def pull(self, field: Tensor, slopes: Tensor) -> Tensor:  # noqa: ARG002 - some have parameters
         """Adds sum_n s_n d/dtheta sum_j -Gamma_j(I_n), for `slopes` s [N], to the `grad` of the
-        units' own parameters; by default they have none.
+        units' own parameters; by default they have none. Returns `mean`, which it knows then.
         """
+        return self.mean(field)
 
 
 class BernoulliUnits(HiddenUnits):
@@ -94,7 +95,7 @@ class DoubleReLUUnits(HiddenUnits):
 
         U(h) = gamma+ h+^2 / 2 + gamma- h-^2 / 2 + theta+ h+ + theta- h-
 
-    (Tubiana, Cocco & Monasson 2019, equation 6). Of the four numbers of a unit one is the scale of
+    (Tubiana, Cocco & Monasson 2019). Of the four numbers of a unit one is the scale of
     its weights and one is its bias. The other two are
 
         1 / gamma+ = 1 + eta,   1 / gamma- = 1 - eta,   theta+ = -theta- = delta,
@@ -140,17 +141,19 @@ class DoubleReLUUnits(HiddenUnits):
     def law(self, field: Tensor) -> Conditional:
         return DoubleReLU(field, self.places(field), self.threshold, self.sides(field))
 
-    def pull(self, field: Tensor, slopes: Tensor) -> None:
+    def pull(self, field: Tensor, slopes: Tensor) -> Tensor:
         """dGamma/d delta = -E|h|, dGamma/d(1 / gamma) = gamma^2 E[h^2] / 2 on each side, and
         d eta/d xi = 1 / (1 + |xi|)^2.
         """
         sides, slopes = self.sides(field), slopes[:, None]
         above, below = sides.firsts()
+        mean = above - below
         add_sum(self.threshold, (above + below).mul_(slopes))
         above, below = sides.seconds()
         rate = (1 + self.asymmetry.abs()).square().reciprocal()
         rise = above / sides.up - below / sides.down
         add_sum(self.asymmetry, rise.mul_(slopes).mul_(-rate / 2))
+        return mean
 
 
 class Sides(NamedTuple):

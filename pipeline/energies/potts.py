@@ -12,15 +12,14 @@ from pipeline.common.rng import Source, uniform_like
 from pipeline.energies.base import Energy, Pull
 from pipeline.energies.conditionals import Categorical
 from pipeline.energies.couplings import (
-    Letters,
     chosen,
     columns,
     pair_energies,
     pulls_of,
-    site_blocks,
     weighted_counts,
 )
 from pipeline.energies.discrete import enumerated
+from pipeline.energies.letters import Letters, site_blocks
 from pipeline.energies.site_likelihood import SiteLikelihood
 
 

@@ -131,8 +131,7 @@ class RestrictedBoltzmannMachine(Energy):
 
         @torch.no_grad()
         def pull(slopes: Tensor) -> None:
-            self.units.pull(field, slopes)
-            means = self.units.mean(field).mul_(slopes[:, None]).neg_()
+            means = self.units.pull(field, slopes).mul_(slopes[:, None]).neg_()
             add_gradient(self.weight, means, features)
             add_sum(self.hidden_bias, means)
             total = slopes.neg() @ features

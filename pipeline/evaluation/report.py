@@ -26,6 +26,7 @@ from pipeline.data.row_weights import shuffled
 from pipeline.energies.base import Energy
 from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.potts import PottsModel
+from pipeline.energies.rbm import PottsRBM
 from pipeline.energies.weights import unflatten_
 from pipeline.evaluation import compositions, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
@@ -43,6 +44,7 @@ from pipeline.evaluation.energy_histograms import (
 from pipeline.evaluation.filters import draw_filters, has_filters
 from pipeline.evaluation.labels import label_figures, names_of, recognised
 from pipeline.evaluation.moments import moment_figures
+from pipeline.evaluation.motifs import draw_motifs
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import Drawn, draw_from_noise
 from pipeline.evaluation.sequences import likelihood_a_site, sequence_figures
@@ -83,6 +85,11 @@ def evaluate(
         figures = _joined(figures, more)
     if data.sequences is not None and "log_z" in figures and "unreliable" not in figures:
         figures["log_likelihood_a_site"] = likelihood_a_site(figures, math.prod(data.shape))
+    if data.sequences is not None and isinstance(energy, PottsRBM):
+        caption = f"{config.name}: hidden units"
+        rows = typical_sample(config, data)
+        undrawn = draw_motifs(energy, data.sequences, rows, caption, output)
+        figures = _joined(figures, undrawn or {"pictures": ["motifs.png"]})
     if data.sequences is not None and isinstance(energy, PottsModel):
         caption = f"{config.name}: how strongly sites are coupled"
         found = contact_figures(energy, data.sequences, caption, output)

@@ -11,6 +11,7 @@ from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.row_weights import mean
 from pipeline.energies.base import Energy, site_log_likelihood
+from pipeline.training.covariances import Covariances
 from pipeline.training.likeness import Likeness
 
 ROWS = 1024
@@ -49,6 +50,12 @@ class Probe:
             self._context = torch.cat(of).to(device)
         of_rows = zip(data.row_weights, chosen, strict=True)
         self._weights = [None if of is None else of[number].to(device) for of, number in of_rows]
+        self._covariances: Covariances | None = None
+        told = data.sequences is not None or config.trainer.until_pearson is not None
+        levels = config.energy.domain.levels
+        if told and levels and config.batches_per_step and not config.conditional:
+            sample, weights = data.sample.flatten(1).to(device), data.row_weights.sample
+            self._covariances = Covariances(sample, weights, levels)
         self._likeness: Likeness | None = None
         if config.batches_per_step and kept > 1:
             # chains of a model that knows contexts, but is not conditional, run under none
@@ -63,7 +70,8 @@ class Probe:
 
     def due(self, version: int) -> bool:
         """Returns whether figures are taken of this version."""
-        return bool(self._every and len(self._rows) and version % self._every == 0)
+        looks = len(self._rows) or self._covariances is not None
+        return bool(self._every and looks and version % self._every == 0)
 
     @torch.no_grad()
     def figures(self, energy: Energy, chains: Rows | None = None) -> dict[str, float]:
@@ -79,16 +87,27 @@ class Probe:
         where it is another one. `persistence` is the correlation over rows of that change with the
         one before: above 0 where a model goes somewhere, towards -1/2 where it goes to and fro. Of
         `chains` (positions [M, *shape], and contexts where those are theirs) it tells how like the
-        training rows they are (`pipeline.training.likeness`).
+        training rows they are (`pipeline.training.likeness`), and of sequences how their
+        covariances agree (`pipeline.training.covariances`).
 
         What log Z is does not matter to the difference of the means: it rises where a model comes
         to prefer the rows that it was trained on. Of a model whose positions have latent columns,
         rows have bounds of their energies (`Energy.of_rows`), and no pseudo-likelihood.
         """
-        alike = {}
-        if chains is not None and self._likeness is not None:
-            positions = energy.visible(chains.position)
-            alike = self._likeness.figures(_joined(positions, chains.context))
+        alike = {} if chains is None else self._of_chains(energy, chains)
+        return self._of_rows(energy) | alike if len(self._rows) else alike
+
+    def _of_chains(self, energy: Energy, chains: Rows) -> dict[str, float]:
+        """Returns figures of the chains themselves, which need no energies of rows."""
+        positions, found = energy.visible(chains.position), {}
+        if self._likeness is not None:
+            found = self._likeness.figures(_joined(positions, chains.context))
+        if self._covariances is not None:
+            found |= self._covariances.figures(positions.flatten(1))
+        return found
+
+    def _of_rows(self, energy: Energy) -> dict[str, float]:
+        """The figures of held-out and training rows."""
         dtype = next(energy.parameters()).dtype
         context = None if self._context is None else self._context.to(dtype)
         rows = energy.into_domain(self._rows.to(dtype))
@@ -118,7 +137,7 @@ class Probe:
                 logs = energy.dimension * sites
             found["pseudo_log_likelihood"] = mean(logs.double(), of_held_out)
         figures = torch.stack([*found.values()]).tolist()
-        return dict(zip(found, map(float, figures), strict=True)) | alike
+        return dict(zip(found, map(float, figures), strict=True))
 
 
 def _joined(rows: Tensor, context: Tensor | None) -> Tensor:

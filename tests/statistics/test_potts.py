@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.clamped import Clamped
-from pipeline.energies.couplings import WIDTH, Letters, columns
+from pipeline.energies.couplings import columns
 from pipeline.energies.discrete import all_states
 from pipeline.energies.frozen import frozen
 from pipeline.energies.gauges import lattice_gas, zero_sum
+from pipeline.energies.letters import WIDTH, Letters
 from pipeline.energies.potts import PottsModel
 from pipeline.energies.target import Target
 from pipeline.kernels import gibbs

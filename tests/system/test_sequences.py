@@ -198,6 +198,31 @@ def test_a_likelihood_is_of_sequences_without_gaps(
         open_data(compose([*asked, "evaluation.live=true"]))
 
 
+@pytest.mark.parametrize("units", ["gaussian", "drelu"])
+@pytest.mark.usefixtures("undrawn")
+def test_hidden_units_learn_a_family(
+    alignment: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], units: str
+) -> None:
+    """Through the preset: nats a site by both ways of annealing, motifs, features and sequences."""
+    machine = ("experiment=protein_rbm", "energy.levels=5", "energy.hidden=6")
+    chains = ("chains.per_pool=50", "trainer.batch_size=50", "evaluation.ais_temperatures=50")
+    asked = [*machine, f"energy.units={units}", *chains, *SHORT, "trainer.steps=150"]
+    summary = run(compose([*asked, f"data.path={alignment}", f"output={tmp_path}"]))
+    found = summary["log_likelihood_a_site"]["held_out"]
+    assert found["value"] == pytest.approx(summary["test_log_likelihood"] / 10)
+    apart = summary["log_z_forward"] - summary["log_z_reverse"]
+    assert found["reverse"] - found["forward"] == pytest.approx(apart / 10, abs=1e-9)
+    # nine letters that are free and one that follows: -9 log 4 / 10 = -1.25, without it -1.39
+    assert found["value"] > summary["baselines"]["independent_components"] / 10 + 0.03
+    assert "motifs.png" in summary["pictures"]
+    assert "log-likelihood a site: held-out sequences -1." in capfd.readouterr().out
+    energy = pipeline.load(tmp_path)
+    rows = energy.sample_base(4, torch.Generator().manual_seed(0))
+    assert pipeline.features(energy, rows).shape == (4, 6)
+    clamp = ("clamp=data", "clamp_columns=0-4", "samples=3", "transitions=2", "format=fasta")
+    assert sample([f"run={tmp_path}", f"output={tmp_path / 'drawn'}", *clamp]) == 0
+
+
 @pytest.fixture(scope="module")
 def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on 60 sequences of 6 sites, whose focus sequence begins at 11."""
