@@ -58,8 +58,7 @@ class RayRunner:
         server: type = ParameterServer,
         watch: Callable[[Flow], None] | None = None,
     ) -> None:
-        config = on_cores_of_its_own(config)
-        self._config = config
+        self._config = config = on_cores_of_its_own(config)
         self.servers = ServerRanks(config, server)
         # more pools than there may be room for: ranks have theirs first; and pools stand beside
         # the ranks that learn from them
@@ -148,8 +147,7 @@ class RayRunner:
         clock = time.perf_counter()
         try:
             made = self._stretches.make(self._version, most)
-        # of the parameter server
-        except (RayActorError, OutOfStepError) as error:
+        except (RayActorError, OutOfStepError) as error:  # of the parameter server
             return self._recover_server(error)
         if made is None or not made.reports:
             return [self.step()]
@@ -240,15 +238,8 @@ class RayRunner:
         return self.snapshot()(folder)
 
     def evaluate(self, output: str) -> Iterator[Progress | Figures]:
-        """The evaluation: how far it is, at last its figures. Raises `ClusterError` where the
-        parameter server dies.
-        """
-        try:
-            yield from self.servers.evaluate(self._version, output)
-        except RayActorError as error:
-            raise ClusterError(
-                "the parameter server died while evaluating; the same command evaluates again"
-            ) from error
+        """Begins the evaluation (`ServerRanks.evaluate`)."""
+        return self.servers.evaluate(self._version, output)
 
     def close(self) -> None:
         """Ends every actor's process."""

@@ -7,11 +7,11 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import ray
-from ray.exceptions import RayTaskError
+from ray.exceptions import RayActorError, RayTaskError
 
 from actors.parameter_server import Resting
 from actors.waiting import LOST, Deadline, NotInTime, get
-from pipeline.common.errors import CheckpointError, PipelineError
+from pipeline.common.errors import CheckpointError, ClusterError, PipelineError
 from pipeline.common.types import Figures, Progress, StepReport
 from pipeline.config.run import RunConfig
 from pipeline.storage.checkpoint import Checkpoint
@@ -271,10 +271,20 @@ class ServerRanks:
         return self.actors
 
     def evaluate(self, version: int, output: str) -> Iterator[Progress | Figures]:
-        """The evaluation, rank 0's answers as they come."""
+        """Begins the evaluation, and returns rank 0's answers as they come: how far it is, at last
+        its figures. The next of them raises `ClusterError` where the parameter server has died.
+        """
         streams = [actor.evaluate.remote(version, output) for actor in self.actors]
-        for reference in streams[0]:
-            yield get(reference, self._config.cluster.timeout, "the evaluation")
+        return self._answers(streams[0])
+
+    def _answers(self, stream: Any) -> Iterator[Progress | Figures]:
+        try:
+            for reference in stream:
+                yield get(reference, self._config.cluster.timeout, "the evaluation")
+        except RayActorError as error:
+            raise ClusterError(
+                "the parameter server died while evaluating; the same command evaluates again"
+            ) from error
 
     def close(self) -> None:
         for actor in self.actors:

@@ -8,15 +8,18 @@ published probability of folding into it. A run with the preset learns them, or 
 did, and draws sequences by chains from noise. `benchmarks.lattice_model` works out how they fold.
 The result has
 
-    site_log_likelihood  of held-out sequences, nats a site, and by either way of annealing
-    log_z_apart          between the ways there and back, nats
-    folding              mean P_nat of sequences that were drawn (designed), of as many natural ones
-                         and of as many with each column shuffled by itself, among all structures
-    folding_at_least     the same among those that no published probability rules out, which have
-                         the 10,000 that were used there among them: P_nat is that there, or more
-    published            mean P_nat of the natural ones as published
-    nearest              mean published P_nat of the natural sequences nearest to those drawn
-    training_seconds     of the run's steps
+    log_likelihood_a_site   of held-out and training sequences, nats a site, and by either way of
+                            annealing
+    log_z_apart             between the ways there and back, nats
+    folding                 mean P_nat of sequences that were drawn (designed), of as many natural
+                            ones and of as many with each column shuffled by itself, among all
+                            structures
+    folding_at_least        the same among those that no published probability rules out, which
+                            have the 10,000 that were used there among them: P_nat is that there,
+                            or more
+    published               mean P_nat of the natural ones as published
+    nearest                 mean published P_nat of the natural sequences nearest to those drawn
+    training_seconds        of the run's steps
 
 `ratio` is that of designed to natural sequences.
 """
@@ -102,7 +105,7 @@ def measure(folder: Path, run: Path | None) -> dict[str, Any]:
     kinds = {"designed": drawn, "natural": some, "shuffled": shuffled}
     left = every.without(ruled_out(natural, published, every, native))
     return {
-        "site_log_likelihood": summary["site_log_likelihood"],
+        "log_likelihood_a_site": summary["log_likelihood_a_site"],
         "log_z_apart": summary["log_z_reverse"] - summary["log_z_forward"],
         "log_likelihood_gap": summary["train_log_likelihood"] - summary["test_log_likelihood"],
         "sequence_statistics": summary["sequence_statistics"],

@@ -13,7 +13,8 @@ import yaml
 
 from k8s.pods import cluster_of, groups_of, quantity
 from pipeline.common.errors import ConfigError
-from pipeline.config.compose import compose, conf_directory
+from pipeline.config.compose import compose
+from pipeline.config.groups import conf_directory
 from pipeline.config.run import RunConfig
 
 Json = Any

@@ -14,8 +14,9 @@ from typing import Any
 
 from pydantic import TypeAdapter
 
-from pipeline.config.compose import compose_raw, conf_directory
+from pipeline.config.compose import compose_raw
 from pipeline.config.fields import MOST_INT, Part
+from pipeline.config.groups import conf_directory
 from pipeline.config.kernels import KernelSection
 from pipeline.config.objectives import MixtureObjective, ObjectiveSection
 from pipeline.config.parts import KERNELS, OBJECTIVES, section_of

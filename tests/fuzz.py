@@ -41,7 +41,8 @@ from hypothesis import strategies as st
 
 from pipeline.assembly.prepare import prepare
 from pipeline.common.errors import ConfigError, PipelineError
-from pipeline.config.compose import compose, compose_raw, keys_of
+from pipeline.config.compose import compose, compose_raw
+from pipeline.config.groups import keys_of
 from pipeline.config.keys import describe
 from pipeline.config.parts import PARTS, names
 from pipeline.config.run import GROUPS

@@ -3,7 +3,7 @@
 Every fact of a batch is a column, since a stream keeps only its first schema's metadata. A batch is
 built compact (never a slice of a larger one, which would be serialized whole), and decoded without
 a copy: the position tensor is a view of the record batch's own buffer, which behind Ray is shared
-memory.
+memory. Arrow's own ways from NumPy and to it import pandas, so that buffers are handed over here.
 """
 
 from __future__ import annotations
@@ -85,16 +85,16 @@ def encode(
     columns = [
         *past,
         *([] if context is None else [fixed_size_lists(context)]),
-        *([] if number is None else [pa.array(number.cpu().numpy())]),
+        *([] if number is None else [column(number.cpu().numpy())]),
         *([] if start is None else [fixed_size_lists(start)]),
         fixed_size_lists(position),
         chain,
-        pa.array(energy.cpu().numpy()),
-        pa.array(acceptance.cpu().numpy()),
-        pa.array(age.cpu().numpy()),
+        column(energy.cpu().numpy()),
+        column(acceptance.cpu().numpy()),
+        column(age.cpu().numpy()),
         *owner,
-        pa.array(np.full(rows, round)),
-        pa.array(np.full(rows, version)),
+        column(np.full(rows, round)),
+        column(np.full(rows, version)),
     ]
     widths = [0 if values is None else math.prod(values.shape[1:]) for values in (context, start)]
     dimension = math.prod(position.shape[1:])
@@ -107,13 +107,19 @@ def _same_every_round(rows: int, pool: int, incarnation: int) -> tuple[pa.Array,
     """The columns `chain`, `pool` and `incarnation`: made once, and shared by a pool's batches."""
     chain = np.arange(rows, dtype=np.int64)
     owner = (np.full(rows, pool, np.int32), np.full(rows, incarnation, np.int64))
-    return pa.array(chain), *map(pa.array, owner)
+    return column(chain), column(owner[0]), column(owner[1])
+
+
+def column(values: np.ndarray) -> pa.Array:
+    """Returns `values` [N] as an Arrow array on the same memory."""
+    kind = pa.from_numpy_dtype(values.dtype)
+    return pa.Array.from_buffers(kind, len(values), [None, pa.py_buffer(values)])
 
 
 def fixed_size_lists(values: Tensor) -> pa.FixedSizeListArray:
     """Returns `values` [N, *shape] as an Arrow array of N lists of one length."""
     flat = values.cpu().contiguous().view(-1).numpy()
-    return pa.FixedSizeListArray.from_arrays(pa.array(flat), math.prod(values.shape[1:]))
+    return pa.FixedSizeListArray.from_arrays(column(flat), math.prod(values.shape[1:]))
 
 
 def decode(batch: pa.RecordBatch) -> Negatives:
@@ -130,14 +136,10 @@ def decode(batch: pa.RecordBatch) -> Negatives:
         previous=_rows(batch, "previous") if replayed else None,
         noise=noise,
         context=_rows(batch, "context") if "context" in there else None,
-        number=(
-            read_only_tensor(batch.column("number").to_numpy(zero_copy_only=True))
-            if "number" in there
-            else None
-        ),
+        number=_tensor(batch.column("number")) if "number" in there else None,
         start=_rows(batch, "start") if "start" in there else None,
-        energy=read_only_tensor(batch.column("energy").to_numpy(zero_copy_only=True)),
-        age=read_only_tensor(batch.column("age").to_numpy(zero_copy_only=True)),
+        energy=_tensor(batch.column("energy")),
+        age=_tensor(batch.column("age")),
         **{
             name: batch.column(name)[0].as_py()
             for name in ("pool", "incarnation", "round", "version")
@@ -146,7 +148,13 @@ def decode(batch: pa.RecordBatch) -> Negatives:
 
 
 def _rows(batch: pa.RecordBatch, name: str) -> Tensor:
-    column = batch.column(name)
-    width = column.type.list_size
-    flat = column.values[column.offset * width : (column.offset + len(batch)) * width]
-    return read_only_tensor(flat.to_numpy(zero_copy_only=True)).view(len(batch), width)
+    lists = batch.column(name)
+    width = lists.type.list_size
+    flat = lists.values[lists.offset * width : (lists.offset + len(batch)) * width]
+    return _tensor(flat).view(len(batch), width)
+
+
+def _tensor(values: pa.Array) -> Tensor:
+    kind = np.dtype(values.type.to_pandas_dtype())  # NumPy's, whatever the name
+    start = values.offset * kind.itemsize
+    return read_only_tensor(np.frombuffer(values.buffers()[1], kind, len(values), start))

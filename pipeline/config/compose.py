@@ -7,10 +7,8 @@ callbacks could name code.
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Callable, Iterator, Sequence
-from pathlib import Path
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from pydantic import ValidationError
@@ -19,9 +17,20 @@ from pipeline.common.errors import ConfigError
 from pipeline.config import mistakes, parts
 from pipeline.config.combinations import check_combinations
 from pipeline.config.cores import wants_share, with_share
+from pipeline.config.groups import (
+    choices,
+    conf_directory,
+    default_choices,
+    fields_of,
+    keys_of,
+    settings_of,
+)
 from pipeline.config.run import GROUPS, RunConfig
 
-PATH_KEYS = ("output", "init_from", "data.path", "data.held_out_path", "metrics.address")
+PATH_KEYS = (
+    *("output", "init_from", "metrics.address"),
+    *("data.path", "data.held_out_path", "data.weights_path", "data.contacts", "energy.edges"),
+)
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair
@@ -59,46 +68,6 @@ ENDINGS = (
     r"|fasta|fa|fas|afa|aln|a2m|a3m|sto|stockholm)(\.gz)?$"
 )
 CALLED_BY_PATH = ("columns", "images", "fasta")
-
-
-def conf_directory() -> Path:
-    """The folder of the YAML groups, inside the installed package, or beside it in a checkout.
-
-    The environment variable EBM_CONF names another one, complete with config.yaml and every group:
-    on Kubernetes, the ConfigMaps made from conf/, so that a change there needs no new image. Raises
-    `ConfigError` where it is not one.
-    """
-    if given := os.environ.get("EBM_CONF"):
-        folder = Path(given).absolute()
-        missing = [name for name in ("config.yaml", *GROUPS) if not (folder / name).exists()]
-        if missing:
-            raise ConfigError(
-                "EBM_CONF",
-                given,
-                f"not a folder of the configuration: no {', '.join(missing)} there",
-            )
-        return folder
-    here = Path(__file__).resolve().parent.parent
-    return here / "conf" if (here / "conf").is_dir() else here.parent / "conf"
-
-
-def choices(group: str) -> list[str]:
-    """Names that `group=NAME` accepts: files in `conf/group/`, and parts of installed packages."""
-    files = {path.stem for path in (conf_directory() / group).glob("*.yaml")}
-    return sorted(files | set(parts.installed(group)))
-
-
-def default_choices() -> dict[str, str | None]:
-    """The choice of each group in config.yaml."""
-    import yaml
-
-    defaults = yaml.safe_load((conf_directory() / "config.yaml").read_text())["defaults"]
-    return {
-        group: choice
-        for entry in defaults
-        if isinstance(entry, dict)
-        for group, choice in entry.items()
-    }
 
 
 def compose(overrides: Sequence[str] = ()) -> RunConfig:
@@ -210,16 +179,6 @@ def _without_strangers(raw: dict[str, Any], given: dict[str, Any]) -> dict[str, 
     return raw
 
 
-def settings_of(group: str, choice: str) -> dict[str, Any]:
-    """The settings of a choice as its file has them, or the package that brings it."""
-    import yaml
-
-    file = conf_directory() / group / f"{choice}.yaml"
-    if not file.exists():
-        return parts.defaults_of(group, choice)
-    return yaml.safe_load(file.read_text()) or {}
-
-
 def _as_hydra_has_it(text: str) -> str:
     if text.startswith(INNER):
         return text.replace(INNER, INNER_GROUP, 1)
@@ -326,24 +285,6 @@ def _nearest(key: str) -> str:
     return (
         f"did you mean {' or '.join(near)}? (--help lists all)" if near else "--help lists all keys"
     )
-
-
-def keys_of(values: dict[str, Any], prefix: str = "") -> Iterator[str]:
-    """Yields the keys of nested dictionaries, `section.key`, but for the name of a section."""
-    for key, value in values.items():
-        if isinstance(value, dict) and value:
-            yield from keys_of(value, f"{prefix}{key}.")
-        elif key != "name" or not prefix:
-            yield prefix + key
-
-
-def fields_of(values: dict[str, Any]) -> dict[str, Any]:
-    """A choice's fields and their defaults. A choice within it ("/kernel@inner") is a field too."""
-    fields = {key: value for key, value in values.items() if key not in ("defaults", "name")}
-    for entry in values.get("defaults", []):
-        if isinstance(entry, dict):
-            fields |= {at.partition("@")[2]: choice for at, choice in entry.items()}
-    return fields
 
 
 def validate(

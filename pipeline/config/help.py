@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import Any
 
 from pipeline.common.errors import ConfigError
-from pipeline.config.compose import choices, default_choices
+from pipeline.config.groups import choices, default_choices
 from pipeline.config.keys import describe
 from pipeline.config.run import GROUPS
 

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from typing import Any
 
 from pipeline.config import parts
-from pipeline.config.compose import choices, compose_raw, fields_of, settings_of
+from pipeline.config.compose import compose_raw
 from pipeline.config.fields import Section
+from pipeline.config.groups import choices, fields_of, settings_of
 from pipeline.config.run import RunConfig
 
 

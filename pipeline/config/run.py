@@ -273,7 +273,8 @@ class RunConfig(Section):
         apart = dict.fromkeys((*places, *accounts, *default), True)
         return digest(
             self.model_dump(
-                mode="json", exclude={**apart, "trainer": {"steps", "rollbacks", "patience"}}
+                mode="json",
+                exclude={**apart, "trainer": {"steps", "rollbacks", "patience", "until_pearson"}},
             )
         )
 

@@ -12,6 +12,7 @@ from pipeline.config.fields import (
     NonNegativeFloat,
     NonNegativeInt,
     Number,
+    OpenProbability,
     PositiveFloat,
     PositiveInt,
     Probability,
@@ -54,6 +55,12 @@ class Trainer(Section):
         None,
         description="steps without a better figure of checkpoint.keep_best after which a run ends"
         " early; null: it makes all its steps",
+    )
+    until_pearson: OpenProbability | None = Field(
+        None,
+        description="Pearson correlation, of the two-site covariances of the chains with those of"
+        " the training rows, at which a run ends (Muntoni et al. 2021: 0.95); null: it makes all"
+        " its steps",
     )
     rollbacks: NonNegativeInt | None = Field(
         3,
@@ -168,7 +175,8 @@ class Evaluation(Section):
     samples: NonNegativeInt = about("chains started at noise for samples.png; 0: no picture")
     transitions: PositiveInt = about("transitions from noise to sample")
     ais_temperatures: NonNegativeInt = about(
-        "intermediate laws of annealed importance sampling; 0: no AIS"
+        "most intermediate laws of annealed importance sampling, for a short way takes fewer; 0: no"
+        " AIS"
     )
     ais_particles: PositiveInt = about("particles of annealed importance sampling")
     live: bool = Field(

@@ -170,6 +170,12 @@ class Energy(nn.Module):
         """The gradient alone, where a model can have it for less."""
         return self.energy_and_gradient(x, beta)[1]
 
+    def pseudo_log_likelihood(self, x: Tensor) -> Tensor | None:  # noqa: ARG002
+        """sum_i log p(x_i | the others) of positions `[N, *shape]` over levels, `[N]` nats, without
+        components that are missing (Besag 1975), where a model has all sites at once; else None.
+        """
+        return None
+
     def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:  # noqa: ARG002
         """E(x) [N] without a graph, and the way back to the weights by hand. None where a model
         has no such way: autograd does it then.
@@ -183,6 +189,11 @@ class Energy(nn.Module):
     def initialise(self, rows: Tensor) -> None:
         """Hook for parameters that are best started from the data, `[S, *shape]`; none by
         default.
+        """
+
+    def hold(self) -> None:
+        """Hook: sets parameters that are held at 0 to it, and their `grad`, once a gradient is
+        summed up; none by default.
         """
 
     def differentiable_gradient(self, x: Tensor) -> Tensor:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.common.types import Progress
 from pipeline.energies.base import Energy
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.target import Target
 from pipeline.evaluation.log_partition import LogPartition, estimate
 from pipeline.evaluation.paths import Bridge
@@ -30,6 +31,10 @@ MOVES = 3
 MOST_SITES = 4
 LEAST = 0.01
 """The beta up to which energies at the next one are worked out anew."""
+ENOUGH, FEWEST = 100, 200
+"""Temperatures for each squared unit of a path's length, and at least, that are enough."""
+BRIEF = 20
+"""Temperatures of the trial that tells whether a model is near its base law."""
 EVEN = 0.1
 """The share of the temperatures that are placed as the trial's are, whatever it saw."""
 FORWARD, BACKWARD = "annealed importance sampling", "reverse annealed importance sampling"
@@ -42,6 +47,11 @@ class Schedule(NamedTuple):
 
     betas: Tensor
     step_sizes: Tensor | None
+
+    @property
+    def temperatures(self) -> int:
+        """T, which may be fewer than were asked for (`place`)."""
+        return len(self.betas) - 1
 
     def backward(self) -> Schedule:
         """The same, from 1 to 0."""
@@ -84,7 +94,9 @@ def log_partition(
     (`place`); it is no part of the estimate, so that the weights are unbiased.
     """
     schedule = yield from place(path, temperatures, particles, generator)
-    found, _ = yield from there_and_back(path, schedule, particles, generator, starts, temperatures)
+    found, _ = yield from there_and_back(
+        path, schedule, particles, generator, starts, schedule.temperatures
+    )
     return found
 
 
@@ -155,8 +167,8 @@ SITES = Kernel(init_energy, _sites_step)
 def place(
     path: Energy, temperatures: int, particles: int, generator: torch.Generator
 ) -> Generator[Progress, None, Schedule]:
-    """Places so many temperatures by `TRIALS` trials, each at a twentieth of them, with at most
-    `TRIAL` particles; the second is at temperatures that the first has placed.
+    """Places at most so many temperatures by `TRIALS` trials, each at a twentieth of them, with at
+    most `TRIAL` particles; the second is at temperatures that the first has placed.
 
     The standard deviation of the log weights' increments between two betas of a trial is the length
     of the path between them (Crooks 2007). Of all schedules those that cut the path into pieces of
@@ -164,6 +176,10 @@ def place(
     Salakhutdinov 2013). A tenth of the temperatures lie where the trial's did, for what it did not
     see. MALA's step sizes are those that the trial came to on its way, towards an acceptance of
     0.65.
+
+    Log weights along T such pieces of a path of length L vary by L^2 / T where particles are at
+    equilibrium all the way, and by several times that where they lag behind. So a short path has no
+    more than `ENOUGH` L^2 temperatures, but `FEWEST`, whatever was asked for.
     """
     steered = kernel_of(path) is mala.kernel
     count, steps = min(particles, TRIAL), max(20, temperatures // 20)
@@ -172,13 +188,26 @@ def place(
         lengths, found = yield from _try(path, betas, steered, count, generator, trial * steps)
         share = lengths / lengths.sum() if lengths.sum() > 0 else np.full(steps, 1 / steps)
         ends = np.concatenate([[0.0], np.cumsum((1 - EVEN) * share + EVEN / steps)])
-        pieces = temperatures if trial == TRIALS - 1 else steps
+        pieces = _enough(lengths, temperatures) if trial == TRIALS - 1 else steps
         placed = np.interp(np.linspace(0, ends[-1], pieces + 1), ends, betas)
         sizes = np.exp(np.interp(placed, betas, np.log(found)))
         betas = placed
     return Schedule(
         torch.tensor(betas, dtype=torch.float32), torch.tensor(sizes) if steered else None
     )
+
+
+def _enough(lengths: np.ndarray, asked: int) -> int:
+    return min(asked, max(FEWEST, math.ceil(ENOUGH * lengths.sum() ** 2)))
+
+
+def is_near(path: Energy, generator: torch.Generator) -> Generator[Progress, None, bool]:
+    """Returns whether the model is so near the base law of its `path`, which MALA goes along, that
+    the fewest temperatures are enough, as a brief trial sees it.
+    """
+    betas = np.linspace(0, 1, BRIEF + 1) ** 2
+    lengths, _ = yield from _try(path, betas, True, TRIAL, generator, 0)
+    return bool(ENOUGH * lengths.sum() ** 2 <= FEWEST)
 
 
 def _try(
@@ -247,13 +276,20 @@ def anneal(
 
 def _at(path: Energy, kernel: Kernel, target: Target, state: Any, beta: Tensor, new: Tensor) -> Any:
     """The `state` of a kernel's particles, which were at `beta`, at a `new` one; the `target` is
-    there then too. On a bridge that costs no evaluation of the model.
+    there then too. On a path that is linear in beta that costs no evaluation of the model:
+
+        E_new = E_0 + (new / beta) (E_beta - E_0).
     """
     before, target.beta = target.beta, new.expand(len(state.position))
     # near the law at its beginning a rounding error of E_beta - E_0 would be blown up
-    if isinstance(path, Bridge) and isinstance(state, GradientState) and beta > LEAST:
+    if beta > LEAST:
         assert before is not None
-        return GradientState(state.position, *path.moved(*state, before, target.beta))
+        if isinstance(path, Bridge) and isinstance(state, GradientState):
+            return GradientState(state.position, *path.moved(*state, before, target.beta))
+        if isinstance(path, PottsModel):
+            start = path.base(state.position)
+            moved = start + new / beta * (state.energy - start)
+            return EnergyState(state.position, moved)
     return kernel.init(state.position, target)
 
 

@@ -26,42 +26,67 @@ from pipeline.energies.laws import (
 )
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.quadrature import MidpointRule
-from pipeline.evaluation.ais import forward_log_partition, log_partition
-from pipeline.evaluation.paths import path_to
+from pipeline.evaluation.ais import forward_log_partition, is_near, place, there_and_back
+from pipeline.evaluation.log_partition import LogPartition
+from pipeline.evaluation.paths import Bridge, path_to
 
 GRID = 1000
 UNWEIGHTED = RowWeights()
 UNTRAINED_TEMPERATURES = 50
+TOGETHER = 1024
+"""Rows whose components are worked out at once."""
 
 
 def exact(
     energy: Energy, log_z: float, test: Tensor, train: Tensor, weights: RowWeights = UNWEIGHTED
 ) -> Figures:
-    """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and
-    training rows, nats.
+    """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out rows,
+    where there are any, and training rows, nats.
     """
     energy = frozen(energy)
     quadrature = isinstance(energy, ExponentialFamily) and energy.levels is None
-    return {
-        "log_z": log_z,
-        "test_log_likelihood": float(mean(-energy(test).double() - log_z, weights.held_out)),
+    figures: Figures = {"log_z": log_z}
+    if len(test):
+        level = float(mean(-energy(test).double() - log_z, weights.held_out))
+        figures["test_log_likelihood"] = level
+    return figures | {
         "train_log_likelihood": float(mean(-energy(train).double() - log_z, weights.sample)),
         "method": f"exact, log Z by {'quadrature' if quadrature else 'enumeration'}",
     }
 
 
 def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator) -> Figures:
-    """Returns d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels
-    (Besag 1975); the mean, nats.
+    """Returns sum_i log p(x_i | x_-i) (Besag 1975), its mean, nats: over held-out rows, and
+    training rows too, where the energy has all components at once; else d times the term of one
+    random i a row, of held-out rows alone, from the energies of its q levels. `pseudo_of` says
+    which.
     """
     energy, rows, weights = frozen(energy), data.held_out, data.row_weights.held_out
-    sites = torch.randint(energy.dimension, (len(rows),), generator=generator)
-    values = energy.dimension * site_log_likelihood(energy, rows, sites)
-    return {
+    of_training = _every_component(energy, data.sample)
+    figures: Figures = {}
+    if of_training is not None:
+        every = "all components of every row"
+        level = float(mean(of_training, data.row_weights.sample))
+        figures = {"pseudo_of": every, "train_pseudo_log_likelihood": level}
+    if not len(rows):
+        return figures
+    values = _every_component(energy, rows)
+    if values is None:
+        sites = torch.randint(energy.dimension, (len(rows),), generator=generator)
+        values = energy.dimension * site_log_likelihood(energy, rows, sites)
+        figures["pseudo_of"] = "one component a row"
+    return figures | {
         "test_pseudo_log_likelihood": float(mean(values, weights)),
         "test_pseudo_log_likelihood_standard_error": standard_error(values, weights),
-        "method": "pseudo-likelihood, one component a row",
+        "method": f"pseudo-likelihood, {figures['pseudo_of']}",
     }
+
+
+def _every_component(energy: Energy, rows: Tensor) -> Tensor | None:
+    """Returns `energy.pseudo_log_likelihood` of all `rows` [N, *shape], float64 [N], or None."""
+    found = [energy.pseudo_log_likelihood(some) for some in rows.split(TOGETHER)]
+    values = [value.double() for value in found if value is not None]
+    return torch.cat(values) if len(values) == len(found) else None
 
 
 def independent_levels(data: DataSet, levels: int) -> float:
@@ -119,16 +144,18 @@ def by_annealing(
     weights: Tensor | None = None,
 ) -> Generator[Progress, None, Figures]:
     """Works out the likelihood of `test` rows, which count by their `weights` [N], and of as many
-    `train` rows [N, *shape], all with their noise, with log Z by AIS (`log_z_by_annealing`).
+    `train` rows [N, *shape], all of them without test rows, all with their noise, with log Z by AIS
+    (`log_z_by_annealing`).
     """
     energy = frozen(energy)
     figures = yield from log_z_by_annealing(energy, train, config)
-    values = -energy(test).double()
-    figures |= {"test_rows_standard_error": standard_error(values, weights)}
-    figures |= around("test_log_likelihood", float(mean(values, weights)), figures)
-    level = float(-energy(train[: len(test)]).double().mean())
-    figures["train_log_likelihood"] = level - figures["log_z"]
-    return figures
+    if len(test):
+        values = -energy(test).double()
+        figures |= {"test_rows_standard_error": standard_error(values, weights)}
+        figures |= around("test_log_likelihood", float(mean(values, weights)), figures)
+        train = train[: len(test)]
+    level = float(-energy(train).double().mean())
+    return figures | around("train_log_likelihood", level, figures)
 
 
 def around(name: str, level: float, figures: Figures) -> Figures:
@@ -144,14 +171,20 @@ def log_z_by_annealing(
     energy: Energy, rows: Tensor, config: RunConfig
 ) -> Generator[Progress, None, Figures]:
     """Estimates log Z by AIS from a law fitted to training `rows` [S, *shape], and back from draws
-    of the model (`pipeline.evaluation.ais.log_partition`).
+    of the model (`pipeline.evaluation.ais.log_partition`). A model that has hardly left its own
+    base law is annealed from there, which is a short way; where that leaves a doubt, it is no
+    answer.
 
     "unreliable" says why there is no standard error, where there is none.
     """
-    temperatures, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
-    generator = torch_generator(config.seed, "ais")
-    path = path_to(energy, rows)
-    found = yield from log_partition(path, temperatures, particles, generator, rows)
+    path, found = path_to(energy, rows), None
+    if isinstance(path, Bridge):
+        generator = torch_generator(config.seed, "ais-own-base")
+        if (yield from is_near(energy, generator)):
+            found, temperatures = yield from _annealed(energy, rows, config, generator)
+    if found is None or found.doubt is not None:
+        generator = torch_generator(config.seed, "ais")
+        found, temperatures = yield from _annealed(path, rows, config, generator)
     assert found.backward is not None
     figures: Figures = {
         "log_z": found.value,
@@ -163,9 +196,23 @@ def log_z_by_annealing(
         "log_z_reverse": found.backward,
         "ais_effective_particles": found.counting,
         "ais_effective_particles_reverse": found.counting_backward,
-        "method": f"AIS there and back, {temperatures} temperatures, {particles} particles",
+        "method": (
+            f"AIS there and back, {temperatures} temperatures,"
+            f" {config.evaluation.ais_particles} particles"
+        ),
     }
     return figures | ({} if found.doubt is None else {"unreliable": found.doubt})
+
+
+def _annealed(
+    path: Energy, rows: Tensor, config: RunConfig, generator: torch.Generator
+) -> Generator[Progress, None, tuple[LogPartition, int]]:
+    """log Z along the `path`, and the number of temperatures that it took."""
+    asked, particles = config.evaluation.ais_temperatures, config.evaluation.ais_particles
+    schedule = yield from place(path, asked, particles, generator)
+    taken = schedule.temperatures
+    found, _ = yield from there_and_back(path, schedule, particles, generator, rows, taken)
+    return found, taken
 
 
 def untrained(

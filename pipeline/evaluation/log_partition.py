@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from scipy.special import stdtrit
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -21,6 +20,8 @@ BATCHES = 10
 """Independent batches of particles, whose estimates' spread gives the standard error."""
 TAIL = 0.05
 """The chance that a bound is on the wrong side, each of the two."""
+STUDENT = 1.833112932656237
+"""The quantile of Student's t that a mean of `BATCHES` values exceeds with a chance of `TAIL`."""
 APART = 4.0
 """Standard errors that two estimates of the same number may be apart."""
 
@@ -51,7 +52,7 @@ class LogPartition(NamedTuple):
         """The central 90 % interval of log Z; None where there is no standard error."""
         if self.standard_error is None:
             return None
-        half = _student(BATCHES) * self.standard_error
+        half = STUDENT * self.standard_error
         return self.value - half, self.value + half
 
 
@@ -149,7 +150,7 @@ class _OneWay(NamedTuple):
         value, counting = log_mean_exp(logs), effective_number(logs)
         doubt = _too_few(counting, len(logs))
         error = None if doubt else _error([log_mean_exp(piece) for piece in _batches(logs)])
-        slack = math.log(1 / TAIL) if error is None else _student(BATCHES) * error
+        slack = math.log(1 / TAIL) if error is None else STUDENT * error
         return cls(value, error, value - slack, counting, doubt)
 
 
@@ -167,8 +168,3 @@ def _batches(logs: Tensor) -> Sequence[Tensor]:
 def _error(values: list[float]) -> float:
     """The standard error of the mean of independent `values`."""
     return float(torch.tensor(values, dtype=torch.float64).std()) / math.sqrt(len(values))
-
-
-def _student(count: int) -> float:
-    """The quantile of Student's t that a mean of so many values exceeds with a chance of `TAIL`."""
-    return float(stdtrit(count - 1, 1 - TAIL))

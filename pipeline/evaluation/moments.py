@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Generator
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import torch
@@ -24,9 +24,11 @@ from pipeline.data.base import MOST_ROWS, DataSet
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
 from pipeline.energies.maxent.marginal_polytope import locate
 from pipeline.evaluation.diagnostics import split_r_hat
-from pipeline.evaluation.maximum_entropy import Dual, against_truth, maximum_entropy
 from pipeline.objectives.moments import family_of, target_moments
 from pipeline.storage.figures import draw_figure
+
+if TYPE_CHECKING:
+    from pipeline.evaluation.maximum_entropy import Dual
 
 CHAINS = 64  # at least, for moments by chains
 # |z| of a residual that is called one: chance alone gives it in 1 of 200,000, with 64 chains
@@ -54,6 +56,9 @@ def moment_figures(
     `infeasible` says why no law, or none with finite parameters, has such moments, where that is
     certain. Writes `moments.png`. Yields progress; returns the figures.
     """
+    # brings SciPy's optimizers, that most runs do without
+    from pipeline.evaluation.maximum_entropy import against_truth, maximum_entropy
+
     section = terms_of(config.objective)["moments"]
     assert isinstance(section, MomentsObjective)
     rows = energy.into_domain(noisy_sample(config, data))

@@ -7,7 +7,6 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
-from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
 
@@ -32,6 +31,8 @@ def outlier_score(inside: Tensor, outside: Tensor, weights: Tensor | None = None
 
     Of weighted rows N is (sum w)^2 / sum w^2 (Kish 1965).
     """
+    from sklearn.metrics import roc_auc_score  # half a second's import, that most runs do without
+
     labels = np.repeat([0, 1], [len(inside), len(outside)])
     shares, own, others = None, float(len(inside)), len(outside)
     if weights is not None:

@@ -9,11 +9,10 @@ import numpy as np
 import torch
 from matplotlib.colors import LogNorm
 from matplotlib.figure import Figure
-from scipy.sparse.linalg import svds
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.energies.couplings import one_hot
+from pipeline.energies.letters import one_hot
 from pipeline.evaluation.alignments import Agreement, Comparison, Weighted
 from pipeline.evaluation.energy_histograms import BINS, TOGETHER
 from pipeline.evaluation.outliers import shuffled
@@ -89,6 +88,8 @@ def principal_components(
     [M, L], `[M, 2]`, and the shares of the variance that these have, `[2]`. A letter that is
     missing is taken for the site's mean.
     """
+    from scipy.sparse.linalg import svds  # most runs do without
+
     shares = rows.weights[:, None, None] / rows.weights.sum()
     there = shares * (rows.codes >= 0)[..., None]
     mean = (shares * _one_hot(rows.codes, levels)).sum(0) / np.maximum(there.sum(0), 1e-30)

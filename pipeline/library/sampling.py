@@ -13,8 +13,8 @@ from torch import Tensor
 from pipeline.assembly.kernels import make_kernel
 from pipeline.common.errors import ArgumentError
 from pipeline.config import parts
-from pipeline.config.compose import settings_of
 from pipeline.config.energies import Domain
+from pipeline.config.groups import settings_of
 from pipeline.config.kernels import KernelSection, TunedKernel
 from pipeline.energies.base import Energy
 from pipeline.energies.function import Function

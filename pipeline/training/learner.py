@@ -320,6 +320,7 @@ class Learner:
         elif warm_start is not None:
             warm_start.check_signature(self.energy, "init_from")
             self._fill(warm_start.averaged())
+            self.energy.hold()
             self._average = [parameter.detach().clone() for parameter in self._parameters]
         if rate_factor is not None:
             self._rate_factor = rate_factor

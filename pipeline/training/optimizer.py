@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -90,7 +92,7 @@ def make_optimizer(
         if parameter.requires_grad
     ]
     if config.name == "lbfgs":
-        return torch.optim.LBFGS(
+        return eager(torch.optim.LBFGS)(
             [*(parameter for _, parameter in named), *beside],
             lr=config.learning_rate,
             max_iter=1,
@@ -107,5 +109,21 @@ def make_optimizer(
     fused = not any(hasattr(parameter, "full_tensor") for parameter in decayed) or None
     if config.name == "adam":
         betas = (config.momentum, config.beta2)
-        return torch.optim.AdamW(groups, lr=config.learning_rate, betas=betas, fused=fused)
-    return torch.optim.SGD(groups, config.learning_rate, config.momentum, fused=fused)
+        return eager(torch.optim.AdamW)(groups, lr=config.learning_rate, betas=betas, fused=fused)
+    return eager(torch.optim.SGD)(groups, config.learning_rate, config.momentum, fused=fused)
+
+
+@cache
+def eager(kind: type[torch.optim.Optimizer]) -> type[Any]:
+    """Returns `kind` without what torch wraps its methods in for `torch.compile`. The first call of
+    any that is wrapped imports `torch._dynamo`, which takes as long as all of torch does.
+    """
+    names = ("add_param_group", "zero_grad", "state_dict", "load_state_dict")
+    methods = {name: inspect.unwrap(getattr(kind, name)) for name in names}
+    step = inspect.unwrap(kind.step)
+
+    def without_gradient(self: torch.optim.Optimizer, closure: Any = None) -> Any:
+        with torch.no_grad():
+            return step(self, closure)
+
+    return type(kind.__name__, (kind,), {**methods, "step": without_gradient})

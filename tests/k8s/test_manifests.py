@@ -17,7 +17,7 @@ import pytest
 from k8s import schemas
 from k8s.manifests import RENDERINGS, ROOT, crds_folder, main, problems, render
 from k8s.pods import quantity
-from pipeline.config.compose import conf_directory
+from pipeline.config.groups import conf_directory
 from tests.k8s.broken import CASES, cluster, of_kind, overlay, rendered
 
 pytestmark = pytest.mark.k8s

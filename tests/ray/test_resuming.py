@@ -165,6 +165,48 @@ def test_a_parameter_server_comes_back_from_the_newest_whole_checkpoint(
     assert runner.step()[0].version == 2, "it went on from step 1"
 
 
+def test_with_all_of_another_run_it_ends_as_in_one_process(
+    small: Small, tmp_path: Path, make: Start
+) -> None:
+    """Bit for bit, every part: the other run's weights, moments, chains and random streams."""
+    old = small("deep", "trainer.steps=2")
+    save(trained(old, 2), old, str(tmp_path / "old"), 2)
+    quick = ("evaluation.samples=0", "evaluation.ais_temperatures=0")
+    begun = (f"init_from={tmp_path / 'old'}", "init_what=all")
+    config = small("deep", "trainer.steps=6", *quick, *begun)
+    runners = {
+        "inline": lambda _: InlineRunner(config),
+        "ray": lambda _: make(config, tmp_path / "ray"),
+    }
+    ends = []
+    for name, runner in runners.items():
+        output = str(tmp_path / name)
+        Execution(config, output, make_energy(config, (8, 8)), Display()).carry_out(runner)
+        checkpoint = find(output)
+        assert checkpoint.step == 6
+        parts = checkpoint.manifest.parts
+        ends.append({part: Path(checkpoint.folder, part).read_bytes() for part in parts})
+    assert ends[0] == ends[1]
+
+
+def test_before_its_own_checkpoint_a_run_goes_back_to_the_one_that_it_began_with(
+    small: Small, tmp_path: Path, make: Start
+) -> None:
+    """A parameter server that dies has the other run's weights again; so it is after a rollback to
+    where the run began.
+    """
+    old = small("deep", "trainer.steps=2")
+    other = save(trained(old, 2), old, str(tmp_path / "old"), 2)
+    begun = (f"init_from={tmp_path / 'old'}", "init_what=all")
+    runner = make(small("deep", "trainer.steps=9", *begun), tmp_path / "new")
+    for factor in (None, 0.5):
+        runner.start(other, None, factor)
+        assert runner.step()[0].version == 3
+        assert runner.step()[0].version == 4
+        ray.kill(runner.servers.first, no_restart=False)
+        assert runner.step()[0].version == 3
+
+
 def test_damage_is_the_same_error_through_ray(small: Small, tmp_path: Path, make: Start) -> None:
     config = small("rbm")
     checkpoint = save(trained(config, 2), config, str(tmp_path), 2)

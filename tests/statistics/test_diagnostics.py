@@ -6,6 +6,7 @@ import warnings
 
 import numpy as np
 import pytest
+from arviz_stats.base.array import array_stats
 
 from pipeline.evaluation.diagnostics import effective_sample_size, split_r_hat
 
@@ -49,6 +50,18 @@ def test_r_hat_sees_what_has_not_mixed() -> None:
     wide[0] *= 3
     for broken in (shifted, wide, trend):
         assert float(split_r_hat(broken)) > 1.1
+
+
+@pytest.mark.parametrize("draws", [7, 100])
+def test_r_hat_is_that_of_arviz(draws: int) -> None:
+    """Of normal draws, heavy tails, few levels with ties, and a chain apart; to rounding."""
+    generator = np.random.default_rng(0)
+    x = generator.standard_normal((5, draws, 4))
+    x[..., 1] = generator.standard_cauchy((5, draws))
+    x[..., 2] = generator.integers(0, 3, (5, draws))
+    x[0, :, 3] += 1
+    expected = array_stats.rhat(x, chain_axis=0, draw_axis=1)
+    np.testing.assert_allclose(split_r_hat(x), expected, rtol=1e-12)
 
 
 def test_what_tells_nothing_is_nan() -> None:

@@ -9,11 +9,15 @@ from functools import cache
 
 import pytest
 import torch
+from scipy.special import stdtrit
 from torch import Tensor
 
 from benchmarks.coverage import score
 from benchmarks.known_laws import KNOWN, Known
 from pipeline.evaluation.log_partition import (
+    BATCHES,
+    STUDENT,
+    TAIL,
     LogPartition,
     bennett,
     effective_number,
@@ -54,6 +58,10 @@ def test_bennetts_estimate_has_the_least_error() -> None:
     both, one = ([bennett(*pair) for pair in pairs], [log_mean_exp(pair[0]) for pair in pairs])
     errors = [float((torch.tensor(some) - RATIO).square().mean().sqrt()) for some in (both, one)]
     assert errors[0] < 0.4 * errors[1]
+
+
+def test_the_quantile_of_students_t() -> None:
+    assert pytest.approx(stdtrit(BATCHES - 1, 1 - TAIL), rel=1e-14) == STUDENT
 
 
 def test_effective_number() -> None:

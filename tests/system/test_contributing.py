@@ -14,7 +14,8 @@ import pytest
 
 from pipeline.assembly.kernels import make_kernel
 from pipeline.config import parts
-from pipeline.config.compose import choices, compose, conf_directory
+from pipeline.config.compose import compose
+from pipeline.config.groups import choices, conf_directory
 from pipeline.config.kernels import TunedKernel
 from pipeline.train import run
 from tests.statistics.laws import law, require

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 import pipeline
-from pipeline.config.compose import choices
+from pipeline.config.groups import choices
 from pipeline.train import main
 
 COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=20", "checkpoint.every=100000")

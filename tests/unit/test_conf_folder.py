@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipeline.common.errors import ConfigError
-from pipeline.config.compose import choices, compose, conf_directory
+from pipeline.config.compose import compose
+from pipeline.config.groups import choices, conf_directory
 
 
 def test_another_folder_is_used(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -19,7 +19,8 @@ from pipeline.assembly.energies import make_energy
 from pipeline.assembly.learner import make_terms
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
-from pipeline.config.compose import choices, compose, conf_directory, validate
+from pipeline.config.compose import compose, validate
+from pipeline.config.groups import choices, conf_directory
 from pipeline.config.help import page
 from pipeline.config.keys import describe
 from pipeline.config.objectives import MixtureObjective

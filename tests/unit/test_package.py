@@ -35,7 +35,8 @@ def test_the_wheel_brings_its_configuration(tmp_path: Path) -> None:
     }
     assert shipped == {path.relative_to(ROOT / "conf") for path in (ROOT / "conf").rglob("*.yaml")}
     question = (
-        "from pipeline.config.compose import compose, conf_directory; print(conf_directory(),"
+        "from pipeline.config.compose import compose\n"
+        "from pipeline.config.groups import conf_directory\nprint(conf_directory(),"
         " compose().name)"
     )
     answer = subprocess.run(

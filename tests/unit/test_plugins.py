@@ -14,7 +14,8 @@ import pytest
 from pipeline.assembly.kernels import make_kernel
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
-from pipeline.config.compose import choices, compose
+from pipeline.config.compose import compose
+from pipeline.config.groups import choices
 from pipeline.config.keys import describe
 from pipeline.kernels.base import Kernel
 
@@ -128,7 +129,8 @@ def test_names_are_offered_without_an_import(tmp_path: Path) -> None:
     write_metadata(tmp_path, {"pipeline.kernels": {"cauchy_walk": "own_parts:CAUCHY_WALK"}})
     check = (
         "import sys; sys.path[:0] = sys.argv[1:]\n"
-        "from pipeline.config.compose import choices, compose\n"
+        "from pipeline.config.compose import compose\n"
+        "from pipeline.config.groups import choices\n"
         "compose([]); assert 'cauchy_walk' in choices('kernel')\n"
         "print([m for m in ('own_parts', 'torch') if m in sys.modules])"
     )

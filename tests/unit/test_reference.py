@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.config.compose import choices
+from pipeline.config.groups import choices
 from pipeline.config.parts import KERNELS, PARTS, names
 from pipeline.reference import configmaps, kernels, objectives
 
