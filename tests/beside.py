@@ -19,6 +19,7 @@ BY_HAND = {
     "mnist_rbm500": ("data.path=x",),
     "fasta": ("data.path=x", "energy=potts", "kernel=gibbs"),
     "protein_potts": ("data.path=x",),
+    "rna_potts": ("data.path=x",),
     "quadratic": (*BINARY, "kernel=single_site"),
     "none": ("experiment=maxent_moments",),
     "ising": ("experiment=maxent_ising",),

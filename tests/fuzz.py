@@ -110,6 +110,7 @@ BASES: tuple[tuple[str, ...], ...] = (
         *("data=fasta", "data.path=family.fasta", "data.alphabet=rna", "data.held_out=5"),
         *("energy=potts", "energy.levels=5", "kernel=gibbs"),
     ),
+    ("experiment=rna_potts", "data.path=family.fasta", "data.held_out=5"),
 )
 NUMBERS = (
     *("0", "1", "-1", "2", "3", "5", "17", "0.5", "1.5", "-0.0", "1e-300", "1e300", "1e400", "nan"),

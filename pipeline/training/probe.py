@@ -93,7 +93,7 @@ class Probe:
         return self._of_rows(energy) | alike if self._count else alike
 
     def _of_chains(self, energy: Energy, chains: Rows) -> dict[str, float]:
-        """What needs no energies."""
+        """The figures of chains, by their positions alone."""
         positions, found = energy.visible(chains.position), {}
         if self._likeness is not None:
             found = self._likeness.figures(_joined(positions, chains.context))
