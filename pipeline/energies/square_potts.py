@@ -31,7 +31,7 @@ class SquarePotts(Energy):
         return self._with_pulls(x)[0]
 
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
-        """As `PottsModel` has them, and at `beta` = 1 alone."""
+        """The energies and the gradient that `PottsModel` has, at `beta` = 1 alone."""
         assert beta is None
         energy, pulls = self._with_pulls(x)
         gradient = -(pulls + self.field).view(-1, self.dimension, int(self.levels or 2))
