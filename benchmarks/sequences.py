@@ -28,13 +28,11 @@ from benchmarks.harness import say
 from pipeline.assembly.data import open_data
 from pipeline.assembly.learner import make_learner
 from pipeline.config.compose import compose
-from pipeline.data.base import DataSet
-from pipeline.data.row_weights import RowWeights
 from pipeline.energies.potts import PottsModel
 from pipeline.evaluation.contacts import contact_scores
 
 SETTINGS = (
-    *("experiment=protein_potts", "data.focus=DYR_ECOLI", "data.held_out=1"),
+    *("experiment=protein_potts", "data.focus=DYR_ECOLI", "data.held_out=0"),
     *("cluster=inline", "metrics.port=0"),
 )
 
@@ -45,22 +43,10 @@ def numbers(file: Path, column: int) -> np.ndarray:
         return np.array([line.split()[column] for line in lines], np.float64)
 
 
-def with_held_out(data: DataSet) -> DataSet:
-    """Returns the data with held-out rows among the training rows."""
-    held_out, sample = data.row_weights
-    assert held_out is not None
-    assert sample is not None
-    return data._replace(
-        rows=data.rows + len(data.held_out),
-        sample=torch.cat([data.sample, data.held_out]),
-        row_weights=RowWeights(held_out, torch.cat([sample, held_out])),
-    )
-
-
 def measure(folder: Path, iterations: int) -> dict[str, float]:
     """Trains, and returns the figures."""
     config = compose([*SETTINGS, f"data.path={folder / 'DHFR.a2m.gz'}"])
-    data = with_held_out(open_data(config))
+    data = open_data(config)
     weights = numbers(folder / "DHFR_weights_raw.txt.gz", 0)
     clock, spent = time.perf_counter(), time.process_time()
     learner = make_learner(config, data)

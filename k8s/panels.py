@@ -177,12 +177,25 @@ TRAINING = (
         "none",
         one(f"ebm_version{RUN} - (ebm_log_likelihood_version{RUN} > 0)", "versions"),
         low=0,
+        width=4,
     ),
     Chart(
         "Pseudo-likelihood",
         "Mean pseudo-log-likelihood of held-out rows, of models over levels.",
         "suffix: nats",
         one(f"ebm_pseudo_log_likelihood_nats{RUN}", "pseudo-log-likelihood"),
+        width=5,
+    ),
+    Chart(
+        "Covariances of sequences",
+        "Two-site covariances of the chains against those of the training sequences: Pearson's"
+        " correlation, and the slope of the least-squares line.",
+        "none",
+        (
+            *one(f"ebm_two_site_pearson{RUN}", "Pearson"),
+            *one(f"ebm_two_site_slope{RUN}", "slope"),
+        ),
+        width=5,
     ),
     Chart(
         "Gradient norm",
@@ -190,6 +203,7 @@ TRAINING = (
         "none",
         one(f"ebm_gradient_norm{RUN}", "norm"),
         logarithmic=True,
+        width=5,
     ),
     Chart(
         "Learning rate",
@@ -197,6 +211,7 @@ TRAINING = (
         "none",
         one(f"ebm_learning_rate{RUN}", "learning rate"),
         low=0,
+        width=5,
     ),
     Chart(
         "Verdicts",

@@ -26,7 +26,8 @@ Python, all of them: pipeline.evaluate.evaluate(URL, rows=...).
     mutations=FILE of a run on data=fasta, the effects of mutations: E(mutant) - E(wild type), the
                    wild type being the focus sequence. The CSV file has a column `mutant`, such as
                    A24G by the numbers of the sites, or A24G:L28I; a column `score` of measured
-                   values is compared by Spearman's correlation. Written to mutations.csv.
+                   values is compared by Spearman's correlation. Written to mutations.csv, and
+                   those of all single mutants drawn as mutations.png.
 
     python -m pipeline.evaluate run=runs/latest --json
     python -m pipeline.evaluate run=runs/latest evaluation.samples=0 points=images.npy

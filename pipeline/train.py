@@ -235,10 +235,18 @@ def _slowed(summary: Mapping[str, Any]) -> list[str]:
 
 
 def _ended_early(summary: Mapping[str, Any]) -> list[str]:
-    """The line on a run that ended before its last step, since its figure got no better."""
+    """The line on a run that ended before its last step: its chains agree with the data, or its
+    figure got no better.
+    """
     if "ended_early" not in summary:
         return []
     ended = summary["ended_early"]
+    if "until_pearson" in ended:
+        return [
+            f"  ended early the chains' two-site covariances correlate with the training rows' at"
+            f" {ended['reached']:.3f} (slope {ended['slope']:.2f}), as"
+            f" trainer.until_pearson={ended['until_pearson']:g} asks"
+        ]
     return [
         f"  ended early {ended['figure']} has not been better than {ended['best']:.4g} since step"
         f" {ended['best_step']}"

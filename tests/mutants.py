@@ -159,8 +159,8 @@ MUTANTS = [
     mutant(
         "RBM: sign of the free energy",
         "pipeline/energies/rbm.py",
-        "return self.visible_energy(x) - softplus( linear(",
-        "return self.visible_energy(x) + softplus(linear(",
+        "field = self.hidden_field(self.features(x)) return self.visible_energy(x) -",
+        "field = self.hidden_field(self.features(x))\n        return self.visible_energy(x) +",
         "tests/statistics/test_rbms.py",
         "-k=free_energy",
     ),

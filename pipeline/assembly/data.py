@@ -33,7 +33,7 @@ def open_data(config: RunConfig) -> DataSet:
     where they are not rows.
     """
     path = getattr(config.data, "path", None)
-    for name in ("path", "held_out_path"):
+    for name in ("path", "held_out_path", "contacts"):
         if (url := getattr(config.data, name, None)) is not None:
             check_input(url, f"data.{name}")
     try:
@@ -176,20 +176,33 @@ def _check_rows(config: RunConfig, data: DataSet) -> None:
         raise ConfigError("chains.kept_contexts", config.chains.kept_contexts, remedy)
     if isinstance(config.energy, LabelledSection):
         _check_labels(config, config.energy.classes, data)
+    if config.evaluation.live and config.data.discrete_levels:
+        _check_complete(data)
     if config.trainer.batch_size is None:
         _check_all_rows(config, data)
     elif config.trainer.batch_size > data.rows:
         remedy = f"the data have {data.rows} training rows; use at most that"
         raise ConfigError("trainer.batch_size", config.trainer.batch_size, remedy)
     box = config.energy.domain.box
-    low = float(min(data.sample.min(), data.held_out.min()))
-    high = float(max(data.sample.max(), data.held_out.max()))
+    ends = [torch.aminmax(rows) for rows in (data.sample, data.held_out) if len(rows)]
+    low, high = float(min(end[0] for end in ends)), float(max(end[1] for end in ends))
     if box is not None and (low < box[0] or high > box[1]):
         raise ConfigError(
             "energy.box",
             list(box),
             f"the data reach from {low:g} to {high:g}; the box must hold them",
         )
+
+
+def _check_complete(data: DataSet) -> None:
+    """There are rows of which a likelihood can be told while a run goes on."""
+    complete = data.complete()
+    if not len(complete.held_out) or len(complete.sample) < 2:
+        remedy = (
+            f"a likelihood is of sequences that lack no letter: {len(complete.held_out)} held-out"
+            f" ones do not, and {len(complete.sample)} training ones; use false, or data.gaps=state"
+        )
+        raise ConfigError("evaluation.live", True, remedy)
 
 
 def _check_all_rows(config: RunConfig, data: DataSet) -> None:
@@ -207,8 +220,10 @@ def _check_all_rows(config: RunConfig, data: DataSet) -> None:
 
 
 def _check_enough(config: RunConfig, data: DataSet) -> None:
-    """There are two training rows at least, since one has no spread, and one row held out."""
-    if not len(data.held_out):
+    """There are two training rows at least, since one has no spread, and one row held out, unless
+    none is to be.
+    """
+    if config.data.held_out and not len(data.held_out):
         raise ConfigError(
             "data.held_out", config.data.held_out, "no row is left to score; keep out one or more"
         )

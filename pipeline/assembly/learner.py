@@ -17,6 +17,7 @@ from pipeline.assembly.data import (
     sample_weights,
 )
 from pipeline.assembly.energies import make_energy
+from pipeline.assembly.graph import restrict
 from pipeline.assembly.refusals import refusing
 from pipeline.common.process import keep_freed_memory
 from pipeline.common.rng import torch_generator
@@ -38,6 +39,7 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
     keep_freed_memory()
     energy = make_energy(config, data.shape, data.context_shape)
     initialise(config, energy, data)
+    restrict(config, energy, data)
     rows, context = energy.into_domain(noisy_sample(config, data)), first_contexts(data, 1)
     dtype = next(energy.parameters()).dtype
     terms = make_terms(

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pipeline.assembly.data import of_kinds, open_data
 from pipeline.assembly.devices import check_device
 from pipeline.assembly.energies import make_energy
+from pipeline.assembly.graph import restrict
 from pipeline.assembly.memory import (
     check_chains,
     check_evaluation,
@@ -33,6 +34,7 @@ def prepare(config: RunConfig) -> tuple[RunConfig, DataSet, Energy]:
             config = of_kinds(config, data)
         with refusing_excess("energy", config.energy):
             energy = make_energy(config, data.shape, data.context_shape)
+            restrict(config, energy, data)
         check_chains(config, energy.dimension)
         check_evaluation(config, energy.dimension)
         rehearse(config, energy, data)

@@ -93,7 +93,7 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     """
     raw = copy.deepcopy(stored)
     keys = [text.partition("=")[0] for text in overrides]
-    chosen = {"kernel": raw["kernel"]["name"], "data": raw["data"]["name"]}
+    chosen = {group: raw[group]["name"] for group in ("kernel", "data", "energy")}
     if "inner" in raw["kernel"]:
         chosen["kernel.inner"] = raw["kernel"]["inner"]["name"]
     if "kernel" in keys:
@@ -104,6 +104,8 @@ def reconfigured(stored: dict[str, Any], overrides: Sequence[str]) -> RunConfig:
     )
     # of a training run's beginning, and of places where its figures go: older checkpoints have none
     raw |= {key: given[key] for key in ("init_what", "recorders")}
+    for group in ("data", "energy"):  # settings that older checkpoints lack have their defaults
+        raw[group] = {**given[group], **raw[group]}
     for key in keys:
         *path, last = key.split(".")
         target, source = raw, given

@@ -13,6 +13,9 @@ from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.config.staleness import check_staleness
 
+OF_HELD_OUT = ("held_out", "log_likelihood")
+"""What is in the names of figures of held-out rows."""
+
 
 def check_combinations(config: RunConfig) -> None:
     """Raises `ConfigError` for the first combination that makes no sense."""
@@ -32,9 +35,13 @@ def check_combinations(config: RunConfig) -> None:
         check_staleness(config, config.contrastive)
     _check_all_rows(config)
     _check_line_search(config)
+    _check_natural(config)
     _check_pools(config)
     _check_patience(config)
+    _check_until(config)
     _check_live(config)
+    _check_held_out(config)
+    _check_contacts(config)
     _check_ranks(config)
     _check_devices(config)
 
@@ -66,8 +73,8 @@ def _check_energy_of(config: RunConfig, name: str, objective: ObjectiveSection) 
             " cd"
         )
         raise ConfigError("objective", name, remedy)
-    if objective.needs_features and not energy.has_features:
-        remedy = f"energy={energy.name} declares no features; use energy=maxent"
+    if objective.needs_features and not (energy.has_features or energy.has_couplings):
+        remedy = f"energy={energy.name} declares no features; use energy=maxent or potts"
         raise ConfigError("objective", name, remedy)
     if objective.needs_labels and not energy.has_labels:
         remedy = f"energy={energy.name} knows no labels; use energy=label_mlp"
@@ -199,6 +206,13 @@ def _check_line_search(config: RunConfig) -> None:
         raise ConfigError("optimizer.name", "lbfgs", remedy)
 
 
+def _check_natural(config: RunConfig) -> None:
+    """A natural gradient wants a Fisher information."""
+    if config.optimizer.name == "natural" and not config.energy.has_couplings:
+        remedy = f"it is that of energy=potts; with energy={config.energy.name} use adam or sgd"
+        raise ConfigError("optimizer.name", "natural", remedy)
+
+
 def _check_pools(config: RunConfig) -> None:
     """The bounds on pools agree, and on the rounds of each."""
     chains, trainer = config.chains, config.trainer
@@ -246,6 +260,29 @@ def _check_live(config: RunConfig) -> None:
         raise ConfigError("evaluation.live", True, remedy)
 
 
+def _check_held_out(config: RunConfig) -> None:
+    """Nothing asks for a figure of held-out rows where none is kept out."""
+    if config.data.held_out or not config.data.has_rows:
+        return
+    remedy = "is of held-out rows, and data.held_out=0 keeps none; use {}, or keep some out"
+    if config.evaluation.live:
+        raise ConfigError("evaluation.live", True, remedy.format("false"))
+    best = config.checkpoint.keep_best
+    if best is not None and any(name in best for name in OF_HELD_OUT):
+        raise ConfigError("checkpoint.keep_best", best, remedy.format("ebm_loss or null"))
+    judged = config.evaluation.judged
+    if judged is not None and judged.figure.startswith("test_"):
+        raise ConfigError("evaluation.judged.figure", judged.figure, remedy.format("another"))
+
+
+def _check_contacts(config: RunConfig) -> None:
+    """A known structure's contacts are held against couplings."""
+    contacts = getattr(config.data, "contacts", None)
+    if contacts is not None and not config.energy.has_couplings:
+        remedy = f"energy={config.energy.name} has no couplings; use null, or energy=potts"
+        raise ConfigError("data.contacts", contacts, remedy)
+
+
 def _check_patience(config: RunConfig) -> None:
     """Patience is with a figure."""
     if config.trainer.patience is not None and config.checkpoint.keep_best is None:
@@ -255,6 +292,28 @@ def _check_patience(config: RunConfig) -> None:
             "it waits for a better figure; name one, as in"
             " checkpoint.keep_best=ebm_held_out_gap_nats, or use null",
         )
+
+
+def _check_until(config: RunConfig) -> None:
+    """Covariances are of letters, of chains under one law, and looked at."""
+    until, remedy = config.trainer.until_pearson, None
+    if until is None:
+        return
+    if not config.energy.domain.levels:
+        remedy = f"{config.energy.where}, whose rows have no letters to count; use null"
+    elif not config.pools:
+        remedy = f"objective={config.objective.name} has no chains; use pcd, or null"
+    elif config.conditional:
+        remedy = f"energy={config.energy.name} has a law for each context; use null"
+    elif not config.metrics.held_out_every:
+        remedy = "nobody looks with metrics.held_out_every=0; use 10"
+    elif config.trainer.replicas > 1:
+        remedy = (
+            f"each of trainer.replicas={config.trainer.replicas} ranks has a part of the chains;"
+            " use 1"
+        )
+    if remedy is not None:
+        raise ConfigError("trainer.until_pearson", until, remedy)
 
 
 def _check_ranks(config: RunConfig) -> None:

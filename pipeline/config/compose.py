@@ -27,7 +27,10 @@ from pipeline.config.groups import (
 )
 from pipeline.config.run import GROUPS, RunConfig
 
-PATH_KEYS = ("output", "init_from", "data.path", "data.held_out_path", "metrics.address")
+PATH_KEYS = (
+    *("output", "init_from", "metrics.address"),
+    *("data.path", "data.held_out_path", "data.weights_path", "data.contacts", "energy.edges"),
+)
 # a choice of the group `kernel` at another place, as people write it and as Hydra does
 INNER, INNER_GROUP = "kernel.inner=", "kernel@kernel.inner="
 # dictionaries whose keys are another function's affair
@@ -94,7 +97,8 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             composed = hydra_compose("config", list(overrides))
         raw = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    # a ValueError is of a key under a list that is no number
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _unknown_key(overrides, str(error)) from error
     assert isinstance(raw, dict)
     raw = _without_strangers({str(key): value for key, value in raw.items()}, given)

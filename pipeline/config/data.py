@@ -12,8 +12,10 @@ from pipeline.config.fields import (
     Names,
     NamesOrAuto,
     NonNegativeFloat,
+    NonNegativeInt,
     OpenProbability,
     Part,
+    PositiveFloat,
     PositiveInt,
     Shape,
     Url,
@@ -241,6 +243,12 @@ class FastaData(DataSection):
 
     images: ClassVar[bool] = False
     noise: ClassVar[float] = 0.0  # type: ignore[misc]
+    held_out: Annotated[NonNegativeInt | OpenProbability, Field(union_mode="left_to_right")] = (
+        about(
+            "sequences kept out of training: a count, or a share of all of them below 1; 0: none,"
+            " and no figure is of sequences that the model has not seen"
+        )
+    )
     path: Url = about("FASTA, a2m, a3m or Stockholm file, gzipped or not: a path or an fsspec URL")
     alphabet: Annotated[str, Field(min_length=2, max_length=127)] = about(
         "protein, rna, dna, or the letters themselves, such as '_*^'"
@@ -262,6 +270,11 @@ class FastaData(DataSection):
     weights_path: Url | None = about(
         "file of weights in their place, one a line for each sequence; null: none"
     )
+    contacts: Url | None = about(
+        "table of pairs of sites that touch in a known structure, or of pairs and their distances,"
+        " angstrom, which the strongest couplings are held against; null: none"
+    )
+    contact_distance: PositiveFloat = about("angstrom, below which sites of data.contacts touch")
 
     @property
     def named(self) -> bool:

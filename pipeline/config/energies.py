@@ -19,6 +19,7 @@ from pipeline.config.fields import (
     Repeats,
     Section,
     Sizes,
+    Url,
     Widths,
     about,
 )
@@ -208,6 +209,10 @@ class RBMEnergy(RBMSection):
 
 class PottsRBMEnergy(RBMSection):
     levels: Levels = about("q, the values 0, ..., q-1 of a component")
+    units: Literal["bernoulli", "gaussian", "drelu"] = about(
+        "the hidden units: bernoulli: 0 or 1; gaussian: real, as in a Hopfield-Potts model; drelu:"
+        " double rectified linear (Tubiana, Cocco & Monasson 2019)"
+    )
 
     @property
     def domain(self) -> Domain:
@@ -256,10 +261,21 @@ class PottsEnergy(EnergySection):
     by_site: ClassVar[bool] = True
     has_conditionals: ClassVar[bool] = True
     levels: Levels = about("q, the values 0, ..., q-1 of a component")
+    edges: Url | None = about(
+        "table of pairs of sites, such as a contacts.txt; couplings of all others are held at 0;"
+        " null: all pairs are coupled"
+    )
+    edge_share: Annotated[float, Field(gt=0, le=1)] = about(
+        "of the pairs in energy.edges those of the largest scores are taken, this share of them"
+    )
 
     @property
     def domain(self) -> Domain:
         return Domain(self.levels, None)
+
+    @property
+    def arguments(self) -> dict[str, Any]:
+        return {"levels": self.levels}
 
 
 class QuadraticEnergy(EnergySection):

@@ -8,7 +8,10 @@ from pydantic import Field
 
 from pipeline.config.fields import Names, NonNegativeInt, Section, Url, about
 
-OVERRIDABLE = ("evaluation", "kernel", "data.path", "data.held_out_path")
+OVERRIDABLE = (
+    *("evaluation", "kernel", "data.path", "data.held_out_path"),
+    *("data.contacts", "data.contact_distance"),
+)
 
 
 class Settings(Section):

@@ -102,8 +102,10 @@ def parse(arguments: Sequence[str]) -> Sweep:
         raise ConfigError("sweep", "too many trials", f"at most {MOST_TRIALS:,}; give fewer values")
     for trial in trials:
         config = compose([*fixed, *trial, *OWN])
-        if settings.figure is None and (config.conditional or not config.data.has_rows):
+        if settings.figure is None and (config.conditional or not config.data.held_out):
             what = f"energy={config.energy.name} on data={config.data.name}"
+            if config.data.has_rows and not config.data.held_out:
+                what += " with data.held_out=0"
             remedy = f"{what} has no held-out log-likelihood; name a figure of metrics.jsonl"
             raise ConfigError(f"{PREFIX}figure", "null", remedy)
     return Sweep(settings, swept, fixed, trials, base)

@@ -110,6 +110,24 @@ class DataSet(NamedTuple):
             weights = weights._replace(sample=weights.sample[there])
         return self._replace(sample=self.sample[there], missing=None, row_weights=weights)
 
+    def complete(self) -> DataSet:
+        """The same with those rows alone that have all their letters: over levels, one that is
+        below 0 is missing.
+        """
+        whole = [bool((rows >= 0).all()) for rows in (self.held_out, self.sample)]
+        if all(whole):
+            return self
+        full = [(rows >= 0).flatten(1).all(1) for rows in (self.held_out, self.sample)]
+        weights = [
+            None if of is None else of[kept]
+            for of, kept in zip(self.row_weights, full, strict=True)
+        ]
+        return self._replace(
+            held_out=self.held_out[full[0]],
+            sample=self.sample[full[1]],
+            row_weights=RowWeights(*weights),
+        )
+
     @property
     def kinds(self) -> tuple[int, ...] | None:
         """The q of each number of a row that is one of q categories, 0 of the others; None where
@@ -251,9 +269,10 @@ def channels_last(shape: tuple[int, ...]) -> bool:
 
 def held_out_of(held_out: float, rows: int) -> int:
     """Returns how many of so many `rows` are kept out: `held_out` is a count, or a share below 1,
-    of which one row is kept out at least. Raises `ConfigError` where no training row is left.
+    of which one row is kept out at least where it is above 0. Raises `ConfigError` where no
+    training row is left.
     """
-    count = int(held_out) if held_out >= 1 else max(1, round(held_out * rows))
+    count = int(held_out) if held_out >= 1 or not held_out else max(1, round(held_out * rows))
     if count >= rows:
         raise ConfigError(
             "data.held_out", held_out, f"there are {rows} rows in all; keep out fewer"

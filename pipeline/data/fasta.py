@@ -9,14 +9,17 @@ import numpy as np
 import torch
 
 from pipeline.common.errors import ConfigError, DataError
-from pipeline.config.data import GAP, FastaData
+from pipeline.config.data import ALPHABETS, GAP, FastaData
 from pipeline.data.alignment_files import GAPS, Alignment, read_alignment, text_of
 from pipeline.data.base import DataSet, held_out_of, in_memory
+from pipeline.data.contact_map import ContactMap, read_contacts
 from pipeline.data.similarity import Neighbours, held_out_clusters
 from pipeline.storage.files import exists, locate
 
 MISSING, AMBIGUOUS, UNKNOWN = -1, -2, -3
 """Codes of a gap that is no state, of a letter that stands for several, and of what is none."""
+NUCLEIC = 100
+"""Letters of an alignment that are taken for nucleic acids where none is of a protein alone."""
 
 
 class Sequences(NamedTuple):
@@ -26,7 +29,7 @@ class Sequences(NamedTuple):
     sequence, or columns of the alignment, and `focus` has the letters there: of the focus sequence,
     or the most frequent ones. `names` and `weights` [N] are of all sequences in the order of the
     file; those that are left out, `dropped` of them for their letters, have weight 0. `training`
-    has the names of the training rows.
+    has the names of the training rows. `contacts` are those of a known structure.
     """
 
     alphabet: str
@@ -36,6 +39,7 @@ class Sequences(NamedTuple):
     weights: np.ndarray
     dropped: int
     training: list[str]
+    contacts: ContactMap | None = None
 
     @property
     def effective(self) -> float:
@@ -57,9 +61,10 @@ def fasta(config: FastaData) -> DataSet:
     """Opens the alignment at data.path as rows of letters, [L] float32 of 0, ..., q-1; with
     data.gaps=ignore, of -1 where there is a gap.
 
-    Weights and clusters are of all sequences; held-out ones are whole clusters. Raises
-    `ConfigError` where no training row is left, there is no focus sequence or the weights do not
-    fit, `DataError` where it is no alignment or has letters that are none.
+    Weights and clusters are of all sequences; held-out ones are whole clusters, or none with
+    data.held_out=0. Raises `ConfigError` where no training row is left, there is no focus sequence
+    or the weights or contacts do not fit, `DataError` where it is no alignment, has letters that
+    are none, or a row of contacts is none.
     """
     place = locate(config.path, "data.path")
     if not exists(place):
@@ -79,7 +84,7 @@ def fasta(config: FastaData) -> DataSet:
     out = held_out_clusters(
         neighbours.clusters, held_out_of(config.held_out, len(rows)), config.split_seed
     )
-    if not out.any():
+    if config.held_out and not out.any():
         remedy = (
             f"every cluster of sequences that are {config.identity} identical is larger; keep out"
             " more, or raise data.identity"
@@ -88,6 +93,9 @@ def fasta(config: FastaData) -> DataSet:
     values = torch.from_numpy(rows.astype(np.float32))
     names = [alignment.names[number] for number in np.flatnonzero(kept)[~out]]
     sequences = _told(config, alignment, rows, sites, weights, names)
+    if config.contacts is not None:
+        known = read_contacts(config.contacts, sequences.numbering, config.contact_distance)
+        sequences = sequences._replace(contacts=known)
     counted = torch.from_numpy(weights[kept])
     alike = bool((counted == 1).all())
     split = (None, None) if alike else (counted[~out], counted[out])
@@ -101,6 +109,10 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
     """
     columns = _sites(config, alignment)
     codes = _codes(config)[alignment.text]
+    other = _other_alphabet(config, alignment)
+    if other and config.alphabet == "protein" and codes.size >= NUCLEIC:
+        remedy = f"all letters are those of {other}; set data.alphabet={other}"
+        raise DataError("data.alphabet", config.alphabet, remedy)
     unknown = codes == UNKNOWN
     if not unknown.any() and config.ambiguous == "refuse":
         unknown = codes == AMBIGUOUS
@@ -109,7 +121,7 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
         letter = chr(alignment.text[row, column])
         remedy = (
             f"sequence {alignment.names[row]}, column {column + 1}: {letter!r} is no letter of"
-            f" {config.letters!r}; set data.alphabet"
+            f" {config.letters!r}; set data.alphabet{f'={other}' if other else ''}"
         )
         if config.ambiguous == "refuse":
             remedy += ", or data.ambiguous=drop or gap"
@@ -120,6 +132,21 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
         remedy = "leaves fewer than two sequences; use gap"
         raise ConfigError("data.ambiguous", config.ambiguous, remedy)
     return codes, columns, kept
+
+
+def _other_alphabet(config: FastaData, alignment: Alignment) -> str | None:
+    """Returns the known alphabet, another than the one that is set, that all letters are of."""
+    text = bytes(np.unique(alignment.text)).decode("latin-1").upper()
+    present = set(text) - set(GAPS.decode())
+    if present <= set("ACGTN") and "T" in present:
+        found = "dna"
+    elif present <= set("ACGUN") and "U" in present:
+        found = "rna"
+    elif present <= set(ALPHABETS["protein"] + "X*"):
+        found = "protein"
+    else:
+        return None
+    return found if config.named and found != config.alphabet else None
 
 
 def _gap_code(config: FastaData) -> int:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pipeline.energies.couplings import Letters
+from pipeline.energies.letters import Letters
 
 BLOCK = 128
 """Sequences that all others are compared with at once."""
@@ -92,15 +92,20 @@ def held_out_clusters(clusters: np.ndarray, held_out: int, split_seed: int) -> n
     return np.isin(clusters, taken)
 
 
-def nearest(codes: np.ndarray, among: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def nearest(
+    codes: np.ndarray, among: np.ndarray, own: np.ndarray | None = None
+) -> tuple[np.ndarray, np.ndarray]:
     """Of each of the sequences `codes` [M, L] the number of the first that is most like it `among`
     others [N, L], and the share of sites where both have the same letter, `[M]` each. Codes below 0
-    are of letters that are missing, and like none.
+    are of letters that are missing, and like none. Sequences that are among the others themselves,
+    at the places `own` [M], are not compared with themselves.
     """
     found = np.zeros(len(codes), np.int64)
     identity = np.zeros(len(codes))
-    for number, own in enumerate(codes):
-        same = ((among == own) & (own >= 0)).mean(1)
+    for number, letters in enumerate(codes):
+        same = ((among == letters) & (letters >= 0)).mean(1)
+        if own is not None:
+            same[own[number]] = -1.0
         found[number] = same.argmax()
         identity[number] = same[found[number]]
     return found, identity

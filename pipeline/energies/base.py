@@ -170,6 +170,12 @@ class Energy(nn.Module):
         """The gradient alone, where a model can have it for less."""
         return self.energy_and_gradient(x, beta)[1]
 
+    def pseudo_log_likelihood(self, x: Tensor) -> Tensor | None:  # noqa: ARG002
+        """sum_i log p(x_i | the others) of positions `[N, *shape]` over levels, `[N]` nats, without
+        components that are missing (Besag 1975), where a model has all sites at once; else None.
+        """
+        return None
+
     def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:  # noqa: ARG002
         """E(x) [N] without a graph, and the way back to the weights by hand. None where a model
         has no such way: autograd does it then.
@@ -180,9 +186,20 @@ class Energy(nn.Module):
         """The block's law given the value of the block before it."""
         raise NotImplementedError(f"{type(self).__name__} has no block {block!r}")
 
+    def to_natural_(self, damping: float) -> None:
+        """Turns the gradient in the parameters' `grad` into one times the inverse of a Fisher
+        information. Raises `NotImplementedError` where the energy knows none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} knows no Fisher information")
+
     def initialise(self, rows: Tensor) -> None:
         """Hook for parameters that are best started from the data, `[S, *shape]`; none by
         default.
+        """
+
+    def hold(self) -> None:
+        """Hook: sets parameters that are held at 0 to it, and their `grad`, once a gradient is
+        summed up; none by default.
         """
 
     def differentiable_gradient(self, x: Tensor) -> Tensor:

@@ -25,6 +25,20 @@ def lattice_gas(field: Tensor, coupling: Tensor, level: int) -> Gauged:
     return _moved(field, coupling, lambda values, axis: values.narrow(axis, level, 1))
 
 
+def with_fields(field: Tensor, coupling: Tensor, wanted: Tensor) -> Tensor:
+    """The couplings [L (L-1) / 2, q, q] that give the same energies with the fields `wanted`
+    [L, q], of two sites or more:
+
+        J_ij(a, b) + d_i(a) + d_j(b),   d = (h - wanted) / (L - 1).
+
+    A model whose couplings are tempered then has `wanted` for its base law, whatever its own
+    fields were.
+    """
+    share = (field - wanted) / (len(field) - 1)
+    first, second = torch.triu_indices(len(field), len(field), 1, device=field.device)
+    return coupling + share[first][:, :, None] + share[second][:, None]
+
+
 def _moved(field: Tensor, coupling: Tensor, reference: Callable[[Tensor, int], Tensor]) -> Gauged:
     """h and J less what they are at a `reference` of each letter, a mean or one of the letters."""
     first, second = torch.triu_indices(len(field), len(field), 1, device=field.device)

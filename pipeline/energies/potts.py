@@ -2,26 +2,26 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
-from torch.nn.functional import embedding_bag
 
-from pipeline.common.rng import Source
+from pipeline.common.rng import Source, uniform_like
 from pipeline.energies.base import Energy, Pull
 from pipeline.energies.conditionals import Categorical
 from pipeline.energies.couplings import (
-    Letters,
     chosen,
     columns,
     pair_energies,
+    pairs_behind,
     pulls_of,
-    site_blocks,
     weighted_counts,
 )
 from pipeline.energies.discrete import enumerated
+from pipeline.energies.letters import Letters, site_blocks
 from pipeline.energies.site_likelihood import SiteLikelihood
 
 
@@ -41,12 +41,14 @@ class PottsModel(Energy):
     blocks = ("ascending", "descending")
     undecayed = ("field",)
     levels: int
+    shares: Tensor
 
     def __init__(self, shape: Sequence[int], levels: int) -> None:
         super().__init__(shape, levels=levels)
         sites = self.dimension
         self.field = nn.Parameter(torch.zeros(sites, levels))
         self.coupling = nn.Parameter(torch.zeros(sites * (sites - 1) // 2, levels, levels))
+        self.register_buffer("shares", torch.full((sites, levels), 1 / levels), persistent=False)
         self._tables: tuple[Any, list[Table]] | None = None
 
     def letters(self, x: Tensor) -> Letters:
@@ -105,6 +107,15 @@ class PottsModel(Energy):
 
         return energies, pull
 
+    @torch.no_grad()
+    def pseudo_log_likelihood(self, x: Tensor) -> Tensor:
+        """sum_i log p(x_i | the others), nats, [N], without letters that are missing."""
+        letters, total = self.letters(x), self.field.new_zeros(len(x))
+        for first, last, pulls in pulls_of(letters, self.coupling):
+            logs = pulls.add_(self.field[first:last]).log_softmax(2)
+            total += chosen(logs, letters.x[:, first:last]).sum(1)
+        return total
+
     def site_log_likelihood(self, x: Tensor, weights: Tensor | None = None) -> Tensor:
         """sum_n w_n sum_i log p(x_ni | the others), nats, [], with a graph: the weighted
         log-pseudo-likelihood of the sequences `[N, *shape]` (Besag 1975), without terms for letters
@@ -153,8 +164,56 @@ class PottsModel(Energy):
         single = torch.ones(len(rows)) if weights is None else weights
         counts = self.letters(rows).by_letter(single.to(self.field)[:, None])[..., 0]
         shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-30)
-        fields = shares.mul_(single.sum()).add_(1).log_()
+        seen = shares.mul_(single.sum()).add_(1)
+        self.shares.copy_(seen / seen.sum(1, keepdim=True))
+        fields = seen.log_()
         self.field.copy_(fields - fields.mean(1, keepdim=True))
+
+    def keep_pairs(self, kept: Tensor) -> None:
+        """From now on holds the couplings of all pairs at 0 but those that are `kept`
+        [L (L-1) / 2] bool.
+        """
+        held = (~kept).nonzero()[:, 0].to(self.coupling.device)
+        self.register_buffer("held", held, persistent=False)
+        self.hold()
+
+    @torch.no_grad()
+    def hold(self) -> None:
+        held = getattr(self, "held", None)
+        if held is not None and len(held):
+            for values in (self.coupling, self.coupling.grad):
+                if values is not None:
+                    values.index_fill_(0, held, 0.0)
+
+    @torch.no_grad()
+    def to_natural_(self, damping: float) -> None:
+        """Turns the gradient g in the parameters' `grad` into the natural one, F^-1 g (Amari 1998),
+        with the Fisher information F of independent sites of the frequencies f that `initialise`
+        saw:
+
+            n_ij(a, b) = (g_ij(a, b) - f_i(a) g_j(b) - g_i(a) f_j(b)) / (f_i(a) f_j(b) + damping)
+            n_i(a) = g_i(a) / (f_i(a) + sqrt(damping)) - sum_j sum_b n_ij(a, b) f_j(b)
+
+        The numerator is the gradient in couplings of letters less their frequencies (Montavon &
+        Mueller 2012, "Deep Boltzmann machines and the centering trick"). Without damping, rare
+        letters are moved by the noise of few counts. Couplings that are held have none.
+        """
+        single, pairs, f = self.field.grad, self.coupling.grad, self.shares
+        assert single is not None
+        assert pairs is not None
+        back, free = torch.zeros_like(single), pairs.new_ones(len(pairs), 1, 1)
+        held = getattr(self, "held", None)
+        if held is not None:
+            free[held] = 0.0
+        for i in range(self.dimension - 1):
+            numbers, behind = pairs_behind(self.dimension, i), slice(i + 1, None)
+            own = pairs[numbers]
+            own -= f[i, :, None] * single[behind, None] + single[i, :, None] * f[behind, None]
+            own /= f[i, :, None] * f[behind, None] + damping
+            own *= free[numbers]
+            back[i] += torch.einsum("jab,jb->a", own, f[behind])
+            back[behind] += torch.einsum("jab,a->jb", own, f[i])
+        single.div_(f + math.sqrt(damping)).sub_(back)
 
     def log_sum(self) -> Tensor | None:
         return enumerated(self)
@@ -162,7 +221,7 @@ class PottsModel(Energy):
 
 class Table(NamedTuple):
     """Of the sites from `first` to `last` - 1: the columns of J without the rows of those sites,
-    [L q + 1, B q]; and for each of the sites those rows, [B, B q, q].
+    [L q + 1, B q]; and for each of the sites what they pull it by, [B, q, B q].
     """
 
     first: int
@@ -177,7 +236,7 @@ def make_tables(coupling: Tensor, sites: int) -> list[Table]:
     for first, last in site_blocks(sites, levels):
         others = columns(coupling, sites, first, last)
         own = others[first * levels : last * levels]
-        within = own.view(len(own), last - first, levels).transpose(0, 1).contiguous()
+        within = own.T.reshape(last - first, levels, len(own)).clone()
         own.zero_()
         tables.append(Table(first, last, others, within))
     return tables
@@ -190,7 +249,8 @@ class Sweep(NamedTuple):
     behind it.
 
     Before the sites of a table, the pulls of all others are summed for them at once; those of the
-    few sites within are added one by one.
+    few sites within are a product with their one-hot letters. Letters of a site stand in rows
+    there, and chains in columns, so that few operations pass all chains.
     """
 
     tables: list[Table]
@@ -201,43 +261,52 @@ class Sweep(NamedTuple):
     free: list[bool] | None
 
     def sample(self, generator: Source) -> Tensor:
-        moved = self.position.flatten(1).clone()
+        """By inversion of the sums of the probabilities, with a uniform number a site."""
+        uniform = uniform_like(self.position.flatten(1), generator).T.contiguous()
 
-        def draw(site: int, law: Categorical) -> Tensor:
-            moved[:, site] = law.sample(generator)
-            return moved[:, site]
+        def draw(site: int, logits: Tensor, letters: Tensor) -> None:
+            sums = logits.sub_(logits.amax(0)).exp_().cumsum_(0)
+            # less than the last sum, whatever that has been rounded to
+            passed = sums.gt_(uniform[site].mul_(sums[-1]))
+            letters[0] = passed[0]
+            torch.sub(passed[1:], passed[:-1], out=letters[1:])
 
-        self._go(draw)
-        return moved.view_as(self.position)
+        return self._go(draw)
 
     def log_prob(self, value: Tensor) -> Tensor:
-        to, logs = value.flatten(1), torch.zeros_like(value.flatten(1))
+        to, logs = value.flatten(1).T, torch.zeros_like(value.flatten(1))
+        every = torch.arange(self.field.shape[1], device=value.device)[:, None]
 
-        def follow(site: int, law: Categorical) -> Tensor:
-            logs[:, site] = law.log_prob(to[:, site])
-            return to[:, site]
+        def follow(site: int, logits: Tensor, letters: Tensor) -> None:
+            letters.copy_(to[site] == every)
+            logs[:, site] = logits.log_softmax(0).mul_(letters).sum(0)
 
         self._go(follow)
         return logs.view_as(value)
 
     @torch.no_grad()
-    def _go(self, choose: Callable[[int, Categorical], Tensor]) -> None:
-        """Passes all sites that are free, whose letters [N] `choose` tells from their law."""
-        levels = self.field.shape[1]
-        places = Letters(self.position.flatten(1), levels).places
-        step = -1 if self.descending else 1
+    def _go(self, choose: Callable[[int, Tensor, Tensor], None]) -> Tensor:
+        """Passes all sites that are free. Of each `choose` gets the log probabilities [q, N],
+        unnormalised, and overwrites the one-hot letters [q, N]. Returns the positions it leads to.
+        """
+        levels, moved = self.field.shape[1], Letters(self.position.flatten(1), self.field.shape[1])
+        count, step = len(moved.x), -1 if self.descending else 1
+        every = torch.arange(1, levels + 1, device=self.field.device, dtype=self.field.dtype)
         for first, last, others, within in self.tables[::step]:
-            pulls = embedding_bag(places, others, mode="sum").view(len(places), -1, levels)
-            own = places[:, first:last] - first * levels
+            pulls = moved.sums(others).T.contiguous().view(-1, levels, count)
+            old = moved.x[:, first:last].T.contiguous()[:, None] + 1
+            letters = (old == every[:, None]).to(pulls.dtype)
+            flat = letters.view(-1, count)
             for k in range(last - first)[::step]:
                 site = first + k
                 if self.free is not None and not self.free[site]:
                     continue
-                pull = embedding_bag(own, within[k], mode="sum").add_(pulls[:, k])
+                pull = pulls[k].addmm_(within[k], flat)
                 if self.beta is not None:
-                    pull *= self.beta[:, None]
-                own[:, k] = choose(site, Categorical(pull.add_(self.field[site]))) + k * levels
-            places[:, first:last] = own + first * levels
+                    pull *= self.beta
+                choose(site, pull.add_(self.field[site][:, None]), letters[k])
+            moved.replace(first, (every @ letters).T.int() - 1)
+        return moved.x.to(self.position.dtype).view_as(self.position)
 
 
 class _Energies(torch.autograd.Function):

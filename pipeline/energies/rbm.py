@@ -1,13 +1,14 @@
-"""Restricted Boltzmann machines with binary hidden units and binary, Gaussian or categorical
-visible ones.
+"""Restricted Boltzmann machines with binary, Gaussian or categorical visible units.
 
-    E(v, h) = A(v) - c.h - phi(v).W h,   h in {0, 1}^m
+    E(v, h) = A(v) + sum_j U(h_j) - c.h - phi(v).W h
 
 The position is v alone, the hidden units summed out (the free energy): E(v) = A(v) - sum_j
-softplus(c_j + W_j.phi(v)). The kinds differ in A, in phi and in the law of v given h. Gibbs
-sampling sweeps h given v, then v given h, and so leaves p(v) invariant. A ladder tempers the joint
-law, E_beta(v, h) = A(v) - beta (c.h + phi(v).W h): from independent visible units to the model, by
-blocks that keep their form (Salakhutdinov & Murray 2008).
+Gamma(c_j + W_j.phi(v)). The potential U of a hidden unit, and Gamma, are those of
+`pipeline.energies.hidden_units`: where h is binary U = 0 and Gamma is the softplus. The kinds of
+machine differ in A, in phi and in the law of v given h. Gibbs sampling sweeps h given v, then v
+given h, and so leaves p(v) invariant. A ladder tempers the joint law, E_beta(v, h) = A(v) + sum_j
+U(h_j) - beta (c.h + phi(v).W h): from independent visible units to the model, by blocks that keep
+their form (Salakhutdinov & Murray 2008).
 """
 
 from __future__ import annotations
@@ -28,18 +29,29 @@ from pipeline.energies.discrete import (
     log_frequencies,
     log_sum_over_states,
 )
+from pipeline.energies.hidden_units import hidden_units
 
 
 class RestrictedBoltzmannMachine(Energy):
     """A restricted Boltzmann machine of any kind of visible units; phi(v) has `inputs` numbers."""
 
     blocks = ("hidden", "visible")
-    undecayed = ("visible_bias", "hidden_bias", "log_variance")
+    undecayed = (
+        *("visible_bias", "hidden_bias", "log_variance"),
+        *("units.asymmetry", "units.threshold"),
+    )
 
-    def _add_parameters(self, inputs: int, hidden: int, weight_scale: float) -> None:
+    def _add_parameters(
+        self, inputs: int, hidden: int, weight_scale: float, units: str = "bernoulli"
+    ) -> None:
         self.weight = nn.Parameter(weight_scale * torch.randn(hidden, inputs))
         self.visible_bias = nn.Parameter(torch.zeros(inputs))
         self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.units = hidden_units(units, hidden)
+
+    def hidden_field(self, features: Tensor) -> Tensor:
+        """c + W phi(v), `[N, inputs] -> [N, m]`: what the hidden units receive."""
+        return linear(features, self.weight, self.hidden_bias)
 
     def features(self, x: Tensor) -> Tensor:
         """phi(v), `[N, *shape] -> [N, inputs]`."""
@@ -50,8 +62,8 @@ class RestrictedBoltzmannMachine(Energy):
         return -(self.features(x) @ self.visible_bias)
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
-        """grad A(v) less the derivative of phi(v).`pull`; `pull` [N, inputs] is W' p(h = 1 | v),
-        and may be overwritten.
+        """grad A(v) less the derivative of phi(v).`pull`; `pull` [N, inputs] is W' E[h | v], and
+        may be overwritten.
         """
         raise NotImplementedError
 
@@ -66,24 +78,26 @@ class RestrictedBoltzmannMachine(Energy):
         raise NotImplementedError
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.visible_energy(x) - softplus(
-            linear(self.features(x), self.weight, self.hidden_bias)
-        ).sum(1)
+        field = self.hidden_field(self.features(x))
+        return self.visible_energy(x) - self.units.log_cumulants(field).sum(1)
 
     def activations(self, rows: Tensor) -> Tensor:
-        """p(h_j = 1 | v), `[N, m]`."""
-        return linear(self.features(rows), self.weight, self.hidden_bias).sigmoid()
+        """E[h_j | v], `[N, m]`; of binary units p(h_j = 1 | v)."""
+        return self.units.mean(self.hidden_field(self.features(rows)))
+
+    def _free(self) -> Tensor:
+        """sum_j Gamma_j(0), []: the hidden units' share of log Z_0."""
+        return self.units.log_cumulants(torch.zeros_like(self.hidden_bias)[None]).sum()
 
     def base(self, x: Tensor) -> Tensor:
-        """The model without its weights and hidden biases: independent visible units, 2^m states of
-        the hidden ones.
+        """The model without its weights and hidden biases: visible and hidden units that are all
+        independent.
         """
-        return self.visible_energy(x) - len(self.hidden_bias) * math.log(2)
+        return self.visible_energy(x) - self._free()
 
     def base_log_partition(self) -> float:
-        return float(self.visible_log_partition(self.visible_bias[None]).detach()) + len(
-            self.hidden_bias
-        ) * math.log(2)
+        visible = self.visible_log_partition(self.visible_bias[None])
+        return float(visible.detach()) + float(self._free().detach())
 
     @torch.no_grad()
     def sample_base(self, count: int, generator: torch.Generator) -> Tensor:
@@ -91,33 +105,33 @@ class RestrictedBoltzmannMachine(Energy):
         return self.visible_law(self.visible_bias.expand(count, -1)).sample(generator)
 
     def tempered(self, x: Tensor, beta: Tensor) -> Tensor:
-        """E_beta(v) = A(v) - sum_j softplus(beta (c_j + W_j.phi(v))), the free energy of the
-        tempered joint law.
+        """E_beta(v) = A(v) - sum_j Gamma(beta (c_j + W_j.phi(v))), the free energy of the tempered
+        joint law.
         """
-        field = linear(self.features(x), self.weight, self.hidden_bias)
-        return self.visible_energy(x) - softplus(beta[:, None] * field).sum(1)
+        field = beta[:, None] * self.hidden_field(self.features(x))
+        return self.visible_energy(x) - self.units.log_cumulants(field).sum(1)
 
     @torch.no_grad()
     def energy_and_gradient(self, x: Tensor, beta: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """The energies and their gradient by hand, as autograd would have them."""
-        field = linear(self.features(x), self.weight, self.hidden_bias)
+        field = self.hidden_field(self.features(x))
         if beta is not None:
             field = beta[:, None] * field
-        energy = self.visible_energy(x) - softplus(field).sum(1)
-        means = field.sigmoid_()
+        energy = self.visible_energy(x) - self.units.log_cumulants(field).sum(1)
+        means = self.units.mean(field)
         pull = (means if beta is None else beta[:, None] * means) @ self.weight
         return energy, self.visible_gradient(x, pull)
 
     @torch.no_grad()
     def energies_and_pull(self, x: Tensor) -> tuple[Tensor, Pull] | None:
-        """dE/dW = -p(h = 1 | v) phi(v)', dE/dc = -p(h = 1 | v), dE/db = -phi(v)."""
+        """dE/dW = -E[h | v] phi(v)', dE/dc = -E[h | v], dE/db = -phi(v)."""
         features = self.features(x)
-        field = linear(features, self.weight, self.hidden_bias)
-        energies = -(features @ self.visible_bias) - softplus(field).sum(1)
+        field = self.hidden_field(features)
+        energies = -(features @ self.visible_bias) - self.units.log_cumulants(field).sum(1)
 
         @torch.no_grad()
         def pull(slopes: Tensor) -> None:
-            means = field.sigmoid_().mul_(slopes[:, None]).neg_()
+            means = self.units.pull(field, slopes).mul_(slopes[:, None]).neg_()
             add_gradient(self.weight, means, features)
             add_sum(self.hidden_bias, means)
             total = slopes.neg() @ features
@@ -127,10 +141,10 @@ class RestrictedBoltzmannMachine(Energy):
         return energies, pull
 
     def conditional(self, block: str, value: Tensor, beta: Tensor | None = None) -> Conditional:
-        """p(h | v), Bernoulli [N, m], for "hidden"; p(v | h), [N, *shape], for "visible"."""
+        """p(h | v), [N, m], for "hidden"; p(v | h), [N, *shape], for "visible"."""
         if block == "hidden":
-            field = linear(self.features(value), self.weight, self.hidden_bias)
-            return Bernoulli(field if beta is None else beta[:, None] * field)
+            field = self.hidden_field(self.features(value))
+            return self.units.law(field if beta is None else beta[:, None] * field)
         if beta is not None:
             value = beta[:, None] * value
         return self.visible_law(torch.addmm(self.visible_bias, value, self.weight))
@@ -138,13 +152,12 @@ class RestrictedBoltzmannMachine(Energy):
     def log_sum(self) -> Tensor | None:
         """log Z = logsumexp over the hidden states of c.h + log sum_v exp(-A(v) + phi(v).W h).
 
-        Or over the visible states, where they are finite and fewer; None where there are more than
-        2^20 of both.
+        Or over the visible states, where they are finite and fewer or hidden units are real; None
+        where there are more than 2^20 of both.
         """
         hidden_states = 2 ** len(self.hidden_bias)
-        if hidden_states > ENUMERABLE_STATES or (
-            self.levels is not None and self.levels**self.dimension < hidden_states
-        ):
+        fewer = self.levels is not None and self.levels**self.dimension < hidden_states
+        if not self.units.binary or hidden_states > ENUMERABLE_STATES or fewer:
             return enumerated(self)
 
         def log_weight(h: Tensor) -> Tensor:
@@ -231,12 +244,20 @@ class GaussianRBM(RestrictedBoltzmannMachine):
 
 class PottsRBM(RestrictedBoltzmannMachine, CategoricalEnergy):
     """v in {0, ..., q-1}^d: phi(v) is its one-hot encoding, A(v) = -b.phi(v) (Salakhutdinov, Mnih &
-    Hinton 2007).
+    Hinton 2007). `units` is the kind of the hidden ones: bernoulli, gaussian or drelu (Tubiana,
+    Cocco & Monasson 2019).
     """
 
-    def __init__(self, shape: Sequence[int], levels: int, hidden: int, weight_scale: float) -> None:
+    def __init__(
+        self,
+        shape: Sequence[int],
+        levels: int,
+        hidden: int,
+        weight_scale: float,
+        units: str = "bernoulli",
+    ) -> None:
         super().__init__(shape, levels=levels)
-        self._add_parameters(self.dimension * levels, hidden, weight_scale)
+        self._add_parameters(self.dimension * levels, hidden, weight_scale, units)
 
     @torch.no_grad()
     def initialise(self, rows: Tensor) -> None:
@@ -248,10 +269,10 @@ class PottsRBM(RestrictedBoltzmannMachine, CategoricalEnergy):
 
     def of_one_hot(self, encoded: Tensor, beta: Tensor | None = None) -> Tensor:
         flat = encoded.flatten(1)
-        field = linear(flat, self.weight, self.hidden_bias)
-        return -(flat @ self.visible_bias) - softplus(
-            field if beta is None else beta[:, None] * field
-        ).sum(1)
+        field = self.hidden_field(flat)
+        if beta is not None:
+            field = beta[:, None] * field
+        return -(flat @ self.visible_bias) - self.units.log_cumulants(field).sum(1)
 
     def visible_gradient(self, x: Tensor, pull: Tensor) -> Tensor:
         """In the one-hot encoding, [N, *shape, q]; with two levels in x, [N, *shape]."""

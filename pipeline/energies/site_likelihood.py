@@ -7,7 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pipeline.energies.couplings import Letters, add_columns_, chosen, one_hot, pulls_of
+from pipeline.energies.couplings import add_columns_, chosen, pulls_of
+from pipeline.energies.letters import Letters, one_hot
 
 
 class SiteLikelihood(torch.autograd.Function):

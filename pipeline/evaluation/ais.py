@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.common.types import Progress
 from pipeline.energies.base import Energy
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.target import Target
 from pipeline.evaluation.log_partition import LogPartition, estimate
 from pipeline.evaluation.paths import Bridge
@@ -275,13 +276,20 @@ def anneal(
 
 def _at(path: Energy, kernel: Kernel, target: Target, state: Any, beta: Tensor, new: Tensor) -> Any:
     """The `state` of a kernel's particles, which were at `beta`, at a `new` one; the `target` is
-    there then too. On a bridge that costs no evaluation of the model.
+    there then too. On a path that is linear in beta that costs no evaluation of the model:
+
+        E_new = E_0 + (new / beta) (E_beta - E_0).
     """
     before, target.beta = target.beta, new.expand(len(state.position))
     # near the law at its beginning a rounding error of E_beta - E_0 would be blown up
-    if isinstance(path, Bridge) and isinstance(state, GradientState) and beta > LEAST:
+    if beta > LEAST:
         assert before is not None
-        return GradientState(state.position, *path.moved(*state, before, target.beta))
+        if isinstance(path, Bridge) and isinstance(state, GradientState):
+            return GradientState(state.position, *path.moved(*state, before, target.beta))
+        if isinstance(path, PottsModel):
+            start = path.base(state.position)
+            moved = start + new / beta * (state.energy - start)
+            return EnergyState(state.position, moved)
     return kernel.init(state.position, target)
 
 

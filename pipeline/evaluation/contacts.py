@@ -4,21 +4,27 @@ taken off.
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.common.types import Figures
 from pipeline.config.data import GAP
+from pipeline.data.contact_map import ContactMap
 from pipeline.data.fasta import Sequences
 from pipeline.energies.gauges import zero_sum
 from pipeline.energies.potts import PottsModel
+from pipeline.evaluation.contact_pictures import contact_picture
 from pipeline.storage.figures import draw_figure
 from pipeline.storage.files import write_file
 
 TABLE, PICTURE = "contacts.txt", "contacts.png"
 APART, SHOWN = 5, 10
 """How far apart in the sequence sites are whose contact tells something, and how many are named."""
+LOWER = f"below: the strongest, as many as there are sites, more than {APART} apart"
+DEPTHS = {"L/5": 1 / 5, "L/2": 1 / 2, "L": 1, "2L": 2}
+"""Pairs that are looked at, in sites."""
 
 
 @torch.no_grad()
@@ -50,15 +56,27 @@ def contact_scores(energy: PottsModel, gap: int | None = None) -> Tensor:
 
 def contact_figures(energy: PottsModel, sequences: Sequences, caption: str, output: str) -> Figures:
     """Writes the table of scores (`contacts.txt`), the weights of the sequences (`weights.txt`),
-    one a line in the order of the alignment, and `contacts.png`. Returns the strongest pairs, and
-    what `draw_figure` returns. Raises `StorageError`.
+    one a line in the order of the alignment, and `contacts.png`. Returns the strongest pairs, how
+    many of them touch where a structure is known (`precision`), and what `draw_figure` returns.
+    Raises `StorageError`.
     """
     gap = sequences.alphabet.find(GAP)
-    scores = contact_scores(energy, None if gap < 0 else gap)
+    norms = coupling_norms(energy, None if gap < 0 else gap)
+    scores = average_product_corrected(norms, energy.dimension)
     write_file(output, TABLE, table_of(scores, sequences).encode())
     weights = "".join(f"{weight:.12g}\n" for weight in sequences.weights)
     write_file(output, "weights.txt", weights.encode())
-    undrawn = draw_figure(lambda: _map(scores, sequences, caption), output, PICTURE)
+    # on a sparse graph what is held at 0 comes last, whatever is taken off it
+    order = strongest_pairs(scores.masked_fill(norms == 0, -torch.inf), sequences, APART)
+    known = sequences.contacts
+    precise = {} if known is None else precision(order, known)
+    strong = order[:, : len(sequences.numbering)]
+    undrawn = draw_figure(
+        lambda: contact_picture(scores, strong, sequences, precise, f"{caption}\n{LOWER}"),
+        output,
+        PICTURE,
+    )
+    told = {name: value for name, value in precise.items() if name != "curve"}
     return {
         "sequences": {
             "count": len(sequences.names),
@@ -68,7 +86,8 @@ def contact_figures(energy: PottsModel, sequences: Sequences, caption: str, outp
         "contacts": {
             "file": TABLE,
             "apart": APART,
-            "strongest": strongest(scores, sequences, APART, SHOWN),
+            "strongest": named(order[:, :SHOWN], sequences),
+            **told,
         },
         **({} if undrawn else {"pictures": [PICTURE]}),
         **undrawn,
@@ -85,45 +104,66 @@ def table_of(scores: Tensor, sequences: Sequences) -> str:
     )
 
 
-def strongest(scores: Tensor, sequences: Sequences, apart: int, count: int) -> list[str]:
-    """The `count` pairs of the largest scores that are more than `apart` in number from each other,
-    as I27-F31.
+def strongest_pairs(scores: Tensor, sequences: Sequences, apart: int) -> Tensor:
+    """The pairs of sites that are more than `apart` in number from each other, the largest of their
+    `scores` first, `[2, P]` int64.
     """
     sites = len(sequences.numbering)
     pairs = torch.triu_indices(sites, sites, 1)
     numbers = torch.tensor(sequences.numbering)[pairs]
     far = numbers[1] - numbers[0] > apart
-    scores, pairs, numbers = scores[far], pairs[:, far], numbers[:, far]
-    order = scores.argsort(descending=True)[:count]
+    return pairs[:, far][:, scores[far].argsort(descending=True)]
+
+
+def named(pairs: Tensor, sequences: Sequences) -> list[str]:
+    """Pairs `[2, P]` of sites by their letters and numbers, as I27-F31."""
     return [
-        "-".join(f"{sequences.focus[i]}{at}" for i, at in zip(*ends, strict=True))
-        for ends in zip(pairs.T[order].tolist(), numbers.T[order].tolist(), strict=True)
+        "-".join(f"{sequences.focus[site]}{sequences.numbering[site]}" for site in ends)
+        for ends in pairs.T.tolist()
     ]
 
 
-def _map(scores: Tensor, sequences: Sequences, caption: str) -> Figure:
-    """All scores above the diagonal, and below it as many of the strongest as there are sites."""
-    sites, numbers = len(sequences.numbering), sequences.numbering
-    first, second = torch.triu_indices(sites, sites, 1)
-    values = scores.new_full((sites, sites), torch.nan)
-    values[first, second] = scores
-    figure = Figure(figsize=(6.5, 6), layout="constrained")
-    axis = figure.subplots()
-    low, high = numbers[0] - 0.5, numbers[-1] + 0.5
-    shown = axis.imshow(
-        values.numpy(),
-        cmap="Blues",
-        vmin=0,
-        vmax=float(scores.max()),
-        extent=(low, high, high, low),
-    )
-    figure.colorbar(shown, ax=axis, label="corrected norm of the coupling")
-    far = torch.tensor(numbers)[second] - torch.tensor(numbers)[first] > APART
-    best = scores.masked_fill(~far, -torch.inf).argsort(descending=True)[:sites]
-    axis.plot(
-        *(torch.tensor(numbers)[ends[best]].numpy() for ends in (first, second)), ".", color="black"
-    )
-    axis.set_xlabel("site")
-    axis.set_ylabel("site")
-    axis.set_title(f"{caption}\nbelow: the {sites} strongest, more than {APART} apart", fontsize=10)
-    return figure
+def precision(order: Tensor, known: ContactMap) -> dict[str, Any]:
+    """The positive predictive value of pairs `order` [2, P], the strongest first: the share of the
+    first n whose sites touch, of those that the structure has (Morcos et al. 2011).
+
+    `ppv` has it for n = L/5, L/2, L and 2L, or for all `pairs` where they are fewer, `curve` for
+    every n, and `by_chance` is that of all. So many rows of the table are of residues `elsewhere`.
+    """
+    there = known.there[order].all(0)
+    first, second = order[:, there]
+    true = known.touching[first, second].double()
+    curve = true.cumsum(0) / torch.arange(1, len(true) + 1)
+    sites = len(known.there)
+    found = {
+        depth: float(curve[min(max(1, int(share * sites)), len(curve)) - 1])
+        for depth, share in DEPTHS.items()
+        if len(curve)
+    }
+    return {
+        "ppv": found,
+        "by_chance": float(curve[-1]) if len(curve) else None,
+        "pairs": len(true),
+        "elsewhere": known.elsewhere,
+        "curve": curve.tolist(),
+    }
+
+
+def contact_words(found: Figures) -> list[str]:
+    """Tells the `contacts` of a summary."""
+    strong = ", ".join(found["strongest"])
+    lines = [
+        f"strongest couplings of sites more than {found['apart']} apart (all in {found['file']}):"
+        f" {strong}"
+    ]
+    if found.get("ppv"):
+        shares = (f"{share:.2f} of {depth}" for depth, share in found["ppv"].items())
+        lines.append(
+            f"  of the strongest so many pairs touch: {', '.join(shares)} (L sites); of all"
+            f" {found['pairs']:,} {found['by_chance']:.2f}"
+        )
+    if found.get("elsewhere"):
+        lines.append(
+            f"  {found['elsewhere']:,} rows of data.contacts are of residues that are no sites"
+        )
+    return lines

@@ -24,6 +24,7 @@ LIKELIHOOD = 'ebm_log_likelihood_nats{{bound="{}"}}'
 BOUNDS = ("estimate", "at_least", "at_most")
 HELD_OUT = ENERGY.format("held_out")
 PARTS, PENALTY = "ebm_loss_part", "energy_l2"
+COVARIANCES = {"Pearson": "ebm_two_site_pearson", "slope": "ebm_two_site_slope"}
 FEW = 30  # rows, each of which is drawn as a point of its own
 
 
@@ -85,6 +86,8 @@ def _panels(rows: Sequence[Row]) -> tuple[list[str], list[Callable[..., None]]]:
             panels.append(_draw_staleness)
         else:
             told.append("in lock-step")
+    if np.isfinite([row.get(COVARIANCES["Pearson"], np.nan) for row in rows]).any():
+        panels.append(_draw_covariances)
     return told, [*panels, _draw_speed]
 
 
@@ -160,6 +163,11 @@ def _draw_gradient(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
     _plot(axis, steps, rows, {"norm": "ebm_gradient_norm"})
     axis.set_yscale("log")
     axis.set_title("gradient norm before clipping")
+
+
+def _draw_covariances(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:
+    _plot(axis, steps, rows, COVARIANCES)
+    axis.set_title("two-site covariances, chains against data")
 
 
 def _draw_speed(axis: Any, steps: np.ndarray, rows: Sequence[Row]) -> None:

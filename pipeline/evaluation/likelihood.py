@@ -25,6 +25,7 @@ from pipeline.energies.laws import (
     mean_and_variance,
 )
 from pipeline.energies.maxent.exponential_family import ExponentialFamily
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.quadrature import MidpointRule
 from pipeline.evaluation.ais import forward_log_partition, is_near, place, there_and_back
 from pipeline.evaluation.log_partition import LogPartition
@@ -33,36 +34,60 @@ from pipeline.evaluation.paths import Bridge, path_to
 GRID = 1000
 UNWEIGHTED = RowWeights()
 UNTRAINED_TEMPERATURES = 50
+TOGETHER = 1024
+"""Rows whose components are worked out at once."""
 
 
 def exact(
     energy: Energy, log_z: float, test: Tensor, train: Tensor, weights: RowWeights = UNWEIGHTED
 ) -> Figures:
-    """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out and
-    training rows, nats.
+    """Returns log p(x) = -E(x) - log Z with the energy's own `log_z`; means over held-out rows,
+    where there are any, and training rows, nats.
     """
     energy = frozen(energy)
     quadrature = isinstance(energy, ExponentialFamily) and energy.levels is None
-    return {
-        "log_z": log_z,
-        "test_log_likelihood": float(mean(-energy(test).double() - log_z, weights.held_out)),
+    figures: Figures = {"log_z": log_z}
+    if len(test):
+        level = float(mean(-energy(test).double() - log_z, weights.held_out))
+        figures["test_log_likelihood"] = level
+    return figures | {
         "train_log_likelihood": float(mean(-energy(train).double() - log_z, weights.sample)),
         "method": f"exact, log Z by {'quadrature' if quadrature else 'enumeration'}",
     }
 
 
 def pseudo_likelihood(energy: Energy, data: DataSet, generator: torch.Generator) -> Figures:
-    """Returns d log p(x_i | x_-i) at one random site i a row, from the energies of its q levels
-    (Besag 1975); the mean, nats.
+    """Returns sum_i log p(x_i | x_-i) (Besag 1975), its mean, nats: over held-out rows, and
+    training rows too, where the energy has all components at once; else d times the term of one
+    random i a row, of held-out rows alone, from the energies of its q levels. `pseudo_of` says
+    which.
     """
     energy, rows, weights = frozen(energy), data.held_out, data.row_weights.held_out
-    sites = torch.randint(energy.dimension, (len(rows),), generator=generator)
-    values = energy.dimension * site_log_likelihood(energy, rows, sites)
-    return {
+    of_training = _every_component(energy, data.sample)
+    figures: Figures = {}
+    if of_training is not None:
+        every = "all components of every row"
+        level = float(mean(of_training, data.row_weights.sample))
+        figures = {"pseudo_of": every, "train_pseudo_log_likelihood": level}
+    if not len(rows):
+        return figures
+    values = _every_component(energy, rows)
+    if values is None:
+        sites = torch.randint(energy.dimension, (len(rows),), generator=generator)
+        values = energy.dimension * site_log_likelihood(energy, rows, sites)
+        figures["pseudo_of"] = "one component a row"
+    return figures | {
         "test_pseudo_log_likelihood": float(mean(values, weights)),
         "test_pseudo_log_likelihood_standard_error": standard_error(values, weights),
-        "method": "pseudo-likelihood, one component a row",
+        "method": f"pseudo-likelihood, {figures['pseudo_of']}",
     }
+
+
+def _every_component(energy: Energy, rows: Tensor) -> Tensor | None:
+    """Returns `energy.pseudo_log_likelihood` of all `rows` [N, *shape], float64 [N], or None."""
+    found = [energy.pseudo_log_likelihood(some) for some in rows.split(TOGETHER)]
+    values = [value.double() for value in found if value is not None]
+    return torch.cat(values) if len(values) == len(found) else None
 
 
 def independent_levels(data: DataSet, levels: int) -> float:
@@ -120,16 +145,18 @@ def by_annealing(
     weights: Tensor | None = None,
 ) -> Generator[Progress, None, Figures]:
     """Works out the likelihood of `test` rows, which count by their `weights` [N], and of as many
-    `train` rows [N, *shape], all with their noise, with log Z by AIS (`log_z_by_annealing`).
+    `train` rows [N, *shape], all of them without test rows, all with their noise, with log Z by AIS
+    (`log_z_by_annealing`).
     """
     energy = frozen(energy)
     figures = yield from log_z_by_annealing(energy, train, config)
-    values = -energy(test).double()
-    figures |= {"test_rows_standard_error": standard_error(values, weights)}
-    figures |= around("test_log_likelihood", float(mean(values, weights)), figures)
-    level = float(-energy(train[: len(test)]).double().mean())
-    figures["train_log_likelihood"] = level - figures["log_z"]
-    return figures
+    if len(test):
+        values = -energy(test).double()
+        figures |= {"test_rows_standard_error": standard_error(values, weights)}
+        figures |= around("test_log_likelihood", float(mean(values, weights)), figures)
+        train = train[: len(test)]
+    level = float(-energy(train).double().mean())
+    return figures | around("train_log_likelihood", level, figures)
 
 
 def around(name: str, level: float, figures: Figures) -> Figures:
@@ -193,12 +220,16 @@ def untrained(
     energy: Energy, rows: Tensor, test: Tensor, seed: int, weights: Tensor | None = None
 ) -> Generator[Progress, None, float]:
     """Returns the mean log-likelihood of `test` rows under the initial weights, nats. They are
-    nearly the base law, from which AIS has a short way.
+    nearly the base law, from which AIS has a short way; those of a Potts model without couplings
+    are that law.
     """
     energy, generator = frozen(energy), torch_generator(seed, "ais-untrained")
+    level = float(mean(-energy(test).double(), weights))
+    if isinstance(energy, PottsModel) and not energy.coupling.any():
+        return level - energy.base_log_partition()
     path = path_to(energy, rows) if energy.blocks else energy
     found = yield from forward_log_partition(path, UNTRAINED_TEMPERATURES, 128, generator)
-    return float(mean(-energy(test).double(), weights)) - found.value
+    return level - found.value
 
 
 def baselines_of_kinds(data: DataSet, kinds: Sequence[int]) -> tuple[dict[str, float], list[int]]:

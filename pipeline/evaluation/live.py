@@ -62,8 +62,10 @@ class Live:
     """
 
     def __init__(self, config: RunConfig, data: DataSet) -> None:
-        self._data, self._spent_until = data, time.perf_counter()
         self._energy = make_energy(config, data.shape, data.context_shape)
+        if self._energy.levels is not None:
+            data = data.complete()
+        self._data, self._spent_until = data, time.perf_counter()
         self._energy.requires_grad_(False).eval()
         noise = torch_generator(config.data.split_seed, "held-out-noise")
         test = data.held_out

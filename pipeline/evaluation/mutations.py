@@ -20,9 +20,11 @@ from pipeline.config.data import GAP
 from pipeline.data.fasta import Sequences
 from pipeline.energies.base import Energy
 from pipeline.evaluation.energy_histograms import TOGETHER
+from pipeline.evaluation.letter_pictures import mutation_panels
+from pipeline.storage.figures import draw_figure
 from pipeline.storage.files import locate, read_file, write_file
 
-KEY, TABLE = "mutations", "mutations.csv"
+KEY, TABLE, PICTURE = "mutations", "mutations.csv", "mutations.png"
 MUTATION = re.compile(r"(\D)(-?\d+)(\D)")
 SHOWN = 5
 """Mutants of the lowest energies that are told one by one."""
@@ -106,9 +108,12 @@ def _letter(text: str, alphabet: str) -> str:
 
 
 @torch.no_grad()
-def mutation_figures(energy: Energy, mutants: Mutants, output: str) -> Figures:
-    """Writes delta E = E(mutant) - E(wild type), nats, as `mutations.csv`, and returns the lowest;
-    where scores were measured, Spearman's rank correlation of -delta E with them. Raises
+def mutation_figures(
+    energy: Energy, mutants: Mutants, sequences: Sequences, caption: str, output: str
+) -> Figures:
+    """Writes delta E = E(mutant) - E(wild type), nats, as `mutations.csv`, and those of all single
+    mutants as the picture `mutations.png`. Returns the lowest; where scores were measured,
+    Spearman's rank correlation of -delta E with them; and what `draw_figure` returns. Raises
     `StorageError`.
     """
     rows = torch.cat([mutants.wild_type[None], mutants.codes])
@@ -126,6 +131,12 @@ def mutation_figures(energy: Energy, mutants: Mutants, output: str) -> Figures:
     correlation = math.nan
     if measured.sum() > 1 and np.ptp(scores[measured]) > 0 and np.ptp(changes[measured]) > 0:
         correlation = float(spearmanr(-changes[measured], scores[measured]).statistic)
+    known = scores[measured], -changes[measured]
+    undrawn = draw_figure(
+        lambda: mutation_panels(energy, mutants.wild_type, sequences, known, caption),
+        output,
+        PICTURE,
+    )
     return {
         "mutants": len(mutants.names),
         "wild_type_energy": float(energies[0]),
@@ -136,6 +147,8 @@ def mutation_figures(energy: Energy, mutants: Mutants, output: str) -> Figures:
         "measured": int(measured.sum()),
         "spearman": None if math.isnan(correlation) else correlation,
         "file": f"{output}/{TABLE}",
+        **({} if undrawn else {"picture": f"{output}/{PICTURE}"}),
+        **undrawn,
     }
 
 
@@ -147,4 +160,5 @@ def mutation_words(found: Figures) -> list[str]:
         value = found["spearman"]
         told = "is undefined" if value is None else f"{value:.2f}"
         lines.append(f"  Spearman of -delta E with {found['measured']:,} measured scores {told}")
-    return [*lines, f"  all of them {found['file']}"]
+    drawn = f", and all single mutants {found['picture']}" if "picture" in found else ""
+    return [*lines, f"  all of them {found['file']}{drawn}"]

@@ -10,8 +10,10 @@ from torch import Tensor
 from pipeline.data.base import MOST_ROWS
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Conditional, Normal
+from pipeline.energies.gauges import with_fields
 from pipeline.energies.laws import Gaussian, Law, TruncatedGaussian
 from pipeline.energies.mixed_rbm import MixedRBM
+from pipeline.energies.potts import PottsModel
 from pipeline.energies.rbm import (
     BernoulliRBM,
     GaussianRBM,
@@ -169,11 +171,27 @@ class MixedBridge(MachineBridge):
         return self.rbm.law(mean, (own + base).rsqrt(), field)
 
 
+@torch.no_grad()
+def from_rates(energy: PottsModel, rows: Tensor) -> PottsModel:
+    """Returns the model in the gauge whose fields h_0 it would start from on `rows` [S, *shape], so
+    that its own path is
+
+        E_beta(x) = -sum_i h_0i(x_i) + beta (E(x) + sum_i h_0i(x_i)),
+
+    from independent sites at the rates of the rows. Its own fields without the couplings that they
+    were learned with are far from both.
+    """
+    path = PottsModel(energy.shape, energy.levels).to(energy.field).requires_grad_(False)
+    path.initialise(rows)
+    path.coupling.copy_(with_fields(energy.field, energy.coupling, path.field))
+    return path
+
+
 def path_to(energy: Energy, rows: Tensor) -> Energy:
     """Returns a path to the model from a law that is fitted to training `rows` [S, *shape], noise
-    included: for restricted Boltzmann machines from independent visible units, for others on R^d
-    from a Gaussian, in a box from truncated independent ones. Any other model over levels has its
-    own path, from the uniform law.
+    included: for restricted Boltzmann machines and Potts models from independent visible units, for
+    others on R^d from a Gaussian, in a box from truncated independent ones. Any other model over
+    levels has its own path, from the uniform law.
     """
     rows = rows[:MOST_ROWS]
     if isinstance(energy, BernoulliRBM | PottsRBM):
@@ -182,6 +200,8 @@ def path_to(energy: Energy, rows: Tensor) -> Energy:
         return MomentsBridge(energy, rows)
     if isinstance(energy, MixedRBM):
         return MixedBridge(energy, rows)
+    if isinstance(energy, PottsModel) and energy.dimension > 1:
+        return from_rates(energy, rows)
     if energy.levels is not None:
         return energy
     if energy.box is not None:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pipeline.data.base import DataSet, channels_last
 from pipeline.energies.base import Energy
+from pipeline.evaluation.letter_pictures import sample_panels
 from pipeline.storage.figures import draw_figure
 
 COLUMNS = 5
@@ -32,12 +33,15 @@ def draw_samples(
     given: Tensor | None = None,
     labels: Sequence[str] = (),
 ) -> dict[str, str]:
-    """Draws images for rows of two axes or more, the plane for rows of two numbers, else each
-    component's histogram. Images are beside what they were drawn `given`, [M, *shape] with NaN in
-    the holes, and beside their `labels`, one a sample. Returns what `draw_figure` returns.
+    """Draws letters for sequences, images for rows of two axes or more, the plane for rows of two
+    numbers, else each component's histogram. Images are beside what they were drawn `given`,
+    [M, *shape] with NaN in the holes, and beside their `labels`, one a sample. Returns what
+    `draw_figure` returns.
     """
 
     def figure() -> Figure:
+        if data.sequences is not None:
+            return sample_panels(energy, samples, data, caption)
         if len(data.shape) >= 2:
             return _images(energy, samples, data, caption, given, labels)
         if data.shape == (2,) and energy.real and data.rows:
@@ -136,10 +140,14 @@ def _canvas(canvas: np.ndarray, caption: str, labelled: bool) -> tuple[Figure, A
 
 
 def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figure:
-    """Draws held-out rows, samples, the learned density, and beside it the true one where it is
-    known: both to one scale of colours, each adding up to 1 over what is shown.
+    """Draws held-out rows (training rows where there are none), samples, the learned density, and
+    beside it the true one where it is known: both to one scale of colours, each adding up to 1 over
+    what is shown.
     """
-    radius = 1.15 * float(data.held_out.abs().max()) or 1.0
+    shown, of = data.held_out, "held-out data"
+    if not len(shown):
+        shown, of = data.sample, "training data"
+    radius = 1.15 * float(shown.abs().max()) or 1.0
     side = torch.linspace(-radius, radius, CELLS)
     grid = torch.cartesian_prod(side, side)
     with torch.no_grad():
@@ -155,7 +163,7 @@ def _plane(energy: Energy, samples: Tensor, data: DataSet, caption: str) -> Figu
     figure = Figure(figsize=(3.6 * panels + 0.6, 4.4), layout="constrained")
     axes = figure.subplots(1, panels, sharex=True, sharey=True)
     for axis, rows, title in (
-        (axes[0], data.held_out[:1000], "held-out data"),
+        (axes[0], shown[:1000], of),
         (axes[1], samples, "samples"),
     ):
         axis.scatter(*rows[:, :2].T.cpu().numpy(), s=3, alpha=0.5)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Generator, Iterator
 from typing import Any
 
@@ -23,14 +24,15 @@ from pipeline.config.sections import Judgement
 from pipeline.data.base import DataSet
 from pipeline.data.row_weights import shuffled
 from pipeline.energies.base import Energy
-from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.label_mlp import LabelMLP
 from pipeline.energies.potts import PottsModel
+from pipeline.energies.rbm import PottsRBM
 from pipeline.energies.weights import unflatten_
-from pipeline.evaluation import compositions, deep_boltzmann, likelihood
+from pipeline.evaluation import compositions, likelihood
 from pipeline.evaluation.conditional import conditional_figures, reach
 from pipeline.evaluation.conditional_pictures import draw_conditional
 from pipeline.evaluation.contacts import contact_figures
+from pipeline.evaluation.discrete import discrete_figures
 from pipeline.evaluation.energy_histograms import (
     HELD_OUT,
     MOST,
@@ -42,9 +44,10 @@ from pipeline.evaluation.energy_histograms import (
 from pipeline.evaluation.filters import draw_filters, has_filters
 from pipeline.evaluation.labels import label_figures, names_of, recognised
 from pipeline.evaluation.moments import moment_figures
+from pipeline.evaluation.motifs import draw_motifs
 from pipeline.evaluation.pictures import draw_samples
 from pipeline.evaluation.samples import Drawn, draw_from_noise
-from pipeline.evaluation.sequences import sequence_figures
+from pipeline.evaluation.sequences import likelihood_a_site, sequence_figures
 from pipeline.evaluation.two_samples import copies, likeness
 from pipeline.evaluation.words import in_words
 from pipeline.objectives.moments import family_of
@@ -72,7 +75,8 @@ def evaluate(
         if data.rows:
             more = yield from _figures(config, energy, untrained, data, output)
             figures = _joined(figures, more)
-        moments = terms_of(config.objective).get("moments")
+        terms = terms_of(config.objective) if config.energy.has_features else {}
+        moments = terms.get("moments")
         if moments is not None and (data.rows or getattr(moments, "moments", None) is not None):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)
@@ -80,6 +84,13 @@ def evaluate(
         with torch.no_grad():
             more = yield from sequence_figures(config, energy, data, output)
         figures = _joined(figures, more)
+    if data.sequences is not None and "log_z" in figures and "unreliable" not in figures:
+        figures["log_likelihood_a_site"] = likelihood_a_site(figures, math.prod(data.shape))
+    if data.sequences is not None and isinstance(energy, PottsRBM):
+        caption = f"{config.name}: hidden units"
+        rows = typical_sample(config, data)
+        undrawn = draw_motifs(energy, data.sequences, rows, caption, output)
+        figures = _joined(figures, undrawn or {"pictures": ["motifs.png"]})
     if data.sequences is not None and isinstance(energy, PottsModel):
         caption = f"{config.name}: how strongly sites are coupled"
         found = contact_figures(energy, data.sequences, caption, output)
@@ -183,7 +194,7 @@ def as_dealt(config: RunConfig, data: DataSet) -> DataSet:
     then count alike, as pictures show them.
     """
     weights = data.row_weights.held_out
-    if weights is None:
+    if weights is None or not len(weights):
         return data
     generator = torch_generator(config.data.split_seed, "held-out-weights")
     numbers, context = shuffled(weights, len(weights), generator), data.context
@@ -285,7 +296,7 @@ def _figures(
             yield from _continuous_figures(config, energy, untrained, data)
         )
     if energy.levels is not None:
-        return (yield from _discrete_figures(config, energy, untrained, data))
+        return (yield from discrete_figures(config, energy, untrained, data))
     return (yield from _continuous_figures(config, energy, untrained, data))
 
 
@@ -335,31 +346,3 @@ def _continuous_figures(
         return {}
     figures["baselines"] = {"untrained": before, **baselines}
     return figures | ({"constant_columns": left_out} if left_out else {})
-
-
-def _discrete_figures(
-    config: RunConfig, energy: Energy, untrained: Energy, data: DataSet
-) -> Generator[Progress, None, Figures]:
-    baselines = {"independent_components": likelihood.independent_levels(data, energy.levels or 2)}
-    if isinstance(energy, DeepBoltzmannMachine):
-        assert isinstance(untrained, DeepBoltzmannMachine)
-        figures = yield from deep_boltzmann.by_bound(energy, data, config)
-        before = yield from deep_boltzmann.untrained(untrained, data, config.seed)
-        return figures | {"baselines": {**baselines, "untrained": before}}
-    log_z, log_z_before = energy.log_partition(), untrained.log_partition()
-    if log_z is not None and log_z_before is not None:
-        rows = data.held_out, data.sample, data.row_weights
-        figures = likelihood.exact(energy, log_z, *rows)
-        before = likelihood.exact(untrained, log_z_before, *rows)["test_log_likelihood"]
-    else:
-        stream = (config.seed, "pseudo-likelihood")
-        figures = likelihood.pseudo_likelihood(energy, data, torch_generator(*stream))
-        before = likelihood.pseudo_likelihood(untrained, data, torch_generator(*stream))[
-            "test_pseudo_log_likelihood"
-        ]
-        if config.evaluation.ais_temperatures:
-            test, (weights, of_train) = data.held_out, data.row_weights
-            train = data.sample if of_train is None else typical_sample(config, data)
-            figures |= yield from likelihood.by_annealing(energy, test, train, config, weights)
-            before = yield from likelihood.untrained(untrained, train, test, config.seed, weights)
-    return figures | {"baselines": {**baselines, "untrained": before}}

@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pipeline.energies.base import Energy
-from pipeline.energies.couplings import one_hot
+from pipeline.energies.letters import one_hot
 from pipeline.evaluation.alignments import Agreement, Comparison, Weighted
 from pipeline.evaluation.energy_histograms import BINS, TOGETHER
 from pipeline.evaluation.outliers import shuffled

@@ -63,6 +63,43 @@ def sequence_figures(
     }
 
 
+def likelihood_a_site(figures: Figures, sites: int) -> Figures:
+    """Returns the log-likelihoods among the `figures` of an evaluation over so many `sites`, of
+    `held_out` and of `training` sequences, nats a site, each as the mapping
+
+        value, at_least, at_most    as the log-likelihood has them; bounds where log Z has them
+        forward, reverse            by the estimates of log Z by particles that came from a simple
+                                    law, which is too low on average, and that went back to it
+    """
+    found = {}
+    for rows, name in (("held_out", "test_log_likelihood"), ("training", "train_log_likelihood")):
+        if name not in figures:
+            continue
+        value, log_z = figures[name], figures["log_z"]
+        told = {"value": value}
+        told |= {side: figures.get(f"{name}_{side}") for side in ("at_least", "at_most")}
+        for way in ("forward", "reverse"):
+            other = figures.get(f"log_z_{way}")
+            told[way] = None if other is None else value + log_z - other
+        found[rows] = {key: nats / sites for key, nats in told.items() if nats is not None}
+    return found
+
+
+def site_words(found: Figures) -> list[str]:
+    """Tells the `log_likelihood_a_site`, and how far apart its bounds are."""
+    lines: list[str] = []
+    for rows, told in found.items():
+        line = "  " if lines else "log-likelihood a site: "
+        line += f"{rows.replace('_', '-')} sequences {told['value']:.4f} nats"
+        if "at_least" in told and "at_most" in told:
+            low, high = told["at_least"], told["at_most"]
+            line += f", between {low:.4f} and {high:.4f} ({high - low:.1g} wide)"
+        if "reverse" in told:
+            line += f"; AIS forward {told['forward']:.4f}, reverse {told['reverse']:.4f}"
+        lines.append(line)
+    return lines
+
+
 def sequence_words(found: Figures) -> list[str]:
     """Tells the `sequence_statistics`, and beside them those of training sequences."""
     return [

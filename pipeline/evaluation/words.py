@@ -5,19 +5,20 @@ from __future__ import annotations
 import math
 
 from pipeline.common.types import Figures
+from pipeline.evaluation.contacts import contact_words
 from pipeline.evaluation.moments import moment_words
-from pipeline.evaluation.sequences import sequence_words
+from pipeline.evaluation.sequences import sequence_words, site_words
 
 NAMES = {
     "untrained": "this model untrained",
     "gaussian": "a Gaussian with full covariance",
     "independent_components": "independent components",
 }
-PSEUDO = "test_pseudo_log_likelihood"
+PSEUDO = "pseudo_log_likelihood"
 KINDS = {
     "test_log_likelihood": "log-likelihood",
     "test_log_likelihood_bound": "log-likelihood at least",
-    PSEUDO: "pseudo-log-likelihood",
+    f"test_{PSEUDO}": "pseudo-log-likelihood",
 }
 WORSE = 1.0
 """Nats a row below the untrained model's figure, from which on a person is warned."""
@@ -57,14 +58,11 @@ def in_words(figures: Figures) -> list[str]:
             f" {', '.join(map(str, figures['constant_columns']))}, counted from 0"
         )
     lines += _worse(figures)
+    lines += site_words(figures.get("log_likelihood_a_site", {}))
     if "sequence_statistics" in figures:
         lines += sequence_words(figures["sequence_statistics"])
     if "contacts" in figures:
-        found = figures["contacts"]
-        lines.append(
-            f"strongest couplings of sites more than {found['apart']} apart (all in"
-            f" {found['file']}): {', '.join(found['strongest'])}"
-        )
+        lines += contact_words(figures["contacts"])
     if "judged" in figures:
         lines.append(_verdict(figures["judged"]))
     return lines
@@ -72,14 +70,26 @@ def in_words(figures: Figures) -> list[str]:
 
 def _likelihood(figures: Figures) -> list[str]:
     lines = []
+    if figures.get("none_held_out"):
+        lines.append(
+            "no row is held out, so that nothing is told of rows that the model has not seen"
+        )
     for key, kind in KINDS.items():
         if key in figures:
             lines.append(f"held-out {kind}{_told(figures, key)}")
             lines += _gap(figures, key)
+        elif (of_training := key.replace("test_", "train_", 1)) in figures:
+            lines.append(f"{kind} of training rows{_told(figures, of_training)}")
     if "log_z_reverse" in figures:
         lines.append(
             f"  log Z at least {figures['log_z_at_least']:.2f} by particles that came from a simple"
             f" law, at most {figures['log_z_at_most']:.2f} by particles that went back (95 % each)"
+        )
+    if "without_gaps" in figures and "log_z" in figures:
+        of = figures["without_gaps"]
+        lines.append(
+            f"  log-likelihoods are of the sequences that lack no letter: {of['held_out']} held-out"
+            f" ones, {of['training']} training ones"
         )
     if "true_log_likelihood" in figures:
         gap, spread = figures["kl_from_truth"], figures["kl_from_truth_standard_error"]
@@ -104,8 +114,8 @@ def _told(figures: Figures, key: str) -> str:
     value = figures[key]
     if not math.isfinite(value):
         return f" is not finite ({figures['method']})"
-    if key == PSEUDO:
-        return f" {value:.2f} nats a row (one component a row)"
+    if key.endswith(PSEUDO):
+        return f" {value:.2f} nats a row ({figures['pseudo_of']})"
     bounds = [figures.get(f"{key}_{side}") for side in ("at_least", "at_most")]
     between = "" if None in bounds else f" between {bounds[0]:.2f} and {bounds[1]:.2f}"
     if "unreliable" in figures:

@@ -35,7 +35,10 @@ def clamped_rows(settings: Settings, run: Trained) -> Tensor | None:
     if settings.clamp != "data":
         return read_rows("clamp", settings.clamp, settings.columns, run, holes=True)
     if not len(run.data.held_out):
-        raise ConfigError("clamp", "data", "the data are not there; give data.path, or a file")
+        remedy = "the data are not there; give data.path, or a file"
+        if run.data.rows:
+            remedy = f"{run.url} held no rows out; give a file"
+        raise ConfigError("clamp", "data", remedy)
     return run.data.held_out
 
 

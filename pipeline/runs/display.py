@@ -46,6 +46,7 @@ class Display:
         self._last_line = 0.0
         self._stage = ""
         self._likelihood = ""  # the newest, in words
+        self._agreement = ""  # of two-site covariances, the newest
         self._gap: float | None = None  # of the energies of held-out and training rows, the newest
 
     def say(self, text: str) -> None:
@@ -109,6 +110,9 @@ class Display:
             self._likelihood = f"log-likelihood {value:.2f} ({low:.2f} to {high:.2f})"
         if "held_out" in report.figures:
             self._gap = report.figures["held_out"] - report.figures["training"]
+        if "two_site" in report.figures:
+            pearson, slope = report.figures["two_site"], report.figures["two_site_slope"]
+            self._agreement = f"covariances {pearson:.3f} (slope {slope:.2f})"
         if (
             self._bar is None
             and now - self._last_line < LINE_SECONDS
@@ -125,6 +129,8 @@ class Display:
             )
         if self._likelihood:
             text += f"  {self._likelihood}"
+        if self._agreement:
+            text += f"  {self._agreement}"
         if self._gap is not None:
             text += f"  held-out gap {self._gap:+.2f}"
         if self._bar is not None and self._task is not None:

@@ -100,7 +100,14 @@ def evaluate_again(
             write_features(settings.features, run.energy, points, energies(run, points, context))
             found["features"] = settings.features
         if mutants is not None:
-            found["mutations"] = mutation_figures(run.energy, mutants, output)
+            assert run.data.sequences is not None
+            found["mutations"] = mutation_figures(
+                run.energy,
+                mutants,
+                run.data.sequences,
+                f"{run.config.name}, step {run.checkpoint.step}: all single mutants",
+                output,
+            )
     found["output"] = output
     found = masked(found)
     write_file(output, "summary.json", to_json(found, indent=1).encode())
@@ -135,9 +142,8 @@ def _check(settings: Settings, run: Trained, context: Tensor | None) -> None:
         )
         raise ConfigError("given", settings.given, remedy)
     if settings.ood is not None and not len(run.data.held_out):
-        raise ConfigError(
-            "ood", settings.ood, f"{run.url} has no held-out rows to tell from others; {CODE}"
-        )
+        why = f"{run.url} has no held-out rows to tell from others"
+        raise ConfigError("ood", settings.ood, why if run.data.rows else f"{why}; {CODE}")
 
 
 def _mutants(url: str, run: Trained) -> Mutants:

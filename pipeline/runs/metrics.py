@@ -78,7 +78,19 @@ METRICS = (
         "ebm_pseudo_log_likelihood_nats",
         "gauge",
         "nats",
-        "Mean pseudo-log-likelihood of held-out rows, one site a row",
+        "Mean pseudo-log-likelihood of held-out rows, of most models from one site a row",
+    ),
+    Metric(
+        "ebm_two_site_pearson",
+        "gauge",
+        "1",
+        "Pearson correlation of the chains' two-site covariances with the training rows'",
+    ),
+    Metric(
+        "ebm_two_site_slope",
+        "gauge",
+        "1",
+        "Slope of the least-squares line of the chains' two-site covariances on the training rows'",
     ),
     Metric(
         "ebm_log_likelihood_nats",
@@ -268,6 +280,11 @@ METRICS = (
 SUFFIXES = {"counter": ("_total",), "gauge": ("",), "histogram": ("_count", "_sum")}
 ROW_NAMES = {metric.name + suffix for metric in METRICS for suffix in SUFFIXES[metric.kind]}
 """The names of the figures in a row, without labels."""
+UNKNOWN = (
+    *("ebm_held_out_gap_nats", "ebm_pseudo_log_likelihood_nats"),
+    *("ebm_two_site_pearson", "ebm_two_site_slope"),
+)
+"""What is not a number until it is looked at."""
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
 
 
@@ -303,7 +320,7 @@ class RunMetrics:
         self._of = {metric.name: self._make(metric) for metric in METRICS}
         self._spent = time.process_time()
         # 0 would be a figure of the model
-        for name in ("ebm_held_out_gap_nats", "ebm_pseudo_log_likelihood_nats"):
+        for name in UNKNOWN:
             self[name].set(math.nan)
         # a series that is there from the start, at 0, is one that a rate can be taken of
         for role in ("pool", "parameter_server"):
@@ -380,6 +397,9 @@ class RunMetrics:
             self["ebm_held_out_gap_nats"].set(gap)
         if "pseudo_log_likelihood" in figures:
             self["ebm_pseudo_log_likelihood_nats"].set(figures["pseudo_log_likelihood"])
+        if "two_site" in figures:
+            self["ebm_two_site_pearson"].set(figures["two_site"])
+            self["ebm_two_site_slope"].set(figures["two_site_slope"])
         if "log_likelihood" in figures:
             self["ebm_log_likelihood_version"].set(figures["log_likelihood_version"])
             for bound in ("", "_at_least", "_at_most"):

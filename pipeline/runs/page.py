@@ -50,6 +50,9 @@ PICTURES = {
     " data, samples have the energies of held-out rows, and noise has higher ones. Held-out rows to"
     " the right of training rows tell of over-fitting.",
     "filters.png": "Weights between hidden units and a row, those of the largest norm first.",
+    "motifs.png": "What hidden units look for in a sequence: letters above the line raise a unit,"
+    " letters below it lower it, as much as they are high. Beside it its means under training"
+    " sequences.",
 }
 """Those that come first, with what a reader sees; others follow by name."""
 TIMINGS = {

@@ -38,7 +38,6 @@ from pipeline.runs.interruption import Interrupted, Interruption
 from pipeline.runs.ladder import LadderLikelihood
 from pipeline.runs.live_page import LivePage
 from pipeline.runs.metrics import RunMetrics
-from pipeline.runs.patience import Patience
 from pipeline.runs.recorders.base import RecordedRun
 from pipeline.runs.recorders.prometheus import page_of
 from pipeline.runs.recording import Recording
@@ -47,6 +46,7 @@ from pipeline.runs.saving import Saving
 from pipeline.runs.starts import Start, starts
 from pipeline.runs.summaries import summary_of
 from pipeline.runs.totals import Totals
+from pipeline.runs.until import Ends
 from pipeline.runs.verdicts import Verdicts
 from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
@@ -135,7 +135,7 @@ class Execution:
         self._rollbacks = Rollbacks(config, self._store, energy)
         self._ladder = LadderLikelihood()
         self._starts = partial(starts, config, output, self._store, energy, content)
-        self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
+        self._ends = Ends(config)
 
     def carry_out(
         self, make_runner: Callable[[Watch], Runner], until: int | None = None
@@ -183,7 +183,7 @@ class Execution:
                         version = self._begin(runner, first, starts)
                         last = min(until or math.inf, self._config.trainer.steps)
                         version = self._train(runner, version, int(last), interruption)
-                        if version < self._config.trainer.steps and not self._patience.over:
+                        if version < self._config.trainer.steps and not self._ends.over:
                             return {"version": version}
                         summary = self._finish(runner, version, interruption)
                         return summary
@@ -233,7 +233,7 @@ class Execution:
             )
         self._recording.rewind(version)
         self._rollbacks.begin(version)
-        self._patience.begin(version, self._store.complete())
+        self._ends.begin(version, self._store.complete())
         self._verdicts.begin(version, from_scratch=warm_start is None)
         return version
 
@@ -245,13 +245,13 @@ class Execution:
         self._totals.start()
         self._metrics["ebm_training"].set(1)
         with self._display.training(version, config.trainer.steps):
-            while version < last and interruption.signal is None and not self._patience.over:
+            while version < last and interruption.signal is None and not self._ends.over:
                 if self._lease.lost:
                     self._lease.check()
                 every = config.checkpoint.every
-                ahead = min((version // every + 1) * every, last) - version
+                ahead = self._ends.before(version, min((version // every + 1) * every, last))
                 try:
-                    made = runner.stretch(ahead)
+                    made = runner.stretch(ahead - version)
                     for report, rounds, flow in made:
                         version = report.version
                         self._observe(report, rounds, flow)
@@ -299,7 +299,7 @@ class Execution:
         self._saving.begin(checkpoint)
         self._step = back
         rollbacks.went_back(back)
-        self._patience.begin(back, self._store.complete())
+        self._ends.begin(back, self._store.complete())
         self._verdicts.begin(back)
         self._recording.rewind(back)
         self._metrics["ebm_rollbacks"].inc()
@@ -334,6 +334,7 @@ class Execution:
     def _observe(self, report: StepReport, rounds: list[RoundReport], flow: Flow) -> None:
         self._step = report.version
         report = self._ladder.tell(report, rounds)
+        self._ends.see(report)
         self._metrics.observe(report, rounds, flow)
         self._totals.add(report, rounds, flow)
         self._display.step(report, rounds, self._totals)
@@ -343,11 +344,12 @@ class Execution:
         if (
             report.version % self._config.metrics.every == 0
             or report.version == self._config.trainer.steps
+            or self._ends.over
         ):
             made_at = time.time() - flow.ago
             row = self._metrics.row()
             self._recording.record(report.version, {"time": made_at, **row})
-            self._patience.observe(report.version, row)
+            self._ends.observe(report.version, row)
         self._rollbacks.observe(report, rounds)
 
     def _save(self, runner: Runner, step: int, final: bool = False) -> None:
@@ -391,7 +393,7 @@ class Execution:
             **figures,
             **self._verdicts.at_the_end(figures),
             **undrawn,
-            **self._patience.figures(),
+            **self._ends.figures(),
         }
         self._lease.check()
         summary = masked(summary)

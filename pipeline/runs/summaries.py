@@ -25,8 +25,11 @@ def summary_of(output: str, config: RunConfig, checkpoint: Checkpoint | None) ->
     if any(summary[key] != value for key, value in asked.items()):
         return None
     # one that ended early is done for whoever would end it there again
-    patience = (summary.get("ended_early") or {}).get("patience")
-    early = patience is not None and patience == config.trainer.patience
+    ended, asked_for = summary.get("ended_early") or {}, config.trainer.model_dump()
+    reasons = [
+        ended[key] == asked_for[key] for key in ("patience", "until_pearson") if key in ended
+    ]
+    early = any(reasons)
     if checkpoint.step < config.trainer.steps and not early:
         return None
     # the folder may have been moved since

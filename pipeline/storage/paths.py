@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 from pipeline.common.errors import ConfigError
 from pipeline.config.run import RunConfig
 from pipeline.storage.files import expanded
+
+DATA_PATHS = ("path", "held_out_path", "weights_path", "contacts")
+"""Settings of data that name files."""
 
 
 def resolve_output(config: RunConfig) -> str:
@@ -30,17 +34,22 @@ def resolve_output(config: RunConfig) -> str:
 
 
 def with_absolute_paths(config: RunConfig) -> RunConfig:
-    """Returns `config` with an absolute `data.path` and `data.held_out_path`.
+    """Returns `config` with the files of its data (`DATA_PATHS`) and energy from the root.
 
     An actor's working directory need not be the driver's. Raises `ConfigError` for a URL that no
     installed file system serves, or that is none.
     """
     update = {}
-    for name in ("path", "held_out_path"):
+    for name in DATA_PATHS:
         path = getattr(config.data, name, None)
         if path is not None:
             update[name] = absolute(path, f"data.{name}")
-    return config.model_copy(update={"data": config.data.model_copy(update=update)})
+    changed: dict[str, Any] = {"data": config.data.model_copy(update=update)}
+    edges = getattr(config.energy, "edges", None)
+    if edges is not None:
+        absolute_edges = {"edges": absolute(edges, "energy.edges")}
+        changed["energy"] = config.energy.model_copy(update=absolute_edges)
+    return config.model_copy(update=changed)
 
 
 def absolute(url: str, key: str) -> str:
@@ -57,9 +66,9 @@ def check_shared(config: RunConfig, output: str) -> None:
     """
     if config.cluster.name == "inline":
         return
-    names = ("path", "held_out_path")
-    urls = {"output": output, **{f"data.{n}": getattr(config.data, n, None) for n in names}}
-    for key, url in (urls | {"init_from": config.init_from}).items():
+    urls = {"output": output, **{f"data.{n}": getattr(config.data, n, None) for n in DATA_PATHS}}
+    urls |= {"init_from": config.init_from, "energy.edges": getattr(config.energy, "edges", None)}
+    for key, url in urls.items():
         if url and "memory://" in url:
             remedy = (
                 "is in the memory of this process, which the actors cannot see; give a path or"

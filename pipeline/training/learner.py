@@ -277,6 +277,8 @@ class Learner:
         self._skipped_in_a_row = 0
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self._config.optimizer.name == "natural":
+            self.energy.to_natural_(self._config.optimizer.damping)
         if self._fast is not None:
             self._fast.update([p.grad for p in self._parameters if p.grad is not None])
         if self._search is None:
@@ -320,6 +322,7 @@ class Learner:
         elif warm_start is not None:
             warm_start.check_signature(self.energy, "init_from")
             self._fill(warm_start.averaged())
+            self.energy.hold()
             self._average = [parameter.detach().clone() for parameter in self._parameters]
         if rate_factor is not None:
             self._rate_factor = rate_factor

@@ -11,6 +11,7 @@ from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.row_weights import mean
 from pipeline.energies.base import Energy, site_log_likelihood
+from pipeline.training.covariances import Covariances
 from pipeline.training.likeness import Likeness
 
 ROWS = 1024
@@ -20,7 +21,8 @@ it has no more."""
 
 
 class Probe:
-    """The same few held-out and training rows of a run, and what a model says of them.
+    """The same few held-out and training rows of a run, training rows alone where none are held
+    out, and what a model says of them.
 
     Rows have the data's noise, drawn once, and their contexts. Held-out rows have the noise that
     they are evaluated with in the end. Over levels each row has one site for the pseudo-likelihood,
@@ -31,9 +33,10 @@ class Probe:
         self._every = config.metrics.held_out_every
         generator = torch_generator(config.data.split_seed, "probe")
         count = min(len(data.held_out), len(data.sample), ROWS)
+        kept = count if len(data.held_out) else min(len(data.sample), ROWS)
         chosen = [
-            torch.randperm(len(rows), generator=generator)[:count]
-            for rows in (data.held_out, data.sample)
+            torch.randperm(len(rows), generator=generator)[:number]
+            for rows, number in ((data.held_out, count), (data.sample, kept))
         ]
         test, training = data.held_out, data.sample[chosen[1]]
         if data.noise:
@@ -47,13 +50,19 @@ class Probe:
             self._context = torch.cat(of).to(device)
         of_rows = zip(data.row_weights, chosen, strict=True)
         self._weights = [None if of is None else of[number].to(device) for of, number in of_rows]
+        self._covariances: Covariances | None = None
+        told = data.sequences is not None or config.trainer.until_pearson is not None
+        levels = config.energy.domain.levels
+        if told and levels and config.batches_per_step and not config.conditional:
+            sample, weights = data.sample.flatten(1).to(device), data.row_weights.sample
+            self._covariances = Covariances(sample, weights, levels)
         self._likeness: Likeness | None = None
-        if config.batches_per_step and count > 1:
+        if config.batches_per_step and kept > 1:
             # chains of a model that knows contexts, but is not conditional, run under none
             context = self._context if config.conditional else None
             of_training = None if context is None else context[count:]
             self._likeness = Likeness(_joined(self._rows[count:], of_training), self._weights[1])
-        size = rows[0].numel() if count else 1
+        size = rows[0].numel() if len(rows) else 1
         # the rows' energies when it last looked, and what they had changed by then
         self._before: Tensor | None = None
         self._change: Tensor | None = None
@@ -61,44 +70,57 @@ class Probe:
 
     def due(self, version: int) -> bool:
         """Returns whether figures are taken of this version."""
-        return bool(self._every and self._count and version % self._every == 0)
+        looks = len(self._rows) or self._covariances is not None
+        return bool(self._every and looks and version % self._every == 0)
 
     @torch.no_grad()
     def figures(self, energy: Energy, chains: Rows | None = None) -> dict[str, float]:
         """Returns the mean energy of the `held_out` and of the `training` rows, nats, and over
-        levels the mean `pseudo_log_likelihood` of the held-out ones: d log p(x_i | the others) at
-        one site i a row (Besag 1975). `told_apart` is the chance that a held-out row's energy is
-        above a training row's, 1/2 where they are alike. `turnover` is the standard deviation over
-        rows of what their energies have changed by since the last look, in standard deviations of
-        the energies: near 0 where a model rests, over 1 where it is another one. `persistence` is
-        the correlation over rows of that change with the one before: above 0 where a model goes
-        somewhere, towards -1/2 where it goes to and fro. Of `chains` (positions [M, *shape], and
-        contexts where those are theirs) it tells how like the training rows they are
-        (`pipeline.training.likeness`).
+        levels the mean `pseudo_log_likelihood` of the held-out ones: sum_i log p(x_i | the others)
+        (Besag 1975), or d times its term of one site i a row where a model does not have all at
+        once (`Energy.pseudo_log_likelihood`). `told_apart` is the chance that a held-out row's
+        energy is above a training row's, 1/2 where they are alike. Where no rows are held out these
+        are left out, but for `training`.
+
+        `turnover` is the standard deviation over rows of what their energies have changed by since
+        the last look, in standard deviations of the energies: near 0 where a model rests, over 1
+        where it is another one. `persistence` is the correlation over rows of that change with the
+        one before: above 0 where a model goes somewhere, towards -1/2 where it goes to and fro. Of
+        `chains` (positions [M, *shape], and contexts where those are theirs) it tells how like the
+        training rows they are (`pipeline.training.likeness`), and of sequences how their
+        covariances agree (`pipeline.training.covariances`).
 
         What log Z is does not matter to the difference of the means: it rises where a model comes
         to prefer the rows that it was trained on. Of a model whose positions have latent columns,
         rows have bounds of their energies (`Energy.of_rows`), and no pseudo-likelihood.
         """
-        alike = {}
-        if chains is not None and self._likeness is not None:
-            positions = energy.visible(chains.position)
-            alike = self._likeness.figures(_joined(positions, chains.context))
+        alike = {} if chains is None else self._of_chains(energy, chains)
+        return self._of_rows(energy) | alike if len(self._rows) else alike
+
+    def _of_chains(self, energy: Energy, chains: Rows) -> dict[str, float]:
+        """Returns figures of the chains themselves, which need no energies of rows."""
+        positions, found = energy.visible(chains.position), {}
+        if self._likeness is not None:
+            found = self._likeness.figures(_joined(positions, chains.context))
+        if self._covariances is not None:
+            found |= self._covariances.figures(positions.flatten(1))
+        return found
+
+    def _of_rows(self, energy: Energy) -> dict[str, float]:
+        """The figures of held-out and training rows."""
         dtype = next(energy.parameters()).dtype
         context = None if self._context is None else self._context.to(dtype)
         rows = energy.into_domain(self._rows.to(dtype))
         values = energy.given(context).of_rows(rows).double()
-        held_out, training = values.split(self._count)
+        held_out, training = values[: self._count], values[self._count :]
         of_held_out, of_training = self._weights
-        above = held_out[:, None] > training
-        apart = above.count_nonzero() / self._count**2
-        if of_held_out is not None or of_training is not None:
-            apart = mean(mean(above.double().T, of_training), of_held_out)
-        found = {
-            "held_out": mean(held_out, of_held_out),
-            "training": mean(training, of_training),
-            "told_apart": apart,
-        }
+        found = {"training": mean(training, of_training)}
+        if self._count:
+            above = held_out[:, None] > training
+            apart = above.count_nonzero() / self._count**2
+            if of_held_out is not None or of_training is not None:
+                apart = mean(mean(above.double().T, of_training), of_held_out)
+            found |= {"held_out": mean(held_out, of_held_out), "told_apart": apart}
         if self._before is not None:
             change = values - self._before
             found["turnover"] = change.std() / values.std()
@@ -107,12 +129,15 @@ class Probe:
                 found["persistence"] = torch.corrcoef(both)[0, 1]
             self._change = change
         self._before = values
-        if energy.levels is not None and energy.data_shape == energy.shape:
+        if self._count and energy.levels is not None and energy.data_shape == energy.shape:
             bound = energy.given(None if context is None else context[: self._count])
-            sites = site_log_likelihood(bound, rows[: self._count], self._sites)
-            found["pseudo_log_likelihood"] = energy.dimension * mean(sites, of_held_out)
+            logs = bound.pseudo_log_likelihood(rows[: self._count])
+            if logs is None:
+                sites = site_log_likelihood(bound, rows[: self._count], self._sites)
+                logs = energy.dimension * sites
+            found["pseudo_log_likelihood"] = mean(logs.double(), of_held_out)
         figures = torch.stack([*found.values()]).tolist()
-        return dict(zip(found, map(float, figures), strict=True)) | alike
+        return dict(zip(found, map(float, figures), strict=True))
 
 
 def _joined(rows: Tensor, context: Tensor | None) -> Tensor:

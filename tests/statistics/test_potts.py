@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from pipeline.energies.clamped import Clamped
-from pipeline.energies.couplings import WIDTH, Letters, columns
+from pipeline.energies.couplings import columns
 from pipeline.energies.discrete import all_states
 from pipeline.energies.frozen import frozen
 from pipeline.energies.gauges import lattice_gas, zero_sum
+from pipeline.energies.letters import WIDTH, Letters
 from pipeline.energies.potts import PottsModel
 from pipeline.energies.target import Target
 from pipeline.kernels import gibbs
@@ -159,6 +160,7 @@ def test_pseudo_likelihood_and_its_gradient() -> None:
         torch.testing.assert_close(own, expected, **EXACT)
     plain = energy.site_log_likelihood(x)
     torch.testing.assert_close(plain, logs.sum(), **EXACT)
+    torch.testing.assert_close(energy.pseudo_log_likelihood(x), logs.sum(1).detach(), **EXACT)
 
 
 def test_missing_letters_leave_every_sum() -> None:
@@ -177,6 +179,8 @@ def test_missing_letters_leave_every_sum() -> None:
         shorter.coupling.copy_(energy.coupling[kept])
     found, truth = energy.site_log_likelihood(held), shorter.site_log_likelihood(x[:, rest])
     torch.testing.assert_close(found, truth, **EXACT)
+    by_row = shorter.pseudo_log_likelihood(x[:, rest])
+    torch.testing.assert_close(energy.pseudo_log_likelihood(held), by_row, **EXACT)
     of_field, of_coupling = torch.autograd.grad(found, [energy.field, energy.coupling])
     truths = torch.autograd.grad(truth, [shorter.field, shorter.coupling])
     assert not of_field[2].any()

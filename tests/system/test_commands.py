@@ -97,6 +97,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     family = aligned("-ACDEFGHIKLMNPQRSTVWY", random) + "\n>DYR_ECOLI/1-9\nMISLIAALA"
     for name in ("DHFR.a2m.gz", "WW.fasta.gz"):
         (here / name).write_bytes(gzip.compress(family.encode()))
+    whole = aligned("ACDEFGHIKLMNPQRSTVWY", random)
+    (here / "Lattice_Proteins.fasta.gz").write_bytes(gzip.compress(whole.encode()))
     (here / "mutants.csv").write_text("mutant,score\nM1L,0.5\nL4I:A9G,-1\nA7C,\n")
     return here
 

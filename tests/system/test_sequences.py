@@ -11,9 +11,11 @@ import pytest
 import torch
 
 import pipeline
+from pipeline.assembly.data import open_data
 from pipeline.common.errors import ConfigError, DataError
 from pipeline.config.compose import compose
 from pipeline.config.sample import Settings
+from pipeline.config.sweep import parse
 from pipeline.evaluate import evaluate
 from pipeline.evaluate import main as evaluate_main
 from pipeline.runs.draw import sample as draw
@@ -45,6 +47,9 @@ def test_contacts_of_a_family(
     """The pair comes first, in the table, in the summary and in words; weights are written."""
     output = tmp_path / "run"
     experiment = ("experiment=protein_potts", "energy.levels=4", "objective.l2_couplings=1")
+    known = tmp_path / "structure.txt"
+    known.write_text("2 9\n1 10\n")
+    experiment += (f"data.contacts={known}",)
     run(compose([*experiment, *SHORT, f"data.path={alignment}", f"output={output}"]))
     lines = [line.split() for line in (output / "contacts.txt").read_text().splitlines()]
     best = max(lines, key=lambda line: float(line[5]))
@@ -53,6 +58,8 @@ def test_contacts_of_a_family(
     assert summary["sequences"]["count"] == 200
     assert 150 < summary["sequences"]["effective"] <= 200
     assert summary["contacts"]["strongest"][0] == f"{best[1]}2-{best[3]}9"
+    assert summary["contacts"]["ppv"]["L/5"] >= 0.5  # of 2, the first is one
+    assert summary["contacts"]["by_chance"] == pytest.approx(2 / 10)
     weights = (output / "weights.txt").read_text().split()
     assert sum(map(float, weights)) == pytest.approx(summary["sequences"]["effective"])
     assert "contacts.png" in summary["pictures"]
@@ -71,6 +78,20 @@ def test_contacts_of_a_family(
     assert "1,000 samples against training sequences" in said
 
 
+def test_couplings_are_held_against_a_structure(
+    family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In an evaluation of a run that was trained without; its pairs are 5 apart at most."""
+    table = tmp_path / "known, contacts.txt"
+    table.write_text("I J D\n11 16 4.5\n11 13 9\n11 99 1\n")
+    asked = (f"run={family / 'run'}", f"data.contacts={table}", f"output={tmp_path / 'out'}")
+    assert evaluate_main([*asked, "evaluation.samples=0"]) == 0
+    contacts = json.loads((tmp_path / "out" / "summary.json").read_text())["figures"]["contacts"]
+    assert (contacts["pairs"], contacts["elsewhere"], contacts["ppv"]) == (0, 1, {})
+    assert "1 rows of data.contacts are of residues" in capsys.readouterr().out
+    assert (tmp_path / "out" / "contacts.png").stat().st_size > 1000
+
+
 @pytest.mark.usefixtures("undrawn")
 def test_chains_learn_and_draw_sequences(alignment: Path, tmp_path: Path) -> None:
     """By persistent chains, swept site by site, in two pools; then new sequences."""
@@ -87,6 +108,119 @@ def test_chains_learn_and_draw_sequences(alignment: Path, tmp_path: Path) -> Non
     rows = np.load(file)
     assert rows.shape == (6, 10)
     assert set(np.unique(rows)) <= set(range(5))
+
+
+NONE = (
+    "data=fasta",
+    "data.alphabet=rna",
+    "energy=potts",
+    "energy.levels=5",
+    "kernel=gibbs",
+    "objective=pcd",
+)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_every_sequence_may_be_learned_from(
+    alignment: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Without held-out ones there are figures of training sequences alone, and words say so; the
+    bracket of AIS is that of the pseudo-likelihood's model.
+    """
+    output = tmp_path / "run"
+    size = ("chains.per_pool=32", "trainer.batch_size=64", "metrics.held_out_every=2")
+    asked = (
+        *NONE,
+        *SHORT,
+        *size,
+        f"data.path={alignment}",
+        "data.held_out=0",
+        "recorders=[series]",
+    )
+    ais = ("evaluation.ais_temperatures=30", "evaluation.ais_particles=60")
+    summary = run(compose([*asked, *ais, f"output={output}"]))
+    said = capfd.readouterr().out
+    assert "no row is held out" in said
+    assert "held-out log-likelihood" not in said
+    assert not {"baselines", "test_log_likelihood", "test_pseudo_log_likelihood"} & set(summary)
+    told = summary["log_likelihood_a_site"]
+    assert set(told) == {"training"}
+    assert told["training"]["at_least"] <= told["training"]["value"]
+    assert f"training sequences {told['training']['value']:.4f} nats, between" in said
+    assert "(all components of every row)" in said
+    rows = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    assert 'ebm_energy_nats{source="training"}' in rows[-1]
+    assert rows[-1]["ebm_held_out_gap_nats"] is None
+    path = ("ood=noise", f"output={tmp_path / 'again'}")
+    with pytest.raises(ConfigError, match="has no held-out rows to tell from others"):
+        evaluate(str(output), *path)
+    with pytest.raises(ConfigError, match=r"clamp=data: .* held no rows out; give a file"):
+        draw(Settings.model_validate({"runs": [str(output)], "clamp": "data"}))
+    assert np.isfinite(evaluate(str(output), path[1])["figures"]["train_log_likelihood"])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "evaluation.live=true",
+        "checkpoint.keep_best=ebm_held_out_gap_nats",
+        "checkpoint.keep_best=max:ebm_pseudo_log_likelihood_nats",
+        "+evaluation.judged={figure: test_log_likelihood, sense: at_least, reference: 0}",
+    ],
+)
+def test_figures_of_held_out_rows_want_some(key: str) -> None:
+    name = key.lstrip("+").partition("=")[0]
+    with pytest.raises(ConfigError, match=rf"^{re.escape(name)}.*data\.held_out=0 keeps none"):
+        compose([*NONE, "data.path=family.fasta", "data.held_out=0", key])
+
+
+def test_a_sweep_of_all_sequences_wants_a_figure() -> None:
+    words = [*NONE, "data.path=family.fasta", "data.held_out=0", "optimizer.learning_rate=0.1,0.2"]
+    with pytest.raises(ConfigError, match=r"with data\.held_out=0 has no held-out log-likelihood"):
+        parse(words)
+
+
+def test_a_likelihood_is_of_sequences_without_gaps(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Where gaps are missing letters; a live one is refused where there are too few."""
+    rows = ["ACGU"[n % 4] + "ACGU"[n // 4 % 4] + ("-" if n % 2 else "A") for n in range(64)]
+    path = tmp_path / "gaps.fasta"
+    path.write_text("".join(f">s{number}\n{row}\n" for number, row in enumerate(rows)))
+    words = ("experiment=protein_potts", "energy.levels=4", *SHORT, "data.identity=null")
+    asked = (*words, f"data.path={path}", f"output={tmp_path / 'run'}", "evaluation.samples=0")
+    found = run(compose(list(asked)))
+    counts = found["without_gaps"]
+    assert counts["held_out"] + counts["training"] == 32
+    assert f"that lack no letter: {counts['held_out']} held-out ones" in capfd.readouterr().out
+    path.write_text("".join(f">s{number}\n{row[:2]}-\n" for number, row in enumerate(rows)))
+    with pytest.raises(ConfigError, match=r"evaluation\.live=True: .* 0 held-out ones do not"):
+        open_data(compose([*asked, "evaluation.live=true"]))
+
+
+@pytest.mark.parametrize("units", ["gaussian", "drelu"])
+@pytest.mark.usefixtures("undrawn")
+def test_hidden_units_learn_a_family(
+    alignment: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str], units: str
+) -> None:
+    """Through the preset: nats a site by both ways of annealing, motifs, features and sequences."""
+    machine = ("experiment=protein_rbm", "energy.levels=5", "energy.hidden=6")
+    chains = ("chains.per_pool=50", "trainer.batch_size=50", "evaluation.ais_temperatures=50")
+    asked = [*machine, f"energy.units={units}", *chains, *SHORT, "trainer.steps=150"]
+    summary = run(compose([*asked, f"data.path={alignment}", f"output={tmp_path}"]))
+    found = summary["log_likelihood_a_site"]["held_out"]
+    assert found["value"] == pytest.approx(summary["test_log_likelihood"] / 10)
+    apart = summary["log_z_forward"] - summary["log_z_reverse"]
+    assert found["reverse"] - found["forward"] == pytest.approx(apart / 10, abs=1e-9)
+    # nine letters that are free and one that follows: -9 log 4 / 10 = -1.25, without it -1.39
+    assert found["value"] > summary["baselines"]["independent_components"] / 10 + 0.03
+    assert "motifs.png" in summary["pictures"]
+    assert "log-likelihood a site: held-out sequences -1." in capfd.readouterr().out
+    energy = pipeline.load(tmp_path)
+    rows = energy.sample_base(4, torch.Generator().manual_seed(0))
+    assert pipeline.features(energy, rows).shape == (4, 6)
+    clamp = ("clamp=data", "clamp_columns=0-4", "samples=3", "transitions=2", "format=fasta")
+    assert sample([f"run={tmp_path}", f"output={tmp_path / 'drawn'}", *clamp]) == 0
 
 
 @pytest.fixture(scope="module")
@@ -165,6 +299,8 @@ def test_mutations_change_the_energy(
     said = capsys.readouterr().out
     assert "4 mutants, delta E in nats, the lowest first" in said
     assert "Spearman of -delta E with 3 measured scores" in said
+    assert f"all single mutants {tmp_path / 'out' / 'mutations.png'}" in said
+    assert (tmp_path / "out" / "mutations.png").exists()
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,11 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...] | None]] = {
     "rbm": ("energy=rbm energy.hidden=4", (2, 3), None),
     "gaussian_rbm": ("energy=gaussian_rbm energy.hidden=4", (5,), None),
     "potts_rbm": ("energy=potts_rbm energy.hidden=4 energy.levels=3", (5,), None),
+    "potts_rbm, drelu": (
+        "energy=potts_rbm energy.hidden=4 energy.levels=3 energy.units=drelu",
+        (5,),
+        None,
+    ),
     "dbm": ("energy=dbm energy.hidden=[4,3]", (5,), None),
     "lattice": ("energy=lattice", (3, 3), None),
     "quadratic": ("energy=quadratic", (5,), None),

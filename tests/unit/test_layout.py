@@ -43,7 +43,9 @@ BLIND = {
     "pipeline/chains": ("pipeline.objectives", "pipeline.data", "pipeline.config"),
 }
 # what all energies share
-SHARED_ENERGIES = {f"pipeline.energies.{name}" for name in ("base", "target", "weights", "deep")}
+SHARED_ENERGIES = {
+    f"pipeline.energies.{name}" for name in ("base", "target", "weights", "deep", "letters")
+}
 
 
 def within(module: str, package: str) -> bool:

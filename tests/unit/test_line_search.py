@@ -17,7 +17,13 @@ from pipeline.common.errors import ConfigError
 from pipeline.config.compose import compose
 from pipeline.data.base import DataSet, in_memory
 from pipeline.energies.potts import PottsModel
-from pipeline.evaluation.contacts import contact_scores, coupling_norms, strongest, table_of
+from pipeline.evaluation.contacts import (
+    contact_scores,
+    coupling_norms,
+    named,
+    strongest_pairs,
+    table_of,
+)
 from pipeline.evaluation.likelihood import independent_levels
 from pipeline.training.gradient import Gradient
 from pipeline.training.learner import Learner
@@ -181,13 +187,27 @@ def test_scores_are_corrected_norms(alignment: Path) -> None:
     torch.testing.assert_close(scores, truth[first, second])
     without = coupling_norms(energy, gap=0)
     assert bool((without < coupling_norms(energy)).all())
-    assert strongest(scores, data.sequences, 5, 3)[0] == "-".join(
-        f"{data.sequences.focus[site]}{site + 1}" for site in (0, 7)
-    )
+    order = strongest_pairs(scores, data.sequences, 5)
+    assert order[:, 0].tolist() == [0, 7]
+    assert named(order[:, :1], data.sequences) == [
+        "-".join(f"{data.sequences.focus[site]}{site + 1}" for site in (0, 7))
+    ]
     lines = table_of(scores, data.sequences).splitlines()
     assert len(lines) == 28
     assert lines[0].split()[:5] == ["1", data.sequences.focus[0], "2", data.sequences.focus[1], "0"]
     assert float(lines[6].split()[5]) == pytest.approx(float(truth[0, 7]), abs=1e-6)
+
+
+def test_likelihoods_are_of_rows_that_lack_nothing() -> None:
+    """And the weights are theirs; with all letters there nothing is left out."""
+    rows = torch.tensor([[0.0, 1], [0, -1], [1, 1]])
+    data = in_memory(rows, rows[:2], 0.0, weights=(torch.tensor([1.0, 2, 3]), torch.ones(2)))
+    complete = data.complete()
+    assert complete.sample.tolist() == [[0, 1], [1, 1]]
+    assert complete.held_out.tolist() == [[0, 1]]
+    assert complete.row_weights.sample is not None
+    assert complete.row_weights.sample.tolist() == [1, 3]
+    assert complete.complete() is complete
 
 
 def test_baselines_leave_out_missing_letters() -> None:

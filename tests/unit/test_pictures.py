@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.common.errors import StorageError
 from pipeline.data.base import DataSet, channels_last, in_memory
+from pipeline.data.fasta import Sequences
 from pipeline.energies.base import Energy
 from pipeline.energies.dbm import DeepBoltzmannMachine
 from pipeline.energies.mlp import MLPEnergy
@@ -28,6 +29,7 @@ from pipeline.evaluation.energy_histograms import (
     _histograms,
 )
 from pipeline.evaluation.filters import draw_filters, has_filters, layers_of
+from pipeline.evaluation.motifs import _motifs, draw_motifs
 from pipeline.evaluation.pictures import CELLS, _plane, as_images, draw_samples
 from pipeline.storage.figures import draw_figure
 
@@ -201,6 +203,27 @@ def test_filters_are_drawn(energy: Energy, tmp_path: Path) -> None:
     assert has_filters(energy)
     assert draw_filters(energy, "caption", str(tmp_path)) == {}
     assert (tmp_path / "filters.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
+
+
+def test_motifs_are_of_the_units_that_vary_most(tmp_path: Path) -> None:
+    """Of 20 units, two of which answer to site 3 alone; a weight below 0 stands below the line."""
+    machine = PottsRBM((4,), 5, 20, 0.01, "drelu")
+    with torch.no_grad():
+        machine.weight.view(20, 4, 5)[(5, 7), 2, 1] = torch.tensor([3.0, -3.0])
+    rows = torch.randint(0, 5, (200, 4), generator=torch.Generator().manual_seed(0)).float()
+    sequences = Sequences("-ACGU", [7, 8, 9, 10], "ACGU", [], np.ones(200), 0, [])
+    figure = _motifs(machine, sequences, rows, "caption")
+    logos = figure.axes[::2]
+    assert len(logos) == 8
+    assert {axis.get_ylabel() for axis in logos[:2]} == {"unit 5", "unit 7"}
+    for axis in logos[:2]:
+        largest = max(axis.patches, key=lambda patch: patch.get_path().get_extents().height)
+        box = largest.get_path().get_extents()
+        assert math.isclose((box.x0 + box.x1) / 2, 2, abs_tol=1e-6)
+        assert math.isclose(box.height, 3 * 4 / 5, rel_tol=0.05)
+        assert (box.y0 >= 0) == (axis.get_ylabel() == "unit 5")
+    assert draw_motifs(machine, sequences, rows, "caption", str(tmp_path)) == {}
+    assert (tmp_path / "motifs.png").read_bytes()[:8] == b"\x89PNG\r\n\x1a\n"
 
 
 def test_the_largest_filters_are_those_shown() -> None:

@@ -20,6 +20,7 @@ SHARED = Path(__file__).parents[4] / "shared" / "msa"
 DEFAULTS: dict[str, Any] = {
     **{"name": "fasta", "alphabet": "protein", "gaps": "state", "ambiguous": "drop"},
     **{"focus": None, "identity": None, "weights_path": None, "held_out": 1, "split_seed": 0},
+    **{"contacts": None, "contact_distance": 8.0},
 }
 A2M = """>focus/11-16 some words
 ACd-EF
@@ -112,6 +113,18 @@ def test_other_files_by_their_urls(tmp_path: Path) -> None:
     ("content", "settings", "said"),
     [
         (">a\nAC1F\n>b\nACDF\n", {}, "sequence a, column 3: '1' is no letter"),
+        (
+            ">a\nACFD\n>b\nACDF\n",
+            {"alphabet": "rna"},
+            "letter of '-ACGU'; set data.alphabet=protein",
+        ),
+        (">a\nACGT\n>b\nACGG\n", {"alphabet": "rna"}, "letter of '-ACGU'; set data.alphabet=dna"),
+        (
+            f">a\n{'ACGT' * 20}\n>b\n{'AC-N' * 20}\n",
+            {},
+            "data.alphabet=protein: all letters are those of",
+        ),
+        (f">a\n{'ACGU' * 20}\n>b\n{'AC-N' * 20}\n", {}, "are those of rna; set data.alphabet=rna"),
         (">a\nACXF\n>b\nACDF\n", {"ambiguous": "refuse"}, "sequence a, column 3: 'X'"),
         (">a\nACDF\n>b\nACD\n", {}, "sequence b (number 2) has 3 columns, and a 4"),
         (">a\nACDF\n", {}, "has 1 sequences"),
