@@ -21,6 +21,7 @@ BY_HAND = {
     "protein_potts": ("data.path=x",),
     "protein_rbm": ("data.path=x",),
     "lattice_proteins": ("data.path=x",),
+    "rna_potts": ("data.path=x",),
     "quadratic": (*BINARY, "kernel=single_site"),
     "none": ("experiment=maxent_moments",),
     "ising": ("experiment=maxent_ising",),

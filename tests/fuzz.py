@@ -116,6 +116,7 @@ BASES: tuple[tuple[str, ...], ...] = (
         *("energy=potts_rbm", "energy.levels=5", "energy.hidden=4", "energy.units=drelu"),
         "kernel=gibbs",
     ),
+    ("experiment=rna_potts", "data.path=family.fasta", "data.held_out=5"),
 )
 NUMBERS = (
     *("0", "1", "-1", "2", "3", "5", "17", "0.5", "1.5", "-0.0", "1e-300", "1e300", "1e400", "nan"),

@@ -10,7 +10,7 @@ from pipeline.objectives.contrastive import ContrastiveDivergence
 from pipeline.objectives.improved import ImprovedContrastiveDivergence
 from pipeline.objectives.labels import LabelLikelihood
 from pipeline.objectives.likelihood import MaximumLikelihood
-from pipeline.objectives.moments import MomentMatching, MomentMatchingByChains
+from pipeline.objectives.moments import CouplingMoments, MomentMatching, MomentMatchingByChains
 from pipeline.objectives.noise_contrastive import ConditionalNoiseContrastive, NoiseContrastive
 from pipeline.objectives.probes import PROBES
 from pipeline.objectives.pseudo import PseudoLikelihood, RatioMatching
@@ -90,5 +90,7 @@ def ratio_matching(section: sections.RatioMatchingObjective, config: RunConfig) 
 
 
 def moments(section: sections.MomentsObjective, config: RunConfig) -> Objective:
+    if config.energy.has_couplings:
+        return CouplingMoments(section.l2)
     matching = {"exact": MomentMatching, "chains": MomentMatchingByChains}[section.expectation]
     return matching(section.moments, section.l1, section.l2)

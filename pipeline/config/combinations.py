@@ -35,6 +35,7 @@ def check_combinations(config: RunConfig) -> None:
         check_staleness(config, config.contrastive)
     _check_all_rows(config)
     _check_line_search(config)
+    _check_natural(config)
     _check_pools(config)
     _check_patience(config)
     _check_until(config)
@@ -72,8 +73,8 @@ def _check_energy_of(config: RunConfig, name: str, objective: ObjectiveSection) 
             " cd"
         )
         raise ConfigError("objective", name, remedy)
-    if objective.needs_features and not energy.has_features:
-        remedy = f"energy={energy.name} declares no features; use energy=maxent"
+    if objective.needs_features and not (energy.has_features or energy.has_couplings):
+        remedy = f"energy={energy.name} declares no features; use energy=maxent or potts"
         raise ConfigError("objective", name, remedy)
     if objective.needs_labels and not energy.has_labels:
         remedy = f"energy={energy.name} knows no labels; use energy=label_mlp"
@@ -203,6 +204,13 @@ def _check_line_search(config: RunConfig) -> None:
         )
         remedy = f"a line search sets the steps; with it go {' '.join(settings)}"
         raise ConfigError("optimizer.name", "lbfgs", remedy)
+
+
+def _check_natural(config: RunConfig) -> None:
+    """A natural gradient wants a Fisher information."""
+    if config.optimizer.name == "natural" and not config.energy.has_couplings:
+        remedy = f"it is that of energy=potts; with energy={config.energy.name} use adam or sgd"
+        raise ConfigError("optimizer.name", "natural", remedy)
 
 
 def _check_pools(config: RunConfig) -> None:

@@ -97,7 +97,8 @@ def compose_raw(overrides: Sequence[str]) -> dict[str, Any]:
         with initialize_config_dir(str(conf_directory()), version_base="1.3"):
             composed = hydra_compose("config", list(overrides))
         raw = OmegaConf.to_container(composed, resolve=True)
-    except (HydraException, OmegaConfBaseException) as error:
+    # a ValueError is of a key under a list that is no number
+    except (HydraException, OmegaConfBaseException, ValueError) as error:
         raise _unknown_key(overrides, str(error)) from error
     assert isinstance(raw, dict)
     raw = _without_strangers({str(key): value for key, value in raw.items()}, given)

@@ -207,7 +207,8 @@ class LabelLikelihoodObjective(ObjectiveSection):
 
 class MomentsObjective(ObjectiveSection):
     """Moment matching, the dual of maximum entropy: E[phi] = mu for the features phi of
-    energy=maxent (Jaynes 1957).
+    energy=maxent (Jaynes 1957), or for the frequencies of letters at one site and at two, by
+    chains, of energy=potts (Boltzmann machine learning: Muntoni et al. 2021).
     """
 
     rows_optional: ClassVar[bool] = True
@@ -225,8 +226,25 @@ class MomentsObjective(ObjectiveSection):
         " 2004)"
     )
     l2: NonNegativeFloat = about(
-        "ridge: moments miss theirs by l2 times the parameter (Chen & Rosenfeld 2000)"
+        "ridge: moments miss theirs by l2 times the parameter (Chen & Rosenfeld 2000); of"
+        " energy=potts those of couplings"
     )
+
+    def check(self, energy: EnergySection, kernel: KernelSection) -> None:  # noqa: ARG002
+        """Raises `ConfigError` for what there is not for couplings of all pairs."""
+        if not energy.has_couplings:
+            return
+        remedies = {
+            "moments": (self.moments is None, f"energy={energy.name} takes the rows'; use null"),
+            "expectation": (
+                self.expectation == "chains",
+                f"energy={energy.name} has them by chains; use chains",
+            ),
+            "l1": (not self.l1, f"energy={energy.name} has none; use 0, or l2"),
+        }
+        for key, (fits, remedy) in remedies.items():
+            if not fits:
+                raise ConfigError(f"objective.{key}", getattr(self, key), remedy)
 
     @property
     def deterministic(self) -> bool:

@@ -270,13 +270,10 @@ class RunConfig(Section):
         places = ("output", "resume", "cluster", "device")
         accounts = ("metrics", "recorders", "checkpoint", "evaluation")
         default = ("init_what",) if self.init_what == "weights" else ()
-        apart = dict.fromkeys((*places, *accounts, *default), True)
-        return digest(
-            self.model_dump(
-                mode="json",
-                exclude={**apart, "trainer": {"steps", "rollbacks", "patience", "until_pearson"}},
-            )
-        )
+        apart: dict[str, Any] = dict.fromkeys((*places, *accounts, *default), True)
+        apart["trainer"] = {"steps", "rollbacks", "patience", "until_pearson"}
+        apart["optimizer"] = set() if self.optimizer.name == "natural" else {"damping"}
+        return digest(self.model_dump(mode="json", exclude=apart))
 
 
 def _called(thing: Any) -> str:

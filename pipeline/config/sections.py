@@ -83,15 +83,23 @@ class Trainer(Section):
 
 
 class Optimizer(Section):
-    name: Literal["adam", "sgd", "lbfgs"]
+    name: Literal["adam", "sgd", "natural", "lbfgs"] = about(
+        "natural: SGD along the natural gradient of energy=potts at independent sites; lbfgs: with"
+        " a line search"
+    )
     learning_rate: PositiveFloat = about("at the start of its schedule")
     schedule: Literal["constant", "linear", "cosine"] = about("how it falls to 0 at trainer.steps")
     warmup: NonNegativeInt = about("steps over which it first rises from 0")
     momentum: Probability = about("SGD's momentum, or Adam's beta1 (IGEBM practice: 0)")
     beta2: Probability = about("Adam's second-moment decay")
+    damping: PositiveFloat = Field(
+        0.02,
+        description="of natural gradients: added to the product of the frequencies of two letters,"
+        " which holds back those of rare ones",
+    )
     weight_decay: NonNegativeFloat = about(
         "times the learning rate: Adam's is decoupled (Loshchilov & Hutter 2019), SGD's the"
-        " gradient's"
+        " gradient's, that of natural added behind it"
     )
     clip_norm: PositiveFloat | None = about("largest gradient norm; null: as it is")
     ema: Probability = about(

@@ -186,6 +186,12 @@ class Energy(nn.Module):
         """The block's law given the value of the block before it."""
         raise NotImplementedError(f"{type(self).__name__} has no block {block!r}")
 
+    def to_natural_(self, damping: float) -> None:
+        """Turns the gradient in the parameters' `grad` into one times the inverse of a Fisher
+        information. Raises `NotImplementedError` where the energy knows none.
+        """
+        raise NotImplementedError(f"{type(self).__name__} knows no Fisher information")
+
     def initialise(self, rows: Tensor) -> None:
         """Hook for parameters that are best started from the data, `[S, *shape]`; none by
         default.

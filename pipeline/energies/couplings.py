@@ -16,7 +16,7 @@ from torch import Tensor
 from pipeline.energies.letters import Letters, pair_counts, site_blocks
 
 
-def _behind(sites: int, site: int) -> slice:
+def pairs_behind(sites: int, site: int) -> slice:
     """The numbers of the pairs (site, j) of all j behind it, which follow one another."""
     first = site * (2 * sites - site - 1) // 2
     return slice(first, first + sites - site - 1)
@@ -37,7 +37,7 @@ def columns(coupling: Tensor, sites: int, first: int, last: int) -> Tensor:
     pieces = table[:-1].view(sites, levels, last - first, levels)
     for site in range(first, last):
         pieces[:site, :, site - first] = coupling[_before(sites, site, coupling.device)]
-        pieces[site + 1 :, :, site - first] = coupling[_behind(sites, site)].transpose(1, 2)
+        pieces[site + 1 :, :, site - first] = coupling[pairs_behind(sites, site)].transpose(1, 2)
     return table
 
 
@@ -49,7 +49,7 @@ def add_columns_(total: Tensor, part: Tensor, first: int, last: int) -> None:
     for site in range(first, last):
         own = part[:, :, site - first]
         total.index_add_(0, _before(sites, site, total.device), own[:site])
-        total[_behind(sites, site)] += own[site + 1 :].transpose(1, 2)
+        total[pairs_behind(sites, site)] += own[site + 1 :].transpose(1, 2)
 
 
 def pair_energies(letters: Letters, coupling: Tensor) -> Tensor:
@@ -85,5 +85,7 @@ def weighted_counts(letters: Letters, weights: Tensor, coupling: Tensor) -> tupl
     pairs = torch.empty_like(coupling)
     for first, last, part in pair_counts(letters, weights):
         for site in range(first, last):
-            pairs[_behind(sites, site)] = part[site + 1 - first :, :, site - first].transpose(1, 2)
+            pairs[pairs_behind(sites, site)] = part[site + 1 - first :, :, site - first].transpose(
+                1, 2
+            )
     return single, pairs

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from pipeline.energies.couplings import (
     chosen,
     columns,
     pair_energies,
+    pairs_behind,
     pulls_of,
     weighted_counts,
 )
@@ -39,12 +41,14 @@ class PottsModel(Energy):
     blocks = ("ascending", "descending")
     undecayed = ("field",)
     levels: int
+    shares: Tensor
 
     def __init__(self, shape: Sequence[int], levels: int) -> None:
         super().__init__(shape, levels=levels)
         sites = self.dimension
         self.field = nn.Parameter(torch.zeros(sites, levels))
         self.coupling = nn.Parameter(torch.zeros(sites * (sites - 1) // 2, levels, levels))
+        self.register_buffer("shares", torch.full((sites, levels), 1 / levels), persistent=False)
         self._tables: tuple[Any, list[Table]] | None = None
 
     def letters(self, x: Tensor) -> Letters:
@@ -160,7 +164,9 @@ class PottsModel(Energy):
         single = torch.ones(len(rows)) if weights is None else weights
         counts = self.letters(rows).by_letter(single.to(self.field)[:, None])[..., 0]
         shares = counts / counts.sum(1, keepdim=True).clamp(min=1e-30)
-        fields = shares.mul_(single.sum()).add_(1).log_()
+        seen = shares.mul_(single.sum()).add_(1)
+        self.shares.copy_(seen / seen.sum(1, keepdim=True))
+        fields = seen.log_()
         self.field.copy_(fields - fields.mean(1, keepdim=True))
 
     def keep_pairs(self, kept: Tensor) -> None:
@@ -178,6 +184,36 @@ class PottsModel(Energy):
             for values in (self.coupling, self.coupling.grad):
                 if values is not None:
                     values.index_fill_(0, held, 0.0)
+
+    @torch.no_grad()
+    def to_natural_(self, damping: float) -> None:
+        """Turns the gradient g in the parameters' `grad` into the natural one, F^-1 g (Amari 1998),
+        with the Fisher information F of independent sites of the frequencies f that `initialise`
+        saw:
+
+            n_ij(a, b) = (g_ij(a, b) - f_i(a) g_j(b) - g_i(a) f_j(b)) / (f_i(a) f_j(b) + damping)
+            n_i(a) = g_i(a) / (f_i(a) + sqrt(damping)) - sum_j sum_b n_ij(a, b) f_j(b)
+
+        The numerator is the gradient in couplings of letters less their frequencies (Montavon &
+        Mueller 2012, "Deep Boltzmann machines and the centering trick"). Without damping, rare
+        letters are moved by the noise of few counts. Couplings that are held have none.
+        """
+        single, pairs, f = self.field.grad, self.coupling.grad, self.shares
+        assert single is not None
+        assert pairs is not None
+        back, free = torch.zeros_like(single), pairs.new_ones(len(pairs), 1, 1)
+        held = getattr(self, "held", None)
+        if held is not None:
+            free[held] = 0.0
+        for i in range(self.dimension - 1):
+            numbers, behind = pairs_behind(self.dimension, i), slice(i + 1, None)
+            own = pairs[numbers]
+            own -= f[i, :, None] * single[behind, None] + single[i, :, None] * f[behind, None]
+            own /= f[i, :, None] * f[behind, None] + damping
+            own *= free[numbers]
+            back[i] += torch.einsum("jab,jb->a", own, f[behind])
+            back[behind] += torch.einsum("jab,a->jb", own, f[i])
+        single.div_(f + math.sqrt(damping)).sub_(back)
 
     def log_sum(self) -> Tensor | None:
         return enumerated(self)

@@ -75,7 +75,8 @@ def evaluate(
         if data.rows:
             more = yield from _figures(config, energy, untrained, data, output)
             figures = _joined(figures, more)
-        moments = terms_of(config.objective).get("moments")
+        terms = terms_of(config.objective) if config.energy.has_features else {}
+        moments = terms.get("moments")
         if moments is not None and (data.rows or getattr(moments, "moments", None) is not None):
             more = yield from moment_figures(config, family_of(energy), data, output)
             figures = _joined(figures, more)

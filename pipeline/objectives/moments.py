@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
 
 import torch
@@ -120,6 +121,72 @@ class MomentMatchingByChains(MomentMatching):
     ) -> Iterator[Part]:
         """Parts named positive (-lambda.mu), l1 and l2 where there are such."""
         yield from self._of_targets(family_of(energy))
+
+    def of_negatives(
+        self,
+        energy: Energy,  # noqa: ARG002
+        negatives: NegativeSide,  # noqa: ARG002
+        energies: Tensor,
+        weights: Tensor,
+    ) -> Iterator[Part]:
+        """One part, negative: the mean energy of the negatives."""
+        yield Part("negative", (weights * energies).sum(), len(energies), -1.0)
+
+
+class CouplingMoments(Objective):
+    """Boltzmann machine learning (Ackley, Hinton & Sejnowski 1985; Muntoni et al. 2021) of an
+    energy E(x) = -theta.phi(x) of fields and couplings, where phi tells which letters stand at a
+    site, and at each two:
+
+        loss = -theta.mu - sum_j w_j E(x_j-) + l2 |J|^2 / 2,   grad loss = E[phi] - mu + l2 J
+
+    with mu the mean of phi over the rows that the objective is started from, weighted where they
+    have weights: worked out once, where PCD counts the letters of its positives at each step. w is
+    uniform, or the importance weights of stale negatives, and carries no gradient.
+    """
+
+    consumes_chains = True
+
+    def __init__(self, l2: float) -> None:
+        super().__init__()
+        self._l2 = l2
+        self._mu: dict[str, Tensor] = {}
+
+    def initialise(
+        self,
+        energy: Energy,
+        rows: Tensor,
+        generator: torch.Generator,  # noqa: ARG002
+        weights: Tensor | None = None,
+    ) -> None:
+        """Takes the target moments. Raises `ArgumentError` for an energy without a way by hand."""
+        model = copy.deepcopy(energy)
+        found = model.energies_and_pull(rows)
+        if found is None:
+            remedy = "moments by chains are those of fields and couplings; use a Potts model"
+            raise ArgumentError("energy", type(energy).__name__, remedy)
+        shares = torch.ones_like(found[0]) if weights is None else weights.to(found[0])
+        found[1](-shares / shares.sum())
+        self._mu = {
+            name: some.grad for name, some in model.named_parameters() if some.grad is not None
+        }
+
+    def of_positives(
+        self,
+        energy: Energy,
+        positives: PositiveSide,  # noqa: ARG002
+    ) -> Iterator[Part]:
+        """Parts named positive (-theta.mu, the mean energy of the rows), and l2 where there is
+        such.
+        """
+        named = dict(energy.named_parameters())
+        terms = [-(named[name] * mu.to(named[name])).sum() for name, mu in self._mu.items()]
+        yield Part("positive", torch.stack(terms).sum(), 1)
+        if self._l2:
+            held = [some for name, some in named.items() if name not in energy.undecayed]
+            yield Part(
+                "l2", torch.stack([some.square().sum() / 2 for some in held]).sum(), 1, self._l2
+            )
 
     def of_negatives(
         self,

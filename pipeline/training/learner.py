@@ -277,6 +277,8 @@ class Learner:
         self._skipped_in_a_row = 0
         for group in self._optimizer.param_groups:
             group["lr"] = rate
+        if self._config.optimizer.name == "natural":
+            self.energy.to_natural_(self._config.optimizer.damping)
         if self._fast is not None:
             self._fast.update([p.grad for p in self._parameters if p.grad is not None])
         if self._search is None:

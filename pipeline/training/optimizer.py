@@ -79,9 +79,9 @@ def learning_rate(optimizer: Optimizer, step: int, steps: int) -> float:
 def make_optimizer(
     config: Optimizer, energy: Energy, beside: Sequence[Tensor]
 ) -> torch.optim.Optimizer:
-    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD; the
-    rate is set anew each step. Or L-BFGS (Nocedal & Wright 2006, algorithm 7.5), one iteration a
-    step, with a line search for the strong Wolfe conditions.
+    """Adam with decoupled weight decay (Kingma & Ba 2015; Loshchilov & Hutter 2019), or SGD, of
+    natural gradients too; the rate is set anew each step. Or L-BFGS (Nocedal & Wright 2006,
+    algorithm 7.5), one iteration a step, with a line search for the strong Wolfe conditions.
 
     `beside`: parameters of the objectives, which no decay touches. Parameters that are split among
     ranks are updated one operation after the other; others by torch's fused form, in one pass.

@@ -98,7 +98,7 @@ class Probe:
         return self._of_rows(energy) | alike if len(self._rows) else alike
 
     def _of_chains(self, energy: Energy, chains: Rows) -> dict[str, float]:
-        """What needs no energies."""
+        """Returns figures of the chains themselves, which need no energies of rows."""
         positions, found = energy.visible(chains.position), {}
         if self._likeness is not None:
             found = self._likeness.figures(_joined(positions, chains.context))

@@ -13,7 +13,7 @@ from pipeline.energies import gauges
 from pipeline.energies.potts import PottsModel
 from pipeline.evaluation import ais, paths
 from pipeline.evaluation.ais import Schedule, forward_log_partition, there_and_back
-from pipeline.evaluation.likelihood import by_annealing, exact
+from pipeline.evaluation.likelihood import by_annealing, exact, untrained
 from pipeline.evaluation.log_partition import LogPartition
 from pipeline.evaluation.paths import from_rates, path_to
 from pipeline.evaluation.sequences import likelihood_a_site, site_words
@@ -132,6 +132,16 @@ def test_broken_variant_is_caught(slip: str, monkeypatch: pytest.MonkeyPatch) ->
 def test_a_model_of_one_site_has_its_own_path() -> None:
     energy = scramble(PottsModel((1,), 3), 0.5, 0)
     assert path_to(energy, torch.zeros(4, 1)) is energy
+
+
+def test_an_untrained_model_is_its_base_law() -> None:
+    """Whose log Z is known: no estimate is made of it."""
+    energy, _, rows = known()
+    with torch.no_grad():
+        energy.coupling.zero_()
+        found = run(untrained(energy, rows, rows[:50], 0))
+    logs = energy.field.log_softmax(1)[range(SITES), rows[:50].long()].sum(1)
+    assert found == pytest.approx(float(logs.mean()), abs=1e-9)
 
 
 def test_energies_stay_in_another_gauge() -> None:

@@ -67,12 +67,35 @@ def test_a_run_ends_where_its_chains_agree(
 def test_through_ray_it_ends_at_the_same_step(alignment: Path, tmp_path: Path) -> None:
     """Chains of both pools count, and no step is made beyond the look, with the same weights."""
     ends: list[Run] = []
+    size = ("chains.per_pool=200", "data.held_out=20", "evaluation.samples=0", "metrics.port=0")
     for cluster in ("inline", "local"):
         output = tmp_path / cluster
-        asked = (*SHORT, f"cluster={cluster}", f"data.path={alignment}", f"output={output}")
-        ends.append(run(compose([*asked, "trainer.until_pearson=0.6"])))
+        asked = ("experiment=rna_potts", f"data.path={alignment}", f"output={output}", *size)
+        ends.append(run(compose([*asked, f"cluster={cluster}"])))
     assert ends[0]["ended_early"] == ends[1]["ended_early"]
+    assert ends[0]["ended_early"]["reached"] >= 0.95
     assert ends[0].energy.coupling.equal(ends[1].energy.coupling)
+
+
+POTTS = ("experiment=rna_potts", "data.path=x")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "said"),
+    [
+        (("optimizer.name=natural",), "optimizer.name", "it is that of energy=potts"),
+        ((*POTTS, "objective.l1=0.1"), "objective.l1", "use 0, or l2"),
+        ((*POTTS, "objective.expectation=exact"), "objective.expectation", "use chains"),
+        ((*POTTS, "objective.moments=[1.0]"), "objective.moments", "use null"),
+        ((*SMALL["rbm"], "objective=moments"), "objective", "use energy=maxent or potts"),
+    ],
+)
+def test_what_potts_models_learn_by_is_refused_elsewhere(
+    overrides: tuple[str, ...], key: str, said: str
+) -> None:
+    with pytest.raises(ConfigError, match=said) as refused:
+        compose(overrides)
+    assert refused.value.key == key
 
 
 @pytest.mark.parametrize(
