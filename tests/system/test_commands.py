@@ -20,6 +20,7 @@ from sklearn.datasets import load_wine
 from pipeline.config.compose import compose
 from tests.unit.data.test_idx import TRAIN, encoded, images, write
 
+pytestmark = pytest.mark.usefixtures("coarse")
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
