@@ -297,8 +297,8 @@ MUTANTS = [
     mutant(
         "batches: version and round exchanged",
         "pipeline/chains/batch.py",
-        "(rows, round)), pa.array(np.full(rows, version))",
-        "(rows, version)), pa.array(np.full(rows, round))",
+        "column(np.full(rows, round)),\n        column(np.full(rows, version)),",
+        "column(np.full(rows, version)),\n        column(np.full(rows, round)),",
         "tests/unit/test_negatives.py",
         "-m=not ray",
     ),
