@@ -51,9 +51,8 @@ DRAWN, TRANSITIONS = 1000, 200
 
 
 def codes_of(text: str) -> np.ndarray:
-    """The sequences of a FASTA file's `text`, `[N, 27]` of numbers of `LETTERS`."""
-    records = text.split(">")[1:]
-    rows = ("".join(record.split("\n")[1:]) for record in records)
+    """The sequences of a FASTA file's `text`, one a line, `[N, 27]` of numbers of `LETTERS`."""
+    rows = (line for line in text.splitlines() if line and not line.startswith(">"))
     return np.array([[LETTERS.index(letter) for letter in row] for row in rows])
 
 

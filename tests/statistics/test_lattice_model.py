@@ -8,7 +8,7 @@ from itertools import product
 import numpy as np
 import pytest
 
-from benchmarks import lattice_model
+from benchmarks import lattice_model, lattice_proteins
 from benchmarks.lattice_model import (
     LETTERS,
     Structures,
@@ -106,3 +106,10 @@ def test_structures_are_ruled_out_that_were_not_used(among: Structures) -> None:
     assert out[~used].any()
     left = folding_probabilities(sequences, among.without(out), native)
     assert (left <= published * (1 + 1e-5)).all()
+
+
+def test_sequences_are_read_and_the_nearest_found() -> None:
+    natural = lattice_proteins.codes_of(">>S1\nACD\n>S2\nYWV\n")
+    assert natural.tolist() == [[0, 1, 2], [19, 18, 17]]
+    drawn = np.array([[19, 1, 17], [0, 1, 17]])
+    assert lattice_proteins.nearest(drawn, natural).tolist() == [1, 0]
