@@ -372,11 +372,8 @@ class Execution:
                 if self._lease.lost:
                     self._lease.check()
                 if interruption.signal is not None:
-                    raise Interrupted(
-                        interruption.signal,
-                        "interrupted while evaluating; training is done, its checkpoint is"
-                        f" {self._saving.saved}",
-                    )
+                    words = "interrupted while evaluating; training is done, its checkpoint is"
+                    raise Interrupted(interruption.signal, f"{words} {self._saving.saved}")
                 if isinstance(item, Progress):
                     self._display.work(item)
                 else:
