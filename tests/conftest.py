@@ -100,6 +100,16 @@ def _undrawn() -> Iterator[None]:
 
 
 @pytest.fixture
+def coarse(monkeypatch: pytest.MonkeyPatch) -> None:
+    """For short runs in the plane, most of whose time goes to log Z: 250 x 250 points. Of laws with
+    a width of 0.2 the midpoint rule is exact to single precision then.
+    """
+    from pipeline.evaluation import likelihood
+
+    monkeypatch.setattr(likelihood, "GRID", 250)
+
+
+@pytest.fixture
 def small() -> Callable[..., RunConfig]:
     """`small("rbm" | "deep" | "ladder" | "conv" | "conditional", *overrides)`: a configuration
     whose run takes a second.

@@ -76,16 +76,13 @@ def chosen(values: Tensor, letters: Tensor) -> Tensor:
     return picked.masked_fill_(letters < 0, 0.0)
 
 
-def weighted_counts(letters: Letters, weights: Tensor, coupling: Tensor) -> tuple[Tensor, Tensor]:
-    """sum_n w_n [x_ni = a], `[L, q]`, and sum_n w_n [x_ni = a][x_nj = b] of the pairs, of the shape
-    of `coupling`.
+def add_counts_(single: Tensor, pairs: Tensor, letters: Letters, weights: Tensor) -> None:
+    """Adds sum_n w_n [x_ni = a] to `single` [L, q], and sum_n w_n [x_ni = a][x_nj = b] to `pairs`,
+    of the shape of a coupling.
     """
     sites = letters.x.shape[1]
-    single = letters.by_letter(weights[:, None])[..., 0]
-    pairs = torch.empty_like(coupling)
+    single += letters.by_letter(weights[:, None])[..., 0]
     for first, last, part in pair_counts(letters, weights):
         for site in range(first, last):
-            pairs[pairs_behind(sites, site)] = part[site + 1 - first :, :, site - first].transpose(
-                1, 2
-            )
-    return single, pairs
+            own = part[site + 1 - first :, :, site - first]
+            pairs[pairs_behind(sites, site)] += own.transpose(1, 2)

@@ -13,12 +13,12 @@ from pipeline.common.rng import Source, uniform_like
 from pipeline.energies.base import Energy, Pull
 from pipeline.energies.conditionals import Categorical
 from pipeline.energies.couplings import (
+    add_counts_,
     chosen,
     columns,
     pair_energies,
     pairs_behind,
     pulls_of,
-    weighted_counts,
 )
 from pipeline.energies.discrete import enumerated
 from pipeline.energies.letters import Letters, site_blocks
@@ -101,9 +101,12 @@ class PottsModel(Energy):
 
         @torch.no_grad()
         def pull(slopes: Tensor) -> None:
-            added = weighted_counts(letters, -slopes, self.coupling)
-            for parameter, own in zip((self.field, self.coupling), added, strict=True):
-                parameter.grad = own if parameter.grad is None else parameter.grad.add_(own)
+            for parameter in (self.field, self.coupling):
+                if parameter.grad is None:
+                    parameter.grad = torch.zeros_like(parameter)
+            assert self.field.grad is not None
+            assert self.coupling.grad is not None
+            add_counts_(self.field.grad, self.coupling.grad, letters, -slopes)
 
         return energies, pull
 
@@ -314,7 +317,7 @@ class _Energies(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, letters: Letters, field: Tensor, coupling: Tensor) -> Tensor:
-        ctx.letters = letters
+        ctx.letters, ctx.fields = letters, field.shape
         ctx.save_for_backward(coupling)
         single = chosen(field.expand(len(letters.x), -1, -1), letters.x).sum(1)
         return -(single + pair_energies(letters, coupling))
@@ -323,4 +326,6 @@ class _Energies(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, slopes: Tensor) -> tuple[None, Tensor, Tensor]:
         (coupling,) = ctx.saved_tensors
-        return None, *weighted_counts(ctx.letters, -slopes, coupling)
+        single, pairs = slopes.new_zeros(ctx.fields), torch.zeros_like(coupling)
+        add_counts_(single, pairs, ctx.letters, -slopes)
+        return None, single, pairs

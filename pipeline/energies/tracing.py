@@ -14,6 +14,8 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pipeline.energies.base import Energy
 from pipeline.energies.given import ConditionalEnergy
+from pipeline.energies.potts import PottsModel
+from pipeline.energies.square_potts import SquarePotts
 
 aten = torch.ops.aten
 CHECKED = 7
@@ -64,6 +66,8 @@ def traced(energy: Energy, gradient: bool) -> ExportedProgram:
 
     Raises whatever PyTorch raises where the energy decides by the values that it is given.
     """
+    if isinstance(energy, PottsModel):
+        energy = SquarePotts(energy)
     given = inputs(energy, _unlike_all_sizes(energy))
     table = {
         **core_aten_decompositions(),

@@ -43,7 +43,8 @@ def log_partition(
     `pipeline.evaluation.ais.log_partition` (Neal 2001; Grosse, Ghahramani & Adams 2015).
 
     The domain is {0, ..., `levels` - 1}^d, the `box` (low, high), or else R^d, where exp(-E) must
-    have an integral. About 4 x `temperatures` x `particles` energies and gradients are worked out.
+    have an integral. Where the path is short, fewer than `temperatures` are taken, 200 at least; at
+    most about 4 x `temperatures` x `particles` energies and gradients are worked out.
     `generator` is one, or a seed. `progress` is called with each `Progress` (stage, done, total).
 
     Raises `ArgumentError` where an argument is not what it should be, or an energy of the rows is

@@ -103,7 +103,7 @@ class Learner:
         self._gradient = Gradient(self.energy, self._terms, self._layout, chunking, self._generator)
         self._parameters = [p for p in self.energy.parameters() if p.requires_grad]
         self._learned = [*self._parameters, *beside]
-        self._average = [parameter.detach().clone() for parameter in self._parameters]
+        self._average = self._averages()
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
         searches = config.optimizer.name == "lbfgs"
@@ -293,6 +293,13 @@ class Learner:
         get_ema_multi_avg_fn(decay)(self._average, self._parameters, None)
         return norm, False
 
+    def _averages(self) -> list[Tensor]:
+        """The parameters as they are, where an average begins; where it never differs from them,
+        the same memory.
+        """
+        own = [parameter.detach() for parameter in self._parameters]
+        return [some.clone() for some in own] if self._config.optimizer.ema else own
+
     def averaged(self) -> np.ndarray:
         """Flat weights (see `flatten`) with the moving average of the parameters, for
         evaluation.
@@ -323,7 +330,7 @@ class Learner:
             warm_start.check_signature(self.energy, "init_from")
             self._fill(warm_start.averaged())
             self.energy.hold()
-            self._average = [parameter.detach().clone() for parameter in self._parameters]
+            self._average = self._averages()
         if rate_factor is not None:
             self._rate_factor = rate_factor
 

@@ -20,6 +20,10 @@ curve shows the model and not the choice. A likelihood from them is that of the 
 it has no more."""
 
 
+COVARIANCES = 1 << 26
+"""Of an alignment so many are looked at without being asked for, 256 MiB."""
+
+
 class Probe:
     """The same few held-out and training rows of a run, training rows alone where none are held
     out, and what a model says of them.
@@ -51,8 +55,10 @@ class Probe:
         of_rows = zip(data.row_weights, chosen, strict=True)
         self._weights = [None if of is None else of[number].to(device) for of, number in of_rows]
         self._covariances: Covariances | None = None
-        told = data.sequences is not None or config.trainer.until_pearson is not None
         levels = config.energy.domain.levels
+        pairs = (data.sample[0].numel() * (levels or 0)) ** 2 / 2 if len(data.sample) else 0
+        told = data.sequences is not None and pairs <= COVARIANCES
+        told = told or config.trainer.until_pearson is not None
         if told and levels and config.batches_per_step and not config.conditional:
             sample, weights = data.sample.flatten(1).to(device), data.row_weights.sample
             self._covariances = Covariances(sample, weights, levels)

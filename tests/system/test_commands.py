@@ -20,6 +20,7 @@ from sklearn.datasets import load_wine
 from pipeline.config.compose import compose
 from tests.unit.data.test_idx import TRAIN, encoded, images, write
 
+pytestmark = pytest.mark.usefixtures("coarse")
 ROOT = Path(__file__).resolve().parent.parent.parent
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("docs/*.md"))]
 BLOCK = re.compile(r"^ *```(\w*)\n(.*?)^ *```", re.MULTILINE | re.DOTALL)
@@ -98,6 +99,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (here / name).write_bytes(gzip.compress(family.encode()))
     whole = aligned("ACDEFGHIKLMNPQRSTVWY", random)
     (here / "Lattice_Proteins.fasta.gz").write_bytes(gzip.compress(whole.encode()))
+    (here / "structure.txt").write_text("1 9\n2 8\n")
     (here / "mutants.csv").write_text("mutant,score\nM1L,0.5\nL4I:A9G,-1\nA7C,\n")
     return here
 
@@ -131,6 +133,10 @@ def trained(folder: Path) -> Path:
                 "data.held_out=2",
                 "output=runs/family",
             ],
+            "ww": [
+                *("data=fasta", "data.path=WW.fasta.gz", "energy=potts", "kernel=gibbs"),
+                *("objective=pcd", "data.held_out=2", "output=runs/ww"),
+            ],
             "rbm": ["experiment=digits_rbm", "output=runs/rbm"],
             "digits": ["output=runs/digits"],
             "labelled_digits": ["experiment=conditional_label", "output=runs/labelled_digits"],
@@ -163,6 +169,7 @@ def test_a_command_of_a_page_runs_as_it_is_printed(
     run = next(name for asked, name in RUNS.items() if asked in text)
     text = text.replace("run=RUN", f"run=runs/{run}").replace("run=dhfr", "run=runs/family")
     text = text.replace("clamp=table.csv", "clamp=holes.csv")
+    text = text.replace("init_from=ww energy.edges=ww", "init_from=runs/ww energy.edges=runs/ww")
     text = text.replace("init_from=runs/latest", "init_from=runs/digits")
     text = text.replace("runs=[A,B]", "runs=[runs/digits,runs/digits]")
     text = re.sub(r"s3://[\w-]+/(?:runs/)?", "memory://commands/", text)

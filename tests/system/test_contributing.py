@@ -22,7 +22,7 @@ from tests.statistics.laws import law, require
 from tests.statistics.test_kernels import stationarity
 from tests.unit.test_plugins import OWN, write_metadata
 
-pytestmark = pytest.mark.usefixtures("undrawn")
+pytestmark = pytest.mark.usefixtures("undrawn", "coarse")
 ROOT = Path(__file__).resolve().parent.parent.parent
 BLOCK = re.compile(r"^```(?:python|yaml) (\S+)(?: (\w+))?\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 SMALL = (

@@ -120,7 +120,7 @@ def derived() -> Iterator[tuple[str, str, tuple[str, ...]]]:
 
 @pytest.mark.slow
 @pytest.mark.single
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "coarse")
 @pytest.mark.parametrize(
     ("kernel", "energy", "overrides"),
     [*((k, *v) for k, v in CASES.items()), *MORE, *derived()],

@@ -60,7 +60,7 @@ def derived() -> list[Trial]:
 
 @pytest.mark.slow
 @pytest.mark.single
-@pytest.mark.usefixtures("undrawn")
+@pytest.mark.usefixtures("undrawn", "coarse")
 @pytest.mark.parametrize(
     "trial",
     [*TRIALS, *derived()],

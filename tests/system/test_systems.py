@@ -16,6 +16,7 @@ import pipeline
 from pipeline.config.groups import choices
 from pipeline.train import main
 
+pytestmark = pytest.mark.usefixtures("coarse")
 COMMON = ("cluster=inline", "metrics.port=0", "evaluation.samples=20", "checkpoint.every=100000")
 SHORT = {
     "conditional_label": (

@@ -39,6 +39,8 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...] | None]] = {
         (5,),
         None,
     ),
+    "potts": ("energy=potts energy.levels=3", (5,), None),
+    "potts of two letters": ("energy=potts energy.levels=2", (2, 2), None),
     "dbm": ("energy=dbm energy.hidden=[4,3]", (5,), None),
     "lattice": ("energy=lattice", (3, 3), None),
     "quadratic": ("energy=quadratic", (5,), None),
