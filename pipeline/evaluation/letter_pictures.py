@@ -8,8 +8,10 @@ import matplotlib
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.patches import Patch
 from torch import Tensor
 
+from pipeline.config.data import GAP
 from pipeline.data.base import DataSet
 from pipeline.data.fasta import Sequences
 from pipeline.data.similarity import nearest
@@ -17,10 +19,17 @@ from pipeline.energies.base import Energy
 from pipeline.energies.potts import PottsModel
 from pipeline.evaluation.energy_histograms import TOGETHER
 
-KINDS = ("AVLIMFWC", "STNQ", "KRH", "DE", "YGP")
-"""Amino acids in groups of one colour: hydrophobic, polar, positive, negative, special."""
-MOST_LETTERS = 100
+KINDS = {
+    "hydrophobic": "AVLIMFWC",
+    "polar": "STNQ",
+    "basic": "KRH",
+    "acidic": "DE",
+    "G, P and Y": "GPY",
+}
+"""Amino acids that have one colour."""
+MOST_LETTERS = 200
 """Sites up to which letters are written into their cells."""
+PROTEIN, COLOURS = 20, matplotlib.colormaps["Set3"]
 LINES, NATURAL = 24, 300
 """Samples shown as letters, and natural sequences that samples are compared with."""
 STRIP, STRIPS = 80, 8
@@ -127,10 +136,14 @@ def _alignment(axis: Any, codes: np.ndarray, sequences: Sequences) -> None:
     colours = _colours(sequences.alphabet)
     axis.imshow(colours[codes], aspect="auto", interpolation="nearest")
     count, sites = codes.shape
+    if len(sequences.alphabet) >= PROTEIN:
+        patches = [Patch(color=COLOURS(n), label=kind) for n, kind in enumerate(KINDS)]
+        axis.legend(handles=patches, ncols=len(KINDS), loc="lower right", bbox_to_anchor=(1, 1))
     if sites <= MOST_LETTERS:
+        size = min(7.0, 850 / sites)
         for row, column in np.ndindex(count, sites):
             letter = sequences.alphabet[codes[row, column]]
-            axis.text(column, row, letter, ha="center", va="center", fontsize=7)
+            axis.text(column, row, letter, ha="center", va="center", fontsize=size)
     axis.set_yticks(range(4, count, 5), [str(row + 1) for row in range(4, count, 5)])
     _number(axis, sequences.numbering)
     axis.set_ylabel("sample")
@@ -144,14 +157,10 @@ def _number(axis: Any, numbering: list[int]) -> None:
 
 
 def _colours(alphabet: str) -> np.ndarray:
-    """A light colour for each letter, `[q, 3]`: by the kind of an amino acid, else its own; a gap
-    is white.
-    """
-    of_protein = len(alphabet) >= 20
-    table = matplotlib.colormaps["Set3" if of_protein or len(alphabet) <= 12 else "tab20"]
+    """A light colour for each letter, `[q, 3]`: of a protein's that of its kind; a gap is white."""
     found = []
     for number, letter in enumerate(alphabet):
-        kind = next((place for place, kinds in enumerate(KINDS) if letter in kinds), len(KINDS))
-        place = kind if of_protein else number
-        found.append((1.0, 1.0, 1.0) if letter == "-" else table(place % table.N)[:3])
+        kinds = [place for place, kind in enumerate(KINDS.values()) if letter in kind]
+        place = (kinds or [len(KINDS)])[0] if len(alphabet) >= PROTEIN else number % COLOURS.N
+        found.append((1.0, 1.0, 1.0) if letter == GAP else COLOURS(place)[:3])
     return np.array(found)

@@ -40,7 +40,7 @@ def test_pairs_touch(tmp_path: Path) -> None:
     "text",
     [
         "i,j,distance\n11,20,7.9\n14,11,12\n11,14,3\n12,14,8.0\n",
-        gzip.compress(b"11\t20\t7.9\n14\t11\t12\n11\t14\t3\n12\t14\t8\n"),
+        gzip.compress(b"11\t20\t7.9\n14\t11\t12\n11\t14\t3\n12\t14\t8\n", mtime=0),
     ],
 )
 def test_pairs_that_are_near_touch(tmp_path: Path, text: str | bytes) -> None:
