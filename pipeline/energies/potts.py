@@ -17,12 +17,14 @@ from pipeline.energies.couplings import (
     chosen,
     columns,
     pair_energies,
-    pairs_behind,
     pulls_of,
 )
 from pipeline.energies.discrete import enumerated
 from pipeline.energies.letters import Letters, site_blocks
 from pipeline.energies.site_likelihood import SiteLikelihood
+
+PAIRS = 1 << 14
+"""Pairs of sites whose gradients are turned at once."""
 
 
 class PottsModel(Energy):
@@ -208,14 +210,16 @@ class PottsModel(Energy):
         held = getattr(self, "held", None)
         if held is not None:
             free[held] = 0.0
-        for i in range(self.dimension - 1):
-            numbers, behind = pairs_behind(self.dimension, i), slice(i + 1, None)
-            own = pairs[numbers]
-            own -= f[i, :, None] * single[behind, None] + single[i, :, None] * f[behind, None]
-            own /= f[i, :, None] * f[behind, None] + damping
-            own *= free[numbers]
-            back[i] += torch.einsum("jab,jb->a", own, f[behind])
-            back[behind] += torch.einsum("jab,a->jb", own, f[i])
+        sites = torch.triu_indices(self.dimension, self.dimension, 1, device=f.device)
+        for own, kept, (i, j) in zip(
+            *(some.split(PAIRS) for some in (pairs, free)), sites.split(PAIRS, 1), strict=True
+        ):
+            first, second = f[i, :, None], f[j, None]
+            own -= first * single[j, None] + single[i, :, None] * second
+            own /= (first * second).add_(damping)
+            own *= kept
+            back.index_add_(0, i, (own * second).sum(2))
+            back.index_add_(0, j, (own * first).sum(1))
         single.div_(f + math.sqrt(damping)).sub_(back)
 
     def log_sum(self) -> Tensor | None:

@@ -100,6 +100,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     whole = aligned("ACDEFGHIKLMNPQRSTVWY", random)
     (here / "Lattice_Proteins.fasta.gz").write_bytes(gzip.compress(whole.encode()))
     (here / "structure.txt").write_text("1 9\n2 8\n")
+    family = aligned("-ACGU", random)
+    (here / "RF00379.fasta.gz").write_bytes(gzip.compress(family.encode()))
     (here / "mutants.csv").write_text("mutant,score\nM1L,0.5\nL4I:A9G,-1\nA7C,\n")
     return here
 
