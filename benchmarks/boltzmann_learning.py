@@ -39,7 +39,13 @@ LETTERS = "-ACGU"
 def settings(alignment: Path) -> tuple[str, ...]:
     """Returns what every run of the family is told."""
     data = (f"data.path={alignment}", "data.held_out=1")
-    return ("experiment=rna_potts", *data, "evaluation.samples=0", "metrics.port=0")
+    return (
+        "experiment=rna_potts",
+        *data,
+        "evaluation.samples=0",
+        "evaluation.ais_temperatures=0",
+        "metrics.port=0",
+    )
 
 
 def ours(alignment: Path, output: Path, *more: str) -> list[str]:
