@@ -9,9 +9,11 @@ IN_TWO := -n 2 --dist loadgroup --no-loadscope-reorder
 PROMETHEUS := $(if $(shell command -v promtool),,.tools/prometheus/usr/bin/promtool)
 # schemas of custom resources, as docs/operations.md says where to get them
 CRDS ?= .tools/crds
+# gzipped alignments, as docs/sequences.md says where to get them
+ALIGNMENTS ?= ../shared/msa
 WITH_K8S = PATH="$(CURDIR)/.venv/bin:$(CURDIR)/.tools/prometheus/usr/bin:$$PATH" CRDS="$(CRDS)"
 
-.PHONY: setup train test check lint types fast k8s-check fuzz mutants experiments docs notebooks clean
+.PHONY: setup train test check lint types fast k8s-check fuzz mutants experiments sequences docs notebooks clean
 
 setup: .venv/.ready
 
@@ -77,6 +79,11 @@ experiments: setup  ## the figures in README.md and docs/, from the runs themsel
 	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-peers.txt -e '.[dev,peers]'
 	$(PY) -m benchmarks.peers --json docs/peers_benchmark.json
 	$(PY) -m benchmarks.time_to_likelihood --tune --docs docs
+
+sequences: setup  ## the figures in docs/sequences.md, from the alignments that it names
+	$(PY) -m pip install --quiet --disable-pip-version-check -c constraints.txt -c constraints-sequences.txt -e '.[dev,sequences]'
+	$(PY) -m benchmarks.sequences --alignments $(ALIGNMENTS) --json docs/sequences.json
+	$(PY) -m benchmarks.lattice_proteins --alignments $(ALIGNMENTS) --json docs/lattice_proteins.json
 
 docs: setup  ## the pages and lists that are made from the code
 	$(PY) -m pipeline.reference kernels > docs/kernels.md
