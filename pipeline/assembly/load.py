@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from pipeline.common.errors import ArgumentError, CheckpointError
 from pipeline.config.energies import CustomEnergy, EnergySection, MaxentEnergy
+from pipeline.config.groups import choices, fields_of, settings_of
 from pipeline.config.parts import Choice
 from pipeline.data.content import recorded_of
 from pipeline.energies.arguments import guarded
@@ -77,6 +78,10 @@ def _constructed(
     from pipeline.assembly.energies import construct_energy
 
     # the energy's section alone: the rest of an older configuration need not be valid any more
+    # settings that came later are as their defaults have them
+    name = stored.get("name") if isinstance(stored, dict) else None
+    if name in choices("energy"):
+        stored = fields_of(settings_of("energy", name)) | stored
     try:
         section: EnergySection = Choice("energy").resolve(stored)
     except (ValidationError, PydanticCustomError) as error:

@@ -228,6 +228,18 @@ def check_damaged(tmp_path: Path, words: str) -> None:
     assert pipeline.load(str(tmp_path)) is not None
 
 
+def test_a_run_from_before_a_setting_of_its_energy_loads(
+    save: Callable[..., Checkpoint], tmp_path: Path, energy: BernoulliRBM
+) -> None:
+    """The setting is as its default has it; one that this version does not know is refused."""
+    save(1)
+    edited(folder(tmp_path, 1), lambda manifest: manifest["config"]["energy"].pop("weight_scale"))
+    assert (flatten(pipeline.load(str(tmp_path))) == flatten(energy)).all()
+    edited(folder(tmp_path, 1), lambda manifest: manifest["config"]["energy"].update(later=1))
+    with pytest.raises(CheckpointError, match="this version knows no such energy"):
+        pipeline.load(str(tmp_path))
+
+
 def test_another_format_is_refused_by_name(save: Callable[..., Checkpoint], tmp_path: Path) -> None:
     save(1), save(2)
     edited(folder(tmp_path, 2), put("format", 6))
