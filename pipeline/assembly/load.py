@@ -77,7 +77,7 @@ def _constructed(
     """
     from pipeline.assembly.energies import construct_energy
 
-    # the energy's section alone: the rest of an older configuration need not be valid any more
+    # the energy's section alone, for the rest of an older configuration need not be valid any more;
     # settings that came later are as their defaults have them
     name = stored.get("name") if isinstance(stored, dict) else None
     if name in choices("energy"):

@@ -31,6 +31,7 @@ class Letters:
 
     def __init__(self, x: Tensor, levels: int) -> None:
         self.x, self.levels = x.int(), levels
+        self._order: tuple[Tensor, Tensor] | None = None
         self._rows = torch.arange(x.shape[1], device=x.device, dtype=torch.int32) * levels
         self.places = torch.empty_like(self.x)
         self.replace(0, self.x)
@@ -38,7 +39,7 @@ class Letters:
     def replace(self, first: int, x: Tensor) -> None:
         """Puts the letters `x` [N, B] int32 into the place of those from site `first` on."""
         some = slice(first, first + x.shape[1])
-        self.x[:, some] = x
+        self.x[:, some], self._order = x, None
         missing = self.x.shape[1] * self.levels
         self.places[:, some] = torch.where(x < 0, missing, x + self._rows[some])
 
@@ -59,7 +60,7 @@ class Letters:
         """The sequences by their letters at each site, end to end, missing ones first; and where
         each letter begins.
         """
-        if not hasattr(self, "_order"):
+        if self._order is None:
             bags, letters = self.levels + 1, (self.x.T + 1).contiguous()
             if letters.device.type == "cpu":  # of so few values NumPy's radix sort is far quicker
                 narrow = letters.to(torch.uint8 if bags <= 256 else torch.int32).numpy()

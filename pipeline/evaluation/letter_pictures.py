@@ -29,7 +29,9 @@ KINDS = {
 """Amino acids that have one colour."""
 MOST_LETTERS = 200
 """Sites up to which letters are written into their cells."""
-PROTEIN, COLOURS = 20, matplotlib.colormaps["Set3"]
+PROTEIN = 20
+"""Letters of an alphabet from which on they are taken for amino acids."""
+COLOURS = matplotlib.colormaps["Set3"]
 LINES, NATURAL = 24, 300
 """Samples shown as letters, and natural sequences that samples are compared with."""
 STRIP, STRIPS = 80, 8

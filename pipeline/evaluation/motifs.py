@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pipeline.data.fasta import Sequences
 from pipeline.energies.rbm import PottsRBM
+from pipeline.evaluation.letter_pictures import KINDS
 from pipeline.storage.figures import draw_figure
 
 UNITS = 8
@@ -25,12 +26,13 @@ ROWS = 2000
 NARROW = 0.5
 """Of a letter's width, in its size."""
 COLOURS = {
-    **dict.fromkeys("DE", "#c0392b"),
-    **dict.fromkeys("KRH", "#2465a8"),
-    **dict.fromkeys("AVLIMFWPC", "#222222"),
-    **dict.fromkeys("GSTYNQ", "#2e8b57"),
+    letter: colour
+    for letters, colour in zip(
+        KINDS.values(), ("#222222", "#2e8b57", "#2465a8", "#c0392b", "#b8860b"), strict=True
+    )
+    for letter in letters
 }
-"""Of amino acids: acids red, bases blue, hydrophobic ones black, others green."""
+"""Of amino acids: hydrophobic ones black, polar green, bases blue, acids red; G, P and Y ochre."""
 OTHER = "#777777"
 
 

@@ -103,24 +103,10 @@ class MomentMatching(Objective):
             yield Part("l2", natural.square().sum() / 2, 1, self._l2)
 
 
-class MomentMatchingByChains(MomentMatching):
-    """The same gradient, with E[phi] over the negatives: -sum_j w_j E(x_j-) in the place of log Z,
-    for grad_lambda -E(x) = phi(x). w is uniform, or the importance weights of stale negatives, and
-    carries no gradient.
-    """
+class ByChains(Objective):
+    """Moments whose expectation under the model is over negatives."""
 
     consumes_chains = True
-
-    def _check_log_z(self, model: ExponentialFamily) -> None:
-        """Chains need no log Z."""
-
-    def of_positives(
-        self,
-        energy: Energy,
-        positives: PositiveSide,  # noqa: ARG002
-    ) -> Iterator[Part]:
-        """Parts named positive (-lambda.mu), l1 and l2 where there are such."""
-        yield from self._of_targets(family_of(energy))
 
     def of_negatives(
         self,
@@ -133,7 +119,25 @@ class MomentMatchingByChains(MomentMatching):
         yield Part("negative", (weights * energies).sum(), len(energies), -1.0)
 
 
-class CouplingMoments(Objective):
+class MomentMatchingByChains(ByChains, MomentMatching):
+    """The same gradient, with E[phi] over the negatives: -sum_j w_j E(x_j-) in the place of log Z,
+    for grad_lambda -E(x) = phi(x). w is uniform, or the importance weights of stale negatives, and
+    carries no gradient.
+    """
+
+    def _check_log_z(self, model: ExponentialFamily) -> None:
+        """Chains need no log Z."""
+
+    def of_positives(
+        self,
+        energy: Energy,
+        positives: PositiveSide,  # noqa: ARG002
+    ) -> Iterator[Part]:
+        """Parts named positive (-lambda.mu), l1 and l2 where there are such."""
+        yield from self._of_targets(family_of(energy))
+
+
+class CouplingMoments(ByChains):
     """Boltzmann machine learning (Ackley, Hinton & Sejnowski 1985; Muntoni et al. 2021) of an
     energy E(x) = -theta.phi(x) of fields and couplings, where phi tells which letters stand at a
     site, and at each two:
@@ -144,8 +148,6 @@ class CouplingMoments(Objective):
     have weights: worked out once, where PCD counts the letters of its positives at each step. w is
     uniform, or the importance weights of stale negatives, and carries no gradient.
     """
-
-    consumes_chains = True
 
     def __init__(self, l2: float) -> None:
         super().__init__()
@@ -187,16 +189,6 @@ class CouplingMoments(Objective):
             yield Part(
                 "l2", torch.stack([some.square().sum() / 2 for some in held]).sum(), 1, self._l2
             )
-
-    def of_negatives(
-        self,
-        energy: Energy,  # noqa: ARG002
-        negatives: NegativeSide,  # noqa: ARG002
-        energies: Tensor,
-        weights: Tensor,
-    ) -> Iterator[Part]:
-        """One part, negative: the mean energy of the negatives."""
-        yield Part("negative", (weights * energies).sum(), len(energies), -1.0)
 
 
 def family_of(energy: Energy) -> ExponentialFamily:

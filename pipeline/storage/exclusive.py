@@ -23,14 +23,11 @@ def create_file(url: str, content: bytes) -> bool:
     place = locate(url)
 
     def attempt() -> bool:
-        folder = place._replace(path=place.path.rpartition("/")[0])
         if place.local:
             with suppress(FileNotFoundError):  # who ends there just now removes an empty folder
-                make_folder(folder)
-                return _create_local(place.path, content)
-        make_folder(folder)
-        if place.local:
-            return _create_local(place.path, content)
+                return _create_local(place, content)
+            return _create_local(place, content)
+        make_folder(_above(place))
         try:
             if not exists(place):
                 _pipe_new(place, content)
@@ -44,16 +41,21 @@ def create_file(url: str, content: bytes) -> bool:
     return patiently("written", url, attempt)
 
 
-def _create_local(path: str, content: bytes) -> bool:
+def _above(place: Place) -> Place:
+    return place._replace(path=place.path.rpartition("/")[0])
+
+
+def _create_local(place: Place, content: bytes) -> bool:
+    make_folder(_above(place))
     try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        descriptor = os.open(place.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     except FileExistsError:
         return False
     try:
         with os.fdopen(descriptor, "wb") as file:
             file.write(content)
     except OSError:  # the disk is full: an empty file would stand for its writer
-        os.remove(path)
+        os.remove(place.path)
         raise
     return True
 
