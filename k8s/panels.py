@@ -184,7 +184,7 @@ TRAINING = (
         "Mean pseudo-log-likelihood of held-out rows, of models over levels.",
         "suffix: nats",
         one(f"ebm_pseudo_log_likelihood_nats{RUN}", "pseudo-log-likelihood"),
-        width=5,
+        width=4,
     ),
     Chart(
         "Covariances of sequences",
@@ -195,7 +195,14 @@ TRAINING = (
             *one(f"ebm_two_site_pearson{RUN}", "Pearson"),
             *one(f"ebm_two_site_slope{RUN}", "slope"),
         ),
-        width=5,
+        width=4,
+    ),
+    Chart(
+        "Coupled pairs",
+        "Pairs of sites that a graph which grows, or is decimated, couples.",
+        "none",
+        one(f"ebm_coupled_pairs{RUN}", "pairs"),
+        width=4,
     ),
     Chart(
         "Gradient norm",
@@ -203,7 +210,7 @@ TRAINING = (
         "none",
         one(f"ebm_gradient_norm{RUN}", "norm"),
         logarithmic=True,
-        width=5,
+        width=4,
     ),
     Chart(
         "Learning rate",
@@ -211,7 +218,7 @@ TRAINING = (
         "none",
         one(f"ebm_learning_rate{RUN}", "learning rate"),
         low=0,
-        width=5,
+        width=4,
     ),
     Chart(
         "Verdicts",

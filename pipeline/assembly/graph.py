@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from functools import partial
 
-from pipeline.common.errors import ConfigError
 from pipeline.config.energies import PottsEnergy
 from pipeline.config.run import RunConfig
 from pipeline.data.base import DataSet
 from pipeline.data.edges import read_edges
 from pipeline.energies.base import Energy
 from pipeline.energies.potts import PottsModel
+from pipeline.training.graph_schedule import GraphSchedule
 
 
 def restrict(config: RunConfig, energy: Energy, data: DataSet) -> None:
@@ -22,11 +24,22 @@ def restrict(config: RunConfig, energy: Energy, data: DataSet) -> None:
         return
     assert isinstance(energy, PottsModel)
     if section.edges is None:
-        if section.edge_share < 1:
-            remedy = "is a share of the pairs that energy.edges names; name some, or use 1"
-            raise ConfigError("energy.edge_share", section.edge_share, remedy)
         return
     numbering = list(range(1, math.prod(data.shape) + 1))
     if data.sequences is not None:
         numbering = data.sequences.numbering
-    energy.keep_pairs(read_edges(section.edges, section.edge_share, numbering))
+    share = section.edge_share if section.graph == "fixed" else 1.0
+    energy.couple(read_edges(section.edges, share, numbering))
+
+
+def schedule(config: RunConfig) -> Callable[[Energy], GraphSchedule] | None:
+    """Returns what makes an energy's graph change as a model learns; None where it is fixed."""
+    section = config.energy
+    if not isinstance(section, PottsEnergy) or section.graph == "fixed":
+        return None
+    return partial(
+        GraphSchedule,
+        grows=section.graph == "grown",
+        share=section.edge_share,
+        steps=section.edge_steps,
+    )

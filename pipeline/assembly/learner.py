@@ -17,7 +17,7 @@ from pipeline.assembly.data import (
     sample_weights,
 )
 from pipeline.assembly.energies import make_energy
-from pipeline.assembly.graph import restrict
+from pipeline.assembly.graph import restrict, schedule
 from pipeline.assembly.refusals import refusing
 from pipeline.common.process import keep_freed_memory
 from pipeline.common.rng import torch_generator
@@ -71,6 +71,7 @@ def make_learner(config: RunConfig, data: DataSet, ranks: Ranks = ALONE) -> Lear
             plan,
             probe,
             imputing(config, data),
+            schedule(config),
         )
 
 

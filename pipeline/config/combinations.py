@@ -8,7 +8,7 @@ from __future__ import annotations
 from pipeline.common.errors import ConfigError
 from pipeline.config import parts
 from pipeline.config.domains import check_domain_of, check_domains
-from pipeline.config.energies import EnergySection
+from pipeline.config.energies import EnergySection, PottsEnergy
 from pipeline.config.objectives import ObjectiveSection, terms_of
 from pipeline.config.run import RunConfig
 from pipeline.config.staleness import check_staleness
@@ -36,6 +36,7 @@ def check_combinations(config: RunConfig) -> None:
     _check_all_rows(config)
     _check_line_search(config)
     _check_natural(config)
+    _check_graph(config)
     _check_pools(config)
     _check_patience(config)
     _check_until(config)
@@ -211,6 +212,30 @@ def _check_natural(config: RunConfig) -> None:
     if config.optimizer.name == "natural" and not config.energy.has_couplings:
         remedy = f"it is that of energy=potts; with energy={config.energy.name} use adam or sgd"
         raise ConfigError("optimizer.name", "natural", remedy)
+
+
+def _check_graph(config: RunConfig) -> None:
+    """Pairs are chosen by somebody, in the steps that there are, by an optimizer that bears it."""
+    energy, optimizer = config.energy, config.optimizer
+    if not isinstance(energy, PottsEnergy):
+        return
+    if energy.graph == "fixed":
+        if energy.edges is None and energy.edge_share < 1:
+            remedy = (
+                "is a share of the pairs that energy.edges names; name some, use"
+                " energy.graph=grown or decimated, or 1"
+            )
+            raise ConfigError("energy.edge_share", energy.edge_share, remedy)
+        return
+    if optimizer.name == "lbfgs":
+        remedy = (
+            "the minimum that optimizer.name=lbfgs looks for changes with the pairs; use adam, or"
+            " fixed"
+        )
+        raise ConfigError("energy.graph", energy.graph, remedy)
+    if energy.edge_steps > config.trainer.steps:
+        remedy = f"a run has trainer.steps={config.trainer.steps} steps; use at most that"
+        raise ConfigError("energy.edge_steps", energy.edge_steps, remedy)
 
 
 def _check_pools(config: RunConfig) -> None:

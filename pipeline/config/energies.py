@@ -266,7 +266,16 @@ class PottsEnergy(EnergySection):
         " null: all pairs are coupled"
     )
     edge_share: Annotated[float, Field(gt=0, le=1)] = about(
-        "of the pairs in energy.edges those of the largest scores are taken, this share of them"
+        "share of the pairs in energy.edges, or of all, that are coupled in the end; with a graph"
+        " that is fixed those of the largest scores in energy.edges"
+    )
+    graph: Literal["fixed", "grown", "decimated"] = about(
+        "fixed: the pairs that are coupled stay; grown: none is at first, and those are added whose"
+        " frequencies fit worst; decimated: those are let go whose couplings matter least"
+    )
+    edge_steps: Annotated[int, Field(gt=0, multiple_of=10)] = about(
+        "steps in which energy.graph=grown or decimated comes to energy.edge_share, by a few pairs"
+        " every 10 steps"
     )
 
     @property

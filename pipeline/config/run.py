@@ -272,6 +272,8 @@ class RunConfig(Section):
         default = ("init_what",) if self.init_what == "weights" else ()
         apart: dict[str, Any] = dict.fromkeys((*places, *accounts, *default), True)
         apart["trainer"] = {"steps", "rollbacks", "patience", "until_pearson"}
+        if getattr(self.energy, "graph", None) == "fixed":
+            apart["energy"] = {"graph", "edge_steps"}
         apart["optimizer"] = set() if self.optimizer.name == "natural" else {"damping"}
         return digest(self.model_dump(mode="json", exclude=apart))
 

@@ -22,23 +22,44 @@ def pairs_behind(sites: int, site: int) -> slice:
     return slice(first, first + sites - site - 1)
 
 
-def _before(sites: int, site: int, device: torch.device) -> Tensor:
-    """The numbers of the pairs (j, site) of all j before it, `[site]` int64."""
-    j = torch.arange(site, device=device)
-    return j * (2 * sites - j - 1) // 2 + site - j - 1
+def _numbers(sites: int, first: Tensor, second: Tensor) -> Tensor:
+    """The numbers of the pairs (first, second), the `first` site of each before the `second`."""
+    return first * (2 * sites - first - 1) // 2 + second - first - 1
 
 
 def columns(coupling: Tensor, sites: int, first: int, last: int) -> Tensor:
     """The columns of J of the sites from `first` to `last` - 1, and a row of zeros below them,
     which letters that are missing point at: `[L q + 1, B q]`.
     """
-    levels = coupling.shape[1]
+    levels, own = coupling.shape[1], torch.arange(first, last, device=coupling.device)
     table = coupling.new_zeros(sites * levels + 1, (last - first) * levels)
     pieces = table[:-1].view(sites, levels, last - first, levels)
-    for site in range(first, last):
-        pieces[:site, :, site - first] = coupling[_before(sites, site, coupling.device)]
-        pieces[site + 1 :, :, site - first] = coupling[pairs_behind(sites, site)].transpose(1, 2)
+    before = torch.arange(first, device=own.device)[:, None]
+    pieces[:first] = coupling[_numbers(sites, before, own)].permute(0, 2, 1, 3)
+    _put_behind(pieces[first:], coupling, sites, first)
+    within = pieces[first:last]
+    within += within.permute(2, 3, 0, 1).clone()
     return table
+
+
+def columns_behind(coupling: Tensor, sites: int, first: int, last: int) -> Tensor:
+    """Of these columns J_ij(a, b) of the pairs with i among the sites and j behind i alone, in rows
+    from site `first` on: `[(L - first) q + 1, B q]`.
+    """
+    levels = coupling.shape[1]
+    table = coupling.new_zeros((sites - first) * levels + 1, (last - first) * levels)
+    pieces = table[:-1].view(sites - first, levels, last - first, levels)
+    _put_behind(pieces, coupling, sites, first)
+    return table
+
+
+def _put_behind(pieces: Tensor, coupling: Tensor, sites: int, first: int) -> None:
+    """Fills the places of the pairs (i, j), i < j, in `pieces` [J, q, B, q] of j and i from `first`
+    on.
+    """
+    for number in range(pieces.shape[2]):
+        own = coupling[pairs_behind(sites, first + number)]
+        pieces[number + 1 :, :, number] = own.transpose(1, 2)
 
 
 def add_columns_(total: Tensor, part: Tensor, first: int, last: int) -> None:
@@ -47,17 +68,20 @@ def add_columns_(total: Tensor, part: Tensor, first: int, last: int) -> None:
     """
     sites = len(part)
     for site in range(first, last):
-        own = part[:, :, site - first]
-        total.index_add_(0, _before(sites, site, total.device), own[:site])
+        own, before = part[:, :, site - first], torch.arange(site, device=total.device)
+        numbers = _numbers(sites, before, before.new_tensor(site))
+        total.index_add_(0, numbers, own[:site])
         total[pairs_behind(sites, site)] += own[site + 1 :].transpose(1, 2)
 
 
 def pair_energies(letters: Letters, coupling: Tensor) -> Tensor:
     """sum_{i<j} J_ij(x_i, x_j), `[N]`."""
-    total = coupling.new_zeros(len(letters.x))
-    for first, last, pulls in pulls_of(letters, coupling):
+    sites, total = letters.x.shape[1], coupling.new_zeros(len(letters.x))
+    for first, last in site_blocks(sites, letters.levels):
+        sums = letters.sums(columns_behind(coupling, sites, first, last), first)
+        pulls = sums.view(len(sums), last - first, letters.levels)
         total += chosen(pulls, letters.x[:, first:last]).sum(1)
-    return total / 2
+    return total
 
 
 def pulls_of(letters: Letters, coupling: Tensor) -> Iterator[tuple[int, int, Tensor]]:

@@ -43,9 +43,12 @@ class Letters:
         missing = self.x.shape[1] * self.levels
         self.places[:, some] = torch.where(x < 0, missing, x + self._rows[some])
 
-    def sums(self, table: Tensor) -> Tensor:
-        """sum_j of row (j, x_j) of a `table` [L q + 1, W], `[N, W]`."""
-        return embedding_bag(self.places, table, mode="sum")
+    def sums(self, table: Tensor, first: int = 0) -> Tensor:
+        """sum_j of row (j, x_j) of a `table` [J q + 1, W] of the sites j from `first` on,
+        `[N, W]`.
+        """
+        places = self.places[:, first:] - first * self.levels if first else self.places
+        return embedding_bag(places, table, mode="sum")
 
     def by_letter(self, values: Tensor, first: int = 0) -> Tensor:
         """The sums of the rows of `values` [N, W] over the sequences with letter a at site j, of

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import torch
@@ -44,6 +44,7 @@ class PottsModel(Energy):
     undecayed = ("field",)
     levels: int
     shares: Tensor
+    coupled: Tensor
 
     def __init__(self, shape: Sequence[int], levels: int) -> None:
         super().__init__(shape, levels=levels)
@@ -51,6 +52,8 @@ class PottsModel(Energy):
         self.field = nn.Parameter(torch.zeros(sites, levels))
         self.coupling = nn.Parameter(torch.zeros(sites * (sites - 1) // 2, levels, levels))
         self.register_buffer("shares", torch.full((sites, levels), 1 / levels), persistent=False)
+        coupled = torch.ones(len(self.coupling), dtype=torch.bool)
+        self.register_buffer("coupled", coupled, persistent=False)
         self._tables: tuple[Any, list[Table]] | None = None
 
     def letters(self, x: Tensor) -> Letters:
@@ -174,18 +177,17 @@ class PottsModel(Energy):
         fields = seen.log_()
         self.field.copy_(fields - fields.mean(1, keepdim=True))
 
-    def keep_pairs(self, kept: Tensor) -> None:
-        """From now on holds the couplings of all pairs at 0 but those that are `kept`
-        [L (L-1) / 2] bool.
+    def couple(self, pairs: Tensor) -> None:
+        """From now on holds the couplings of all pairs at 0 but those that `pairs` [L (L-1) / 2]
+        bool names.
         """
-        held = (~kept).nonzero()[:, 0].to(self.coupling.device)
-        self.register_buffer("held", held, persistent=False)
+        self.coupled = pairs.to(self.coupling.device)
         self.hold()
 
     @torch.no_grad()
     def hold(self) -> None:
-        held = getattr(self, "held", None)
-        if held is not None and len(held):
+        if not self.coupled.all():
+            held = (~self.coupled).nonzero()[:, 0]
             for values in (self.coupling, self.coupling.grad):
                 if values is not None:
                     values.index_fill_(0, held, 0.0)
@@ -206,13 +208,9 @@ class PottsModel(Energy):
         single, pairs, f = self.field.grad, self.coupling.grad, self.shares
         assert single is not None
         assert pairs is not None
-        back, free = torch.zeros_like(single), pairs.new_ones(len(pairs), 1, 1)
-        held = getattr(self, "held", None)
-        if held is not None:
-            free[held] = 0.0
-        sites = torch.triu_indices(self.dimension, self.dimension, 1, device=f.device)
-        for own, kept, (i, j) in zip(
-            *(some.split(PAIRS) for some in (pairs, free)), sites.split(PAIRS, 1), strict=True
+        back, coupled = torch.zeros_like(single), self.coupled.to(pairs)[:, None, None]
+        for (own, (i, j)), kept in zip(
+            pieces_of_pairs(pairs, self.dimension), coupled.split(PAIRS), strict=True
         ):
             first, second = f[i, :, None], f[j, None]
             own -= first * single[j, None] + single[i, :, None] * second
@@ -222,8 +220,55 @@ class PottsModel(Energy):
             back.index_add_(0, j, (own * first).sum(1))
         single.div_(f + math.sqrt(damping)).sub_(back)
 
+    @torch.no_grad()
+    def gains(self, damping: float) -> Tensor:
+        """Returns what couplings of each pair alone would add to the log-likelihood of a row,
+        nats, [P]:
+
+            1/2 sum_ab g~_ij(a, b)^2 / (f_i(a) f_j(b) + damping)
+
+        for pairs without couplings, with g~ the numerator of `to_natural_`, from the gradient g
+        that the parameters have. Without damping it is the maximum of the second-order expansion in
+        J_ij and the fields of both sites, less that in the fields alone, with the Fisher
+        information of independent sites of the frequencies f.
+        """
+        single, pairs, f = self.field.grad, self.coupling.grad, self.shares
+        assert single is not None
+        assert pairs is not None
+        found = []
+        for own, (i, j) in pieces_of_pairs(pairs, self.dimension):
+            first, second = f[i, :, None], f[j, None]
+            centred = own - first * single[j, None] - single[i, :, None] * second
+            centred = centred.square_() / (first * second).add_(damping)
+            found.append(centred.sum((1, 2)) / 2)
+        return torch.cat(found)
+
+    @torch.no_grad()
+    def losses(self) -> Tensor:
+        """Returns what the log-likelihood of a row would lose without the couplings of each pair,
+        nats, [P]:
+
+            1/2 sum_ab f_i(a) f_j(b) J~_ij(a, b)^2
+
+        with J~ less its means under the frequencies f over the letters of either site. It is the
+        second-order expansion in J_ij around independent sites, with fields that make up for it.
+        """
+        found, f = [], self.shares
+        for own, (i, j) in pieces_of_pairs(self.coupling, self.dimension):
+            first, second = f[i, :, None], f[j, None]
+            centred = own - (own * second).sum(2, keepdim=True)
+            centred -= (centred * first).sum(1, keepdim=True)
+            found.append((centred.square_() * first * second).sum((1, 2)) / 2)
+        return torch.cat(found)
+
     def log_sum(self) -> Tensor | None:
         return enumerated(self)
+
+
+def pieces_of_pairs(pairs: Tensor, sites: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """Some of the `pairs` [L (L-1) / 2, q, q] at a time, with the numbers [2, P] of their sites."""
+    numbers = torch.triu_indices(sites, sites, 1, device=pairs.device)
+    return zip(pairs.split(PAIRS), numbers.split(PAIRS, 1), strict=True)
 
 
 class Table(NamedTuple):

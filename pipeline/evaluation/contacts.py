@@ -86,6 +86,8 @@ def contact_figures(energy: PottsModel, sequences: Sequences, caption: str, outp
         "contacts": {
             "file": TABLE,
             "apart": APART,
+            "coupled": int(norms.count_nonzero()),
+            "of": len(norms),
             "strongest": named(order[:, :SHOWN], sequences),
             **told,
         },
@@ -156,6 +158,8 @@ def contact_words(found: Figures) -> list[str]:
         f"strongest couplings of sites more than {found['apart']} apart (all in {found['file']}):"
         f" {strong}"
     ]
+    if found["coupled"] < found["of"]:
+        lines.append(f"  {found['coupled']:,} of {found['of']:,} pairs of sites are coupled")
     if found.get("ppv"):
         shares = (f"{share:.2f} of {depth}" for depth, share in found["ppv"].items())
         lines.append(

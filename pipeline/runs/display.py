@@ -113,6 +113,8 @@ class Display:
         if "two_site" in report.figures:
             pearson, slope = report.figures["two_site"], report.figures["two_site_slope"]
             self._agreement = f"covariances {pearson:.3f} (slope {slope:.2f})"
+            if "coupled_pairs" in report.figures:
+                self._agreement += f" with {report.figures['coupled_pairs']:,.0f} pairs"
         if (
             self._bar is None
             and now - self._last_line < LINE_SECONDS

@@ -92,6 +92,7 @@ METRICS = (
         "1",
         "Slope of the least-squares line of the chains' two-site covariances on the training rows'",
     ),
+    Metric("ebm_coupled_pairs", "gauge", "1", "Pairs of sites on a graph that changes"),
     Metric(
         "ebm_log_likelihood_nats",
         "gauge",
@@ -282,7 +283,7 @@ ROW_NAMES = {metric.name + suffix for metric in METRICS for suffix in SUFFIXES[m
 """The names of the figures in a row, without labels."""
 UNKNOWN = (
     *("ebm_held_out_gap_nats", "ebm_pseudo_log_likelihood_nats"),
-    *("ebm_two_site_pearson", "ebm_two_site_slope"),
+    *("ebm_two_site_pearson", "ebm_two_site_slope", "ebm_coupled_pairs"),
 )
 """What is not a number until it is looked at."""
 KINDS: dict[str, Any] = {"counter": Counter, "gauge": Gauge}
@@ -400,6 +401,8 @@ class RunMetrics:
         if "two_site" in figures:
             self["ebm_two_site_pearson"].set(figures["two_site"])
             self["ebm_two_site_slope"].set(figures["two_site_slope"])
+        if "coupled_pairs" in figures:
+            self["ebm_coupled_pairs"].set(figures["coupled_pairs"])
         if "log_likelihood" in figures:
             self["ebm_log_likelihood_version"].set(figures["log_likelihood_version"])
             for bound in ("", "_at_least", "_at_most"):

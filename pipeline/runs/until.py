@@ -6,18 +6,19 @@ import math
 from collections.abc import Iterable, Mapping
 
 from pipeline.common.types import Figures, StepReport
+from pipeline.config.energies import PottsEnergy
 from pipeline.config.run import RunConfig
 from pipeline.runs.patience import Patience
 from pipeline.storage.checkpoint import Checkpoint
 
 
 class Agreement:
-    """Waits until the two-site covariances of chains and data correlate as well as `target` says;
-    with None it never ends a run.
+    """Waits until the two-site covariances of chains and data correlate as well as `target` says,
+    at step `first` or later; with None it never ends a run.
     """
 
-    def __init__(self, target: float | None) -> None:
-        self._target = target
+    def __init__(self, target: float | None, first: int) -> None:
+        self._target, self._first = target, first
         self._reached: Figures | None = None
 
     @property
@@ -32,7 +33,9 @@ class Agreement:
     def observe(self, report: StepReport) -> None:
         """Takes in a step. One at which nobody looked says nothing."""
         pearson = report.figures.get("two_site", math.nan)
-        if self._target is not None and pearson >= self._target:
+        if self._target is None or report.version < self._first:
+            return
+        if pearson >= self._target:
             slope = report.figures["two_site_slope"]
             self._reached = {"reached": pearson, "slope": slope, "step": report.version}
 
@@ -49,7 +52,7 @@ class Ends:
 
     def __init__(self, config: RunConfig) -> None:
         self._patience = Patience(config.trainer.patience, config.checkpoint.keep_best)
-        self._agreement = Agreement(config.trainer.until_pearson)
+        self._agreement = Agreement(config.trainer.until_pearson, _decimated(config))
         self._looks = config.metrics.held_out_every if config.trainer.until_pearson else 0
 
     @property
@@ -76,3 +79,11 @@ class Ends:
     def figures(self) -> Figures:
         """Returns what `summary.json` says of a run that ended early."""
         return self._agreement.figures() or self._patience.figures()
+
+
+def _decimated(config: RunConfig) -> int:
+    """Returns the step at which pairs of sites have been let go, all that are to go."""
+    energy = config.energy
+    if isinstance(energy, PottsEnergy) and energy.graph == "decimated":
+        return energy.edge_steps
+    return 0

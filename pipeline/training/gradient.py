@@ -52,10 +52,7 @@ class Gradient:
         )
 
     def take(self) -> tuple[float, dict[str, float]]:
-        """Ends the sum: this rank's value of the objective, and the mean of each of its parts.
-        Parameters that the energy holds are where they belong then, and have no gradient.
-        """
-        self._energy.hold()
+        """Ends the sum: this rank's value of the objective, and the mean of each of its parts."""
         loss = torch.stack(self._losses).sum() if self._losses else torch.zeros(())
         value, *means = torch.stack([loss, *self._parts.values()]).tolist()
         parts = dict(zip(self._parts, means, strict=True))

@@ -32,6 +32,7 @@ from pipeline.objectives.contrastive import FastWeights
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.parts import Snapshot
 from pipeline.training.gradient import Gradient
+from pipeline.training.graph_schedule import GraphSchedule
 from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import LineSearch, learning_rate, make_optimizer
 from pipeline.training.positives import RowQueue
@@ -60,6 +61,7 @@ class Learner:
     its own with, for chains. `keeps_chains`: pools keep chains for each training row. `moving`:
     the way that stale negatives are moved, where they may be. `probe`: what takes figures of the
     weights every few steps. `imputing`: what fills the holes of rows, under the energy as it is.
+    `graph`: what changes the pairs of sites that are coupled.
 
     Of several `ranks` each has a learner, with positives and negatives of its own and the same
     weights. A report is of a rank's own rows (`pipeline.training.reports.merged` makes one of all
@@ -83,6 +85,7 @@ class Learner:
         moving: ChainPlan | None = None,
         probe: Probe | None = None,
         imputing: Callable[[Positives, Energy], Positives] | None = None,
+        graph: Callable[[Energy], GraphSchedule] | None = None,
     ) -> None:
         self._config, self._ranks, self._probe = config, ranks, probe
         self._device = torch.device(config.device)
@@ -103,6 +106,7 @@ class Learner:
         self._gradient = Gradient(self.energy, self._terms, self._layout, chunking, self._generator)
         self._parameters = [p for p in self.energy.parameters() if p.requires_grad]
         self._learned = [*self._parameters, *beside]
+        self._graph = None if graph is None else graph(self.energy)
         self._average = self._averages()
         self._fast = None if fast is None else fast(self._parameters)
         self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
@@ -162,6 +166,11 @@ class Learner:
         self._optimizer.zero_grad(set_to_none=True)
         self._gradient.add([self._positives([])], Weighing(None))
 
+    def _evaluate_held(self) -> None:
+        """The same, without gradients of parameters that the energy holds."""
+        self._evaluate()
+        self.energy.hold()
+
     def _positives(self, received: Sequence[Negatives]) -> Batch:
         """The positives of the next step, which stay in the queue until it is made."""
         rows = self._rows.of_step(received).map(self._intake.here)
@@ -194,6 +203,7 @@ class Learner:
         clock.lap("gradient")
         rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
         rate *= self._rate_factor
+        self._choose_pairs()
         norm, skipped = self._update(loss, rate)
         self._before, self._ahead = None, (0.0, 0.0)
         self._rows.next_step()
@@ -224,12 +234,21 @@ class Learner:
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
 
+    def _choose_pairs(self) -> None:
+        """Changes the graph if it is its turn. Parameters that the energy holds are where they
+        belong then, and have no gradient.
+        """
+        if self._graph is not None:
+            self._graph.revise(self.version + 1)
+        self.energy.hold()
+
     def _figures(self, side: NegativeSide | None) -> dict[str, float]:
-        """The probe's figures of the weights, where it is its turn."""
-        if self._probe is None or not self._probe.due(self.version):
-            return {}
-        chains = None if side is None else Rows(side.position, side.context)
-        return self._probe.figures(self.energy, chains)
+        """Figures of a graph that changes, and the probe's of the weights where it is its turn."""
+        found = {} if self._graph is None else self._graph.figures()
+        if self._probe is not None and self._probe.due(self.version):
+            chains = None if side is None else Rows(side.position, side.context)
+            found |= self._probe.figures(self.energy, chains)
+        return found
 
     def _add_negatives(
         self, side: NegativeSide | None, received: Sequence[Negatives]
@@ -284,13 +303,15 @@ class Learner:
         if self._search is None:
             self._optimizer.step()
         else:
-            self._search.step(loss, self._evaluate, self._gradient)
+            self._search.step(loss, self._evaluate_held, self._gradient)
         with self._layout.whole():
             iterate_spectral_norms(self.energy)
         # a short run's average would be all start: warm the decay up (as TensorFlow's
         # ExponentialMovingAverage does)
         decay = min(self._config.optimizer.ema, (1 + self.version) / (10 + self.version))
         get_ema_multi_avg_fn(decay)(self._average, self._parameters, None)
+        if self._graph is not None:
+            self._graph.settle(self._average)
         return norm, False
 
     def _averages(self) -> list[Tensor]:
@@ -362,6 +383,7 @@ class Learner:
             "objectives": self._objectives.state_dict(),
             "fast": None if self._fast is None else self._fast.values,
             "controller": self._stale.state_dict(),
+            "graph": None if self._graph is None else self._graph.state(),
             "rate": {
                 "configured": self._config.optimizer.learning_rate,
                 "factor": self._rate_factor,
@@ -420,6 +442,8 @@ class Learner:
         if self._fast is not None:
             self._fast.values = [tensor.to(self._device) for tensor in state["fast"]]
         self._stale.load_state_dict(state["controller"])
+        if self._graph is not None:
+            self._graph.load_state(state["graph"])
         # a learning rate that was configured anew is what is wanted
         rate = state.get("rate", {})
         if rate.get("configured") == self._config.optimizer.learning_rate:

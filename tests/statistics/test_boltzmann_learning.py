@@ -122,7 +122,7 @@ def test_natural_gradient_leaves_couplings_that_are_held() -> None:
     fisher = phi.T @ (p[:, None] * phi) - torch.outer(mean, mean)
     kept = torch.arange(len(energy.coupling)) % 3 != 1
     g = law(model(6)) @ phi - mean
-    energy.keep_pairs(kept)
+    energy.couple(kept)
     with_gradient(energy, g)
     energy.hold()
     energy.to_natural_(0.0)

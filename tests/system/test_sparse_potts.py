@@ -82,7 +82,7 @@ def test_what_is_held_has_no_gradient() -> None:
     energy, x = model(), states()[::7]
     kept = torch.zeros(15, dtype=torch.bool)
     kept[[0, 7]] = True
-    energy.keep_pairs(kept)
+    energy.couple(kept)
     assert energy.coupling.flatten(1).any(1).nonzero()[:, 0].tolist() == [0, 7]
     torch.testing.assert_close(energy(x), by_definition(energy, x), **EXACT)
     found = energy.energies_and_pull(x)
