@@ -332,11 +332,8 @@ def _check_until(config: RunConfig) -> None:
         remedy = f"energy={config.energy.name} has a law for each context; use null"
     elif not config.metrics.held_out_every:
         remedy = "nobody looks with metrics.held_out_every=0; use 10"
-    elif config.trainer.replicas > 1:
-        remedy = (
-            f"each of trainer.replicas={config.trainer.replicas} ranks has a part of the chains;"
-            " use 1"
-        )
+    elif config.trainer.sharding == "fsdp":
+        remedy = "nobody looks under trainer.sharding=fsdp; use null"
     if remedy is not None:
         raise ConfigError("trainer.until_pearson", until, remedy)
 

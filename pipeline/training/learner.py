@@ -36,10 +36,11 @@ from pipeline.training.graph_schedule import GraphSchedule
 from pipeline.training.intake import Intake, Weighing, weigh
 from pipeline.training.optimizer import LineSearch, learning_rate, make_optimizer
 from pipeline.training.positives import RowQueue
-from pipeline.training.probe import Probe
+from pipeline.training.probe import Probe, due
 from pipeline.training.ranks import (
     ALONE,
     Ranks,
+    joined,
     lay_out,
     load_moments,
     optimizer_state,
@@ -245,9 +246,11 @@ class Learner:
     def _figures(self, side: NegativeSide | None) -> dict[str, float]:
         """Figures of a graph that changes, and the probe's of the weights where it is its turn."""
         found = {} if self._graph is None else self._graph.figures()
-        if self._probe is not None and self._probe.due(self.version):
-            chains = None if side is None else Rows(side.position, side.context)
-            found |= self._probe.figures(self.energy, chains)
+        if due(self._config, self.version):
+            own = None if side is None else Rows(side.position, side.context)
+            of_all = [some for some in self._ranks.gather(own) if some is not None]
+            if self._probe is not None:
+                found |= self._probe.figures(self.energy, joined(of_all) if of_all else None)
         return found
 
     def _add_negatives(

@@ -24,6 +24,12 @@ COVARIANCES = 1 << 26
 """Of an alignment so many are looked at without being asked for, 256 MiB."""
 
 
+def due(config: RunConfig, version: int) -> bool:
+    """Returns whether figures are taken of a `version`, where there is somebody to take them."""
+    every = config.metrics.held_out_every
+    return bool(every and version % every == 0 and config.trainer.sharding == "none")
+
+
 class Probe:
     """The same few held-out and training rows of a run, training rows alone where none are held
     out, and what a model says of them.
@@ -34,7 +40,6 @@ class Probe:
     """
 
     def __init__(self, config: RunConfig, data: DataSet, device: torch.device) -> None:
-        self._every = config.metrics.held_out_every
         generator = torch_generator(config.data.split_seed, "probe")
         count = min(len(data.held_out), len(data.sample), ROWS)
         kept = count if len(data.held_out) else min(len(data.sample), ROWS)
@@ -73,11 +78,6 @@ class Probe:
         self._before: Tensor | None = None
         self._change: Tensor | None = None
         self._sites = torch.randint(size, (count,), generator=generator).to(device)
-
-    def due(self, version: int) -> bool:
-        """Returns whether figures are taken of this version."""
-        looks = len(self._rows) or self._covariances is not None
-        return bool(self._every and looks and version % self._every == 0)
 
     @torch.no_grad()
     def figures(self, energy: Energy, chains: Rows | None = None) -> dict[str, float]:

@@ -128,9 +128,17 @@ ALONE = Ranks.alone()
 
 def share_of(pieces: Sequence[Rows], rank: int, size: int) -> Rows:
     """The share of rank `rank` of `size` in rows dealt anew, those of all `pieces` end to end."""
-    fields = [None if some[0] is None else torch.cat(some) for some in zip(*pieces, strict=True)]
     total = sum(len(rows.position) for rows in pieces)
-    return Rows(*fields).map(lambda field: field[total * rank // size : total * (rank + 1) // size])
+    own = slice(total * rank // size, total * (rank + 1) // size)
+    return joined(pieces).map(lambda field: field[own])
+
+
+def joined(pieces: Sequence[Rows]) -> Rows:
+    """All `pieces` end to end."""
+    if len(pieces) == 1:
+        return pieces[0]
+    fields = [None if some[0] is None else torch.cat(some) for some in zip(*pieces, strict=True)]
+    return Rows(*fields)
 
 
 class Alone:

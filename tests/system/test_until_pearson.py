@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 
 from pipeline.common.errors import ConfigError
 from pipeline.config.compose import compose
@@ -65,16 +66,23 @@ def test_a_run_ends_where_its_chains_agree(
 @pytest.mark.ray
 @pytest.mark.usefixtures("local_ray")
 def test_through_ray_it_ends_at_the_same_step(alignment: Path, tmp_path: Path) -> None:
-    """Chains of both pools count, and no step is made beyond the look, with the same weights."""
+    """Chains of both pools count, and no step is made beyond the look, with the same weights. So it
+    is where two ranks learn, each from one pool's chains.
+    """
     ends: list[Run] = []
     size = ("chains.per_pool=200", "data.held_out=20", "evaluation.samples=0", "metrics.port=0")
-    for cluster in ("inline", "local"):
-        output = tmp_path / cluster
+    two_ranks = ("cluster=local", "trainer.replicas=2", "trainer.batch_size=2")
+    for number, more in enumerate((("cluster=inline",), ("cluster=local",), two_ranks)):
+        output = tmp_path / str(number)
         asked = ("experiment=rna_potts", f"data.path={alignment}", f"output={output}", *size)
-        ends.append(run(compose([*asked, f"cluster={cluster}"])))
+        ends.append(run(compose([*asked, *more])))
     assert ends[0]["ended_early"] == ends[1]["ended_early"]
     assert ends[0]["ended_early"]["reached"] >= 0.95
     assert ends[0].energy.coupling.equal(ends[1].energy.coupling)
+    # what each rank counts is added up in another order
+    assert ends[2]["ended_early"]["step"] == ends[0]["ended_early"]["step"]
+    close = {"rtol": 1e-3, "atol": 1e-4}
+    torch.testing.assert_close(ends[2].energy.coupling, ends[0].energy.coupling, **close)
 
 
 POTTS = ("experiment=rna_potts", "data.path=x")
@@ -105,7 +113,10 @@ def test_what_potts_models_learn_by_is_refused_elsewhere(
         ((*SMALL["rbm"], "objective=pseudo_likelihood"), "has no chains"),
         ((*SMALL["conditional"],), "has a law for each context"),
         ((*SMALL["rbm"], "metrics.held_out_every=0"), "nobody looks"),
-        ((*SMALL["rbm"], "trainer.replicas=2", "cluster=local"), "a part of the chains"),
+        (
+            (*SMALL["rbm"], "trainer.replicas=2", "cluster=local", "trainer.sharding=fsdp"),
+            "nobody looks under",
+        ),
     ],
 )
 def test_what_cannot_agree_is_refused(overrides: tuple[str, ...], said: str) -> None:
