@@ -197,27 +197,40 @@ def draws(energy: PottsModel, data: DataSet) -> torch.Tensor:
     return x
 
 
-def pools(alignment: Path, pairs: int) -> dict[str, float]:
-    """Returns the seconds of training in one process and with two pools on Ray, and the median
-    ratio of runs in turn.
+WAYS = {
+    "one_process": ("cluster=inline",),
+    "two_pools": ("cluster=local",),
+    "two_pools_two_ranks": ("cluster=local", "trainer.replicas=2", "trainer.batch_size=2"),
+}
+"""How the same steps are made."""
+STEPS_OF_POOLS = 60
+"""After so many the chains correlate at 0.95."""
+
+
+def pools(alignment: Path, pairs: int) -> dict[str, dict[str, float]]:
+    """Returns the seconds of training in one process, with two pools on Ray, and with two ranks
+    that learn besides, each the median of runs in turn; and the median ratio to one process.
     """
-    seconds: dict[str, list[float]] = {"inline": [], "local": []}
+    seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     with TemporaryDirectory() as folder:
         for number in range(pairs):
-            for cluster, took in seconds.items():
-                output = Path(folder) / f"{cluster}-{number}"
-                run = ours(alignment, output, f"cluster={cluster}", "cluster.threads=1")
+            for way, took in seconds.items():
+                output = Path(folder) / f"{way}-{number}"
+                same = (f"trainer.steps={STEPS_OF_POOLS}", "trainer.until_pearson=null")
+                run = ours(alignment, output, *WAYS[way], *same, "cluster.threads=1")
                 # Ray's workers yield to everybody else by default
                 environment = {**os.environ, "RAY_worker_niceness": "0"}
                 subprocess.run(run, check=True, stdout=subprocess.DEVNULL, env=environment)
                 summary = json.loads((output / "summary.json").read_text())
                 took.append(summary["wall_seconds"])
-                say(f"{cluster}: {summary['version']} steps in {took[-1]:.1f} s")
-    ratios = [two / one for one, two in zip(*seconds.values(), strict=True)]
+                say(f"{way}: {summary['version']} steps in {took[-1]:.1f} s")
+    alone = seconds["one_process"]
     return {
-        "one_process_s": statistics.median(seconds["inline"]),
-        "two_pools_s": statistics.median(seconds["local"]),
-        "ratio": statistics.median(ratios),
+        way: {
+            "seconds": statistics.median(took),
+            "ratio": statistics.median(its / one for its, one in zip(took, alone, strict=True)),
+        }
+        for way, took in seconds.items()
     }
 
 

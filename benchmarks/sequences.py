@@ -17,7 +17,7 @@ learned from, and at most one is held out. The result has
               processor seconds, from the start of the program, until each level of Pearson's
               correlation of two-site covariances that the program tells of its own chains; and by
               one judge, the same of sequences drawn anew from both models
-    pools     seconds of training in one process, and with two pools on Ray
+    pools     seconds of 60 steps in one process, with two pools on Ray, and with two ranks besides
     memory    the most bytes held by two steps of a model of 1,000 sites and 21 letters
 
 Parts that were not asked for keep what FILE has of them.

@@ -3,25 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pipeline.common.rng import Source, uniform_like
 from pipeline.energies.base import Energy, Pull
 from pipeline.energies.conditionals import Categorical
 from pipeline.energies.couplings import (
     add_counts_,
     chosen,
-    columns,
     pair_energies,
     pulls_of,
 )
 from pipeline.energies.discrete import enumerated
-from pipeline.energies.letters import Letters, site_blocks
+from pipeline.energies.letters import Letters
 from pipeline.energies.site_likelihood import SiteLikelihood
+from pipeline.energies.sweeps import Sweep, Table, make_tables
 
 PAIRS = 1 << 14
 """Pairs of sites whose gradients are turned at once."""
@@ -269,96 +268,6 @@ def pieces_of_pairs(pairs: Tensor, sites: int) -> Iterator[tuple[Tensor, Tensor]
     """Some of the `pairs` [L (L-1) / 2, q, q] at a time, with the numbers [2, P] of their sites."""
     numbers = torch.triu_indices(sites, sites, 1, device=pairs.device)
     return zip(pairs.split(PAIRS), numbers.split(PAIRS, 1), strict=True)
-
-
-class Table(NamedTuple):
-    """Of the sites from `first` to `last` - 1: the columns of J without the rows of those sites,
-    [L q + 1, B q]; and for each of the sites what they pull it by, [B, q, B q].
-    """
-
-    first: int
-    last: int
-    others: Tensor
-    within: Tensor
-
-
-def make_tables(coupling: Tensor, sites: int) -> list[Table]:
-    """The tables of all sites, from `coupling` [L (L-1) / 2, q, q]."""
-    levels, tables = coupling.shape[1], []
-    for first, last in site_blocks(sites, levels):
-        others = columns(coupling, sites, first, last)
-        own = others[first * levels : last * levels]
-        within = own.T.reshape(last - first, levels, len(own)).clone()
-        own.zero_()
-        tables.append(Table(first, last, others, within))
-    return tables
-
-
-class Sweep(NamedTuple):
-    """The law of where a sweep from `position` [N, *shape] leads: each site in turn is drawn from
-    its conditional given all the others, those that have been drawn already among them (Geman &
-    Geman 1984). By component it is the law of site i given the new sites before it and the old ones
-    behind it.
-
-    Before the sites of a table, the pulls of all others are summed for them at once; those of the
-    few sites within are a product with their one-hot letters. Letters of a site stand in rows
-    there, and chains in columns, so that few operations pass all chains.
-    """
-
-    tables: list[Table]
-    field: Tensor
-    position: Tensor
-    descending: bool
-    beta: Tensor | None
-    free: list[bool] | None
-
-    def sample(self, generator: Source) -> Tensor:
-        """By inversion of the sums of the probabilities, with a uniform number a site."""
-        uniform = uniform_like(self.position.flatten(1), generator).T.contiguous()
-
-        def draw(site: int, logits: Tensor, letters: Tensor) -> None:
-            sums = logits.sub_(logits.amax(0)).exp_().cumsum_(0)
-            # less than the last sum, whatever that has been rounded to
-            passed = sums.gt_(uniform[site].mul_(sums[-1]))
-            letters[0] = passed[0]
-            torch.sub(passed[1:], passed[:-1], out=letters[1:])
-
-        return self._go(draw)
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        to, logs = value.flatten(1).T, torch.zeros_like(value.flatten(1))
-        every = torch.arange(self.field.shape[1], device=value.device)[:, None]
-
-        def follow(site: int, logits: Tensor, letters: Tensor) -> None:
-            letters.copy_(to[site] == every)
-            logs[:, site] = logits.log_softmax(0).mul_(letters).sum(0)
-
-        self._go(follow)
-        return logs.view_as(value)
-
-    @torch.no_grad()
-    def _go(self, choose: Callable[[int, Tensor, Tensor], None]) -> Tensor:
-        """Passes all sites that are free. Of each `choose` gets the log probabilities [q, N],
-        unnormalised, and overwrites the one-hot letters [q, N]. Returns the positions it leads to.
-        """
-        levels, moved = self.field.shape[1], Letters(self.position.flatten(1), self.field.shape[1])
-        count, step = len(moved.x), -1 if self.descending else 1
-        every = torch.arange(1, levels + 1, device=self.field.device, dtype=self.field.dtype)
-        for first, last, others, within in self.tables[::step]:
-            pulls = moved.sums(others).T.contiguous().view(-1, levels, count)
-            old = moved.x[:, first:last].T.contiguous()[:, None] + 1
-            letters = (old == every[:, None]).to(pulls.dtype)
-            flat = letters.view(-1, count)
-            for k in range(last - first)[::step]:
-                site = first + k
-                if self.free is not None and not self.free[site]:
-                    continue
-                pull = pulls[k].addmm_(within[k], flat)
-                if self.beta is not None:
-                    pull *= self.beta
-                choose(site, pull.add_(self.field[site][:, None]), letters[k])
-            moved.replace(first, (every @ letters).T.int() - 1)
-        return moved.x.to(self.position.dtype).view_as(self.position)
 
 
 class _Energies(torch.autograd.Function):

@@ -23,7 +23,7 @@ from pipeline.config.parts import KERNELS
 from pipeline.energies import base as energies_base
 from pipeline.energies.base import Energy
 from pipeline.energies.conditionals import Bernoulli, Categorical, Conditional
-from pipeline.energies.potts import Sweep
+from pipeline.energies.sweeps import Sweep
 from pipeline.energies.target import Target
 from pipeline.kernels import (
     base,

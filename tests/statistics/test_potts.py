@@ -258,6 +258,7 @@ def test_sweep_over_many_blocks_sees_what_was_drawn_before() -> None:
     sites = WIDTH // LEVELS + 5
     energy = frozen(model(sites))
     x, to = (torch.randint(LEVELS, (3, sites), generator=seeded(seed)).double() for seed in (7, 8))
+    x[0, 2] = x[1, -3] = -1  # no letter, until the sweep has been there
     for block, order in (("ascending", 1), ("descending", -1)):
         logs, now = energy.conditional(block, x).log_prob(to), x.clone()
         for site in range(sites)[::order]:
