@@ -216,7 +216,8 @@ HEAD = """# What each objective learns
 
 This page is made by `python -m benchmarks.every_objective --docs docs`. Every objective went
 through `python -m pipeline.train`, and is judged by measures that are not its own loss.
-Log-likelihoods are in nats a held-out row.
+Log-likelihoods are in nats a held-out row. Seconds are those of one run each, in one process, and
+other work on the machine may have made them longer.
 
 ![The densities learned in the plane](every_objective.png)
 
