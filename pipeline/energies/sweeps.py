@@ -119,7 +119,9 @@ class Sweep(NamedTuple):
                     site = first + k
                     if self.free is not None and not self.free[site]:
                         continue
-                    pull = own[k - group.start].addmm_(within[k], flat[rows])
+                    pull = own[k - group.start]
+                    if len(own) > 1:
+                        pull.addmm_(within[k], flat[rows])
                     if self.beta is not None:
                         pull *= self.beta
                     choose(site, pull.add_(self.field[site][:, None]), letters[k])

@@ -253,18 +253,21 @@ def test_sweeps_draw_what_they_say() -> None:
         require({"one sweep": chi_squared(numbers(moved.position, 3), there[0])})
 
 
-def test_sweep_over_many_blocks_sees_what_was_drawn_before() -> None:
-    """Its laws are the conditionals of the whole energy, sites before new and sites behind old."""
-    sites = WIDTH // LEVELS + 5
-    energy = frozen(model(sites))
-    x, to = (torch.randint(LEVELS, (3, sites), generator=seeded(seed)).double() for seed in (7, 8))
+@pytest.mark.parametrize("levels", [LEVELS, 21])
+def test_sweep_over_many_blocks_sees_what_was_drawn_before(levels: int) -> None:
+    """Its laws are the conditionals of the whole energy, sites before new and sites behind old: in
+    groups of several sites, and of one.
+    """
+    sites = WIDTH // levels + 5
+    energy = frozen(model(sites, levels))
+    x, to = (torch.randint(levels, (3, sites), generator=seeded(seed)).double() for seed in (7, 8))
     x[0, 2] = x[1, -3] = -1  # no letter, until the sweep has been there
     for block, order in (("ascending", 1), ("descending", -1)):
         logs, now = energy.conditional(block, x).log_prob(to), x.clone()
         for site in range(sites)[::order]:
-            each = now[:, None].repeat(1, LEVELS, 1)
-            each[:, :, site] = torch.arange(LEVELS).double()
-            law = (-energy(each.flatten(0, 1))).view(3, LEVELS).log_softmax(1)
+            each = now[:, None].repeat(1, levels, 1)
+            each[:, :, site] = torch.arange(levels).double()
+            law = (-energy(each.flatten(0, 1))).view(3, levels).log_softmax(1)
             truth = law.gather(1, to[:, site, None].long())[:, 0]
             torch.testing.assert_close(logs[:, site], truth, **EXACT)
             now[:, site] = to[:, site]
