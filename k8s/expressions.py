@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import promql_parser
 import yaml
 
-from pipeline.runs.metrics import METRICS
+from pipeline.runs.metric_names import METRICS
 
 MONITORING = Path(__file__).parent / "monitoring"
 ROOT = Path(__file__).parents[1]

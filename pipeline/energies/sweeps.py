@@ -44,8 +44,9 @@ def make_tables(coupling: Tensor, sites: int) -> list[Table]:
         others = columns(coupling, sites, first, last)
         own = others[first * levels : last * levels]
         # J(., b) - J(., b + 1), whose sum from a letter on is J of the letter
-        across = own.T.reshape(-1, last - first, levels).clone()
-        across[..., :-1] -= across[..., 1:]
+        pulls = own.T.reshape(-1, last - first, levels)
+        across = pulls.clone()
+        across[..., :-1] -= pulls[..., 1:]
         across = across.flatten(1)
         own.zero_()
         within = []

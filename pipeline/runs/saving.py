@@ -14,7 +14,8 @@ from pipeline.common.errors import ConfigError, LostLeaseError, PipelineError
 from pipeline.common.types import Part
 from pipeline.config.run import RunConfig
 from pipeline.energies.base import Energy
-from pipeline.runs.metrics import ROW_NAMES, RunMetrics
+from pipeline.runs.metric_names import ROW_NAMES
+from pipeline.runs.metrics import RunMetrics
 from pipeline.storage.binding import Content
 from pipeline.storage.checkpoint import Checkpoint
 from pipeline.storage.lease import Lease

@@ -10,7 +10,8 @@ from prometheus_client import generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from pipeline.common.types import EnergyMoments, Flow, LagChoice, RoundReport, StepReport, Usage
-from pipeline.runs.metrics import METRICS, RunMetrics
+from pipeline.runs.metric_names import METRICS
+from pipeline.runs.metrics import RunMetrics
 from pipeline.runs.totals import Totals
 
 STEP = StepReport(
