@@ -226,6 +226,8 @@ class Step:
         self._sides = [Batch(negatives=negatives), Batch(PositiveSide(x))]
         self._weighing = Weighing(lambda energies: Weighed(torch.ones_like(energies), (), ()))
         self._device = device
+        self._updates = self._learner._updates
+        self._updates.rate_factor = 0.0
         self._gradients = [p for p in self._learner.energy.parameters() if p.requires_grad]
         objective = self._learner._terms[0].objective
         drawn = objective.draw(self._learner.energy, x[:1], torch.Generator(device))
@@ -234,11 +236,11 @@ class Step:
 
     def __call__(self, times: int = 1) -> None:
         for _ in range(times):
-            self._learner._update(self._loss(), 0.0)
+            self._updates.step(self._loss(), 0, lambda: None, self._learner._gradient)
 
     def _loss(self) -> float:
         """Work out the gradient of a step, and return the objective's value."""
-        self._learner._optimizer.zero_grad(set_to_none=True)
+        self._updates.optimizer.zero_grad(set_to_none=True)
         self._learner._gradient.add(self._sides, self._weighing)
         return self._learner._gradient.take()[0]
 

@@ -360,7 +360,7 @@ MUTANTS = [
     ),
     mutant(
         "average: its shares exchanged",
-        "pipeline/training/learner.py",
+        "pipeline/training/updates.py",
         "get_ema_multi_avg_fn(decay)",
         "get_ema_multi_avg_fn(1 - decay)",
         "tests/unit/test_learner.py",

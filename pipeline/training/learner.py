@@ -5,7 +5,6 @@ new version.
 from __future__ import annotations
 
 import copy
-import math
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,17 +14,15 @@ import numpy as np
 import pyarrow as pa
 import torch
 from torch import Tensor, nn
-from torch.optim.swa_utils import get_ema_multi_avg_fn
 
 from pipeline.chains.sampler import ChainPlan
-from pipeline.common.errors import CheckpointError, DivergenceError
+from pipeline.common.errors import CheckpointError
 from pipeline.common.process import used
 from pipeline.common.rng import torch_generator
 from pipeline.common.types import Negatives, Rows, StepReport, Usage, Weights
 from pipeline.config.run import RunConfig
 from pipeline.data.base import Positives
 from pipeline.energies.base import Energy
-from pipeline.energies.deep import iterate_spectral_norms
 from pipeline.objectives.base import Batch, NegativeSide, PositiveSide, Term
 from pipeline.objectives.chunking import Chunking
 from pipeline.objectives.contrastive import FastWeights
@@ -34,7 +31,6 @@ from pipeline.storage.parts import Snapshot
 from pipeline.training.gradient import Gradient
 from pipeline.training.graph_schedule import GraphSchedule
 from pipeline.training.intake import Intake, Weighing, weigh
-from pipeline.training.optimizer import LineSearch, learning_rate, make_optimizer
 from pipeline.training.positives import RowQueue
 from pipeline.training.probe import Probe, due
 from pipeline.training.ranks import (
@@ -42,16 +38,11 @@ from pipeline.training.ranks import (
     Ranks,
     joined,
     lay_out,
-    load_moments,
-    optimizer_state,
-    split_as,
-    stored,
-    whole,
 )
 from pipeline.training.reports import Stopwatch
 from pipeline.training.stale_negatives import StaleNegatives
+from pipeline.training.updates import Updates
 
-MAX_SKIPPED_IN_A_ROW = 20
 NOTHING = np.empty(0, np.float32)
 
 
@@ -101,37 +92,35 @@ class Learner:
         self._generator = torch_generator(
             config.seed, "objective", self._stream, device=self._device
         )
-        beside = list(self._objectives.parameters())
         self._layout = lay_out(self.energy, ranks, config.trainer.sharding)
         chunking = Chunking(config.trainer.chunk_rows, config.trainer.chunk_draws)
         self._gradient = Gradient(self.energy, self._terms, self._layout, chunking, self._generator)
-        self._parameters = [p for p in self.energy.parameters() if p.requires_grad]
-        self._learned = [*self._parameters, *beside]
-        self._graph = None if graph is None else graph(self.energy)
-        self._average = self._averages()
-        self._fast = None if fast is None else fast(self._parameters)
-        self._optimizer = make_optimizer(config.optimizer, self.energy, beside)
-        searches = config.optimizer.name == "lbfgs"
-        self._search = LineSearch(self._optimizer, self._learned) if searches else None
-        self._intake = Intake(config, self.energy, self._device, self._parameters[0].dtype)
+        self._updates = Updates(
+            config.optimizer,
+            config.trainer.steps,
+            self.energy,
+            list(self._objectives.parameters()),
+            self._layout,
+            fast,
+            graph,
+        )
+        dtype = self._updates.parameters[0].dtype
+        self._intake = Intake(config, self.energy, self._device, dtype)
         if imputing is not None:
             positives = imputing(positives, self.energy)
         self._rows = RowQueue(config, self.energy, positives, keeps_chains, ranks)
         self._stale = StaleNegatives(config, self.energy, self._terms, moving, ranks)
-        self._skipped_in_a_row = 0
         self._usage = Usage(0.0, 0, 0)
         # the state of the stream of draws before the positives that are prepared, where they are
         self._before: Tensor | None = None
         self._ahead = (0.0, 0.0)  # seconds, and of processor time, that preparing them took
         self.version = 0
-        self._rate_factor = 1.0
 
     def publish(self) -> Weights:
         """The weights that chains are to run under; on other ranks than the first, none."""
-        values: Sequence[Tensor] = self._parameters
-        if self._fast is not None:
-            values = [own + fast for own, fast in zip(values, self._fast.values, strict=True)]
-        flat = self._flat_with(values) if self._ranks.rank == 0 or self._layout.split else NOTHING
+        if self._ranks.rank and not self._layout.split:
+            return Weights(self.version, NOTHING)
+        flat = self._flat_with(self._updates.published())
         return Weights(self.version, flat if self._ranks.rank == 0 else NOTHING)
 
     def starts(self, step: int) -> Rows:
@@ -158,13 +147,13 @@ class Learner:
             return
         clock, spent = time.perf_counter(), time.process_time()
         self._before = self._generator.get_state()
-        if self._search is None or not self._search.stands(self._gradient):
+        if not self._updates.stands(self._gradient):
             self._evaluate()
         self._ahead = time.perf_counter() - clock, time.process_time() - spent
 
     def _evaluate(self) -> None:
         """Works out the gradient of the next step's positives anew."""
-        self._optimizer.zero_grad(set_to_none=True)
+        self._updates.optimizer.zero_grad(set_to_none=True)
         self._gradient.add([self._positives([])], Weighing(None))
 
     def _evaluate_held(self) -> None:
@@ -197,15 +186,13 @@ class Learner:
         weighing, own, parts = self._add_negatives(side, received)
         ess, moments = weighing.result[1:] if weighing.result is not None else ((), ())
         total, all_ess, batches_of_all = self._layout.reduce(
-            self._learned, (own, sum(ess), len(ess))
+            self._updates.learned, (own, sum(ess), len(ess))
         )
         loss = total / self._ranks.size
         self._stale.look(side, received, self.version)
         clock.lap("gradient")
-        rate = learning_rate(self._config.optimizer, self.version, self._config.trainer.steps)
-        rate *= self._rate_factor
-        self._choose_pairs()
-        norm, skipped = self._update(loss, rate)
+        self._updates.hold(self.version)
+        norm, skipped = self._updates.step(loss, self.version, self._evaluate_held, self._gradient)
         self._before, self._ahead = None, (0.0, 0.0)
         self._rows.next_step()
         self.version += 1
@@ -218,7 +205,7 @@ class Learner:
             loss=loss,
             parts=parts,
             gradient_norm=norm,
-            learning_rate=rate,
+            learning_rate=self._updates.rate(self.version - 1),
             negatives=0 if side is None else len(side.position),
             lags=lags,
             ess=ess,
@@ -228,24 +215,17 @@ class Learner:
             energy_moments=moments,
             usage=(self._usage,),
             lag_choice=self._stale.choice,
-            rate_factor=self._rate_factor,
+            rate_factor=self._updates.rate_factor,
             figures=self._figures(side),
         )
         self._usage = used(spent - spent_ahead, self._device)
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
 
-    def _choose_pairs(self) -> None:
-        """Changes the graph if it is its turn. Parameters that the energy holds are where they
-        belong then, and have no gradient.
-        """
-        if self._graph is not None:
-            self._graph.revise(self.version + 1)
-        self.energy.hold()
-
     def _figures(self, side: NegativeSide | None) -> dict[str, float]:
         """Figures of a graph that changes, and the probe's of the weights where it is its turn."""
-        found = {} if self._graph is None else self._graph.figures()
+        graph = self._updates.graph
+        found = {} if graph is None else graph.figures()
         if due(self._config, self.version):
             own = None if side is None else Rows(side.position, side.context)
             of_all = [some for some in self._ranks.gather(own) if some is not None]
@@ -267,7 +247,7 @@ class Learner:
             share, scale = 1.0, share
         sides = [] if side is None else [Batch(negatives=side)]
         if self._before is None:
-            self._optimizer.zero_grad(set_to_none=True)
+            self._updates.optimizer.zero_grad(set_to_none=True)
             # positives last: the last pass of a model that is split is to be one of them
             sides.append(self._positives(received))
         reweight = self._stale.reweight
@@ -275,64 +255,15 @@ class Learner:
         self._gradient.add(sides, weighing, scale)
         return weighing, *self._gradient.take()
 
-    def _update(self, loss: float, rate: float) -> tuple[float, bool]:
-        """Clips and applies the gradient, unless it or the loss is not finite; its norm before,
-        whether skipped.
-        """
-        limit = self._config.optimizer.clip_norm
-        # the norm is taken of every gradient, so that a NaN in one is seen behind a loss that is
-        # finite
-        gradients = [p.grad for p in self._learned if p.grad is not None]
-        total = nn.utils.get_total_norm(gradients)
-        if limit is not None:
-            nn.utils.clip_grads_with_norm_(self._learned, limit, total)
-        norm = float(whole(total))
-        if not (math.isfinite(loss) and math.isfinite(norm)):
-            self._skipped_in_a_row += 1
-            if self._skipped_in_a_row >= MAX_SKIPPED_IN_A_ROW:
-                raise DivergenceError(
-                    f"{MAX_SKIPPED_IN_A_ROW} steps in a row had a loss or gradient that is not"
-                    f" finite (step {self.version}); lower optimizer.learning_rate or"
-                    " kernel.step_size, set optimizer.clip_norm, or raise objective.energy_l2"
-                )
-            return norm, True
-        self._skipped_in_a_row = 0
-        for group in self._optimizer.param_groups:
-            group["lr"] = rate
-        if self._config.optimizer.name == "natural":
-            self.energy.to_natural_(self._config.optimizer.damping)
-        if self._fast is not None:
-            self._fast.update([p.grad for p in self._parameters if p.grad is not None])
-        if self._search is None:
-            self._optimizer.step()
-        else:
-            self._search.step(loss, self._evaluate_held, self._gradient)
-        with self._layout.whole():
-            iterate_spectral_norms(self.energy)
-        # a short run's average would be all start: warm the decay up (as TensorFlow's
-        # ExponentialMovingAverage does)
-        decay = min(self._config.optimizer.ema, (1 + self.version) / (10 + self.version))
-        get_ema_multi_avg_fn(decay)(self._average, self._parameters, None)
-        if self._graph is not None:
-            self._graph.settle(self._average)
-        return norm, False
-
-    def _averages(self) -> list[Tensor]:
-        """The parameters as they are, where an average begins; where it never differs from them,
-        the same memory.
-        """
-        own = [parameter.detach() for parameter in self._parameters]
-        return [some.clone() for some in own] if self._config.optimizer.ema else own
-
     def averaged(self) -> np.ndarray:
         """Flat weights (see `flatten`) with the moving average of the parameters, for
         evaluation.
         """
-        return self._flat_with(self._average)
+        return self._flat_with(self._updates.average)
 
     def _flat_with(self, values: Sequence[Tensor]) -> np.ndarray:
         """Flat weights with these `values` of the parameters."""
-        learned = dict(zip(map(id, self._parameters), values, strict=True))
+        learned = dict(zip(map(id, self._updates.parameters), values, strict=True))
         # a parameter that has two names stands there twice
         state = self.energy.state_dict(keep_vars=True).values()
         return self._layout.flat(learned.get(id(tensor), tensor).detach() for tensor in state)
@@ -354,9 +285,9 @@ class Learner:
             warm_start.check_signature(self.energy, "init_from")
             self._fill(warm_start.averaged())
             self.energy.hold()
-            self._average = self._averages()
+            self._updates.begin_average()
         if rate_factor is not None:
-            self._rate_factor = rate_factor
+            self._updates.rate_factor = rate_factor
 
     def _fill(self, flat: np.ndarray) -> None:
         """Takes up flat weights of a checkpoint."""
@@ -380,17 +311,10 @@ class Learner:
         """
         return {
             "version": self.version,
-            "weights": torch.from_numpy(self._flat_with(self._parameters)),
-            "average": [stored(tensor) for tensor in self._average],
-            "optimizer": optimizer_state(self._optimizer),
+            "weights": torch.from_numpy(self._flat_with(self._updates.parameters)),
             "objectives": self._objectives.state_dict(),
-            "fast": None if self._fast is None else self._fast.values,
             "controller": self._stale.state_dict(),
-            "graph": None if self._graph is None else self._graph.state(),
-            "rate": {
-                "configured": self._config.optimizer.learning_rate,
-                "factor": self._rate_factor,
-            },
+            **self._updates.state_dict(),
             **self._own_state(),
         }
 
@@ -436,21 +360,9 @@ class Learner:
         """Takes up what all ranks have alike."""
         self.version = state["version"]
         self._fill(state["weights"].numpy())
-        pairs = zip(state["average"], self._parameters, strict=True)
-        self._average = [
-            split_as(tensor.to(self._device), parameter.detach()) for tensor, parameter in pairs
-        ]
-        load_moments(self._optimizer, state["optimizer"])
+        self._updates.load_state_dict(state, self._device)
         self._objectives.load_state_dict(state["objectives"])
-        if self._fast is not None:
-            self._fast.values = [tensor.to(self._device) for tensor in state["fast"]]
         self._stale.load_state_dict(state["controller"])
-        if self._graph is not None:
-            self._graph.load_state(state["graph"])
-        # a learning rate that was configured anew is what is wanted
-        rate = state.get("rate", {})
-        if rate.get("configured") == self._config.optimizer.learning_rate:
-            self._rate_factor = rate["factor"]
 
     def living_state(self) -> dict[str, Any]:
         """Everything that this rank, or another one, needs to go on from here without a checkpoint:

@@ -229,7 +229,8 @@ def train(
             weights.append(published.flat)
             reports.append(report._replace(seconds={}))
         held = sum(
-            (p.to_local() if hasattr(p, "to_local") else p).numel() for p in learner._parameters
+            (p.to_local() if hasattr(p, "to_local") else p).numel()
+            for p in learner._updates.parameters
         )
         beside = learner._objectives.state_dict()
         return Trained(

@@ -108,7 +108,8 @@ def test_forgetting_any_part_of_the_state_is_caught(small: Small, tmp_path: Path
                 fresh._learner._rows._stream._noisy.get_state()
             )  # type: ignore[attr-defined]
         elif forget == "optimizer":
-            resumed._learner._optimizer.load_state_dict(fresh._learner._optimizer.state_dict())
+            moments = fresh._learner._updates.optimizer.state_dict()
+            resumed._learner._updates.optimizer.load_state_dict(moments)
         else:
             resumed._pools[1].generator.set_state(fresh._pools[1].generator.get_state())
         for _ in range(4):

@@ -21,8 +21,9 @@ from pipeline.config.run import RunConfig
 from pipeline.energies.weights import flatten, unflatten_
 from pipeline.objectives.base import Term
 from pipeline.objectives.contrastive import ContrastiveDivergence
-from pipeline.training.learner import MAX_SKIPPED_IN_A_ROW, Learner
+from pipeline.training.learner import Learner
 from pipeline.training.optimizer import learning_rate
+from pipeline.training.updates import MAX_SKIPPED_IN_A_ROW
 from tests.conftest import descended
 
 Small = Callable[..., RunConfig]
@@ -224,10 +225,10 @@ def test_settings_of_the_optimizer_are_this_configurations(small: Small) -> None
     one.step(rounds())
     two, _ = make(small("deep", "optimizer.weight_decay=0.5", "optimizer.momentum=0.9"))
     two.load_state_dict(one.state_dict())
-    (group,) = two._optimizer.param_groups
+    (group,) = two._updates.optimizer.param_groups
     assert group["weight_decay"] == 0.5
     assert group["betas"] == (0.9, 0.999)
-    assert two._optimizer.state
+    assert two._updates.optimizer.state
 
 
 def test_flat_weights_include_buffers(small: Small) -> None:
@@ -270,7 +271,7 @@ def test_weight_decay_leaves_biases_of_units_alone(small: Small) -> None:
     }
     for parameter in learner.energy.parameters():
         parameter.grad = torch.zeros_like(parameter)
-    learner._update(0.0, 0.1)
+    learner._updates.step(0.0, 0, lambda: None, learner._gradient)
     after = dict(learner.energy.named_parameters())
     torch.testing.assert_close(after["weight"].detach(), 0.95 * before["weight"])
     assert torch.equal(after["visible_bias"], before["visible_bias"])
