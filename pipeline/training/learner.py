@@ -190,7 +190,10 @@ class Learner:
         )
         loss = total / self._ranks.size
         self._stale.look(side, received, self.version)
+        chains = self._chains_of_all(side)
         clock.lap("gradient")
+        # of a model that is whole on each rank none needs another from here on: what is begun is
+        # done
         self._updates.hold(self.version)
         norm, skipped = self._updates.step(loss, self.version, self._evaluate_held, self._gradient)
         self._before, self._ahead = None, (0.0, 0.0)
@@ -216,21 +219,26 @@ class Learner:
             usage=(self._usage,),
             lag_choice=self._stale.choice,
             rate_factor=self._updates.rate_factor,
-            figures=self._figures(side),
+            figures=self._figures(chains),
         )
         self._usage = used(spent - spent_ahead, self._device)
         self._stale.end(ahead, sum(clock.seconds.values()) - ahead)
         return report, weights
 
-    def _figures(self, side: NegativeSide | None) -> dict[str, float]:
-        """Figures of a graph that changes, and the probe's of the weights where it is its turn."""
+    def _chains_of_all(self, side: NegativeSide | None) -> Rows | None:
+        """The chains of all ranks' negatives, where figures are taken after this step."""
+        if not due(self._config, self.version + 1):
+            return None
+        own = None if side is None else Rows(side.position, side.context)
+        of_all = [some for some in self._ranks.gather(own) if some is not None]
+        return joined(of_all) if of_all else None
+
+    def _figures(self, chains: Rows | None) -> dict[str, float]:
+        """Figures of a graph that changes, and the probe's where it is its turn."""
         graph = self._updates.graph
         found = {} if graph is None else graph.figures()
-        if due(self._config, self.version):
-            own = None if side is None else Rows(side.position, side.context)
-            of_all = [some for some in self._ranks.gather(own) if some is not None]
-            if self._probe is not None:
-                found |= self._probe.figures(self.energy, joined(of_all) if of_all else None)
+        if self._probe is not None and due(self._config, self.version):
+            found |= self._probe.figures(self.energy, chains)
         return found
 
     def _add_negatives(
