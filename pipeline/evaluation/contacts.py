@@ -158,7 +158,8 @@ def contact_words(found: Figures) -> list[str]:
         f"strongest couplings of sites more than {found['apart']} apart (all in {found['file']}):"
         f" {strong}"
     ]
-    if found["coupled"] < found["of"]:
+    # summaries of before do not tell
+    if found.get("coupled", 0) < found.get("of", 0):
         lines.append(f"  {found['coupled']:,} of {found['of']:,} pairs of sites are coupled")
     if found.get("ppv"):
         shares = (f"{share:.2f} of {depth}" for depth, share in found["ppv"].items())
