@@ -173,7 +173,7 @@ class StepReport(NamedTuple):
     1] by group; `seconds` are by stage; `energy_moments` are of the batches; `usage` is by rank, of
     the step before; `lag_choice` is there where the run chooses its lag. `rate_factor` is what
     rollbacks have multiplied the learning rate by. `figures` are those of a probe
-    (`pipeline.training.probe`), every few steps.
+    (`pipeline.training.probe`), every few steps, and of a graph that changes.
     """
 
     version: int

@@ -67,8 +67,9 @@ class GraphSchedule:
         if steps % EVERY:
             return
         energy, coupled = self._energy, self._energy.coupled
-        few = abs(self.wanted(steps) - int(coupled.sum()))
-        if not few:
+        few = self.wanted(steps) - int(coupled.sum())
+        few = few if self._grows else -few
+        if few <= 0:
             return
         if self._grows:
             worth = energy.gains(DAMPING)

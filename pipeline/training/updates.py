@@ -166,7 +166,8 @@ class Updates:
         load_moments(self.optimizer, state["optimizer"])
         if self._fast is not None:
             self._fast.values = [tensor.to(device) for tensor in state["fast"]]
-        if self.graph is not None:
+        # a run whose graph was fixed, or of before there were others, has none
+        if self.graph is not None and state.get("graph") is not None:
             self.graph.load_state(state["graph"])
         rate = state.get("rate", {})
         if rate.get("configured") == self._config.learning_rate:

@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 import pipeline
+from pipeline.assembly.data import open_data
+from pipeline.assembly.learner import make_learner
 from pipeline.common.errors import ConfigError
 from pipeline.config.compose import compose
 from pipeline.energies.potts import PottsModel
@@ -87,6 +89,24 @@ def test_a_trained_model_is_decimated(alignment: Path, tmp_path: Path) -> None:
     assert coupled(loaded(tmp_path / "few")) == SAME
     summary = json.loads((tmp_path / "few/summary.json").read_text())
     assert summary["ended_early"]["step"] == 40
+
+
+@pytest.mark.parametrize(("graph", "pairs"), [("grown", 0), ("decimated", 15)])
+def test_a_graph_begins_where_a_checkpoint_has_none(
+    graph: str, pairs: int, alignment: Path
+) -> None:
+    """As those of before have none, whose settings do not bind then."""
+    both: tuple[tuple[str, ...], ...] = ((), (f"energy.graph={graph}",))
+    configs = [
+        compose([*SHORT, "energy.edge_steps=40", f"data.path={alignment}", *more]) for more in both
+    ]
+    before, now = (make_learner(config, open_data(config)) for config in configs)
+    state = before.state_dict()
+    assert state["graph"] is None
+    for known in (state, {key: value for key, value in state.items() if key != "graph"}):
+        now.load_state_dict(known)
+        assert isinstance(now.energy, PottsModel)
+        assert int(now.energy.coupled.sum()) == pairs
 
 
 @pytest.mark.parametrize(
