@@ -15,10 +15,10 @@ import ray
 from actors.driver import RayRunner
 from pipeline.common.types import RoundReport
 from pipeline.config.run import RunConfig
+from tests.patience import PATIENCE
 
 Small = Callable[..., RunConfig]
 Start = Callable[..., RayRunner]
-PATIENCE = 90.0
 
 
 def kill(actor: Any) -> None:

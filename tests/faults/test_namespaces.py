@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults.test_nodes import PATIENCE, wait_for
+from tests.faults.test_nodes import wait_for
+from tests.patience import PATIENCE
 
 HEAD, OTHER = ("ebm-head", "10.213.77.1"), ("ebm-other", "10.213.77.2")
 PORT = 6399

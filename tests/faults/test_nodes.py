@@ -26,7 +26,8 @@ from actors.policy import Life
 from pipeline.assembly.data import open_data
 from pipeline.common.types import RoundReport
 from pipeline.config.run import RunConfig
-from tests.faults.processes import PATIENCE, step_until
+from tests.faults.processes import step_until
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow, pytest.mark.nodes]
 Small = Callable[..., RunConfig]

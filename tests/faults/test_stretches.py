@@ -20,7 +20,8 @@ from actors.parameter_server import ParameterServer
 from pipeline.assembly.energies import make_energy
 from pipeline.common.types import RoundReport
 from pipeline.storage.store import CheckpointStore
-from tests.faults.processes import PATIENCE, Small, Start
+from tests.faults.processes import Small, Start
+from tests.patience import PATIENCE
 from tests.ray.reused import reused_processes
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]

@@ -14,7 +14,7 @@ from pipeline.config.compose import compose
 from tests.faults.processes import kill, step_until
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("local_ray")]
-LITTLE = ("metrics.port=0", "cluster.timeout=90")
+LITTLE = ("metrics.port=0",)
 PRESETS = {
     "conditional_label": ("energy.hidden=[32,32]",),
     "conditional_structured": ("data.rows=2000",),

@@ -14,6 +14,7 @@ import yaml
 
 pytest.importorskip("promql_parser", reason="make k8s-check installs what this needs")
 from k8s.expressions import MONITORING, ROOT, rules
+from tests.patience import PATIENCE
 
 pytestmark = [
     pytest.mark.k8s,
@@ -31,7 +32,7 @@ def promtool(
     (folder / "rules.yaml").write_text(yaml.safe_dump(spec))
     (folder / "alerts_test.yaml").write_text(yaml.safe_dump(tests))
     command = ["promtool", "test", "rules", str(folder / "alerts_test.yaml")]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=60)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=PATIENCE)
 
 
 def of(alert: str) -> dict[str, Any]:
@@ -58,7 +59,7 @@ def test_prometheus_takes_the_rules_and_their_unit_tests_pass(tmp_path: Path) ->
     done = promtool(tmp_path, rules(), TESTS)
     assert done.returncode == 0, done.stdout + done.stderr
     check = ["promtool", "check", "rules", str(tmp_path / "rules.yaml")]
-    checked = subprocess.run(check, capture_output=True, text=True, check=False, timeout=60)
+    checked = subprocess.run(check, capture_output=True, text=True, check=False, timeout=PATIENCE)
     assert checked.returncode == 0, checked.stdout + checked.stderr
     assert f"{len(RULES)} rules found" in checked.stdout
 

@@ -25,12 +25,12 @@ from typing import Any
 import pytest
 
 from k8s.manifests import render
+from tests.patience import PATIENCE
 from tests.ray.test_ray_entry import free_ports
 
 pytestmark = [pytest.mark.k8s, pytest.mark.ray]
 ROOT = Path(__file__).resolve().parent.parent.parent
 SCRIPTS = Path(sys.executable).parent
-PATIENCE = 90.0
 # a second's run instead of the two minutes of the default one
 SMALL = (
     *(

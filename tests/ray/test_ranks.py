@@ -39,9 +39,9 @@ from pipeline.training.learner import Learner
 from pipeline.training.ranks import ALONE, Ranks, free_address, share_of
 from pipeline.training.reports import merged
 from tests.conftest import SMALL, SMALL_DEEP
+from tests.patience import PATIENCE
 
 pytestmark = pytest.mark.slow  # processes of their own
-TIMEOUT = 60.0
 SGD = (
     *(
         "optimizer.name=sgd",
@@ -91,7 +91,7 @@ class Pair:
         theirs.close()
 
     def __call__(
-        self, work: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT
+        self, work: Callable[..., Any], *arguments: Any, timeout: float = PATIENCE
     ) -> list[Any]:
         """Raises what a rank raised; a rank that died has `EOFError` for an answer."""
         answers = self.answers(work, *arguments, timeout=timeout)
@@ -101,7 +101,7 @@ class Pair:
         return answers
 
     def answers(
-        self, work: Callable[..., Any], *arguments: Any, timeout: float = TIMEOUT
+        self, work: Callable[..., Any], *arguments: Any, timeout: float = PATIENCE
     ) -> list[Any]:
         """As above, with errors among the answers."""
         address = free_address("127.0.0.1")
@@ -109,7 +109,7 @@ class Pair:
             pipe.send((work, address, timeout, arguments))
         answers: list[Any] = []
         for pipe in self._pipes:
-            assert pipe.poll(2 * TIMEOUT), "a rank hangs"
+            assert pipe.poll(2 * PATIENCE), "a rank hangs"
             try:
                 answers.append(pipe.recv())
             except EOFError as error:
@@ -764,7 +764,7 @@ def die(ranks: Ranks, settings: Sequence[str], how: str) -> None:
 def test_the_death_of_a_rank_is_an_error_of_the_others(pair: Pair, how: str) -> None:
     """Within the time limit; and the process that raised it meets others again."""
     before = time.monotonic()
-    survivor, _ = pair.answers(die, MLP, how, timeout=3.0 if how == "hangs" else TIMEOUT)
+    survivor, _ = pair.answers(die, MLP, how, timeout=3.0 if how == "hangs" else PATIENCE)
     assert isinstance(survivor, RuntimeError)
     assert time.monotonic() - before < 15
     if how == "ends":

@@ -26,6 +26,7 @@ from ray._private.services import find_gcs_addresses
 from pipeline.config.compose import compose
 from pipeline.runs.inline import InlineRunner
 from pipeline.storage.store import find
+from tests.patience import PATIENCE
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray]
 
@@ -53,7 +54,6 @@ SUMMARY_KEYS = {
     ),
     *("mean_ess", "restarts", "checkpoint", "test_log_likelihood"),
 }
-DEADLINE = 120.0  # seconds until a condition that should hold by then counts as never
 # explicit, since Ray otherwise decides by what it finds in the home folder; the cluster listens on
 # this machine only
 NO_AUTH = {"RAY_AUTH_MODE": "disabled"}
@@ -61,10 +61,10 @@ NO_AUTH = {"RAY_AUTH_MODE": "disabled"}
 
 def wait_until(condition: Callable[[], object], what: str) -> None:
     """Polls until `condition()` is true; fails the test where it never is."""
-    deadline = time.monotonic() + DEADLINE
+    deadline = time.monotonic() + PATIENCE
     while not condition():
         if time.monotonic() > deadline:
-            pytest.fail(f"waited {DEADLINE:.0f} s in vain for {what}")
+            pytest.fail(f"waited {PATIENCE:.0f} s in vain for {what}")
         time.sleep(0.05)
 
 
@@ -115,9 +115,9 @@ class Command:
     def status(self) -> int:
         """Its exit status, once it has ended."""
         try:
-            return self.process.wait(DEADLINE)
+            return self.process.wait(PATIENCE)
         except subprocess.TimeoutExpired:
-            pytest.fail(f"still running after {DEADLINE:.0f} s:\n{self.out}\n{self.err}")
+            pytest.fail(f"still running after {PATIENCE:.0f} s:\n{self.out}\n{self.err}")
 
     def succeed(self) -> str:
         """What it printed, once it has ended well."""

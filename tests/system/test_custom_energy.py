@@ -23,6 +23,7 @@ from pipeline.energies.custom import CustomEnergy
 from pipeline.kernels.metropolis_hastings import independence
 from pipeline.storage.parts import decode
 from pipeline.train import main, run
+from tests.patience import PATIENCE
 
 EXAMPLE = Path(__file__).resolve().parent.parent.parent / "examples" / "own_energy"
 SMALL = (
@@ -252,7 +253,9 @@ def test_the_example_as_an_installed_package(installed: dict[str, str], tmp_path
         *("-m", "pipeline.train", "energy=custom", "energy.entry_point=student_experts"),
         *("energy.options={experts:16}", "trainer.steps=10", "output=own", *SMALL),
     ]
-    subprocess.run([sys.executable, *train], cwd=tmp_path, env=installed, check=True, timeout=120)
+    subprocess.run(
+        [sys.executable, *train], cwd=tmp_path, env=installed, check=True, timeout=PATIENCE
+    )
     read = (
         "import pipeline; e = pipeline.load('own'); print(sorted(n for n, _ in"
         " e.named_parameters()))"
@@ -264,7 +267,7 @@ def test_the_example_as_an_installed_package(installed: dict[str, str], tmp_path
         check=True,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=PATIENCE,
     )
     assert (
         done.stdout.strip()
@@ -295,7 +298,7 @@ def test_the_example_in_code_travels_to_the_actors(tmp_path: Path) -> None:
             check=True,
             capture_output=True,
             text=True,
-            timeout=120,
+            timeout=PATIENCE,
         )
         assert "8448 parameters, read back from" in done.stdout
         part = next((tmp_path / cluster).rglob("energy.safetensors"))

@@ -17,6 +17,7 @@ from pipeline.runs.supervision import AGAIN, PARENT
 from pipeline.storage.store import find
 from pipeline.train import main
 from tests.conftest import SMALL
+from tests.patience import PATIENCE
 
 RUN = (*SMALL["rbm"], "cluster=inline", "evaluation.samples=0")
 
@@ -35,7 +36,7 @@ def test_a_driver_that_is_killed_goes_on_and_ends_as_a_whole_run(tmp_path: Path)
         time.sleep(0.02)
     (child,) = psutil.Process(parent.pid).children()
     child.kill()
-    printed, told = parent.communicate(timeout=60)
+    printed, told = parent.communicate(timeout=PATIENCE)
     assert parent.returncode == 0, told
     assert "the driver died (SIGKILL); it is started again" in told
     assert "takes it over" in printed

@@ -16,6 +16,7 @@ from jupyter_client.blocking.client import BlockingKernelClient
 from jupyter_client.manager import KernelManager, start_new_kernel
 
 from benchmarks.notebooks import EXAMPLES, executed
+from tests.patience import PATIENCE
 
 # log Z of a plane is integrated on a grid, which is most of the time of a short run
 COARSE = "from pipeline.evaluation import likelihood\nlikelihood.GRID = 50"
@@ -77,7 +78,7 @@ class Kernel:
         cell, text, error = self.client.execute(code), "", ""
         shown: list[dict[str, str]] = []
         renewed: list[dict[str, str]] = []
-        until = time.monotonic() + 120
+        until = time.monotonic() + PATIENCE
         while time.monotonic() < until:
             try:
                 message = self.client.get_iopub_msg(timeout=5)

@@ -21,10 +21,10 @@ from actors.lines import GREETING, HEADER, LENGTH, Line, LineBroken, Lines, sent
 from pipeline.chains.batch import encode
 from pipeline.common.types import Rows, Weights
 from pipeline.config.run import RunConfig
+from tests.patience import PATIENCE
 
 SECRET = bytes(range(32))
 HOST = "127.0.0.1"
-PATIENCE = 10.0
 
 
 def pair(patience: float = PATIENCE) -> tuple[Line, Line]:

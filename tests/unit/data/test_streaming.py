@@ -27,6 +27,7 @@ from pipeline.data import files, formats
 from pipeline.data.base import DataSet, TensorPositives
 from pipeline.data.files import Source, Unit
 from pipeline.data.streaming import StreamedPositives
+from tests.patience import PATIENCE
 from tests.unit.data.test_columns import listed, matrix, read, write
 
 pytestmark = pytest.mark.slow
@@ -559,7 +560,11 @@ positives.next(60)
 assert positives._ahead._thread.is_alive()
 """
     done = subprocess.run(
-        [sys.executable, "-c", program], capture_output=True, text=True, timeout=120, cwd=Path.cwd()
+        [sys.executable, "-c", program],
+        capture_output=True,
+        text=True,
+        timeout=PATIENCE,
+        cwd=Path.cwd(),
     )
     assert (done.returncode, done.stderr) == (0, "")
 
