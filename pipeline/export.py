@@ -17,7 +17,8 @@ In the folder:
         of a conditional model has the input context [rows, *context shape] as well
     energy_and_gradient.onnx, energy_and_gradient.pt2
         the same, and the gradient in the position [rows, *shape]; of a model over more than two
-        levels that in the one-hot encoding [rows, *shape, levels]
+        levels that in the one-hot encoding [rows, *shape, levels], and of one over components of
+        several kinds none
     model.safetensors, config.json
         the tensors by their names and what they are of: pipeline.load(FOLDER) opens them
     README.md

@@ -50,12 +50,14 @@ def open_energy(
     url: str,
     module: nn.Module | None = None,
     features: Sequence[Callable[[Tensor], Tensor]] | None = None,
+    key: str = "url",
 ) -> tuple[Checkpoint, Energy]:
-    """Returns the newest checkpoint at `url`, and its energy with the averaged weights, frozen.
+    """Returns the newest checkpoint at `url`, which the setting `key` gave, and its energy with the
+    averaged weights, frozen.
 
     Raises `CheckpointError` where it is not what this version or this call can take.
     """
-    checkpoint, weights = find_averaged(url)
+    checkpoint, weights = find_averaged(url, key)
     where = (checkpoint.folder, checkpoint.manifest.config["energy"])
     energy = _constructed(*where, checkpoint.shape, checkpoint.context_shape, module, features)
     checkpoint.check_signature(energy)

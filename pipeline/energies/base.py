@@ -100,7 +100,7 @@ class Energy(nn.Module):
         """E_0(x), `[N, *shape] -> [N]` nats: |x|^2 / (2 s^2) on R^d, else 0."""
         if self.levels is None and self.box is None:
             return squared_norm(x) / (2 * self.base_scale**2)
-        return x.new_zeros(len(x))
+        return x.new_zeros(x.shape[0])
 
     def base_log_partition(self) -> float:
         """log Z_0 in nats: d log q, d log(high - low), or d log(2 pi s^2) / 2."""

@@ -74,7 +74,7 @@ class MixedRBM(RestrictedBoltzmannMachine):
         if len(self._categories):
             chosen = flat[:, self._categories].long() + self._slots[:, 0]
             words = len(self.visible_bias) - self._before_words
-            pieces.append(flat.new_zeros(len(flat), words).scatter_(1, chosen, 1.0))
+            pieces.append(flat.new_zeros(flat.shape[0], words).scatter_(1, chosen, 1.0))
         return torch.cat(pieces, 1)
 
     def visible_energy(self, x: Tensor) -> Tensor:

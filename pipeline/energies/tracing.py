@@ -135,7 +135,7 @@ def _avg_pool2d_backward(
     """The gradient of an average over windows that do not overlap: each value's share is one over
     the number in its window, which is smaller at an odd side's end.
     """
-    assert list(stride) == list(window)
+    assert list(stride or window) == list(window)
     assert not any(padding)
     assert divisor is None
     for n, size in enumerate(window):

@@ -56,7 +56,7 @@ def export(settings: Settings) -> list[str]:
     if not {CHECKPOINTS, LEASE_FOLDER, MANIFEST}.isdisjoint(names(to)):
         raise ConfigError("to", to, "a run has its files there; give a folder of its own")
     check_output(to, "to")
-    checkpoint, energy = open_energy(settings.run)
+    checkpoint, energy = open_energy(settings.run, key="run")
     with _quiet():
         forms = [form for form in wanted if form in FORMS]
         made = _graphs(energy, forms, checkpoint.manifest.config["energy"]["name"])
@@ -79,6 +79,8 @@ def _graphs(energy: Energy, forms: Sequence[str], called: str) -> dict[str, byte
     """
     made: dict[str, bytes] = {}
     for name, gradient in GRAPHS.items() if forms else ():
+        if gradient and energy.kinds is not None:  # a category has none
+            continue
         with _refusing(forms[0], called):
             program = traced(energy, gradient)
         given = inputs(energy, CHECKED, seed=1)

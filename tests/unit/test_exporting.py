@@ -18,7 +18,7 @@ from pipeline.assembly.energies import construct_energy
 from pipeline.common import plugins
 from pipeline.common.errors import CheckpointError, ConfigError, PipelineError
 from pipeline.config.compose import compose_raw
-from pipeline.config.parts import Choice
+from pipeline.config.parts import Choice, names
 from pipeline.energies.base import Energy
 from pipeline.energies.tracing import inputs
 from pipeline.export import main
@@ -31,6 +31,11 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...] | None]] = {
     "mlp": ("energy=mlp energy.hidden=[8,8]", (4,), None),
     "mlp, spectral norm": ("energy=mlp energy.hidden=[8] energy.spectral_norm=true", (4,), None),
     "conv of odd sides": ("energy=conv energy.channels=[2,2] energy.hidden=4", (9, 11), None),
+    "conv of three scales": (
+        "energy=conv energy.channels=[2] energy.hidden=4 energy.scales=3 energy.box=[0,1]",
+        (3, 21, 19),
+        None,
+    ),
     "rbm": ("energy=rbm energy.hidden=4", (2, 3), None),
     "gaussian_rbm": ("energy=gaussian_rbm energy.hidden=4", (5,), None),
     "potts_rbm": ("energy=potts_rbm energy.hidden=4 energy.levels=3", (5,), None),
@@ -44,6 +49,23 @@ CASES: dict[str, tuple[str, tuple[int, ...], tuple[int, ...] | None]] = {
     "dbm": ("energy=dbm energy.hidden=[4,3]", (5,), None),
     "lattice": ("energy=lattice", (3, 3), None),
     "quadratic": ("energy=quadratic", (5,), None),
+    "maxent of moments": (
+        "energy=maxent energy.box=[-2,2] energy.features=[{kind:polynomial,degree:4}]",
+        (1,),
+        None,
+    ),
+    "maxent of pairs": (
+        "energy=maxent energy.levels=3 energy.base_rates=[1,2,3]"
+        " energy.features=[{kind:means},{kind:pairs,neighbours:true}]",
+        (3, 3),
+        None,
+    ),
+    "maxent of a histogram": (
+        "energy=maxent energy.levels=4 energy.features=[{kind:histogram,low:-0.5,high:3.5,bins:4}]",
+        (3,),
+        None,
+    ),
+    "mixed_rbm": ("energy=mixed_rbm energy.kinds=[0,0,2,3,4] energy.hidden=4", (5,), None),
     "label_mlp": (
         "energy=label_mlp energy.hidden=[8] energy.class_conditional=true",
         (4,),
@@ -74,24 +96,39 @@ def run_onnx(content: bytes, given: dict[str, np.ndarray]) -> list[Any]:
 @pytest.mark.parametrize("name", CASES)
 def test_graphs_have_energy_and_gradient(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the export's own comparison, of both forms: in ONNX Runtime the gradient is that of
-    autograd, for one row too. Over levels it is the energy's own, between or in place of them.
+    autograd, for one row too. Over levels it is the energy's own, between or in place of them. Of
+    several kinds of components there is the energy alone.
     """
-    monkeypatch.setattr(exporting, "GRAPHS", {"energy_and_gradient": True})
     energy = made(*CASES[name])
+    graph, gradient = ("energy", False) if energy.kinds else ("energy_and_gradient", True)
+    monkeypatch.setattr(exporting, "GRAPHS", {graph: gradient})
     with exporting._quiet():
         files = exporting._graphs(energy, ["torch", "onnx"], name)
-    assert set(files) == {"energy_and_gradient.pt2", "energy_and_gradient.onnx"}
+    assert set(files) == {f"{graph}.pt2", f"{graph}.onnx"}
     x, *context = inputs(energy, 1, seed=3)
     bound = energy.given(context[0]) if context else energy
-    if energy.levels is not None:
+    if not gradient:
+        wanted = bound(x)
+    elif energy.levels is not None:
         wanted = bound.energy_and_gradient(x)[1]
     else:
         x.requires_grad_()
         (wanted,) = torch.autograd.grad(bound(x).sum(), x)
     given = dict(zip(("position", "context"), (x, *context), strict=False))
     given = {key: value.detach().numpy() for key, value in given.items()}
-    found = run_onnx(files["energy_and_gradient.onnx"], given)
-    np.testing.assert_allclose(found[1], wanted.numpy(), atol=1e-5, rtol=1e-5)
+    found = run_onnx(files[f"{graph}.onnx"], given)[-1]
+    np.testing.assert_allclose(found, wanted.detach().numpy(), atol=1e-5, rtol=1e-5)
+
+
+def test_every_energy_is_exported() -> None:
+    """A custom one as its module allows (below)."""
+    tried = {settings.split()[0].removeprefix("energy=") for settings, *_ in CASES.values()}
+    assert tried | {"custom"} == set(names("energy"))
+
+
+def test_an_energy_of_several_kinds_has_no_graph_of_a_gradient() -> None:
+    with exporting._quiet():
+        assert set(exporting._graphs(made(*CASES["mixed_rbm"]), ["torch"], "")) == {"energy.pt2"}
 
 
 class Undecided(torch.nn.Module):
@@ -195,7 +232,10 @@ def test_what_cannot_be_exported_is_refused(
     """Before anything is written."""
     to = tmp_path / "to"
     for arguments, words in (
-        ([f"run={tmp_path / 'none'}", f"to={to}"], "no complete checkpoint"),
+        (
+            [f"run={tmp_path / 'none'}", f"to={to}"],
+            f"run={tmp_path / 'none'}: no complete checkpoint",
+        ),
         ([f"run={trained}", f"to={to}", "format=tflite"], "format=tflite"),
         ([f"run={trained}", f"to={trained}"], "a run has its files there"),
         ([f"run={trained}"], "to"),
