@@ -126,10 +126,15 @@ def _encode(config: FastaData, alignment: Alignment) -> tuple[np.ndarray, np.nda
         if config.ambiguous == "refuse":
             remedy += ", or data.ambiguous=drop or gap"
         raise DataError("data.alphabet", config.alphabet, remedy)
-    kept = ~(codes == AMBIGUOUS).any(1) if config.ambiguous == "drop" else np.ones(len(codes), bool)
-    codes[codes == AMBIGUOUS] = codes.dtype.type(_gap_code(config))
+    ambiguous = codes == AMBIGUOUS
+    kept = ~ambiguous.any(1) if config.ambiguous == "drop" else np.ones(len(codes), bool)
+    codes[ambiguous] = codes.dtype.type(_gap_code(config))
     if int(kept.sum()) < 2:
-        remedy = "leaves fewer than two sequences; use gap"
+        row, column = np.argwhere(ambiguous)[0]
+        remedy = (
+            f"leaves fewer than two sequences; sequence {alignment.names[row]}, column"
+            f" {column + 1} has {chr(alignment.text[row, column])!r}; use gap"
+        )
         raise ConfigError("data.ambiguous", config.ambiguous, remedy)
     return codes, columns, kept
 

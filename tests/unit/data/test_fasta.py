@@ -134,7 +134,11 @@ def test_other_files_by_their_urls(tmp_path: Path) -> None:
         (b"\x1f\x8bnothing", {}, "cannot be unzipped"),
         (A2M, {"focus": "none"}, "data.focus=none: no sequence is called so; there are focus/11"),
         (">f\nA---\n>b\nACDF\n", {"focus": "f"}, "it has 1 letters of upper case"),
-        (">a\nAXDF\n>b\nAXDF\n", {}, "data.ambiguous=drop: leaves fewer than two"),
+        (
+            ">a\nACD*\n>b\nACD*\n",
+            {},
+            "data.ambiguous=drop: leaves fewer than two sequences; sequence a, column 4 has '*'",
+        ),
         (">a\nACDF\n>b\nACDF\n", {}, "data.held_out=1: every cluster"),
     ],
 )
